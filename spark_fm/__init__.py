@@ -1,0 +1,43 @@
+"""Factorization machines on Apache Spark: train, score, save, load.
+
+The public names are loaded on first use, so that executors, which need the learner
+only, do not import ``pyspark.ml`` for every task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spark_fm._version import __version__
+
+if TYPE_CHECKING:
+    from spark_fm.ml.estimator import FactorizationMachine
+    from spark_fm.ml.model import FactorizationMachineModel
+    from spark_fm.ml.summary import FMTrainingSummary
+
+__all__ = [
+    "FMTrainingSummary",
+    "FactorizationMachine",
+    "FactorizationMachineModel",
+    "__version__",
+]
+
+_HOMES = {
+    "FMTrainingSummary": "spark_fm.ml.summary",
+    "FactorizationMachine": "spark_fm.ml.estimator",
+    "FactorizationMachineModel": "spark_fm.ml.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spark_fm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Spark data movement: packing, shipping, training rounds and scoring."""

@@ -1,0 +1,111 @@
+"""Spark vectors and arrays in Arrow form as CSR arrays, without a loop over rows.
+
+Runs on executors. A VectorUDT column reaches Python as
+``struct<type: int8 not null, size: int32, indices: list<int32 not null>,
+values: list<double not null>>``; sparse rows have type 0, dense rows type 1 with null
+size and indices; a null vector is a null struct.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class VectorColumn:
+    """Vectors of one record batch, before any check of their content.
+
+    Parameters
+    ----------
+    indptr : ndarray of shape (n_rows + 1,), int64
+    indices : ndarray of shape (nnz,), int32
+    values : ndarray of shape (nnz,), float64
+    sizes : ndarray of shape (n_rows,), int64
+        Declared length of each vector; 0 for a null one.
+    is_null : ndarray of shape (n_rows,), bool
+    is_broken : ndarray of shape (n_rows,), bool
+        Sparse vectors with unequally many indices and values, given no entries here.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    is_null: NDArray[np.bool_]
+    is_broken: NDArray[np.bool_]
+
+
+def read_vectors(column: pa.Array) -> VectorColumn:
+    """Read a VectorUDT struct or a list of floats; O(nnz), no copy for all-sparse rows."""
+    if pa.types.is_struct(column.type):
+        return _read_structs(column)
+    return _read_lists(column)
+
+
+def _lists(column: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
+    """Return row starts and the flat child, null rows emptied."""
+    if column.null_count:
+        # A null list may still span child values; flatten() drops them.
+        lengths = np.asarray(column.value_lengths().fill_null(0)).astype(np.int64)
+        child = column.flatten()
+        return np.concatenate([[0], np.cumsum(lengths)]), child
+    offsets = np.asarray(column.offsets).astype(np.int64)
+    child = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+    return offsets - offsets[0], child
+
+
+def _read_lists(column: pa.Array) -> VectorColumn:
+    is_null = np.asarray(column.is_null())
+    indptr, child = _lists(column)
+    values = child.to_numpy(zero_copy_only=False).astype(np.float64)  # null elements: NaN
+    lengths = np.diff(indptr)
+    indices = (np.arange(len(values)) - np.repeat(indptr[:-1], lengths)).astype(np.int32)
+    return _without_zeros(
+        VectorColumn(indptr, indices, values, lengths, is_null, np.zeros(len(column), bool)),
+        np.ones(len(column), bool),
+    )
+
+
+def _read_structs(column: pa.StructArray) -> VectorColumn:
+    is_null = np.asarray(column.is_null())
+    kinds = np.asarray(column.field("type").fill_null(0))
+    kinds = np.where(is_null, 0, kinds)
+    sizes = np.asarray(column.field("size").fill_null(0)).astype(np.int64)
+    indptr, value_child = _lists(column.field("values"))
+    index_starts, index_child = _lists(column.field("indices"))
+    values = np.asarray(value_child)
+    indices = np.asarray(index_child)
+    lengths = np.diff(indptr)
+    is_dense = kinds == 1
+    if not is_dense.any() and np.array_equal(indptr, index_starts):
+        broken = np.zeros(len(column), bool)
+        return VectorColumn(indptr, indices, values, sizes, is_null, broken)
+    index_lengths = np.diff(index_starts)
+    broken = ~is_dense & (lengths != index_lengths)
+    kept = np.where(broken | is_null, 0, lengths)
+    starts = np.concatenate([[0], np.cumsum(kept)])
+    within = np.arange(starts[-1]) - np.repeat(starts[:-1], kept)
+    from_list = np.repeat(index_starts[:-1], kept) + within
+    dense_entry = np.repeat(is_dense, kept)
+    merged = within.astype(np.int32)
+    merged[~dense_entry] = indices[from_list[~dense_entry]]
+    taken = values[np.repeat(indptr[:-1], kept) + within]
+    sizes = np.where(is_dense, lengths, sizes)
+    return _without_zeros(VectorColumn(starts, merged, taken, sizes, is_null, broken), is_dense)
+
+
+def _without_zeros(column: VectorColumn, is_dense: NDArray[np.bool_]) -> VectorColumn:
+    """Drop the zeros of dense rows, so that dense and sparse forms train alike."""
+    lengths = np.diff(column.indptr)
+    keep = (column.values != 0) | np.repeat(~is_dense, lengths)
+    if keep.all():
+        return column
+    starts = np.concatenate([[0], np.cumsum(keep)])[column.indptr]
+    return VectorColumn(
+        starts, column.indices[keep], column.values[keep], column.sizes, column.is_null,
+        column.is_broken,
+    )  # fmt: skip

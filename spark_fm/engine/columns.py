@@ -1,0 +1,115 @@
+"""Check and select columns before any job runs; driver only."""
+
+from __future__ import annotations
+
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    DoubleType,
+    FloatType,
+    NumericType,
+    StructType,
+)
+
+from spark_fm.engine.request import ColumnNames
+from spark_fm.errors import InvalidColumnError
+
+
+def check_features(schema: StructType, name: str) -> None:
+    """Raise InvalidColumnError unless the column holds vectors or arrays of floats."""
+    kind = _type_of(schema, name, "featuresCol")
+    is_array = isinstance(kind, ArrayType) and isinstance(
+        kind.elementType, (DoubleType, FloatType)
+    )
+    if not isinstance(kind, VectorUDT) and not is_array:
+        raise InvalidColumnError(
+            f"featuresCol={name!r} has type {kind.simpleString()}; expected vector, array<double> "
+            "or array<float>. Assemble it with VectorAssembler, or set featuresCol."
+        )
+
+
+def check_training_columns(schema: StructType, columns: ColumnNames) -> None:
+    """Raise InvalidColumnError naming the first column that cannot be trained on."""
+    check_features(schema, columns.features)
+    _check_number(schema, columns.label, "labelCol")
+    if columns.weight is not None:
+        _check_number(schema, columns.weight, "weightCol")
+    if columns.validation is not None:
+        kind = _type_of(schema, columns.validation, "validationIndicatorCol")
+        if not isinstance(kind, BooleanType):
+            raise InvalidColumnError(
+                f"validationIndicatorCol={columns.validation!r} has type {kind.simpleString()}; "
+                "expected boolean, true for validation rows. Cast it, or use validationFraction."
+            )
+
+
+def check_outputs(schema: StructType, outputs: dict[str, str]) -> None:
+    """Raise InvalidColumnError when an output would replace a column or another output.
+
+    Parameters
+    ----------
+    schema : StructType
+    outputs : dict of str to str
+        Param name to column name.
+    """
+    taken: dict[str, str] = {}
+    for param, name in outputs.items():
+        if name in schema.names:
+            raise InvalidColumnError(
+                f"{param}={name!r} is a column of the input already. Set {param} to another name, "
+                "or drop the column."
+            )
+        if name in taken:
+            raise InvalidColumnError(
+                f"{param} and {taken[name]} are both {name!r}. Give each output its own name."
+            )
+        taken[name] = param
+
+
+def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
+    """Select the training columns under the internal names."""
+    selected = [
+        quoted(columns.features).alias("features"),
+        quoted(columns.label).cast("double").alias("label"),
+    ]
+    if columns.weight is not None:
+        selected.append(quoted(columns.weight).cast("double").alias("weight"))
+    if columns.validation is not None:
+        selected.append(quoted(columns.validation).alias("validation"))
+    return dataset.select(*selected)
+
+
+def quoted(name: str) -> Column:
+    """Return the column of exactly this name, dots and spaces included."""
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def vector_size(schema: StructType, name: str) -> int | None:
+    """Return the number of attributes that the column's ml_attr metadata declare."""
+    attributes = schema[name].metadata.get("ml_attr", {})
+    size = attributes.get("num_attrs")
+    if size is None and "attrs" in attributes:
+        size = sum(len(group) for group in attributes["attrs"].values())
+    return int(size) if size else None
+
+
+def _check_number(schema: StructType, name: str, param: str) -> None:
+    kind = _type_of(schema, name, param)
+    if not isinstance(kind, (NumericType, BooleanType)):
+        raise InvalidColumnError(
+            f"{param}={name!r} has type {kind.simpleString()}; expected a number. Cast it, or set "
+            f"{param}."
+        )
+
+
+def _type_of(schema: StructType, name: str, param: str) -> DataType:
+    if name not in schema.names:
+        raise InvalidColumnError(
+            f"{param}={name!r} is not a column of the input; there are {', '.join(schema.names)}. "
+            f"Set {param}."
+        )
+    return schema[name].dataType

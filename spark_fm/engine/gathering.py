@@ -1,0 +1,66 @@
+"""Bring rows from tasks to the driver without letting its JVM run out of memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_fm.engine.session import result_limit
+from spark_fm.errors import SparkFMError, VersionMismatchError
+
+PART_BYTES = 64 * 2**20
+
+
+def gather(
+    frame: DataFrame, session: SparkSession, *, columns: list[str], n_bytes: int, spread: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a DataFrame on the driver, in no particular order.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    session : SparkSession
+    columns : list of str
+        Columns to bring, in this order.
+    n_bytes : int
+        Upper bound of the result's size: above ``result_limit`` rows come partition by
+        partition, spread over partitions of about 64 MiB.
+    spread : list of str
+        Columns whose values spread the rows evenly.
+    """
+    frame = frame.select(*columns)
+    with worker_errors():
+        if n_bytes <= result_limit(session):
+            table = frame.toArrow()
+            for batch in table.to_batches():
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            return
+        n_partitions = max(2, -(-n_bytes // PART_BYTES))
+        pieces = frame.repartition(n_partitions, *spread)
+        for row in pieces.toLocalIterator(prefetchPartitions=True):
+            yield tuple(row)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Name the two faults of a cluster's set-up that only workers can see."""
+    try:
+        yield
+    except PySparkException as err:
+        text = str(err)
+        mismatch = re.search(r"VersionMismatchError: ([^\n]+)", text)
+        if mismatch:
+            raise VersionMismatchError(mismatch[1]) from err
+        missing = re.search(r"ModuleNotFoundError: No module named '(spark_fm[^']*|numba)'", text)
+        if missing:
+            raise SparkFMError(
+                f"The workers cannot import {missing[1]}. Install spark-fm in the environment "
+                "that PYSPARK_PYTHON names on every node, or ship it with the job "
+                "(see docs/deploy.md)."
+            ) from err
+        raise

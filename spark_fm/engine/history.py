@@ -1,0 +1,104 @@
+"""What is told about each epoch: to the log, to a progress bar, to the summary."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spark_fm.learner.solo import EpochRecord
+from spark_fm.learner.spec import Loss
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[["EpochReport"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """One finished epoch.
+
+    Parameters
+    ----------
+    record : EpochRecord
+    loss : {"logistic", "squared"}
+    n_rows : int
+        Training rows visited.
+    seconds : float
+        Wall time of the epoch as the driver saw it, or the task's own when one job ran
+        several epochs.
+    phases : dict of str to float
+        Seconds spent shipping, training, merging and validating.
+    """
+
+    record: EpochRecord
+    loss: Loss
+    n_rows: int
+    seconds: float
+    phases: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Return the epoch's row of the summary's history."""
+        record = self.record
+        row: dict[str, Any] = {"epoch": record.epoch, "trainLoss": record.train_loss}
+        if record.validation is not None:
+            row["validationLoss"] = record.validation.mean_loss()
+            for name, value in record.validation.values(self.loss).items():
+                row[f"validation_{name}"] = value
+        row["rowsPerSecond"] = self.n_rows / self.seconds if self.seconds else float("nan")
+        row["seconds"] = self.seconds
+        row |= {f"{name}Seconds": value for name, value in self.phases.items()}
+        row["compileSeconds"] = record.compile_seconds
+        row["stepScale"] = record.step_scale
+        row["rejected"] = record.n_rejected
+        return row
+
+    def text(self) -> str:
+        """Return the log line."""
+        row = self.row()
+        parts = [f"epoch {row['epoch']}", f"loss {row['trainLoss']:.6g}"]
+        parts += [
+            f"{name.replace('validation_', 'validation ')} {value:.6g}"
+            for name, value in row.items()
+            if name.startswith("validation_")
+        ]
+        parts += [f"{row['rowsPerSecond']:,.0f} rows/s", f"{row['seconds']:.2f} s"]
+        if row["rejected"]:
+            parts.append(f"{row['rejected']} diverged attempt(s), steps now x{row['stepScale']:g}")
+        return ", ".join(parts)
+
+
+class Progress:
+    """Log a line an epoch; on a terminal or in a notebook also draw a bar."""
+
+    def __init__(self, epochs: int, what: str) -> None:
+        self._bar = _bar(epochs, what)
+
+    def __call__(self, report: EpochReport) -> None:
+        """Take in a finished epoch."""
+        log.info("%s", report.text())
+        if self._bar is not None:
+            self._bar.set_postfix_str(report.text().split(", ", 1)[1])
+            self._bar.update(report.record.epoch + 1 - self._bar.n)
+
+    def __enter__(self) -> Progress:
+        """Start showing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(epochs: int, what: str) -> Any:
+    in_notebook = "ipykernel" in sys.modules
+    if not in_notebook and not (sys.stderr is not None and sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=epochs, desc=what, unit="epoch", dynamic_ncols=True)

@@ -1,0 +1,227 @@
+"""The training set as persisted blocks, with what packing it found; driver only."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.engine import packing
+from spark_fm.engine.blocks import BLOCK_DDL, REPORT
+from spark_fm.engine.gathering import gather
+from spark_fm.engine.packing import PackReport, PackTask, SetSums
+from spark_fm.engine.request import ColumnNames, TrainRequest
+from spark_fm.engine.session import persisted
+from spark_fm.errors import InvalidDataError
+from spark_fm.learner.counting import FeatureCounts, dwarfing_features
+
+log = logging.getLogger(__name__)
+
+AUTO_BLOCK_MULTIPLE = 16
+BYTES_PER_COUNT = 12
+MAX_EXCHANGES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PackedData:
+    """Blocks of a training set and the facts about it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Packed blocks, persisted, still in the partitions of the source.
+    train, validation : SetSums
+    counts : FeatureCounts
+    feature_dim : int
+    n_skipped : dict of str to int
+        Rows left out, by reason.
+    warnings : tuple of str
+    seconds : float
+        Wall time of the packing pass.
+    """
+
+    frame: DataFrame
+    train: SetSums
+    validation: SetSums
+    counts: FeatureCounts
+    feature_dim: int
+    n_sources: int
+    n_skipped: dict[str, int]
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all payloads."""
+        both = (self.train, self.validation)
+        return sum(12 * sums.rows + 8 * sums.nnz for sums in both)
+
+
+@contextmanager
+def packed(
+    rows: DataFrame, session: SparkSession, request: TrainRequest
+) -> Iterator[PackedData]:
+    """Pack and persist ``rows`` (internal column names) inside the block.
+
+    Raises
+    ------
+    InvalidDataError
+        For an empty set, or for bad rows unless handle_invalid says to skip them.
+    """
+    columns = request.columns
+    task = PackTask(
+        version=__version__,
+        loss=request.spec.loss,
+        feature_dim=request.feature_dim,
+        has_weight=columns.weight is not None,
+        has_indicator=columns.validation is not None,
+        validation_fraction=0.0 if columns.validation else request.validation_fraction,
+        seed=request.spec.seed,
+        shuffle=request.spec.shuffle,
+        block_multiple=block_multiple(request),
+    )
+    # A literal of its own keeps two fits on the same data out of each other's cache entry.
+    plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
+    started = time.perf_counter()
+    with persisted(plan) as frame:
+        reports = _reports(frame, session)
+        skipped = _check_rows(reports, request)
+        counts = _counts(frame, session, reports)
+        train, validation = SetSums(), SetSums()
+        for report in reports:
+            for total, part in ((train, report.train), (validation, report.validation)):
+                for name in SetSums.__slots__:
+                    setattr(total, name, getattr(total, name) + getattr(part, name))
+        if train.rows + validation.rows == 0:
+            raise InvalidDataError(
+                "The training set has no rows"
+                + (f" left after skipping {sum(skipped.values())}." if skipped else ".")
+                + " Check the filter or path it comes from."
+            )
+        if train.weight + validation.weight == 0:
+            raise InvalidDataError(
+                f"Every row has weight 0 in weightCol={columns.weight!r}; at least one must count."
+            )
+        size = max(report.max_size for report in reports)
+        top = max(report.max_index for report in reports) + 1
+        feature_dim = request.feature_dim or max(size, top, 1)
+        yield PackedData(
+            frame=frame, train=train, validation=validation, counts=counts,
+            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
+            warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
+        )  # fmt: skip
+
+
+def block_multiple(request: TrainRequest) -> int:
+    """Return how many blocks every window is cut into multiples of."""
+    if request.num_workers == 0:
+        return AUTO_BLOCK_MULTIPLE
+    return request.num_workers * (request.averagings or MAX_EXCHANGES)
+
+
+def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
+    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "stats"))
+    rows = gather(found, session, columns=["report"], n_bytes=0, spread=["source"])
+    reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
+    if not reports:
+        raise InvalidDataError("The training set has no partitions. Check where it comes from.")
+    return reports
+
+
+def _counts(
+    frame: DataFrame, session: SparkSession, reports: list[PackReport]
+) -> FeatureCounts:
+    nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
+    top = max(report.max_index for report in reports) + 1
+    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))
+    rows = gather(
+        found, session, columns=["report"], spread=["source", "seq"],
+        n_bytes=BYTES_PER_COUNT * min(nnz, top * len(reports)),
+    )  # fmt: skip
+    total = FeatureCounts.merge([])
+    waiting: list[FeatureCounts] = []
+    for (payload,) in rows:
+        words = np.frombuffer(payload, "<i4").reshape(3, -1)
+        waiting.append(
+            FeatureCounts(words[0], words[1].astype(np.int64), words[2].astype(np.int64))
+        )
+        if len(waiting) == 64:
+            total, waiting = FeatureCounts.merge([total, *waiting]), []
+    return FeatureCounts.merge([total, *waiting])
+
+
+_COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
+    packing.NULL_FEATURES: "features",
+    packing.BROKEN_VECTOR: "features",
+    packing.BAD_INDEX: "features",
+    packing.BAD_VALUE: "features",
+    packing.BAD_LABEL: "label",
+    packing.NOT_BINARY: "label",
+    packing.BAD_WEIGHT: "weight",
+}
+
+
+def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, int]:
+    """Return the number of bad rows by reason; raise unless they are to be skipped."""
+    bad: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for report in reports:
+        for reason, count in report.bad_rows.items():
+            bad[reason] = bad.get(reason, 0) + count
+            examples.setdefault(reason, report.bad_examples[reason])
+    if bad and request.handle_invalid == "error":
+        found = []
+        for reason, count in bad.items():
+            kind = _COLUMN_OF[reason]
+            name = getattr(request.columns, kind)
+            range_text = ""
+            if reason == packing.BAD_INDEX:
+                limit = request.feature_dim or 2**31 - 1
+                range_text = f" (allowed: 0 to {limit - 1}" + (
+                    f", from featureDim={limit})" if request.feature_dim else ")"
+                )
+            found.append(
+                f"{kind}Col={name!r} has {count} row(s) with {reason}{range_text}, for example "
+                f"{examples[reason]}"
+            )
+        raise InvalidDataError(
+            "; ".join(found) + ". Clean the data, or set handleInvalid='skip' to leave such rows "
+            "out and count them."
+        )
+    return bad
+
+
+def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
+    parts = [
+        (report.magnitudes[0], [(int(j), float(a), float(b)) for j, a, b in report.magnitudes[1]])
+        for report in reports
+    ]
+    texts = [
+        f"Feature {j} of {columns.features!r} ranges from {low:g} to {high:g}, more than 100 times "
+        "the usual magnitude of a feature. Scale it (StandardScaler, MaxAbsScaler) or its size "
+        "will drown the others."
+        for j, low, high in dwarfing_features(parts)[:5]
+    ]
+    for text in texts:
+        log.warning("%s", text)
+    return tuple(texts)
+
+
+def label_scale(request: TrainRequest, sums: SetSums) -> float:
+    """Return the standard deviation of the labels when a regressor standardises them."""
+    if request.spec.loss != "squared" or not request.standardize_label or not sums.weight:
+        return 1.0
+    mean = sums.label / sums.weight
+    variance = sums.label_square / sums.weight - mean**2
+    # Labels that differ only by rounding count as constant.
+    return math.sqrt(variance) if variance > 1e-12 * max(1.0, mean**2) else 1.0

@@ -1,0 +1,275 @@
+"""Turn rows of a DataFrame into packed blocks, checking every value on the way.
+
+Runs on executors, once a training. Bad rows are counted, never passed on: the driver
+decides whether they are an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import TaskContext
+
+from spark_fm.engine.arrow import read_vectors
+from spark_fm.engine.blocks import TRAIN, VALIDATION, block_row, report_row
+from spark_fm.engine.version import check_version
+from spark_fm.learner.counting import FeatureCounter
+from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
+from spark_fm.learner.spec import Loss
+from spark_fm.learner.splitting import validation_rows
+
+WINDOW_ROWS = 65_536
+WINDOW_NNZ = 2**22
+BLOCK_ROWS = 4096
+BLOCK_NNZ = 2**19
+COUNTS_PER_REPORT = 300_000
+
+# Reasons a row is not usable, in the order in which they are looked for.
+NULL_FEATURES = "null features"
+BROKEN_VECTOR = "vector with unequally many indices and values"
+BAD_INDEX = "feature index out of range"
+BAD_VALUE = "NaN or infinite feature value"
+BAD_LABEL = "null, NaN or infinite label"
+NOT_BINARY = "label other than 0 or 1"
+BAD_WEIGHT = "null, negative, NaN or infinite weight"
+
+
+@dataclass(slots=True)
+class SetSums:
+    """Sums over the training or the validation rows of one source partition."""
+
+    rows: int = 0
+    nnz: int = 0
+    weight: float = 0.0
+    label: float = 0.0
+    label_square: float = 0.0
+
+    def add(self, batch: CsrBatch) -> None:
+        """Take in a batch."""
+        labels, weights = batch.labels.astype(np.float64), batch.weights.astype(np.float64)
+        self.rows += batch.n_rows
+        self.nnz += batch.nnz
+        self.weight += float(weights.sum())
+        self.label += float(weights @ labels)
+        self.label_square += float(weights @ labels**2)
+
+
+@dataclass(slots=True)
+class PackReport:
+    """What packing one source partition found; travels as JSON."""
+
+    source: int
+    train: SetSums = field(default_factory=SetSums)
+    validation: SetSums = field(default_factory=SetSums)
+    max_size: int = 0
+    max_index: int = -1
+    bad_rows: dict[str, int] = field(default_factory=dict)
+    bad_examples: dict[str, str] = field(default_factory=dict)
+    magnitudes: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
+
+    @classmethod
+    def from_json(cls, text: bytes) -> PackReport:
+        """Rebuild a report from its JSON."""
+        facts = json.loads(text)
+        for name in ("train", "validation"):
+            facts[name] = SetSums(**facts[name])
+        return cls(**facts)
+
+    def note_bad(self, reason: str, rows: NDArray[np.bool_], example: str) -> None:
+        """Count rows that are bad for this reason, keeping the first example."""
+        self.bad_rows[reason] = self.bad_rows.get(reason, 0) + int(rows.sum())
+        self.bad_examples.setdefault(reason, example)
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """Pack one source partition: for ``mapInArrow`` over the internal columns.
+
+    Parameters
+    ----------
+    version : str
+        Version of spark_fm on the driver.
+    loss : {"logistic", "squared"}
+    feature_dim : int
+        Ids must be below; 0 means any id is legal.
+    has_weight, has_indicator : bool
+        Whether the columns ``weight`` and ``validation`` are there.
+    validation_fraction : float
+    seed : int
+    shuffle : bool
+        Mix the rows of a window before they are cut into blocks.
+    block_multiple : int
+        Every window gives a multiple of this many blocks, rows permitting, so that
+        they can be dealt out evenly.
+    """
+
+    version: str
+    loss: Loss
+    feature_dim: int
+    has_weight: bool
+    has_indicator: bool
+    validation_fraction: float
+    seed: int
+    shuffle: bool
+    block_multiple: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield data blocks, then the report."""
+        check_version(self.version)
+        context = TaskContext.get()
+        source = context.partitionId() if context is not None else 0
+        report = PackReport(source)
+        counter = FeatureCounter()
+        writers = {kind: _BlockWriter(self, kind, source) for kind in (TRAIN, VALIDATION)}
+        for record_batch in batches:
+            for part in _slices(record_batch):
+                rows, indicator = self._checked(part, report)
+                for kind, subset in self._split(rows, indicator):
+                    if subset.n_rows:
+                        counter.add(subset, validation=kind == VALIDATION)
+                        sums = report.validation if kind == VALIDATION else report.train
+                        sums.add(subset)
+                        yield from writers[kind].add(subset)
+        for writer in writers.values():
+            yield from writer.flush()
+        report.magnitudes = counter.magnitudes()
+        yield report_row(source, 0, "stats", json.dumps(asdict(report)).encode())
+        counts = counter.counts()
+        for seq, start in enumerate(range(0, len(counts.ids), COUNTS_PER_REPORT)):
+            cut = slice(start, start + COUNTS_PER_REPORT)
+            columns = (counts.ids[cut], counts.train[cut], counts.validation[cut])
+            payload = b"".join(column.astype("<i4").tobytes() for column in columns)
+            yield report_row(source, seq, "counts", payload)
+
+    def _checked(
+        self, batch: pa.RecordBatch, report: PackReport
+    ) -> tuple[CsrBatch, NDArray[np.bool_] | None]:
+        """Return the usable rows of a record batch and their validation flags."""
+        vectors = read_vectors(_column(batch, "features"))
+        labels = _column(batch, "label").to_numpy(zero_copy_only=False).astype(np.float64)
+        n_rows = len(labels)
+        weights = np.ones(n_rows)
+        if self.has_weight:
+            weights = _column(batch, "weight").to_numpy(zero_copy_only=False).astype(np.float64)
+        with np.errstate(over="ignore"):
+            values = vectors.values.astype(np.float32)
+            labels32, weights32 = labels.astype(np.float32), weights.astype(np.float32)
+        limit = self.feature_dim or MAX_FEATURE_ID + 1
+        bad_entry = (vectors.indices < 0) | (vectors.indices >= limit)
+        nan_entry = ~np.isfinite(values)
+        starts = vectors.indptr
+        checks: list[tuple[str, NDArray[np.bool_], NDArray[np.float64] | None]] = [
+            (NULL_FEATURES, vectors.is_null, None),
+            (BROKEN_VECTOR, vectors.is_broken, None),
+            (BAD_INDEX, _any_in_row(bad_entry, starts), None),
+            (BAD_VALUE, _any_in_row(nan_entry, starts), None),
+            (BAD_LABEL, ~np.isfinite(labels32), labels),
+            (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), weights),
+        ]
+        if self.loss == "logistic":
+            checks.append((NOT_BINARY, (labels != 0) & (labels != 1), labels))
+        good = np.ones(n_rows, bool)
+        for reason, found, numbers in checks:
+            found = found & good
+            if found.any():
+                first = int(np.flatnonzero(found)[0])
+                if reason == BAD_INDEX:
+                    entry = slice(starts[first], starts[first + 1])
+                    example = f"index {vectors.indices[entry][bad_entry[entry]][0]}"
+                elif reason == BAD_VALUE:
+                    entry = slice(starts[first], starts[first + 1])
+                    at = np.flatnonzero(nan_entry[entry])[0]
+                    example = (
+                        f"value {vectors.values[entry][at]} at index {vectors.indices[entry][at]}"
+                    )
+                else:
+                    example = "null" if numbers is None else f"{numbers[first]}"
+                report.note_bad(reason, found, example)
+                good &= ~found
+        rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
+        indicator = None
+        if self.has_indicator:
+            flags = _column(batch, "validation").fill_null(False)
+            indicator = flags.to_numpy(zero_copy_only=False).astype(bool)
+        if not good.all():
+            kept = np.flatnonzero(good)
+            rows = rows.take(kept)
+            indicator = None if indicator is None else indicator[kept]
+        if rows.n_rows:
+            report.max_size = max(report.max_size, int(vectors.sizes[good].max()))
+        if rows.nnz:
+            report.max_index = max(report.max_index, int(rows.indices.max()))
+        return canonical(rows), indicator
+
+    def _split(
+        self, rows: CsrBatch, indicator: NDArray[np.bool_] | None
+    ) -> list[tuple[int, CsrBatch]]:
+        chosen = indicator
+        if chosen is None:
+            chosen = validation_rows(rows, self.validation_fraction, self.seed)
+        if not chosen.any():
+            return [(TRAIN, rows)]
+        return [
+            (TRAIN, rows.take(np.flatnonzero(~chosen))),
+            (VALIDATION, rows.take(np.flatnonzero(chosen))),
+        ]
+
+
+class _BlockWriter:
+    """Gather rows of one kind into windows and cut these into blocks."""
+
+    def __init__(self, task: PackTask, kind: int, source: int) -> None:
+        self._task = task
+        self._kind = kind
+        self._source = source
+        self._parts: list[CsrBatch] = []
+        self._n_rows = 0
+        self._nnz = 0
+        self._seq = 0
+
+    def add(self, rows: CsrBatch) -> Iterator[pa.RecordBatch]:
+        self._parts.append(rows)
+        self._n_rows += rows.n_rows
+        self._nnz += rows.nnz
+        if self._n_rows >= WINDOW_ROWS or self._nnz >= WINDOW_NNZ:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[pa.RecordBatch]:
+        if not self._n_rows:
+            return
+        window = CsrBatch.concat(self._parts)
+        n_rows, nnz = self._n_rows, self._nnz
+        self._parts, self._n_rows, self._nnz = [], 0, 0
+        order = np.arange(n_rows)
+        if self._task.shuffle:
+            words = [self._task.seed & (2**64 - 1), self._kind, self._source, self._seq]
+            order = np.random.default_rng(np.random.SeedSequence(words)).permutation(n_rows)
+        needed = max(1, -(-n_rows // BLOCK_ROWS), -(-nnz // BLOCK_NNZ))
+        multiple = self._task.block_multiple
+        n_blocks = min(n_rows, -(-needed // multiple) * multiple)
+        for rows in np.array_split(order, n_blocks):
+            yield block_row(self._kind, self._source, self._seq, window.take(rows))
+            self._seq += 1
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a large record batch, so that the copies made of it stay small."""
+    for start in range(0, batch.num_rows, WINDOW_ROWS):
+        yield batch.slice(start, WINDOW_ROWS)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(batch.schema.get_field_index(name))
+
+
+def _any_in_row(flags: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell for each row whether one of its entries is flagged."""
+    if not flags.any():
+        return np.zeros(len(indptr) - 1, bool)
+    total = np.concatenate([[0], np.cumsum(flags)])
+    return total[indptr[1:]] > total[indptr[:-1]]

@@ -1,0 +1,75 @@
+"""Large results of a task as rows of at most 4 MiB, and back; both ends.
+
+One row carries a part of a named array, or the JSON facts of a partition (``name`` is
+``"facts"``). One row of 100 MB is known to kill a 1 GB driver; many small ones are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+PIECE_BYTES = 4 * 2**20
+FACTS = "facts"
+
+PIECE_SCHEMA = pa.schema(
+    [
+        pa.field("partition", pa.int32()),
+        pa.field("name", pa.string()),
+        pa.field("part", pa.int32()),
+        pa.field("payload", pa.binary()),
+    ]
+)
+PIECE_DDL = "partition int, name string, part int, payload binary"
+
+
+def piece(partition: int, name: str, part: int, payload: bytes) -> pa.RecordBatch:
+    """Return the record batch of one piece."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([partition], pa.int32()),
+            pa.array([name], pa.string()),
+            pa.array([part], pa.int32()),
+            pa.array([payload], pa.binary()),
+        ],
+        schema=PIECE_SCHEMA,
+    )
+
+
+def array_pieces(
+    partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the pieces of arrays and facts; the facts also keep shapes and dtypes."""
+    forms = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+    yield piece(partition, FACTS, 0, json.dumps({**facts, "arrays": forms}).encode())
+    for name, array in arrays.items():
+        flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        for part, start in enumerate(range(0, len(flat), PIECE_BYTES)):
+            yield piece(partition, name, part, flat[start : start + PIECE_BYTES].tobytes())
+
+
+def join_pieces(
+    rows: Iterable[tuple[int, str, int, Any]],
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the facts and arrays of one partition from its pieces in any order."""
+    parts: dict[str, list[tuple[int, Any]]] = {}
+    for _, name, part, payload in rows:
+        parts.setdefault(name, []).append((part, payload))
+    facts = json.loads(bytes(parts[FACTS][0][1]))
+    arrays = {}
+    for name, (dtype, shape) in facts.pop("arrays").items():
+        array = np.empty(shape, dtype)
+        flat = array.view(np.uint8).reshape(-1)
+        place = 0
+        for _, payload in sorted(parts.get(name, []), key=lambda item: item[0]):
+            flat[place : place + len(payload)] = np.frombuffer(payload, np.uint8)
+            place += len(payload)
+        if place != len(flat):
+            raise RuntimeError(f"{name}: {place} of {len(flat)} bytes arrived")
+        arrays[name] = array
+    return facts, arrays

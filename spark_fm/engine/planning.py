@@ -1,0 +1,159 @@
+"""Choose partitions, exchanges and table for a training, and check that it fits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from spark_fm.engine.packed import MAX_EXCHANGES, PackedData
+from spark_fm.engine.request import TrainRequest
+from spark_fm.engine.session import is_local_master, result_limit, task_slots
+from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.state import Layout
+
+log = logging.getLogger(__name__)
+
+# One task takes the whole training while it holds the data and an epoch is short.
+SOLO_BYTES = 2**30
+# Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
+SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
+# A partition must have this much arithmetic an epoch to be worth its exchanges.
+SECONDS_PER_PARTITION = 1.5
+MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """How a training is cut up.
+
+    Parameters
+    ----------
+    n_partitions : int
+        Spark tasks that train at once.
+    n_exchanges : int
+        Times an epoch that they average.
+    solo : bool
+        All epochs run in one task.
+    merge_on_executors : bool
+    ids : ndarray of shape (n_features,), int32, or None
+        Sorted ids of the table's rows; None when the table has all of featureDim.
+    n_features : int
+        Rows of the table.
+    train_counts, all_counts : ndarray of shape (n_features,), int64
+        Non-zeros of each row's feature in the training rows, and in all rows.
+    """
+
+    n_partitions: int
+    n_exchanges: int
+    solo: bool
+    merge_on_executors: bool
+    ids: NDArray[np.int32] | None
+    n_features: int
+    train_counts: NDArray[np.int64]
+    all_counts: NDArray[np.int64]
+
+
+def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) -> TrainPlan:
+    """Return the plan; raise ModelTooLargeError when the model cannot fit."""
+    spec = request.spec
+    layout = Layout(spec.k, spec.optimizer)
+    ids, train_counts, all_counts = _table(data, spec.k)
+    n_features = len(train_counts)
+    n_partitions = request.num_workers or _choose_partitions(data, spec.k, session)
+    solo = n_partitions == 1 and data.n_bytes <= SOLO_BYTES
+    check_memory(layout, n_features, n_partitions=n_partitions, solo=solo, session=session)
+    exchanges = request.averagings or choose_exchanges(n_partitions)
+    exchanged = n_features * layout.n_exchanged * 4 * n_partitions
+    depth = request.aggregation_depth or (2 if exchanged > result_limit(session) else 1)
+    return TrainPlan(
+        n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
+        merge_on_executors=depth == 2 and not solo, ids=ids, n_features=n_features,
+        train_counts=train_counts, all_counts=all_counts,
+    )  # fmt: skip
+
+
+def choose_exchanges(n_partitions: int) -> int:
+    """Return the exchanges an epoch for a number of partitions (docs/averaging.md)."""
+    if n_partitions <= 2:
+        return n_partitions
+    return MAX_EXCHANGES
+
+
+def _choose_partitions(data: PackedData, k: int, session: SparkSession) -> int:
+    seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
+    wanted = int(seconds / SECONDS_PER_PARTITION)
+    if wanted < 2 and data.n_bytes <= SOLO_BYTES:
+        return 1
+    return max(1, min(wanted, task_slots(session)))
+
+
+def _table(
+    data: PackedData, k: int
+) -> tuple[NDArray[np.int32] | None, NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids or None, whichever makes the smaller model, and the counts by row."""
+    counts = data.counts
+    everything = counts.train + counts.validation
+    if len(counts.ids) * (k + 2) < data.feature_dim * (k + 1):
+        return counts.ids, counts.train, everything
+    dense = np.zeros((2, data.feature_dim), np.int64)
+    dense[0, counts.ids] = counts.train
+    dense[1, counts.ids] = everything
+    return None, dense[0], dense[1]
+
+
+def check_memory(
+    layout: Layout, n_features: int, *, n_partitions: int, solo: bool, session: SparkSession
+) -> None:
+    """Raise ModelTooLargeError, with the arithmetic, when memory cannot hold the model."""
+    available = available_memory()
+    if available is None:
+        return
+    parameters = 4 * n_features * (layout.k + 1)
+    exchanged = 4 * n_features * (layout.n_exchanged + 1)
+    state = n_features * layout.bytes_per_feature
+    if solo:
+        driver = 2 * exchanged + 4 * parameters
+        worker = 2 * state + exchanged + 3 * parameters
+    else:
+        driver = state + 3 * exchanged + 3 * parameters
+        worker = state + exchanged + parameters
+    local = is_local_master(session)
+    n_workers = min(n_partitions, task_slots(session)) if local else 0
+    needed = driver + n_workers * worker
+    if needed > MEMORY_SHARE * available:
+        gib = 2**30
+        where = f" + {n_workers} workers x {worker / gib:.2f} GiB" if local else ""
+        raise ModelTooLargeError(
+            f"A model of {n_features:,} features x numFactors={layout.k} with "
+            f"optimizer={layout.optimizer!r} needs {driver / gib:.2f} GiB on the driver{where} = "
+            f"{needed / gib:.2f} GiB ({layout.bytes_per_feature} bytes of state a feature); "
+            f"{available / gib:.2f} GiB are free. Lower numFactors, hash the features into fewer, "
+            "or use a larger driver."
+        )
+
+
+def available_memory() -> int | None:
+    """Return the bytes this process may still take, or None where unknown."""
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except OSError:
+        if hasattr(os, "sysconf"):
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            found.append(max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None

@@ -1,0 +1,94 @@
+"""What the Spark floor needs to train, free of Params; driver only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spark_fm.errors import InvalidParamError
+from spark_fm.learner.metrics import METRICS
+from spark_fm.learner.spec import TrainSpec, require
+
+REFIT_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """The caller's names of the columns, for messages and for the selection."""
+
+    features: str
+    label: str
+    weight: str | None = None
+    validation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """One training: hyperparameters, columns and how to distribute.
+
+    Parameters
+    ----------
+    spec : TrainSpec
+    columns : ColumnNames
+    feature_dim : int
+        Length of the feature vectors; 0 takes it from the data.
+    num_workers : int
+        Partitions that train (>= 1); 0 chooses.
+    averagings : int
+        Exchanges an epoch (>= 1); 0 chooses.
+    aggregation_depth : int
+        1 merges on the driver, 2 on executors first; 0 chooses.
+    validation_fraction : float
+        Share of rows held out when there is no validation column (0 to < 1).
+    metric : str
+        Validation metric that decides.
+    patience : int
+        Epochs without improvement before stopping; 0 never stops.
+    tol : float
+        Relative improvement that counts.
+    refit : {"auto", "always", "never"}
+        Train again on all rows for the best number of epochs; "auto" up to a million rows.
+    handle_invalid : {"error", "skip", "keep"}
+    standardize_label : bool
+        Train a regressor on labels divided by their standard deviation.
+    """
+
+    spec: TrainSpec
+    columns: ColumnNames
+    feature_dim: int = 0
+    num_workers: int = 0
+    averagings: int = 0
+    aggregation_depth: int = 0
+    validation_fraction: float = 0.0
+    metric: str = "logloss"
+    patience: int = 0
+    tol: float = 0.0
+    refit: Literal["auto", "always", "never"] = "never"
+    handle_invalid: Literal["error", "skip", "keep"] = "error"
+    standardize_label: bool = True
+
+    def check(self) -> None:
+        """Raise InvalidParamError naming the Param whose value is out of range."""
+        self.spec.check()
+        require(0 <= self.feature_dim <= 2**31 - 1, "featureDim", self.feature_dim,
+                "1 to 2,147,483,647, or leave it unset")  # fmt: skip
+        require(0 <= self.num_workers <= 100_000, "numWorkers", self.num_workers,
+                "1 to 100,000, or 0 to choose")  # fmt: skip
+        require(0 <= self.averagings <= 1000, "averagingsPerEpoch", self.averagings,
+                "1 to 1,000, or 0 to choose")  # fmt: skip
+        require(self.aggregation_depth in (0, 1, 2), "aggregationDepth", self.aggregation_depth,
+                "1 (the driver merges), 2 (executors merge first), or 0 to choose")  # fmt: skip
+        require(0 <= self.validation_fraction < 1, "validationFraction", self.validation_fraction,
+                "0 to less than 1")  # fmt: skip
+        require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
+        require(0 <= self.tol < float("inf"), "tol", self.tol, "a finite number >= 0")
+        require(self.refit in ("auto", "always", "never"), "refit", self.refit,
+                '"auto", "always" or "never"')  # fmt: skip
+        require(self.handle_invalid in ("error", "skip", "keep"), "handleInvalid",
+                self.handle_invalid, '"error", "skip" or "keep"')  # fmt: skip
+        known = METRICS[self.spec.loss]
+        if self.metric not in known:
+            raise InvalidParamError(
+                f"validationMetric={self.metric!r} is not allowed: expected one of "
+                f"{', '.join(map(repr, known))} for this predictorType, or leave it unset."
+            )

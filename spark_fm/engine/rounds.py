@@ -1,0 +1,308 @@
+"""Drive a training cut into partitions: ship, train apart, merge; driver only.
+
+An exchange is one Spark job. Its tasks are pure functions of (state, seed, epoch,
+exchange, partition, rows), so retries and speculation change nothing, and the deltas
+are merged in the order of partitions, so float addition has one order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.engine.gathering import gather
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.history import EpochReport
+from spark_fm.engine.pieces import FACTS, PIECE_DDL
+from spark_fm.engine.planning import TrainPlan
+from spark_fm.engine.shipping import shipped
+from spark_fm.engine.tasks import (
+    DELTA,
+    PIECE_NAMES,
+    ExchangeTask,
+    LabelUnit,
+    MergeTask,
+    merge_range,
+)
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.averaging import Delta, MergeRule
+from spark_fm.learner.metrics import MetricSums
+from spark_fm.learner.solo import (
+    MAX_SHRINKS,
+    STEP_SHRINK,
+    Candidate,
+    EpochRecord,
+    SoloRun,
+    divergence_text,
+    loss_unit,
+)
+from spark_fm.learner.spec import TrainSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _EpochTotals:
+    """Sums over the exchanges of one epoch."""
+
+    started: float
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    n_rows: int = 0
+    rejected: int = 0
+    compile_seconds: float = 0.0
+    phases: dict[str, float] = field(
+        default_factory=lambda: {"ship": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
+    )
+
+
+class DistributedTraining:
+    """Trains one run on the partitions of a layout of blocks."""
+
+    def __init__(
+        self,
+        layout_frame: DataFrame,
+        session: SparkSession,
+        spec: TrainSpec,
+        plan: TrainPlan,
+        *,
+        unit: LabelUnit,
+        metric: str,
+        train_on_all: bool,
+        has_validation: bool,
+        first_loss: float,
+    ) -> None:
+        self._frame = layout_frame
+        self._session = session
+        self._spec = spec
+        self._plan = plan
+        self._unit = unit
+        self._metric = metric
+        self._train_on_all = train_on_all
+        self._has_validation = has_validation
+        self._last_loss = first_loss
+        self.workers_seen = 0
+
+    def train(self, run: SoloRun, tell: Callable[[EpochReport], None]) -> SoloRun:
+        """Advance ``run`` in place to its end and return it.
+
+        An epoch is validated by the first job of the next one, which saves a job.
+        """
+        waiting: _EpochTotals | None = None
+        while run.epoch < self._spec.epochs:
+            totals = _EpochTotals(time.perf_counter())
+            for exchange in range(self._plan.n_exchanges):
+                validates = exchange == 0 and waiting is not None and self._has_validation
+                sums = self._exchange(run, exchange, totals, validates=validates)
+                if validates:
+                    self._close_epoch(run, run.epoch - 1, waiting, sums, tell)
+                    if run.stopping.should_stop:
+                        # The exchange just merged belongs to an epoch nobody asked for.
+                        run.finished = True
+                        return run
+            if self._spec.average_epochs:
+                if run.average is None:
+                    run.average = Candidate.of(run.state)
+                else:
+                    run.average.move_towards_inplace(run.state, run.epoch)
+            run.epoch += 1
+            if not self._has_validation:
+                self._close_epoch(run, run.epoch - 1, totals, None, tell)
+            waiting = totals
+        if self._has_validation and waiting is not None:
+            sums = self._exchange(run, -1, waiting, validates=True)
+            self._close_epoch(run, run.epoch - 1, waiting, sums, tell)
+        run.finished = True
+        return run
+
+    def _close_epoch(
+        self,
+        run: SoloRun,
+        epoch: int,
+        totals: _EpochTotals | None,
+        sums: MetricSums | None,
+        tell: Callable[[EpochReport], None],
+    ) -> None:
+        if totals is None:
+            return
+        mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=mean * loss_unit(self._spec, self._unit.scale),
+            validation=sums,
+            train_seconds=totals.phases["train"],
+            validate_seconds=totals.phases["validate"],
+            compile_seconds=totals.compile_seconds,
+            step_scale=run.step_scale,
+            n_rejected=totals.rejected,
+        )
+        if sums is not None:
+            value = sums.values(self._spec.loss)[self._metric]
+            if run.stopping.observe(epoch, value):
+                run.best = self._candidate(run).copy()
+        run.history.append(record)
+        seconds = sum(totals.phases.values())
+        tell(EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases))
+
+    @staticmethod
+    def _candidate(run: SoloRun) -> Candidate:
+        return run.average or Candidate.of(run.state)
+
+    def _exchange(
+        self, run: SoloRun, exchange: int, totals: _EpochTotals, *, validates: bool
+    ) -> MetricSums:
+        """Train every partition's share of an exchange and merge; -1 only validates."""
+        sums = MetricSums()
+        for _ in range(MAX_SHRINKS + 1):
+            clock = time.perf_counter()
+            with self._shipment(run, validates) as (state, candidate, old):
+                shipped_at = time.perf_counter()
+                task = ExchangeTask(
+                    version=__version__, spec=self._spec, state=state, candidate=candidate,
+                    unit=self._unit, epoch=run.epoch, exchange=exchange,
+                    step_scale=run.step_scale, train_on_all=self._train_on_all,
+                )  # fmt: skip
+                facts, pieces = self._run_job(task, state, self._rule(run))
+            trained_at = time.perf_counter()
+            self.workers_seen = max(self.workers_seen, len(facts))
+            if validates:
+                sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
+            accepted = exchange < 0 or self._acceptable(run, facts)
+            if accepted and exchange >= 0:
+                self._merge(run, old, facts, pieces)
+            self._note(totals, facts, accepted and exchange >= 0)
+            inside = max((f["validate_seconds"] for f in facts), default=0.0)
+            totals.phases["ship"] += shipped_at - clock
+            totals.phases["train"] += trained_at - shipped_at - inside
+            totals.phases["validate"] += inside
+            totals.phases["merge"] += time.perf_counter() - trained_at
+            if accepted:
+                return sums
+            totals.rejected += 1
+            run.step_scale *= STEP_SHRINK
+            log.warning(
+                "epoch %d, exchange %d: a partition diverged; rolled back, steps now x%g",
+                run.epoch, exchange, run.step_scale,
+            )  # fmt: skip
+        raise TrainingDivergedError(divergence_text(run.epoch, run.step_scale, self._spec))
+
+    @contextmanager
+    def _shipment(self, run: SoloRun, validates: bool) -> Iterator[tuple[Handle, Handle | None, Any]]:
+        old = run.state.exchanged()
+        with ExitStack() as stack:
+            state = stack.enter_context(
+                shipped(self._session, (old, run.state.bias), n_bytes=old.nbytes)
+            )
+            candidate = None
+            if validates:
+                chosen = self._candidate(run)
+                candidate = stack.enter_context(
+                    shipped(self._session, (chosen.table, chosen.bias), n_bytes=chosen.table.nbytes)
+                )
+            yield state, candidate, old
+
+    def _run_job(
+        self, task: ExchangeTask, state: Handle, rule: MergeRule
+    ) -> tuple[list[dict[str, Any]], dict[int, list[tuple[int, bytes]]]]:
+        """Return the partitions' facts in order, and the pieces by range of ids."""
+        frame = self._frame
+        train_rows = F.col("exchange") == task.exchange
+        is_validation = F.col("kind") == 1
+        if self._train_on_all:
+            wanted = train_rows
+        elif task.candidate is not None:
+            wanted = (train_rows & ~is_validation) | is_validation
+        else:
+            wanted = train_rows & ~is_validation
+        results = frame.where(wanted).mapInArrow(task, PIECE_DDL)
+        layout_bytes = 4 * self._plan.n_features * (rule.layout.n_exchanged + 2)
+        if self._plan.merge_on_executors and task.exchange >= 0:
+            results = self._merged_on_executors(results, state, rule)
+            n_bytes = layout_bytes
+        else:
+            n_bytes = layout_bytes * self._plan.n_partitions
+        facts: dict[int, dict[str, Any]] = {}
+        pieces: dict[int, list[tuple[int, bytes]]] = {}
+        rows = gather(
+            results, self._session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
+            spread=["name", "part", "partition"],
+        )  # fmt: skip
+        for partition, name, part, payload in rows:
+            if name == FACTS:
+                facts[partition] = json.loads(bytes(payload))
+            else:
+                pieces.setdefault(part, []).append((partition, payload))
+        return [facts[p] for p in sorted(facts)], pieces
+
+    def _merged_on_executors(self, results: DataFrame, state: Handle, rule: MergeRule) -> DataFrame:
+        task = MergeTask(version=__version__, rule=rule, state=state)
+
+        def merge(group: pa.Table) -> pa.Table:
+            return task(group)
+
+        # One job: facts and deltas leave the training tasks together.
+        return results.groupBy("name", "part").applyInArrow(merge, PIECE_DDL)
+
+    def _rule(self, run: SoloRun) -> MergeRule:
+        spec = self._spec
+        return MergeRule(
+            layout=run.state.layout,
+            n_partitions=self._plan.n_partitions,
+            linear_lr=spec.linear.lr * run.step_scale,
+            factors_lr=spec.factors.lr * run.step_scale,
+            residual=self._last_loss if spec.loss == "squared" else 1.0,
+        )
+
+    def _acceptable(self, run: SoloRun, facts: list[dict[str, Any]]) -> bool:
+        """Tell whether every partition came back finite and not exploded."""
+        if np.isnan(run.loss_limit):
+            limits = [f["loss_limit"] for f in facts if f["loss_limit"] is not None]
+            run.loss_limit = max(limits, default=float("inf"))
+        return all(
+            f["finite"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts
+        )
+
+    def _merge(
+        self,
+        run: SoloRun,
+        old: NDArray[np.float32],
+        facts: list[dict[str, Any]],
+        pieces: dict[int, list[tuple[int, bytes]]],
+    ) -> None:
+        """Write the merged rows and bias into the run's state, in place."""
+        rule, width = self._rule(run), run.state.layout.n_exchanged
+        for part in sorted(pieces):
+            payloads = [payload for _, payload in sorted(pieces.pop(part), key=lambda p: p[0])]
+            if self._plan.merge_on_executors:
+                merged = Delta.from_bytes(payloads[0], width)
+            else:
+                merged = merge_range(old, part, payloads, rule)
+            run.state.rows[merged.ids, :width] = merged.columns
+        active = [f for f in facts if f["n_rows"]]
+        if active:
+            run.state.bias[:] = np.mean([f["bias"] for f in active], axis=0)
+            weight = sum(f["weight_sum"] for f in active)
+            if weight:
+                self._last_loss = sum(f["loss_sum"] for f in active) / weight
+
+    @staticmethod
+    def _note(totals: _EpochTotals, facts: list[dict[str, Any]], trained: bool) -> None:
+        totals.compile_seconds = max(
+            [totals.compile_seconds, *(f["compile_seconds"] for f in facts)]
+        )
+        if trained:
+            totals.loss_sum += sum(f["loss_sum"] for f in facts)
+            totals.weight_sum += sum(f["weight_sum"] for f in facts)
+            totals.n_rows += sum(f["n_rows"] for f in facts)

@@ -1,0 +1,171 @@
+"""Score vectors of a DataFrame: one Python column, projected by Spark.
+
+The task runs on executors; only the features column crosses into Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, DoubleType, StructField, StructType
+
+from spark_fm._version import __version__
+from spark_fm.engine.arrow import VectorColumn, read_vectors
+from spark_fm.engine.columns import quoted
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.version import check_version
+from spark_fm.errors import InvalidDataError
+from spark_fm.learner.csr import CsrBatch, canonical
+from spark_fm.learner.predict import margins, sigmoid
+from spark_fm.learner.spec import Loss
+
+RESULT = StructType([StructField("score", DoubleType()), StructField("margin", DoubleType())])
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score arrays of vectors.
+
+    Parameters
+    ----------
+    version : str
+    model : Handle
+        ``(table, bias, features, feature_dim)``.
+    loss : {"logistic", "squared"}
+    features_col : str
+        The caller's name, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        Whether a row that cannot be scored is an error; otherwise its score is null.
+    """
+
+    version: str
+    model: Handle
+    loss: Loss
+    features_col: str
+    handle_invalid: Literal["error", "skip", "keep"]
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+        """Yield a struct of score and margin for each array of vectors."""
+        check_version(self.version)
+        table, bias, features, feature_dim = self.model.load()
+        for column in columns:
+            vectors = read_vectors(column)
+            with np.errstate(over="ignore"):
+                values = vectors.values.astype(np.float32)
+            bad = self._bad_rows(vectors, values, feature_dim)
+            rows = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
+            if bad.any():
+                rows = rows.take(np.flatnonzero(~bad))
+            margin = np.full(len(bad), np.nan)
+            margin[~bad] = margins(canonical(rows), table, bias, features=features)
+            score = sigmoid(margin) if self.loss == "logistic" else margin
+            parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
+            yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
+
+    def _bad_rows(
+        self, vectors: VectorColumn, values: np.ndarray[Any, Any], feature_dim: int
+    ) -> np.ndarray[Any, Any]:
+        bad = vectors.is_null | vectors.is_broken
+        if bad.any():
+            self._refuse("a null or broken vector", "")
+        outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
+        for flags, what, source in (
+            (outside, f"an index outside 0 to {feature_dim - 1}", vectors.indices),
+            (~np.isfinite(values), "a NaN or infinite value", vectors.values),
+        ):
+            if flags.any():
+                first = int(np.flatnonzero(flags)[0])
+                self._refuse(what, f" ({source[first]})")
+                total = np.concatenate([[0], np.cumsum(flags)])
+                bad = bad | (total[vectors.indptr[1:]] > total[vectors.indptr[:-1]])
+        return bad
+
+    def _refuse(self, what: str, example: str) -> None:
+        if self.handle_invalid == "error":
+            raise InvalidDataError(
+                f"featuresCol={self.features_col!r} holds {what}{example}, which the model cannot "
+                "score. Clean the data, or set handleInvalid='keep' for a null score or 'skip' to "
+                "drop such rows."
+            )
+
+
+def score_column(task: ScoreTask, kind: DataType) -> Column:
+    """Return the struct column of score and margin for ``task.features_col``.
+
+    Parameters
+    ----------
+    task : ScoreTask
+    kind : DataType
+        Type of the features column.
+
+    Notes
+    -----
+    Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
+    """
+    features = quoted(task.features_col)
+    if hasattr(F, "arrow_udf"):
+        return F.arrow_udf(_arrow_scorer(task), returnType=RESULT).asNondeterministic()(features)
+    plain = F.unwrap_udt(features) if kind.typeName() == "vector" else features
+    scorer = F.pandas_udf(_pandas_scorer(task, kind), returnType=RESULT)
+    return scorer.asNondeterministic()(F.struct(plain.alias("features")))
+
+
+def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:
+    def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        return task(columns)
+
+    # PySpark evaluates the annotations, which are strings in this module.
+    score.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
+    return score
+
+
+def _pandas_scorer(task: ScoreTask, kind: DataType) -> Callable[..., Any]:
+    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs."""
+    is_vector = kind.typeName() == "vector"
+
+    def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        def columns() -> Iterator[pa.Array]:
+            for frame in frames:
+                series = frame["features"]
+                yield _vector_structs(series) if is_vector else pa.array(
+                    series, pa.list_(pa.float64())
+                )
+
+        for result in task(columns()):
+            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
+
+    score.__annotations__ = {
+        "frames": Iterator[pd.DataFrame],
+        "return": Iterator[pd.DataFrame],
+    }
+    return score
+
+
+def _vector_structs(series: pd.Series[Any]) -> pa.StructArray:
+    """Return the vector structs of a column that came as dicts or rows."""
+    kind = pa.struct(
+        [
+            ("type", pa.int8()),
+            ("size", pa.int32()),
+            ("indices", pa.list_(pa.int32())),
+            ("values", pa.list_(pa.float64())),
+        ]
+    )
+    items = [
+        None if item is None or item["type"] is None else dict(item) for item in series.tolist()
+    ]
+    return pa.array(items, kind)
+
+
+def make_task(
+    model: Handle, *, loss: Loss, features_col: str, handle_invalid: Literal["error", "skip", "keep"]
+) -> ScoreTask:
+    """Return a task of this version."""
+    return ScoreTask(__version__, model, loss, features_col, handle_invalid)

@@ -1,0 +1,134 @@
+"""Facts about a Spark session, Classic or Connect; driver only.
+
+The one place, with ``shipping``, that may use what only Classic has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_RESULT_SIZE = "1g"
+DEFAULT_DRIVER_MEMORY = "1g"
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def is_connect(session: SparkSession) -> bool:
+    """Tell whether this session is a Spark Connect client; never asks the process."""
+    return type(session).__module__.startswith("pyspark.sql.connect")
+
+
+def is_local_master(session: SparkSession) -> bool:
+    """Tell whether driver and workers are one machine."""
+    return setting(session, "spark.master", "").startswith("local")
+
+
+def setting(session: SparkSession, name: str, default: str) -> str:
+    """Return a Spark setting, or the default where it is unset or not visible."""
+    try:
+        value = session.conf.get(name, default)
+    except PySparkException:
+        return default
+    return default if value is None else str(value)
+
+
+def size_setting(session: SparkSession, name: str, default: str) -> int:
+    """Return a size such as ``1g`` in bytes; 0 means no limit."""
+    text = setting(session, name, default)
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)b?", text.strip().lower())
+    if match is None:
+        match = re.fullmatch(r"(\d+)([kmgt]?)", default)
+    assert match is not None  # noqa: S101 - the defaults above are well formed
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def result_limit(session: SparkSession) -> int:
+    """Return how many bytes one job's result may safely have.
+
+    A quarter of the driver's heap and of ``spark.driver.maxResultSize``, because a result
+    is in the JVM twice and next to everything else.
+    """
+    limits = [size_setting(session, "spark.driver.memory", DEFAULT_DRIVER_MEMORY)]
+    largest = size_setting(session, "spark.driver.maxResultSize", DEFAULT_MAX_RESULT_SIZE)
+    if largest:
+        limits.append(largest)
+    return min(limits) // 4
+
+
+def task_slots(session: SparkSession) -> int:
+    """Return how many tasks run at once, as far as the session tells (>= 1)."""
+    if not is_connect(session):
+        return max(1, session.sparkContext.defaultParallelism)
+    master = re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", setting(session, "spark.master", ""))
+    if master is not None:
+        return os.cpu_count() or 1 if master[1] == "*" else int(master[1])
+    parallelism = setting(session, "spark.default.parallelism", "")
+    if parallelism.isdigit() and int(parallelism) > 0:
+        return int(parallelism)
+    cores = setting(session, "spark.executor.cores", "1")
+    executors = setting(session, "spark.executor.instances", "2")
+    if cores.isdigit() and executors.isdigit():
+        return max(1, int(cores) * int(executors))
+    return 2
+
+
+def use_driver_interpreter(session: SparkSession) -> None:
+    """Let the workers of a local master run this interpreter, unless one was chosen.
+
+    Without ``PYSPARK_PYTHON`` Spark starts ``python3`` from the path, which is another
+    interpreter in a virtual environment that was not activated.
+    """
+    if is_connect(session) or os.environ.get("PYSPARK_PYTHON"):
+        return
+    context = session.sparkContext
+    chosen = setting(session, "spark.pyspark.python", "")
+    if not chosen and context.master.startswith("local") and context.pythonExec == "python3":
+        context.pythonExec = sys.executable
+
+
+@contextmanager
+def tagged(session: SparkSession, what: str) -> Iterator[str]:
+    """Tag the jobs inside; on an exception or interruption cancel those still running."""
+    tag = f"spark_fm-{what}-{uuid4().hex[:12]}"
+    session.addTag(tag)
+    try:
+        yield tag
+    except BaseException:
+        try:
+            session.interruptTag(tag)
+        except PySparkException as err:
+            log.debug("jobs tagged %s were not cancelled: %s", tag, err)
+        raise
+    finally:
+        session.removeTag(tag)
+
+
+@contextmanager
+def persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a DataFrame in memory or on disk inside the block, where Spark allows it."""
+    from pyspark import StorageLevel
+
+    kept = False
+    try:
+        frame.persist(StorageLevel.MEMORY_AND_DISK)
+        kept = True
+    except PySparkException as err:
+        log.warning("this session cannot persist (%s): data is read again every epoch", err)
+    try:
+        yield frame
+    finally:
+        if kept:
+            frame.unpersist()
+
+

@@ -1,0 +1,312 @@
+"""Training tasks: what runs on executors, as picklable callables for ``mapInArrow``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import TaskContext
+
+from spark_fm.engine.blocks import (
+    BLOCK_SCHEMA,
+    TRAIN,
+    VALIDATION,
+    block_row,
+    read_blocks,
+)
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
+from spark_fm.engine.version import check_version
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.metrics import MetricSums
+from spark_fm.learner.predict import table_positions
+from spark_fm.learner.solo import (
+    Candidate,
+    SoloRun,
+    advance,
+    epoch_order,
+    evaluate,
+    loss_limit,
+)
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import Layout, TrainState
+
+WINDOW_BYTES = 512 * 2**20
+DELTA = "delta"
+MERGED = "merged"
+
+
+@dataclass(frozen=True)
+class LabelUnit:
+    """Labels are divided by ``scale`` before training, 1 unless a regressor asks."""
+
+    scale: float = 1.0
+
+    def apply(self, batch: CsrBatch) -> CsrBatch:
+        """Return the batch with labels in this unit."""
+        if self.scale == 1.0:
+            return batch
+        labels = batch.labels / np.float32(self.scale)
+        return CsrBatch(batch.indptr, batch.indices, batch.values, labels, batch.weights)
+
+
+@dataclass(frozen=True)
+class SoloTask:
+    """Advance a whole training for some seconds in this one task.
+
+    Parameters
+    ----------
+    run : Handle
+        Facts and arrays of a SoloRun.
+    ids : Handle or None
+        Sorted feature ids of the table's rows; None when ids are rows.
+    train_on_all : bool
+        Train on validation rows too and validate nothing.
+    seconds : float
+        Start no further epoch after this much time.
+    """
+
+    version: str
+    spec: TrainSpec
+    run: Handle
+    ids: Handle | None
+    unit: LabelUnit
+    metric: str
+    train_on_all: bool
+    seconds: float
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the pieces of the advanced run."""
+        check_version(self.version)
+        clock = time.perf_counter()
+        train, validation = self._read(batches)
+        facts, arrays = self.run.load()
+        run = SoloRun.from_arrays(Layout(self.spec.k, self.spec.optimizer), facts, arrays)
+        since = run.epoch
+        load_seconds = time.perf_counter() - clock
+        try:
+            for _ in advance(
+                run, train, validation, self.spec,
+                metric=self.metric, label_scale=self.unit.scale, seconds=self.seconds,
+            ):  # fmt: skip
+                pass
+        except TrainingDivergedError as err:
+            # As data: an exception would reach the driver as another class.
+            yield from array_pieces(_partition(), {"diverged": str(err)}, {})
+            return
+        facts, arrays = run.to_arrays(since)
+        facts["load_seconds"] = load_seconds
+        facts["n_rows"] = train.n_rows
+        yield from array_pieces(_partition(), facts, arrays)
+
+    def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
+        # Sorted, because a coalesced partition may meet its sources in any order.
+        blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
+        ids = None if self.ids is None else self.ids.load()
+        kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
+        sets = []
+        for chosen in (kinds, () if self.train_on_all else (VALIDATION,)):
+            rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in chosen])
+            sets.append(self.unit.apply(renumbered(rows, ids)))
+        return sets[0], sets[1] if sets[1].n_rows else None
+
+
+@dataclass(frozen=True)
+class ExchangeTask:
+    """Train this partition's rows of one exchange from the shared state.
+
+    Parameters
+    ----------
+    state : Handle
+        The exchanged columns and the bias vector to start from.
+    candidate : Handle or None
+        Parameters to validate on this partition's validation rows.
+    epoch, exchange : int
+    step_scale : float
+    train_on_all : bool
+        Train on validation rows too.
+    """
+
+    version: str
+    spec: TrainSpec
+    state: Handle
+    candidate: Handle | None
+    unit: LabelUnit
+    epoch: int
+    exchange: int
+    step_scale: float
+    train_on_all: bool
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield facts, then the touched features in ranges of ids."""
+        check_version(self.version)
+        clock = time.perf_counter()
+        columns, bias = self.state.load()
+        state = TrainState.from_exchanged(Layout(self.spec.k, self.spec.optimizer), columns, bias)
+        candidate = None if self.candidate is None else Candidate(*self.candidate.load())
+        load_seconds = time.perf_counter() - clock
+        totals: dict[str, Any] = {
+            "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "compile_seconds": 0.0,
+            "train_seconds": 0.0, "validate_seconds": 0.0, "loss_limit": None,
+        }  # fmt: skip
+        sums = MetricSums()
+        for window, (kind, rows) in enumerate(self._windows(batches)):
+            clock = time.perf_counter()
+            if kind == VALIDATION:
+                if candidate is not None:
+                    sums += evaluate(candidate, rows, self.spec, self.unit.scale)
+                totals["validate_seconds"] += time.perf_counter() - clock
+                continue
+            if totals["loss_limit"] is None and self.epoch == self.exchange == 0:
+                totals["loss_limit"] = loss_limit(state, rows, self.spec)
+            order = epoch_order(
+                self.spec, rows.n_rows, epoch=self.epoch, exchange=self.exchange,
+                partition=_partition(), window=window,
+            )  # fmt: skip
+            stats = train_inplace(
+                state, rows, order, spec=self.spec, step_scale=self.step_scale
+            )
+            totals["n_rows"] += rows.n_rows
+            totals["nnz"] += rows.nnz
+            totals["loss_sum"] += stats.loss_sum
+            totals["weight_sum"] += stats.weight_sum
+            totals["compile_seconds"] += stats.compile_seconds
+            totals["train_seconds"] += time.perf_counter() - clock - stats.compile_seconds
+        totals["finite"] = bool(np.isfinite(totals["loss_sum"])) and state.is_finite()
+        totals["bias"] = state.bias.tolist()
+        totals["validation"] = sums.to_dict()
+        totals["load_seconds"] = load_seconds
+        yield from array_pieces(_partition(), totals, {})
+        if totals["finite"]:
+            yield from self._deltas(state)
+
+    def _windows(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, CsrBatch]]:
+        """Yield training and validation rows in stretches that fit memory."""
+        waiting: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
+        n_bytes = dict.fromkeys(waiting, 0)
+        for kind, _, _, rows in read_blocks(batches):
+            target = TRAIN if self.train_on_all else kind
+            waiting[target].append(rows)
+            n_bytes[target] += rows.n_bytes
+            if n_bytes[target] >= WINDOW_BYTES:
+                yield target, self.unit.apply(CsrBatch.concat(waiting[target]))
+                waiting[target], n_bytes[target] = [], 0
+        for target, parts in waiting.items():
+            if parts:
+                yield target, self.unit.apply(CsrBatch.concat(parts))
+
+    def _deltas(self, state: TrainState) -> Iterator[pa.RecordBatch]:
+        layout = state.layout
+        touches = state.rows[:, layout.touches]
+        ids = np.flatnonzero(touches > 0).astype(np.int32)
+        span = features_per_range(layout)
+        cuts = np.searchsorted(ids, np.arange(0, state.n_features + span, span))
+        for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            if start < stop:
+                chosen = ids[start:stop]
+                delta = Delta(
+                    chosen, touches[chosen],
+                    np.ascontiguousarray(state.rows[chosen, : layout.n_exchanged]),
+                )  # fmt: skip
+                yield piece(_partition(), DELTA, number, delta.to_bytes())
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """Merge all partitions' deltas of one range of ids: for ``applyInArrow``."""
+
+    version: str
+    rule: MergeRule
+    state: Handle
+
+    def __call__(self, group: pa.Table) -> pa.Table:
+        """Return one merged piece for the group's range of ids; facts pass through."""
+        check_version(self.version)
+        if group.column("name")[0].as_py() != DELTA:
+            return group
+        columns, _ = self.state.load()
+        rows = zip(*(group.column(name).to_pylist() for name in PIECE_NAMES), strict=True)
+        ordered = sorted(rows, key=lambda row: row[0])
+        part = ordered[0][2]
+        payloads = [row[3] for row in ordered]
+        merged = merge_range(columns, part, payloads, self.rule)
+        return pa.Table.from_batches([piece(0, MERGED, part, merged.to_bytes())])
+
+
+PIECE_NAMES = ("partition", "name", "part", "payload")
+
+
+def merge_range(
+    columns: NDArray[np.float32], part: int, payloads: list[bytes], rule: MergeRule
+) -> Delta:
+    """Merge the payloads of range ``part``, given in the order of partitions."""
+    span = features_per_range(rule.layout)
+    deltas = [Delta.from_bytes(payload, rule.layout.n_exchanged) for payload in payloads]
+    return merge_deltas(columns[part * span : (part + 1) * span], part * span, deltas, rule)
+
+
+def features_per_range(layout: Layout) -> int:
+    """Return how many features' deltas make one piece."""
+    return max(1, PIECE_BYTES // (4 * (layout.n_exchanged + 2)))
+
+
+@dataclass(frozen=True)
+class DealTask:
+    """Give every block the partition and the exchange that will train it.
+
+    Parameters
+    ----------
+    keys : tuple of int
+        Value of column ``source`` that hashes to each partition.
+    n_exchanges : int
+    ids : Handle or None
+        Sorted feature ids of the table's rows.
+    """
+
+    version: str
+    keys: tuple[int, ...]
+    n_exchanges: int
+    ids: Handle | None
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the blocks with ``source`` = key of a partition, ``nnz`` kept."""
+        check_version(self.version)
+        ids = None if self.ids is None else self.ids.load()
+        n_partitions = len(self.keys)
+        for kind, source, seq, rows in read_blocks(batches):
+            turn, partition = divmod(seq + source, n_partitions)
+            dealt = block_row(kind, source, seq, renumbered(rows, ids))
+            yield pa.RecordBatch.from_arrays(
+                [
+                    *dealt.columns,
+                    pa.array([self.keys[partition]], pa.int32()),
+                    pa.array([turn % self.n_exchanges], pa.int32()),
+                ],
+                schema=DEALT_SCHEMA,
+            )
+
+
+DEALT_SCHEMA = BLOCK_SCHEMA.append(pa.field("key", pa.int32())).append(
+    pa.field("exchange", pa.int32())
+)
+
+
+def renumbered(rows: CsrBatch, ids: NDArray[np.int32] | None) -> CsrBatch:
+    """Return the batch with feature ids replaced by rows of the table of ``ids``."""
+    if ids is None:
+        return rows
+    places = table_positions(ids, rows.indices)
+    return CsrBatch(rows.indptr, places, rows.values, rows.labels, rows.weights)
+
+
+def _partition() -> int:
+    context = TaskContext.get()
+    return context.partitionId() if context is not None else 0

@@ -1,0 +1,252 @@
+"""Train a factorization machine on a DataFrame: pack, plan, train, refit; driver only."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+
+from spark_fm.engine.dealing import dealt_blocks
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.history import EpochReport, Progress
+from spark_fm.engine.packed import PackedData, label_scale, packed
+from spark_fm.engine.packing import SetSums
+from spark_fm.engine.planning import TrainPlan, make_plan
+from spark_fm.engine.request import REFIT_ROWS, TrainRequest
+from spark_fm.engine.rounds import DistributedTraining
+from spark_fm.engine.session import persisted, tagged, use_driver_interpreter
+from spark_fm.engine.shipping import shipped
+from spark_fm.engine.solo_training import train_solo
+from spark_fm.engine.tasks import LabelUnit
+from spark_fm.learner.solo import Candidate, SoloRun, new_stopping
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import initial_state
+from spark_fm.learner.weights import FMWeights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training.
+
+    Parameters
+    ----------
+    weights : FMWeights
+    history : list of dict
+        One row an epoch.
+    facts : dict
+        Everything else that the summary shows, JSON-able.
+    """
+
+    weights: FMWeights
+    history: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def train(rows: DataFrame, request: TrainRequest) -> TrainResult:
+    """Train on ``rows``, whose columns have the internal names.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns ``features``, ``label`` and, as the request says, ``weight`` and
+        ``validation``.
+    request : TrainRequest
+
+    Raises
+    ------
+    InvalidParamError, InvalidDataError, ModelTooLargeError, TrainingDivergedError
+
+    Notes
+    -----
+    One pass packs the data. Then either one task runs all epochs, or each epoch is a
+    few jobs over the packed blocks. Everything persisted or broadcast is released on
+    the way out, however that is reached.
+    """
+    request.check()
+    session = rows.sparkSession
+    use_driver_interpreter(session)
+    started = time.perf_counter()
+    with tagged(session, "fit"), packed(rows, session, request) as data:
+        plan = make_plan(request, data, session)
+        _log_start(data, plan, request)
+        with ExitStack() as stack:
+            ids = None
+            if plan.ids is not None:
+                ids = stack.enter_context(shipped(session, plan.ids, n_bytes=plan.ids.nbytes))
+            trainer = _Trainer(data, plan, request, ids, stack)
+            return trainer.run(started)
+
+
+class _Trainer:
+    """Runs the first training, and the second on all rows where that is wanted."""
+
+    def __init__(
+        self,
+        data: PackedData,
+        plan: TrainPlan,
+        request: TrainRequest,
+        ids: Handle | None,
+        stack: ExitStack,
+    ) -> None:
+        self._data = data
+        self._plan = plan
+        self._request = request
+        self._ids = ids
+        self._session = data.frame.sparkSession
+        self._history: list[dict[str, Any]] = []
+        self._workers_seen = 1
+        self._frame = data.frame
+        if not plan.solo:
+            dealt = dealt_blocks(data.frame, plan.n_partitions, plan.n_exchanges, ids)
+            self._frame = stack.enter_context(persisted(dealt))
+        # All rows were drawn for validation: too few of them to hold any out.
+        self._nothing_left = data.train.weight == 0
+        self._has_validation = data.validation.weight > 0 and not self._nothing_left
+
+    def run(self, started: float) -> TrainResult:
+        request = self._request
+        spec = request.spec
+        sums = self._sums(all_rows=self._nothing_left)
+        unit = LabelUnit(label_scale(request, sums))
+        run = self._train(spec, unit, train_on_all=self._nothing_left, tell=self._tell)
+        best_epoch = run.stopping.best_epoch if run.best is not None else run.epoch - 1
+        refit_seconds = 0.0
+        result = run.result()
+        refit = self._wants_refit()
+        if refit:
+            clock = time.perf_counter()
+            log.info("refitting on all rows for %d epoch(s)", best_epoch + 1)
+            sums = self._sums(all_rows=True)
+            unit = LabelUnit(label_scale(request, sums))
+            again = replace(spec, epochs=best_epoch + 1)
+            result = self._train(again, unit, train_on_all=True, tell=_tell_nobody).result()
+            refit_seconds = time.perf_counter() - clock
+        weights = self._weights(result, unit.scale)
+        facts = self._facts(run, best_epoch, refit, sums)
+        facts["refitSeconds"] = refit_seconds
+        facts["totalSeconds"] = time.perf_counter() - started
+        return TrainResult(weights, self._history, facts)
+
+    def _sums(self, *, all_rows: bool) -> SetSums:
+        train, validation = self._data.train, self._data.validation
+        if not all_rows:
+            return train
+        return SetSums(*(getattr(train, n) + getattr(validation, n) for n in SetSums.__slots__))
+
+    def _wants_refit(self) -> bool:
+        request = self._request
+        if not self._has_validation or request.columns.validation is not None:
+            return False  # a validation set of the user's own is never trained on
+        rows = self._data.train.rows + self._data.validation.rows
+        return request.refit == "always" or (request.refit == "auto" and rows <= REFIT_ROWS)
+
+    def _train(self, spec: TrainSpec, unit: LabelUnit, *, train_on_all: bool, tell: Any) -> SoloRun:
+        request, plan = self._request, self._plan
+        sums = self._sums(all_rows=train_on_all)
+        mean = sums.label / sums.weight / unit.scale
+        counts = plan.all_counts if train_on_all else plan.train_counts
+        run = SoloRun(
+            state=initial_state(spec, counts, label_mean=mean),
+            stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),
+        )
+        what = "refit" if tell is _tell_nobody else "train"
+        with Progress(spec.epochs, what) as progress:
+
+            def report(epoch: EpochReport) -> None:
+                progress(epoch)
+                tell(epoch)
+
+            if plan.solo:
+                return train_solo(
+                    run, self._data.frame, self._session, spec, ids=self._ids, unit=unit,
+                    metric=request.metric, train_on_all=train_on_all, tell=report,
+                )  # fmt: skip
+            variance = sums.label_square / sums.weight / unit.scale**2 - mean**2
+            training = DistributedTraining(
+                self._frame, self._session, spec, plan, unit=unit, metric=request.metric,
+                train_on_all=train_on_all, first_loss=variance,
+                has_validation=self._has_validation and not train_on_all,
+            )  # fmt: skip
+            finished = training.train(run, report)
+            self._workers_seen = training.workers_seen
+            return finished
+
+    def _tell(self, report: EpochReport) -> None:
+        self._history.append(report.row())
+
+    def _weights(self, result: Candidate, scale: float) -> FMWeights:
+        """Return the model in the labels' own units.
+
+        With labels divided by ``scale``, the score times ``scale`` is the score of the
+        model with ``scale * w0``, ``scale * w`` and ``sqrt(scale) * V``.
+        """
+        table: NDArray[np.float32] = result.table.copy()
+        if scale != 1.0:
+            table[:, :-1] *= np.float32(math.sqrt(scale))
+            table[:, -1] *= np.float32(scale)
+        return FMWeights(
+            bias=float(np.float32(result.bias * scale)),
+            table=table,
+            feature_dim=self._data.feature_dim,
+            features=self._plan.ids,
+        )
+
+    def _facts(self, run: SoloRun, best_epoch: int, refit: bool, sums: SetSums) -> dict[str, Any]:
+        data, plan = self._data, self._plan
+        return {
+            "numRows": data.train.rows + data.validation.rows,
+            "numTrainRows": data.train.rows,
+            "numValidationRows": data.validation.rows,
+            "numNonZeros": data.train.nnz + data.validation.nnz,
+            "numFeatures": data.feature_dim,
+            "numFeaturesSeen": len(data.counts.ids),
+            "skippedRows": sum(data.n_skipped.values()),
+            "skippedReasons": data.n_skipped,
+            "numSourcePartitions": data.n_sources,
+            "numWorkers": self._workers_seen,
+            "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,
+            "mergedOnExecutors": plan.merge_on_executors,
+            "labelMean": sums.label / sums.weight,
+            "labelScale": label_scale(self._request, sums),
+            "totalIterations": len(self._history),
+            "bestEpoch": best_epoch,
+            "refit": refit,
+            "stepScale": run.step_scale,
+            "rejectedAttempts": sum(record.n_rejected for record in run.history),
+            "warnings": list(data.warnings) + _divergence_notes(run),
+            "packSeconds": data.seconds,
+            "compileSeconds": sum(record.compile_seconds for record in run.history),
+        }
+
+
+def _divergence_notes(run: SoloRun) -> list[str]:
+    return [
+        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
+        f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
+        "lower the learning rates."
+        for record in run.history
+        if record.n_rejected
+    ]
+
+
+def _tell_nobody(report: EpochReport) -> None:
+    """Leave the refit out of the history: it has no validation to show."""
+
+
+def _log_start(data: PackedData, plan: TrainPlan, request: TrainRequest) -> None:
+    log.info(
+        "packed %d rows (%d for validation), %d non-zeros, %d of %d features seen, in %.2f s; "
+        "%d partition(s), %d averaging(s) an epoch, k=%d",
+        data.train.rows + data.validation.rows, data.validation.rows,
+        data.train.nnz + data.validation.nnz, len(data.counts.ids), data.feature_dim,
+        data.seconds, plan.n_partitions, 0 if plan.solo else plan.n_exchanges, request.spec.k,
+    )  # fmt: skip

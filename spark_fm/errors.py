@@ -1,0 +1,44 @@
+"""Errors that spark_fm raises; each is also the built-in a caller would expect."""
+
+__all__ = [
+    "InvalidColumnError",
+    "InvalidDataError",
+    "InvalidParamError",
+    "ModelFormatError",
+    "ModelTooLargeError",
+    "SparkFMError",
+    "TrainingDivergedError",
+    "VersionMismatchError",
+]
+
+
+class SparkFMError(Exception):
+    """Base of every error that spark_fm raises on purpose."""
+
+
+class InvalidParamError(SparkFMError, ValueError):
+    """A parameter has a value outside its legal range."""
+
+
+class InvalidColumnError(SparkFMError, ValueError):
+    """A column is missing, has the wrong type, or would be overwritten."""
+
+
+class InvalidDataError(SparkFMError, ValueError):
+    """Rows hold values that a factorization machine cannot use."""
+
+
+class ModelFormatError(SparkFMError, ValueError):
+    """A folder or file is not a model that this version can read."""
+
+
+class ModelTooLargeError(SparkFMError, MemoryError):
+    """The model does not fit the memory or transport limits of the session."""
+
+
+class TrainingDivergedError(SparkFMError, ArithmeticError):
+    """Training found no step size that keeps the model finite."""
+
+
+class VersionMismatchError(SparkFMError, RuntimeError):
+    """A worker runs another version of spark_fm than the driver."""

@@ -1,0 +1,1 @@
+"""Mathematics of factorization machines: NumPy, SciPy and Numba, no Spark."""

@@ -1,0 +1,174 @@
+"""Merge what partitions learned from the same start: progress-corrected averaging.
+
+Runs on the driver, or on executors when these merge first. Plain averaging over P
+partitions is far behind serial SGD on rare features, which move only 1/P of what they
+should, while summing diverges on frequent ones. With N the partitions that touched a
+feature, L its progress towards its optimum in all of them together, and
+s(L) = 1 - exp(-L) the share of the way that progress L takes,
+
+    new = old + mean over touching partitions (change_p) * s(L) / s(L / N)
+
+adds where evidence is thin and averages where it is thick. docs/averaging.md derives
+it and shows the measurements. Optimizer statistics and the bias are averaged plainly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.jit import njit
+from spark_fm.learner.state import Layout
+
+# Constants of the progress estimate; chosen in docs/averaging.md.
+PROGRESS_GAIN = 12.0
+PROGRESS_FLOOR = 1.0
+TOUCHES_TO_SETTLE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one partition did to a range of features.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n,), int32
+        Touched features, sorted.
+    touches : ndarray of shape (n,), float32
+        Weighted entries of each since the last exchange (> 0).
+    columns : ndarray of shape (n, m), float32
+        New values: k + 1 parameters, then optimizer statistics.
+    """
+
+    ids: NDArray[np.int32]
+    touches: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        """Return ids, touches and columns one after the other."""
+        return self.ids.tobytes() + self.touches.tobytes() + self.columns.tobytes()
+
+    @classmethod
+    def from_bytes(cls, payload: bytes | memoryview, width: int) -> Delta:
+        """Read what ``to_bytes`` gave for columns of this width."""
+        words = np.frombuffer(payload, "<i4")
+        n = len(words) // (2 + width)
+        floats = words.view("<f4")
+        return cls(words[:n], floats[n : 2 * n], floats[2 * n :].reshape(n, width))
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """What the progress of a feature is worked out from.
+
+    Parameters
+    ----------
+    layout : Layout
+    n_partitions : int
+        Partitions that trained.
+    linear_lr, factors_lr : float
+        Step sizes in force.
+    residual : float
+        Mean squared loss, in the labels' unit, for squared loss; 1 for logistic loss,
+        whose mean squared slope is its curvature.
+    """
+
+    layout: Layout
+    n_partitions: int
+    linear_lr: float
+    factors_lr: float
+    residual: float = 1.0
+
+    def progress(
+        self,
+        touches: NDArray[np.float64],
+        before: NDArray[np.float64],
+        growth: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the progress of factors and linear weights, each of shape (n,).
+
+        Parameters
+        ----------
+        touches : ndarray of shape (n,)
+            Weighted entries in all partitions.
+        before, growth : ndarray of shape (n, n_statistics)
+            Optimizer statistics at the start, and the sum of their changes.
+
+        Notes
+        -----
+        AdaGrad's accumulator grows by the squared gradient, which is the curvature
+        times the residual: ``lr * growth / (sqrt(accumulator) * residual)`` is the sum
+        of step times curvature, the exponent of the exact solution on a quadratic.
+        The other optimizers keep no such record: a fixed number of touches counts.
+        """
+        if self.layout.optimizer != "adagrad":
+            fixed = touches / TOUCHES_TO_SETTLE
+            return fixed, fixed
+        roots = np.sqrt(np.maximum(before + growth / self.n_partitions, 1e-30))
+        scale = PROGRESS_GAIN / max(self.residual, 1e-12)
+        floor = PROGRESS_FLOOR * self.factors_lr * touches / roots[:, 1]
+        factors = scale * self.factors_lr * growth[:, 0] / roots[:, 0]
+        linear = scale * self.linear_lr * growth[:, 1] / roots[:, 1]
+        return np.maximum(factors, floor), np.maximum(linear, floor)
+
+
+def merge_deltas(
+    old: NDArray[np.float32], first_id: int, deltas: Sequence[Delta], rule: MergeRule
+) -> Delta:
+    """Return the merged values of every touched feature of a range of ids.
+
+    Parameters
+    ----------
+    old : ndarray of shape (n_range, >= m), float32
+        Values before the exchange of features ``first_id`` and up.
+    first_id : int
+    deltas : sequence of Delta
+        One a partition, in the order of partitions: float addition has one order.
+    rule : MergeRule
+
+    Notes
+    -----
+    O(sum of touched rows times m); memory: twice the range, in float64.
+    """
+    n_range = len(old)
+    k, width = rule.layout.k, rule.layout.n_exchanged
+    change = np.zeros((n_range, width), np.float64)
+    touching = np.zeros(n_range, np.int32)
+    touches = np.zeros(n_range, np.float64)
+    for delta in deltas:
+        _accumulate(
+            old, first_id, delta.ids, delta.touches, delta.columns, change, touching, touches
+        )
+    rows = np.flatnonzero(touching)
+    before = old[rows, :width].astype(np.float64)
+    total = change[rows]
+    factors, linear = rule.progress(touches[rows], before[:, k + 1 :], total[:, k + 1 :])
+    merged = before
+    merged[:, :k] += total[:, :k] * correction(factors, touching[rows])[:, None]
+    merged[:, k] += total[:, k] * correction(linear, touching[rows])
+    merged[:, k + 1 :] += total[:, k + 1 :] / rule.n_partitions
+    ids = (rows + first_id).astype(np.int32)
+    return Delta(ids, touches[rows].astype(np.float32), merged.astype(np.float32))
+
+
+def correction(progress: NDArray[np.float64], touching: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the factor on the sum of changes: s(L) / (N s(L / N)), 1/N to 1."""
+    together = np.maximum(progress, 1e-9)  # the limit at 0 is 1
+    return -np.expm1(-together) / (-np.expm1(-together / touching) * touching)
+
+
+def _accumulate_loop(  # type: ignore[no-untyped-def]
+    old, first_id, ids, touches, columns, change, touching, total
+):
+    for i in range(len(ids)):
+        j = ids[i] - first_id
+        touching[j] += 1
+        total[j] += touches[i]
+        for f in range(columns.shape[1]):
+            change[j, f] += columns[i, f] - old[j, f]
+
+
+_accumulate = njit(_accumulate_loop, tag="accumulate-delta")

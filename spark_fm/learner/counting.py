@@ -1,0 +1,142 @@
+"""Count in how many rows each feature occurs, and in what range; executors and driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.jit import njit
+
+# Up to this id counts are plain arrays (16 bytes a feature); beyond, sorted ids.
+DENSE_IDS = 2**24
+CANDIDATES = 32
+DWARFS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCounts:
+    """Features seen, and their rows in training and validation set.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n,), int32
+        Sorted, without repetition.
+    train, validation : ndarray of shape (n,), int64
+    """
+
+    ids: NDArray[np.int32]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+    @classmethod
+    def merge(cls, parts: Iterable[FeatureCounts]) -> FeatureCounts:
+        """Add up the counts of several row sets; O(total ids log total ids)."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        empty = [np.empty(0, np.int32)]
+        all_ids = np.concatenate(empty + [part.ids for part in parts])
+        ids, places = np.unique(all_ids, return_inverse=True)
+        sums = []
+        for name in ("train", "validation"):
+            total = np.zeros(len(ids), np.int64)
+            counts = np.concatenate([np.empty(0, np.int64)] + [getattr(p, name) for p in parts])
+            np.add.at(total, places, counts)
+            sums.append(total)
+        return cls(ids, *sums)
+
+
+class FeatureCounter:
+    """Counts over batches that arrive one after another."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((2, 0), np.int64)
+        self._low = np.zeros(0, np.float32)
+        self._high = np.zeros(0, np.float32)
+        self._sparse: list[FeatureCounts] = []
+
+    def add(self, batch: CsrBatch, *, validation: bool) -> None:
+        """Take in a batch; O(nnz), O(nnz log nnz) for ids of 2**24 and more."""
+        if batch.nnz == 0:
+            return
+        top = int(batch.indices.max())
+        if top >= DENSE_IDS:
+            self._add_sparse(batch, validation)
+            return
+        if top >= self._counts.shape[1]:
+            self._grow(top + 1)
+        _count(batch.indices, batch.values, self._counts[int(validation)], self._low, self._high)
+
+    def _grow(self, needed: int) -> None:
+        size = max(needed, min(DENSE_IDS, 2 * self._counts.shape[1]))
+        extra = size - self._counts.shape[1]
+        self._counts = np.pad(self._counts, ((0, 0), (0, extra)))
+        self._low = np.pad(self._low, (0, extra))
+        self._high = np.pad(self._high, (0, extra))
+
+    def _add_sparse(self, batch: CsrBatch, validation: bool) -> None:
+        ids, counts = np.unique(batch.indices, return_counts=True)
+        zeros = np.zeros(len(ids), np.int64)
+        pair = (zeros, counts) if validation else (counts, zeros)
+        self._sparse.append(FeatureCounts(ids, *pair))
+        if len(self._sparse) > 16:
+            self._sparse = [FeatureCounts.merge(self._sparse)]
+
+    def counts(self) -> FeatureCounts:
+        """Return the counts so far."""
+        seen = np.flatnonzero(self._counts.any(axis=0))
+        dense = FeatureCounts(seen.astype(np.int32), *self._counts[:, seen])
+        return FeatureCounts.merge([dense, *self._sparse])
+
+    def magnitudes(self) -> tuple[float, list[tuple[int, float, float]]]:
+        """Return the median largest |x|, and (id, low, high) of the largest features."""
+        top = np.maximum(np.abs(self._low), np.abs(self._high))
+        seen = np.flatnonzero(self._counts.any(axis=0))
+        if len(seen) == 0:
+            return 0.0, []
+        largest = seen[np.argsort(top[seen], kind="stable")[-CANDIDATES:]]
+        ranges = [(int(j), float(self._low[j]), float(self._high[j])) for j in largest]
+        return float(np.median(top[seen])), ranges
+
+
+def dwarfing_features(
+    parts: list[tuple[float, list[tuple[int, float, float]]]],
+) -> list[tuple[int, float, float]]:
+    """Return (id, low, high) of features 100 times as large as the median one.
+
+    Parameters
+    ----------
+    parts : list
+        What ``FeatureCounter.magnitudes`` gave for each row set.
+    """
+    ranges: dict[int, tuple[float, float]] = {}
+    for _, candidates in parts:
+        for j, low, high in candidates:
+            before = ranges.get(j, (low, high))
+            ranges[j] = (min(low, before[0]), max(high, before[1]))
+    medians = [median for median, candidates in parts if candidates]
+    usual = float(np.median(medians)) if medians else 0.0
+    found = [
+        (j, low, high)
+        for j, (low, high) in ranges.items()
+        if max(abs(low), abs(high)) > DWARFS * usual > 0
+    ]
+    return sorted(found, key=lambda item: -max(abs(item[1]), abs(item[2])))
+
+
+def _count_loop(indices, values, counts, low, high):  # type: ignore[no-untyped-def]
+    for p in range(len(indices)):
+        j = indices[p]
+        x = values[p]
+        counts[j] += 1
+        if x < low[j]:
+            low[j] = x
+        if x > high[j]:
+            high[j] = x
+
+
+_count = njit(_count_loop, tag="count-features")

@@ -1,0 +1,151 @@
+"""Rows of a training or scoring set in compressed sparse form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from spark_fm.learner.jit import njit
+
+MAX_FEATURE_ID = 2**31 - 2  # the last index a Spark vector can hold
+
+
+@dataclass(frozen=True, slots=True)
+class CsrBatch:
+    """Sparse rows with labels and weights; driver and executors.
+
+    Parameters
+    ----------
+    indptr : ndarray of shape (n_rows + 1,), int64
+        Row ``r`` owns the entries ``indptr[r]:indptr[r + 1]``; ``indptr[0] == 0``.
+    indices : ndarray of shape (nnz,), int32
+        Feature of each entry, strictly increasing within a row.
+    values : ndarray of shape (nnz,), float32
+    labels : ndarray of shape (n_rows,), float32
+    weights : ndarray of shape (n_rows,), float32
+        Non-negative; a row of weight 0 counts for nothing.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return len(self.indices)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the five arrays."""
+        return sum(
+            a.nbytes for a in (self.indptr, self.indices, self.values, self.labels, self.weights)
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        indptr: NDArray[np.int64],
+        indices: NDArray[np.int32],
+        values: NDArray[np.float32],
+        *,
+        labels: NDArray[np.float32] | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> CsrBatch:
+        """Fill in absent labels with 0 and absent weights with 1; O(n_rows)."""
+        n_rows = len(indptr) - 1
+        return cls(
+            indptr=np.ascontiguousarray(indptr, np.int64),
+            indices=np.ascontiguousarray(indices, np.int32),
+            values=np.ascontiguousarray(values, np.float32),
+            labels=np.zeros(n_rows, np.float32) if labels is None else labels,
+            weights=np.ones(n_rows, np.float32) if weights is None else weights,
+        )
+
+    @classmethod
+    def from_matrix(
+        cls, X: object, *, labels: object = None, weights: object = None
+    ) -> CsrBatch:
+        """Convert a SciPy sparse matrix or a 2-D array; repeated entries are added up.
+
+        Parameters
+        ----------
+        X : sparse matrix or array_like of shape (n_rows, n_features)
+        labels, weights : array_like of shape (n_rows,), optional
+        """
+        matrix = X.tocsr() if sp.issparse(X) else sp.csr_matrix(np.atleast_2d(np.asarray(X)))
+        batch = cls.from_arrays(
+            matrix.indptr,
+            matrix.indices,
+            matrix.data,
+            labels=None if labels is None else np.ascontiguousarray(labels, np.float32),
+            weights=None if weights is None else np.ascontiguousarray(weights, np.float32),
+        )
+        return canonical(batch)
+
+    @classmethod
+    def concat(cls, batches: Sequence[CsrBatch]) -> CsrBatch:
+        """Stack batches in order; O(total nnz)."""
+        if len(batches) == 1:
+            return batches[0]
+        offsets = np.cumsum([0] + [batch.nnz for batch in batches])
+        pointers = [np.zeros(1, np.int64)]
+        pointers += [b.indptr[1:] + offset for b, offset in zip(batches, offsets, strict=False)]
+        return cls(
+            indptr=np.concatenate(pointers),
+            indices=np.concatenate([np.empty(0, np.int32)] + [b.indices for b in batches]),
+            values=np.concatenate([np.empty(0, np.float32)] + [b.values for b in batches]),
+            labels=np.concatenate([np.empty(0, np.float32)] + [b.labels for b in batches]),
+            weights=np.concatenate([np.empty(0, np.float32)] + [b.weights for b in batches]),
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> CsrBatch:
+        """Return the given rows in the given order; O(nnz taken)."""
+        lengths = self.indptr[rows + 1] - self.indptr[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        entries = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
+        return CsrBatch(
+            indptr, self.indices[entries], self.values[entries], self.labels[rows],
+            self.weights[rows],
+        )
+
+
+def canonical(batch: CsrBatch) -> CsrBatch:
+    """Return the batch with sorted indices in each row and repeated ones added up.
+
+    A feature vector has one value a feature, so a repeated index is a sum. Batches
+    that are sorted already, the rule, are returned as they are; O(nnz).
+    """
+    if _rows_strictly_increase(batch.indptr, batch.indices):
+        return batch
+    n_features = int(batch.indices.max()) + 1
+    matrix = sp.csr_matrix(
+        (batch.values, batch.indices, batch.indptr), shape=(batch.n_rows, n_features), copy=True
+    )
+    matrix.sum_duplicates()
+    return CsrBatch.from_arrays(
+        matrix.indptr, matrix.indices, matrix.data, labels=batch.labels, weights=batch.weights
+    )
+
+
+def _strictly_increasing(indptr, indices):  # type: ignore[no-untyped-def]
+    for r in range(len(indptr) - 1):
+        for p in range(indptr[r] + 1, indptr[r + 1]):
+            if indices[p] <= indices[p - 1]:
+                return False
+    return True
+
+
+_rows_strictly_increase = njit(_strictly_increasing, tag="rows-strictly-increase")

@@ -1,0 +1,157 @@
+"""Compile kernels with Numba and keep the machine code in a private cache folder.
+
+Runs on driver and executors. The only module that knows Numba flags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import logging
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import caching
+
+from spark_fm._version import __version__
+
+log = logging.getLogger(__name__)
+
+# No "nnan" and no "ninf": the safety net must still see non-finite values.
+FASTMATH_FLAGS = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+
+
+def njit(function: Callable[..., Any], *, tag: str | None = None) -> Any:
+    """Compile ``function`` in nopython mode, lazily, with the project's flags.
+
+    Parameters
+    ----------
+    function : callable
+        The kernel; a closure may capture integers and other kernels.
+    tag : str, optional
+        Name of this specialisation, unique for the captured values. Given,
+        the machine code is cached on disk under that name.
+
+    Returns
+    -------
+    numba dispatcher
+
+    Notes
+    -----
+    Numba's own cache is not used because its index is shared by all closures of
+    one function: two processes that add specialisations at the same time can
+    make it return the code of the other one. Here each specialisation has a file
+    of its own, in a folder named after the source, so neither race nor stale
+    helper code can be loaded.
+    """
+    dispatcher = numba.njit(function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy")
+    folder = cache_folder()
+    if tag is not None and folder is not None and not numba.config.DISABLE_JIT:
+        dispatcher._cache = _KernelCache(dispatcher.py_func, tag, folder)
+    return dispatcher
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path | None:
+    """Return the folder of compiled kernels, or None when there is no safe one.
+
+    Notes
+    -----
+    Candidates in order: ``SPARK_FM_CACHE_DIR``, ``XDG_CACHE_HOME`` or ``~/.cache``,
+    the temporary folder. The index is a pickle, so a folder counts as safe only
+    when it belongs to this user and nobody else may enter it.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    candidates = []
+    if os.environ.get("SPARK_FM_CACHE_DIR"):
+        candidates.append(Path(os.environ["SPARK_FM_CACHE_DIR"]))
+    if os.environ.get("XDG_CACHE_HOME"):
+        candidates.append(Path(os.environ["XDG_CACHE_HOME"]) / "spark_fm")
+    home = os.path.expanduser("~")
+    if os.path.isabs(home):
+        candidates.append(Path(home) / ".cache" / "spark_fm")
+    candidates.append(Path(tempfile.gettempdir()) / f"spark_fm-{user}")
+    for base in candidates:
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+            base.mkdir(mode=0o700, exist_ok=True)
+            facts = os.lstat(base)
+            private = stat.S_ISDIR(facts.st_mode) and not facts.st_mode & 0o077
+            if private and facts.st_uid == user and os.access(base, os.W_OK):
+                folder = base / f"kernels-{__version__}-{_source_digest()}"
+                folder.mkdir(mode=0o700, exist_ok=True)
+                return folder
+        except OSError as err:
+            log.debug("kernel cache %s is not usable: %s", base, err)
+    log.debug("no private cache folder: kernels are compiled in each process")
+    return None
+
+
+def _source_digest() -> str:
+    """Return a digest of the learner's sources and of what compiles them."""
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
+    package = importlib.resources.files("spark_fm.learner")
+    for entry in sorted(package.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".py"):
+            digest.update(entry.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _KernelLocator:
+    """Tell Numba's cache machinery where one specialisation lives."""
+
+    def __init__(self, py_func: Any, folder: Path) -> None:
+        self._py_file = py_func.__code__.co_filename
+        self._folder = folder
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+
+class _KernelCacheImpl(caching.CompileResultCacheImpl):
+    def __init__(self, py_func: Any, tag: str, folder: Path) -> None:
+        self._lineno = py_func.__code__.co_firstlineno
+        self._locator = _KernelLocator(py_func, folder)
+        self._filename_base = tag
+
+
+class _KernelCache(caching.FunctionCache):
+    """Numba's function cache with one index a specialisation, and no way to fail."""
+
+    def __init__(self, py_func: Any, tag: str, folder: Path) -> None:
+        self._name = repr(py_func)
+        self._py_func = py_func
+        self._tag = tag
+        self._impl = _KernelCacheImpl(py_func, tag, folder)
+        self._cache_path = str(folder)
+        self._cache_file = caching.IndexDataCacheFile(
+            cache_path=str(folder), filename_base=tag, source_stamp=folder.name
+        )
+        self.enable()
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (sig, codegen.magic_tuple(), self._tag)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, pickle.UnpicklingError, ValueError, AttributeError) as err:
+            log.warning("kernel cache entry %s is unreadable (%s); compiling again", self._tag, err)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as err:
+            log.debug("kernel %s was not cached: %s", self._tag, err)

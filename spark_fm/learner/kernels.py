@@ -1,0 +1,337 @@
+"""Compiled training passes, one specialisation for each (k, loss, optimizer).
+
+Runs on executors. Score and gradients are those of Rendle, "Factorization Machines"
+(ICDM 2010, doi:10.1109/ICDM.2010.127), eqs. (1) to (5): with ``s_f = sum_i v_if x_i``,
+
+    score       = w0 + sum_i w_i x_i + 0.5 sum_f (s_f^2 - sum_i v_if^2 x_i^2)
+    d score / d v_if = x_i (s_f - v_if x_i)
+
+A row costs O(nnz k): one sweep over its features for the score, one for the update.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.jit import njit
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
+from spark_fm.learner.state import Layout, TrainState
+
+# Positions in the vector of hyperparameters that a kernel reads.
+BIAS_LR, LINEAR_LR, FACTORS_LR, BIAS_WD, LINEAR_WD, FACTORS_WD, CLIP, EPS, RESCALE = range(9)
+
+
+def hyperparameters(spec: TrainSpec, step_scale: float) -> NDArray[np.float64]:
+    """Return the kernel's vector; ``step_scale`` multiplies the three step sizes."""
+    vector = np.zeros(9)
+    vector[BIAS_LR] = spec.bias.lr * step_scale if spec.use_bias else 0.0
+    vector[LINEAR_LR] = spec.linear.lr * step_scale if spec.use_linear else 0.0
+    vector[FACTORS_LR] = spec.factors.lr * step_scale
+    vector[BIAS_WD] = spec.bias.wd
+    vector[LINEAR_WD] = spec.linear.wd
+    vector[FACTORS_WD] = spec.factors.wd
+    vector[CLIP] = np.inf if spec.clip_gradient is None else spec.clip_gradient
+    vector[EPS] = spec.eps
+    vector[RESCALE] = 0.0 if spec.rescale_grad is None else spec.rescale_grad
+    return vector
+
+
+@dataclass(frozen=True, slots=True)
+class PassStats:
+    """What one pass over a batch did."""
+
+    loss_sum: float  # weighted loss of each row before its update
+    weight_sum: float
+    compile_seconds: float
+
+
+def train_inplace(
+    state: TrainState,
+    batch: CsrBatch,
+    order: NDArray[np.int64],
+    *,
+    spec: TrainSpec,
+    step_scale: float = 1.0,
+) -> PassStats:
+    """Change ``state`` in place by one visit of the rows ``order``; O(nnz k).
+
+    Parameters
+    ----------
+    state : TrainState
+    batch : CsrBatch
+        ``indices < state.n_features``, checked by the caller: kernels do not check.
+    order : ndarray of int64
+        Row numbers in the order of their visit.
+    spec : TrainSpec
+    step_scale : float
+        Factor on the step sizes (> 0).
+    """
+    started = time.perf_counter()
+    kernel = training_kernel(spec.k, spec.loss, spec.optimizer, spec.mini_batch_size > 1)
+    compile_seconds = time.perf_counter() - started
+    slots = np.full(state.n_features, -1, np.int32) if spec.mini_batch_size > 1 else _NO_SLOTS
+    loss_sum, weight_sum = kernel(
+        state.rows, state.bias, order, batch.indptr, batch.indices, batch.values,
+        batch.labels, batch.weights, hyperparameters(spec, step_scale), slots,
+        spec.mini_batch_size,
+    )  # fmt: skip
+    return PassStats(loss_sum, weight_sum, compile_seconds)
+
+
+_NO_SLOTS = np.empty(0, np.int32)
+
+
+@lru_cache(maxsize=64)
+def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) -> Any:
+    """Return the compiled pass for these constants, compiling or loading it now."""
+    make = _make_mini_batch_pass if mini_batch else _make_row_pass
+    form = "batch" if mini_batch else "row"
+    kernel = njit(make(k, loss, optimizer), tag=f"train-{form}-k{k}-{loss}-{optimizer}")
+    layout = Layout(k, optimizer)
+    empty = CsrBatch.from_arrays(
+        np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+    )
+    kernel(
+        np.zeros((0, layout.stride), np.float32), np.zeros(4), np.empty(0, np.int64),
+        empty.indptr, empty.indices, empty.values, empty.labels, empty.weights,
+        np.zeros(9), _NO_SLOTS, 1,
+    )  # fmt: skip
+    return kernel
+
+
+def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
+    loss_of, gradient_of = LOSSES[loss]
+    score_row = _make_score_row(k)
+    update_feature = _make_feature_update(k, optimizer)
+    update_bias = _make_bias_update(optimizer)
+    decay_column = Layout(k, optimizer).decay
+    touch_column = Layout(k, optimizer).touches
+
+    def row_pass(  # type: ignore[no-untyped-def]
+        rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
+    ):
+        sums = np.empty(k, np.float32)
+        gradient = np.empty(k + 1, np.float32)
+        rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0
+        linear_wd = np.float32(hyper[LINEAR_WD])
+        factors_wd = np.float32(hyper[FACTORS_WD])
+        clip = np.float32(hyper[CLIP])
+        loss_sum = 0.0
+        weight_sum = 0.0
+        for r in order:
+            weight = weights[r]
+            if weight == 0:
+                continue
+            start, stop = indptr[r], indptr[r + 1]
+            score = bias[0] + score_row(rows, indices, values, start, stop, sums)
+            loss_sum += weight * loss_of(score, labels[r])
+            weight_sum += weight
+            slope = gradient_of(score, labels[r])
+            step = update_bias(bias, weight * slope * rescale, weight, hyper)
+            scaled = np.float32(slope * rescale)
+            for p in range(start, stop):
+                j = indices[p]
+                x = values[p]
+                gx = scaled * x
+                decay = rows[j, decay_column]
+                for f in range(k):
+                    v = rows[j, f]
+                    g = weight * (gx * (sums[f] - v * x) + factors_wd * decay * v)
+                    gradient[f] = min(max(g, -clip), clip)
+                g = weight * (gx + linear_wd * decay * rows[j, k])
+                gradient[k] = min(max(g, -clip), clip)
+                update_feature(rows, j, gradient, hyper, step)
+                rows[j, touch_column] += weight
+        return loss_sum, weight_sum
+
+    return row_pass
+
+
+def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
+    loss_of, gradient_of = LOSSES[loss]
+    score_row = _make_score_row(k)
+    update_feature = _make_feature_update(k, optimizer)
+    update_bias = _make_bias_update(optimizer)
+    decay_column = Layout(k, optimizer).decay
+    touch_column = Layout(k, optimizer).touches
+
+    def mini_batch_pass(  # type: ignore[no-untyped-def]
+        rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
+    ):
+        # slots[j] is the row of feature j in the batch's gradient, -1 outside a batch.
+        sums = np.empty(k, np.float32)
+        gradient = np.empty(k + 1, np.float32)
+        capacity = 1024
+        batch_gradient = np.empty((capacity, k + 1), np.float32)
+        touched = np.empty(capacity, np.int32)
+        linear_wd = np.float32(hyper[LINEAR_WD])
+        factors_wd = np.float32(hyper[FACTORS_WD])
+        clip = np.float32(hyper[CLIP])
+        loss_sum = 0.0
+        weight_sum = 0.0
+        for first in range(0, len(order), batch_size):
+            last = min(first + batch_size, len(order))
+            n_touched = 0
+            bias_gradient = 0.0
+            batch_weight = 0.0
+            for i in range(first, last):
+                r = order[i]
+                weight = weights[r]
+                if weight == 0:
+                    continue
+                start, stop = indptr[r], indptr[r + 1]
+                score = bias[0] + score_row(rows, indices, values, start, stop, sums)
+                loss_sum += weight * loss_of(score, labels[r])
+                batch_weight += weight
+                slope = weight * gradient_of(score, labels[r])
+                bias_gradient += slope
+                for p in range(start, stop):
+                    j = indices[p]
+                    slot = slots[j]
+                    if slot < 0:
+                        if n_touched == capacity:
+                            capacity *= 2
+                            grown = np.empty((capacity, k + 1), np.float32)
+                            grown[:n_touched] = batch_gradient
+                            batch_gradient = grown
+                            longer = np.empty(capacity, np.int32)
+                            longer[:n_touched] = touched
+                            touched = longer
+                        slot = np.int32(n_touched)
+                        slots[j] = slot
+                        touched[slot] = j
+                        batch_gradient[slot] = 0
+                        n_touched += 1
+                    x = values[p]
+                    gx = np.float32(slope) * x
+                    for f in range(k):
+                        batch_gradient[slot, f] += gx * (sums[f] - rows[j, f] * x)
+                    batch_gradient[slot, k] += gx
+                    rows[j, touch_column] += weight
+            if batch_weight == 0:
+                continue
+            weight_sum += batch_weight
+            rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0 / (last - first)
+            scale = np.float32(rescale)
+            step = update_bias(bias, bias_gradient * rescale, 1.0, hyper)
+            for slot in range(n_touched):
+                j = touched[slot]
+                slots[j] = -1
+                decay = rows[j, decay_column]
+                for f in range(k):
+                    g = scale * batch_gradient[slot, f] + factors_wd * decay * rows[j, f]
+                    gradient[f] = min(max(g, -clip), clip)
+                g = scale * batch_gradient[slot, k] + linear_wd * decay * rows[j, k]
+                gradient[k] = min(max(g, -clip), clip)
+                update_feature(rows, j, gradient, hyper, step)
+        return loss_sum, weight_sum
+
+    return mini_batch_pass
+
+
+def _make_score_row(k: int) -> Any:
+    def score_row(rows, indices, values, start, stop, sums):  # type: ignore[no-untyped-def]
+        # Leaves s_f in sums. Squares are summed by lane, for the vector units.
+        squares = np.empty(k, np.float32)
+        sums[:] = 0
+        squares[:] = 0
+        linear = np.float32(0)
+        for p in range(start, stop):
+            j = indices[p]
+            x = values[p]
+            for f in range(k):
+                t = rows[j, f] * x
+                sums[f] += t
+                squares[f] += t * t
+            linear += rows[j, k] * x
+        pairs = np.float32(0)
+        for f in range(k):
+            pairs += sums[f] * sums[f] - squares[f]
+        return linear + np.float32(0.5) * pairs
+
+    return njit(score_row)
+
+
+def _make_feature_update(k: int, optimizer: Optimizer) -> Any:
+    """Return ``update(rows, j, gradient, hyper, step)``; factors first, then linear."""
+    one_kth = np.float32(1.0 / k)
+    beta1, beta2 = np.float32(ADAM_BETA1), np.float32(ADAM_BETA2)
+    first, second = k + 1, 2 * (k + 1)
+    factor_sum, linear_sum = k + 1, k + 2
+
+    def adagrad(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
+        # Row-wise: one accumulator of the mean square for the whole factor vector.
+        eps = np.float32(hyper[EPS])
+        total = np.float32(0)
+        for f in range(k):
+            total += gradient[f] * gradient[f]
+        total = rows[j, factor_sum] + total * one_kth
+        rows[j, factor_sum] = total
+        rate = np.float32(hyper[FACTORS_LR]) / (np.sqrt(total) + eps)
+        for f in range(k):
+            rows[j, f] -= rate * gradient[f]
+        total = rows[j, linear_sum] + gradient[k] * gradient[k]
+        rows[j, linear_sum] = total
+        rows[j, k] -= np.float32(hyper[LINEAR_LR]) / (np.sqrt(total) + eps) * gradient[k]
+
+    def sgd(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
+        rate = np.float32(hyper[FACTORS_LR])
+        for f in range(k):
+            rows[j, f] -= rate * gradient[f]
+        rows[j, k] -= np.float32(hyper[LINEAR_LR]) * gradient[k]
+
+    def adam(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
+        # Lazy: only rows of this batch move; step is the shared bias correction.
+        eps = np.float32(hyper[EPS])
+        rate = np.float32(hyper[FACTORS_LR] * step)
+        for f in range(k + 1):
+            g = gradient[f]
+            m = beta1 * rows[j, first + f] + (np.float32(1) - beta1) * g
+            s = beta2 * rows[j, second + f] + (np.float32(1) - beta2) * g * g
+            rows[j, first + f] = m
+            rows[j, second + f] = s
+            if f == k:
+                rate = np.float32(hyper[LINEAR_LR] * step)
+            rows[j, f] -= rate * m / (np.sqrt(s) + eps)
+
+    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer])
+
+
+def _make_bias_update(optimizer: Optimizer) -> Any:
+    """Return ``update(bias, gradient, weight, hyper) -> step`` for all that follows."""
+
+    def clipped(bias, gradient, weight, hyper):  # type: ignore[no-untyped-def]
+        g = gradient + weight * hyper[BIAS_WD] * bias[0]
+        return min(max(g, -hyper[CLIP]), hyper[CLIP])
+
+    clipped = njit(clipped)
+
+    def adagrad(bias, gradient, weight, hyper):  # type: ignore[no-untyped-def]
+        g = clipped(bias, gradient, weight, hyper)
+        bias[1] += g * g
+        bias[0] -= hyper[BIAS_LR] * g / (np.sqrt(bias[1]) + hyper[EPS])
+        return 1.0
+
+    def sgd(bias, gradient, weight, hyper):  # type: ignore[no-untyped-def]
+        bias[0] -= hyper[BIAS_LR] * clipped(bias, gradient, weight, hyper)
+        return 1.0
+
+    def adam(bias, gradient, weight, hyper):  # type: ignore[no-untyped-def]
+        # bias[3] counts the updates of the whole tensors, for the bias correction.
+        bias[3] += 1
+        step = np.sqrt(1 - ADAM_BETA2 ** bias[3]) / (1 - ADAM_BETA1 ** bias[3])
+        g = clipped(bias, gradient, weight, hyper)
+        bias[1] = ADAM_BETA1 * bias[1] + (1 - ADAM_BETA1) * g
+        bias[2] = ADAM_BETA2 * bias[2] + (1 - ADAM_BETA2) * g * g
+        bias[0] -= hyper[BIAS_LR] * step * bias[1] / (np.sqrt(bias[2]) + hyper[EPS])
+        return step
+
+    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer])

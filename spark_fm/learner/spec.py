@@ -1,0 +1,171 @@
+"""What a worker must know to train: the hyperparameters, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from spark_fm.errors import InvalidParamError
+
+Loss = Literal["logistic", "squared"]
+Optimizer = Literal["adagrad", "sgd", "adam"]
+InitMethod = Literal["normal", "uniform", "constant"]
+
+MAX_FACTORS = 16384
+ADAM_BETA1 = 0.9
+ADAM_BETA2 = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """Step, decay and first values of one group: bias, linear weights or factors.
+
+    Parameters
+    ----------
+    lr : float
+        Step size (>= 0).
+    wd : float
+        L2 decay (>= 0), added to a touched coordinate's gradient as ``wd * value``.
+    init_method : {"normal", "uniform", "constant"}
+        N(0, init_sigma), U[-init_scale, init_scale] or ``init_value``.
+    init_sigma, init_scale : float
+        Spread (>= 0).
+    init_value : float or None
+        For the bias None means the mean label, or its log-odds under logistic loss;
+        elsewhere 0.
+    """
+
+    lr: float
+    wd: float
+    init_method: InitMethod = "constant"
+    init_sigma: float = 0.01
+    init_scale: float = 0.01
+    init_value: float | None = None
+
+    def check(self, name: str) -> None:
+        """Raise InvalidParamError when a value is out of range."""
+        for key, value in (
+            ("Lr", self.lr),
+            ("Wd", self.wd),
+            ("InitSigma", self.init_sigma),
+            ("InitScale", self.init_scale),
+        ):
+            require(value >= 0 and math.isfinite(value), f"{name}{key}", value, "a finite number >= 0")
+        require(
+            self.init_method in ("normal", "uniform", "constant"),
+            f"{name}InitMethod", self.init_method, '"normal", "uniform" or "constant"',
+        )
+        require(
+            self.init_value is None or math.isfinite(self.init_value),
+            f"{name}InitValue", self.init_value, "a finite number",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """Hyperparameters of one training, Spark-free; sent to every worker.
+
+    Parameters
+    ----------
+    k : int
+        Dimension of the factor vectors (1 to 16,384).
+    loss : {"logistic", "squared"}
+    optimizer : {"adagrad", "sgd", "adam"}
+    epochs : int
+        Most passes over the data (>= 1).
+    bias, linear, factors : GroupSpec
+    seed : int
+        Of initial values and row order (0 to 2**63 - 1).
+    shuffle : bool
+        Visit the rows in a new random order every epoch.
+    use_bias, use_linear : bool
+        Whether the model has ``w0`` and ``w``.
+    mini_batch_size : int
+        Rows an update (>= 1); 1 updates after every row.
+    adagrad_init : float
+        First value of AdaGrad's accumulators (>= 0).
+    decay_frequency_power : float
+        Feature j decays with ``wd * (1000 / c_j) ** power``, c_j its number of
+        non-zeros in the training set (0 to 1); 0 decays every feature alike.
+    clip_gradient : float or None
+        Bound on every gradient coordinate after decay (> 0); None is no bound.
+    eps : float
+        Added to the square root in AdaGrad and Adam (>= 0).
+    rescale_grad : float or None
+        Factor on the summed loss gradient of a mini-batch (> 0); None means one over
+        the rows in it.
+    average_epochs : bool
+        Give the average of the models after each epoch, late ones weighing most,
+        in place of the last one.
+    """
+
+    k: int
+    loss: Loss
+    optimizer: Optimizer
+    epochs: int
+    bias: GroupSpec
+    linear: GroupSpec
+    factors: GroupSpec
+    seed: int = 0
+    shuffle: bool = True
+    use_bias: bool = True
+    use_linear: bool = True
+    mini_batch_size: int = 1
+    adagrad_init: float = 1.0
+    decay_frequency_power: float = 0.0
+    clip_gradient: float | None = None
+    eps: float = 1e-8
+    rescale_grad: float | None = None
+    average_epochs: bool = True
+
+    def check(self) -> None:
+        """Raise InvalidParamError naming the Param whose value is out of range."""
+        finite = math.isfinite
+        require(1 <= self.k <= MAX_FACTORS, "numFactors", self.k, f"1 to {MAX_FACTORS}")
+        require(self.loss in ("logistic", "squared"), "loss", self.loss, '"logistic" or "squared"')
+        require(
+            self.optimizer in ("adagrad", "sgd", "adam"),
+            "optimizer", self.optimizer, '"adagrad", "sgd" or "adam"',
+        )
+        require(1 <= self.epochs <= 1_000_000, "epochs", self.epochs, "1 to 1,000,000")
+        require(
+            -(2**63) <= self.seed < 2**63, "seed", self.seed, "a 64-bit integer"
+        )
+        require(
+            1 <= self.mini_batch_size <= 2**31 - 1,
+            "miniBatchSize", self.mini_batch_size, "1 to 2,147,483,647",
+        )
+        require(
+            self.adagrad_init >= 0 and finite(self.adagrad_init),
+            "adagradInit", self.adagrad_init, "a finite number >= 0",
+        )
+        require(
+            0 <= self.decay_frequency_power <= 1,
+            "decayFrequencyPower", self.decay_frequency_power, "0 to 1",
+        )
+        require(
+            self.clip_gradient is None or self.clip_gradient > 0,
+            "clipGradient", self.clip_gradient, "a number > 0, or leave it unset",
+        )
+        require(self.eps >= 0 and finite(self.eps), "eps", self.eps, "a finite number >= 0")
+        require(
+            self.rescale_grad is None or (self.rescale_grad > 0 and finite(self.rescale_grad)),
+            "rescaleGrad", self.rescale_grad, "a finite number > 0, or leave it unset",
+        )
+        self.bias.check("bias")
+        self.linear.check("linear")
+        self.factors.check("factors")
+
+    @property
+    def init_key(self) -> tuple[int, int]:
+        """Non-negative words that seed a generator."""
+        return (self.seed & 0xFFFFFFFF, (self.seed >> 32) & 0xFFFFFFFF)
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise InvalidParamError unless ``ok``."""
+    if not ok:
+        raise InvalidParamError(f"{name}={value!r} is not allowed: expected {allowed}.")
+
+

@@ -1,0 +1,185 @@
+"""The state of a training: one aligned row of parameters and statistics a feature.
+
+Row layout, float32, columns in this order::
+
+    v_1 .. v_k | w | optimizer statistics | decay scale | touches
+
+``decay scale`` multiplies the weight decay of this feature; ``touches`` counts the
+weighted entries seen since the last exchange.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.spec import GroupSpec, Optimizer, TrainSpec
+
+ALIGNMENT = 64  # bytes: a cache line
+# Bias vector, float64: value, AdaGrad sum or Adam's first moment, Adam's second
+# moment, number of updates.
+BIAS_SLOTS = 4
+DECAY_REFERENCE = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns of a state row for k factors and an optimizer."""
+
+    k: int
+    optimizer: Optimizer
+
+    @property
+    def n_statistics(self) -> int:
+        """Optimizer columns: 2 row-wise sums (AdaGrad), 2(k+1) moments (Adam), 0 (SGD)."""
+        return {"sgd": 0, "adagrad": 2, "adam": 2 * (self.k + 1)}[self.optimizer]
+
+    @property
+    def n_exchanged(self) -> int:
+        """Leading columns that change in training and travel between machines."""
+        return self.k + 1 + self.n_statistics
+
+    @property
+    def decay(self) -> int:
+        """Column of the decay scale."""
+        return self.n_exchanged
+
+    @property
+    def touches(self) -> int:
+        """Column of the touch count."""
+        return self.n_exchanged + 1
+
+    @property
+    def stride(self) -> int:
+        """Floats from one row to the next: a multiple of 8, so vectors load aligned."""
+        used = self.n_exchanged + 2
+        return 4 if used <= 4 else -(-used // 8) * 8
+
+    @property
+    def bytes_per_feature(self) -> int:
+        """Memory of one state row."""
+        return 4 * self.stride
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Parameters and optimizer statistics; changed in place by the kernels.
+
+    Parameters
+    ----------
+    layout : Layout
+    rows : ndarray of shape (n_features, layout.stride), float32
+        Aligned to 64 bytes.
+    bias : ndarray of shape (4,), float64
+    """
+
+    layout: Layout
+    rows: NDArray[np.float32]
+    bias: NDArray[np.float64]
+
+    @property
+    def n_features(self) -> int:
+        """Number of rows of the table."""
+        return len(self.rows)
+
+    def copy(self) -> TrainState:
+        """Return an independent copy; O(n_features * stride)."""
+        rows = aligned_rows(self.n_features, self.layout.stride)
+        rows[:] = self.rows
+        return TrainState(self.layout, rows, self.bias.copy())
+
+    def parameters(self) -> NDArray[np.float32]:
+        """Return a copy of factors and linear weights, shape (n_features, k + 1)."""
+        return np.ascontiguousarray(self.rows[:, : self.layout.k + 1])
+
+    def exchanged(self) -> NDArray[np.float32]:
+        """Return a copy of the columns that travel, decay scale included."""
+        return np.ascontiguousarray(self.rows[:, : self.layout.decay + 1])
+
+    def is_finite(self) -> bool:
+        """Tell whether every parameter and statistic is finite; O(n_features * k)."""
+        if not np.isfinite(self.bias).all():
+            return False
+        # A sum is non-finite when a term is; it costs no temporary of the table's size.
+        columns = self.rows[:, : self.layout.n_exchanged]
+        return bool(np.isfinite(columns.sum(dtype=np.float64)))
+
+    @classmethod
+    def from_exchanged(
+        cls, layout: Layout, columns: NDArray[np.float32], bias: NDArray[np.float64]
+    ) -> TrainState:
+        """Rebuild a state from what ``exchanged`` gave; touches start at 0."""
+        rows = aligned_rows(len(columns), layout.stride)
+        rows[:, : layout.decay + 1] = columns
+        rows[:, layout.decay + 1 :] = 0
+        return cls(layout, rows, np.array(bias, np.float64))
+
+
+def aligned_rows(n_rows: int, stride: int) -> NDArray[np.float32]:
+    """Return an uninitialised float32 table whose first row starts a cache line."""
+    buffer = np.empty(n_rows * stride * 4 + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + n_rows * stride * 4].view(np.float32).reshape(n_rows, stride)
+
+
+def initial_state(
+    spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: float
+) -> TrainState:
+    """Draw the first parameters; the same on every machine for the same seed.
+
+    Parameters
+    ----------
+    spec : TrainSpec
+    counts : ndarray of shape (n_features,), integer
+        Non-zeros of each feature in the training rows. A feature with none starts and
+        stays at 0, so that it adds nothing to a score.
+    label_mean : float
+        Weighted mean label of the training rows.
+    """
+    layout = Layout(spec.k, spec.optimizer)
+    k, n_features = spec.k, len(counts)
+    seeds = np.random.SeedSequence(spec.init_key).spawn(3)
+    bias_rng, linear_rng, factor_rng = (np.random.default_rng(seed) for seed in seeds)
+    rows = aligned_rows(n_features, layout.stride)
+    rows[:] = 0
+    _fill(rows[:, :k], spec.factors, factor_rng)
+    if spec.use_linear:
+        _fill(rows[:, k : k + 1], spec.linear, linear_rng)
+    rows[:, : k + 1] *= (counts > 0)[:, None]
+    if spec.optimizer == "adagrad":
+        rows[:, k + 1 : k + 3] = spec.adagrad_init
+    scale = (np.maximum(counts, 1) / DECAY_REFERENCE) ** -spec.decay_frequency_power
+    rows[:, layout.decay] = scale
+    bias = np.zeros(BIAS_SLOTS)
+    if spec.use_bias:
+        bias[0] = _first_bias(spec, label_mean, bias_rng)
+    if spec.optimizer == "adagrad":
+        bias[1] = spec.adagrad_init
+    return TrainState(layout, rows, bias)
+
+
+def _first_bias(spec: TrainSpec, label_mean: float, rng: np.random.Generator) -> float:
+    group = spec.bias
+    if group.init_method == "constant" and group.init_value is None:
+        if spec.loss == "squared":
+            return label_mean
+        share = min(max(label_mean, 1e-6), 1 - 1e-6)  # one class only: keep it finite
+        return float(np.log(share / (1 - share)))
+    cell = np.zeros((1, 1), np.float32)
+    _fill(cell, group, rng)
+    return float(cell[0, 0])
+
+
+def _fill(target: NDArray[np.float32], group: GroupSpec, rng: np.random.Generator) -> None:
+    """Draw in chunks of rows, so that a large table needs no second copy."""
+    chunk = max(1, 2**22 // max(1, target.shape[1]))
+    for start in range(0, len(target), chunk):
+        part = target[start : start + chunk]
+        if group.init_method == "normal":
+            part[:] = rng.standard_normal(part.shape, dtype=np.float32) * group.init_sigma
+        elif group.init_method == "uniform":
+            part[:] = (rng.random(part.shape, dtype=np.float32) * 2 - 1) * group.init_scale
+        else:
+            part[:] = group.init_value or 0.0

@@ -1,0 +1,75 @@
+"""Parameters of a fitted model, frozen; driver, executors and servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.errors import InvalidDataError
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import margins, sigmoid
+from spark_fm.learner.spec import Loss
+
+
+@dataclass(frozen=True, eq=False)
+class FMWeights:
+    """``w0``, ``w`` and ``V`` of a factorization machine.
+
+    Parameters
+    ----------
+    bias : float
+        ``w0``.
+    table : ndarray of shape (n, k + 1), float32, read-only
+        ``V`` in the first k columns, ``w`` in the last, so that one feature is one
+        stretch of memory.
+    feature_dim : int
+        Length of the feature vectors the model is for.
+    features : ndarray of shape (n,), int32, or None
+        Sorted ids of the table's rows; None when row j is feature j and
+        ``n == feature_dim``.
+    """
+
+    bias: float
+    table: NDArray[np.float32]
+    feature_dim: int
+    features: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        """Make the arrays read-only: copies of a model share them."""
+        self.table.flags.writeable = False
+        if self.features is not None:
+            self.features.flags.writeable = False
+
+    @property
+    def k(self) -> int:
+        """Dimension of the factor vectors."""
+        return self.table.shape[1] - 1
+
+    @property
+    def linear(self) -> NDArray[np.float32]:
+        """View of ``w``, shape (n,)."""
+        return self.table[:, -1]
+
+    @property
+    def factors(self) -> NDArray[np.float32]:
+        """View of ``V``, shape (n, k)."""
+        return self.table[:, :-1]
+
+    def margins(self, batch: CsrBatch) -> NDArray[np.float32]:
+        """Return raw scores; raises InvalidDataError for an id >= ``feature_dim``."""
+        if batch.nnz:
+            low, high = int(batch.indices.min()), int(batch.indices.max())
+            if low < 0 or high >= self.feature_dim:
+                raise InvalidDataError(
+                    f"Feature index {low if low < 0 else high} is outside the model's range 0 to "
+                    f"{self.feature_dim - 1}. Score vectors that were encoded like the training "
+                    "data, or train with a larger featureDim."
+                )
+        return margins(batch, self.table, self.bias, features=self.features)
+
+    def predict(self, batch: CsrBatch, loss: Loss) -> NDArray[np.float32]:
+        """Return scores: probabilities under logistic loss, values under squared loss."""
+        raw = self.margins(batch)
+        return sigmoid(raw) if loss == "logistic" else raw

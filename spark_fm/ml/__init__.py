@@ -1,0 +1,1 @@
+"""Spark ML API: the estimator, the model, their Params and persistence."""

@@ -1,0 +1,500 @@
+"""The estimator; driver only. Its module path is part of the on-disk format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark import keyword_only
+from pyspark.ml import Estimator
+from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.sql import DataFrame
+
+from spark_fm.engine.columns import check_training_columns, internal_rows, vector_size
+from spark_fm.engine.request import ColumnNames, TrainRequest
+from spark_fm.engine.training import train
+from spark_fm.errors import InvalidParamError
+from spark_fm.learner.spec import GroupSpec, TrainSpec
+from spark_fm.ml.model import FactorizationMachineModel
+from spark_fm.ml.params import BINARY, REGRESSOR, FMParams
+from spark_fm.ml.persistence import FMStageReader, FMStageWriter
+from spark_fm.ml.summary import FMTrainingSummary
+
+
+class FactorizationMachine(
+    Estimator[FactorizationMachineModel],
+    FMParams,
+    MLReadable["FactorizationMachine"],
+    MLWritable,
+):
+    """Second-order factorization machine for binary classification and regression.
+
+    ``score(x) = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j`` [1]_, trained by
+    stochastic gradient steps on each partition with the models averaged in between.
+
+    Every Param of ``explainParams()`` is a keyword argument and has a setter and a
+    getter.
+
+    Notes
+    -----
+    ``fit`` runs on Spark Classic and Spark Connect. The same seed and input partitions
+    give the same model, bit for bit, whatever tasks were retried. Cost of an epoch:
+    O(non-zeros x numFactors) arithmetic, and an exchange of the touched features'
+    parameters as often as ``averagingsPerEpoch`` says when more than one partition
+    trains.
+
+    References
+    ----------
+    .. [1] S. Rendle, "Factorization Machines", ICDM 2010, eqs. (1) and (5),
+       doi:10.1109/ICDM.2010.127.
+
+    Examples
+    --------
+    >>> from pyspark.ml.linalg import Vectors
+    >>> from spark_fm import FactorizationMachine
+    >>> rows = [(float(a != b), Vectors.sparse(4, [a, 2 + b], [1.0, 1.0]))
+    ...         for a in (0, 1) for b in (0, 1)] * 8
+    >>> train = spark.createDataFrame(rows, ["label", "features"])
+    >>> fm = FactorizationMachine(numFactors=2, epochs=60, validationFraction=0.0, seed=7,
+    ...                           factorsInitSigma=0.5, factorsWd=0.0, linearWd=0.0)
+    >>> model = fm.fit(train)
+    >>> model.transform(train).where("predicted_label != label").count()
+    0
+    """
+
+    _input_kwargs: dict[str, Any]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        featuresCol: str | None = None,
+        labelCol: str | None = None,
+        weightCol: str | None = None,
+        validationIndicatorCol: str | None = None,
+        predictionCol: str | None = None,
+        probabilityCol: str | None = None,
+        rawPredictionCol: str | None = None,
+        scoreCol: str | None = None,
+        predictedLabelCol: str | None = None,
+        threshold: float | None = None,
+        predictorType: str | None = None,
+        numFactors: int | None = None,
+        featureDim: int | None = None,
+        useBias: bool | None = None,
+        useLinear: bool | None = None,
+        optimizer: str | None = None,
+        epochs: int | None = None,
+        shuffle: bool | None = None,
+        adagradInit: float | None = None,
+        miniBatchSize: int | None = None,
+        biasLr: float | None = None,
+        linearLr: float | None = None,
+        factorsLr: float | None = None,
+        biasWd: float | None = None,
+        linearWd: float | None = None,
+        factorsWd: float | None = None,
+        decayFrequencyPower: float | None = None,
+        clipGradient: float | None = None,
+        eps: float | None = None,
+        rescaleGrad: float | None = None,
+        averageEpochs: bool | None = None,
+        standardizeLabel: bool | None = None,
+        biasInitMethod: str | None = None,
+        biasInitScale: float | None = None,
+        biasInitSigma: float | None = None,
+        biasInitValue: float | None = None,
+        linearInitMethod: str | None = None,
+        linearInitScale: float | None = None,
+        linearInitSigma: float | None = None,
+        linearInitValue: float | None = None,
+        factorsInitMethod: str | None = None,
+        factorsInitScale: float | None = None,
+        factorsInitSigma: float | None = None,
+        factorsInitValue: float | None = None,
+        numWorkers: int | None = None,
+        averagingsPerEpoch: int | None = None,
+        aggregationDepth: int | None = None,
+        validationFraction: float | None = None,
+        validationMetric: str | None = None,
+        patience: int | None = None,
+        refit: str | None = None,
+        handleInvalid: str | None = None,
+        seed: int | None = None,
+        tol: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.setParams(**self._input_kwargs)
+
+    @keyword_only
+    def setParams(
+        self,
+        *,
+        featuresCol: str | None = None,
+        labelCol: str | None = None,
+        weightCol: str | None = None,
+        validationIndicatorCol: str | None = None,
+        predictionCol: str | None = None,
+        probabilityCol: str | None = None,
+        rawPredictionCol: str | None = None,
+        scoreCol: str | None = None,
+        predictedLabelCol: str | None = None,
+        threshold: float | None = None,
+        predictorType: str | None = None,
+        numFactors: int | None = None,
+        featureDim: int | None = None,
+        useBias: bool | None = None,
+        useLinear: bool | None = None,
+        optimizer: str | None = None,
+        epochs: int | None = None,
+        shuffle: bool | None = None,
+        adagradInit: float | None = None,
+        miniBatchSize: int | None = None,
+        biasLr: float | None = None,
+        linearLr: float | None = None,
+        factorsLr: float | None = None,
+        biasWd: float | None = None,
+        linearWd: float | None = None,
+        factorsWd: float | None = None,
+        decayFrequencyPower: float | None = None,
+        clipGradient: float | None = None,
+        eps: float | None = None,
+        rescaleGrad: float | None = None,
+        averageEpochs: bool | None = None,
+        standardizeLabel: bool | None = None,
+        biasInitMethod: str | None = None,
+        biasInitScale: float | None = None,
+        biasInitSigma: float | None = None,
+        biasInitValue: float | None = None,
+        linearInitMethod: str | None = None,
+        linearInitScale: float | None = None,
+        linearInitSigma: float | None = None,
+        linearInitValue: float | None = None,
+        factorsInitMethod: str | None = None,
+        factorsInitScale: float | None = None,
+        factorsInitSigma: float | None = None,
+        factorsInitValue: float | None = None,
+        numWorkers: int | None = None,
+        averagingsPerEpoch: int | None = None,
+        aggregationDepth: int | None = None,
+        validationFraction: float | None = None,
+        validationMetric: str | None = None,
+        patience: int | None = None,
+        refit: str | None = None,
+        handleInvalid: str | None = None,
+        seed: int | None = None,
+        tol: float | None = None,
+    ) -> FactorizationMachine:
+        """Set the Params that are given."""
+        return self._set(**self._input_kwargs)
+
+    def _fit(self, dataset: DataFrame) -> FactorizationMachineModel:
+        request = self._request(dataset)
+        request.check()
+        check_training_columns(dataset.schema, request.columns)
+        result = train(internal_rows(dataset, request.columns), request)
+        summary = FMTrainingSummary(result.history, result.facts)
+        model = FactorizationMachineModel(result.weights, summary)
+        model._resetUid(self.uid)
+        return self._copyValues(model)
+
+    def _request(self, dataset: DataFrame) -> TrainRequest:
+        """Return the Params in the terms of the engine; raise for names out of range."""
+        if self.getPredictorType() not in (BINARY, REGRESSOR):
+            raise InvalidParamError(
+                f"predictorType={self.getPredictorType()!r} is not allowed: expected "
+                f'"{BINARY}" or "{REGRESSOR}".'
+            )
+        if not 0 <= self.getThreshold() <= 1:
+            raise InvalidParamError(
+                f"threshold={self.getThreshold()!r} is not allowed: expected 0 to 1."
+            )
+        spec = self._spec()
+        columns = ColumnNames(
+            features=self.getFeaturesCol(),
+            label=self.getLabelCol(),
+            weight=self._optional(self.weightCol),
+            validation=self._optional(self.validationIndicatorCol),
+        )
+        feature_dim = self.getFeatureDim()
+        if feature_dim is not None and feature_dim < 1:
+            raise InvalidParamError(
+                f"featureDim={feature_dim!r} is not allowed: expected 1 to 2,147,483,647, or leave "
+                "it unset."
+            )
+        if feature_dim is None and columns.features in dataset.schema.names:
+            feature_dim = vector_size(dataset.schema, columns.features)
+        default_metric = "logloss" if spec.loss == "logistic" else "rmse"
+        return TrainRequest(
+            spec=spec,
+            columns=columns,
+            feature_dim=feature_dim or 0,
+            num_workers=self.getNumWorkers(),
+            averagings=self.getAveragingsPerEpoch(),
+            aggregation_depth=self.getAggregationDepth(),
+            validation_fraction=self.getValidationFraction(),
+            metric=self.getValidationMetric() or default_metric,
+            patience=self.getPatience(),
+            tol=self.getTol(),
+            refit=self.getRefit(),  # type: ignore[arg-type]  # checked by TrainRequest.check
+            handle_invalid=self.getHandleInvalid(),  # type: ignore[arg-type]  # likewise
+            standardize_label=self.getStandardizeLabel(),
+        )
+
+    def _spec(self) -> TrainSpec:
+        groups = {}
+        for name in ("bias", "linear", "factors"):
+            values = {
+                key: self._optional(self.getParam(name + key))
+                for key in ("InitMethod", "InitSigma", "InitScale", "InitValue", "Wd")
+            }
+            groups[name] = GroupSpec(
+                lr=self._lr(self.getParam(name + "Lr")),
+                wd=values["Wd"],
+                init_method=values["InitMethod"],
+                init_sigma=values["InitSigma"],
+                init_scale=values["InitScale"],
+                init_value=values["InitValue"],
+            )
+        return TrainSpec(
+            k=self.getNumFactors(),
+            loss=self._loss,
+            optimizer=self.getOptimizer(),  # type: ignore[arg-type]  # checked by TrainSpec.check
+            epochs=self.getEpochs(),
+            seed=self.getSeed(),
+            shuffle=self.getShuffle(),
+            use_bias=self.getUseBias(),
+            use_linear=self.getUseLinear(),
+            mini_batch_size=self.getMiniBatchSize(),
+            adagrad_init=self.getAdagradInit(),
+            decay_frequency_power=self.getDecayFrequencyPower(),
+            clip_gradient=self._optional(self.clipGradient),
+            eps=self.getEps(),
+            rescale_grad=self._optional(self.rescaleGrad),
+            average_epochs=self.getAverageEpochs(),
+            **groups,
+        )
+
+    def write(self) -> FMStageWriter:
+        """Return a writer of this estimator's Params."""
+        return FMStageWriter(self)
+
+    @classmethod
+    def read(cls) -> FMStageReader:
+        """Return a reader of estimators."""
+        return FMStageReader(cls)
+
+    def setFeaturesCol(self, value: str) -> FactorizationMachine:
+        """Set featuresCol."""
+        return self._set(featuresCol=value)
+
+    def setLabelCol(self, value: str) -> FactorizationMachine:
+        """Set labelCol."""
+        return self._set(labelCol=value)
+
+    def setWeightCol(self, value: str) -> FactorizationMachine:
+        """Set weightCol."""
+        return self._set(weightCol=value)
+
+    def setValidationIndicatorCol(self, value: str) -> FactorizationMachine:
+        """Set validationIndicatorCol."""
+        return self._set(validationIndicatorCol=value)
+
+    def setPredictionCol(self, value: str) -> FactorizationMachine:
+        """Set predictionCol."""
+        return self._set(predictionCol=value)
+
+    def setProbabilityCol(self, value: str) -> FactorizationMachine:
+        """Set probabilityCol."""
+        return self._set(probabilityCol=value)
+
+    def setRawPredictionCol(self, value: str) -> FactorizationMachine:
+        """Set rawPredictionCol."""
+        return self._set(rawPredictionCol=value)
+
+    def setScoreCol(self, value: str) -> FactorizationMachine:
+        """Set scoreCol."""
+        return self._set(scoreCol=value)
+
+    def setPredictedLabelCol(self, value: str) -> FactorizationMachine:
+        """Set predictedLabelCol."""
+        return self._set(predictedLabelCol=value)
+
+    def setThreshold(self, value: float) -> FactorizationMachine:
+        """Set threshold."""
+        return self._set(threshold=value)
+
+    def setPredictorType(self, value: str) -> FactorizationMachine:
+        """Set predictorType."""
+        return self._set(predictorType=value)
+
+    def setNumFactors(self, value: int) -> FactorizationMachine:
+        """Set numFactors."""
+        return self._set(numFactors=value)
+
+    def setFeatureDim(self, value: int) -> FactorizationMachine:
+        """Set featureDim."""
+        return self._set(featureDim=value)
+
+    def setUseBias(self, value: bool) -> FactorizationMachine:
+        """Set useBias."""
+        return self._set(useBias=value)
+
+    def setUseLinear(self, value: bool) -> FactorizationMachine:
+        """Set useLinear."""
+        return self._set(useLinear=value)
+
+    def setOptimizer(self, value: str) -> FactorizationMachine:
+        """Set optimizer."""
+        return self._set(optimizer=value)
+
+    def setEpochs(self, value: int) -> FactorizationMachine:
+        """Set epochs."""
+        return self._set(epochs=value)
+
+    def setShuffle(self, value: bool) -> FactorizationMachine:
+        """Set shuffle."""
+        return self._set(shuffle=value)
+
+    def setAdagradInit(self, value: float) -> FactorizationMachine:
+        """Set adagradInit."""
+        return self._set(adagradInit=value)
+
+    def setMiniBatchSize(self, value: int) -> FactorizationMachine:
+        """Set miniBatchSize."""
+        return self._set(miniBatchSize=value)
+
+    def setBiasLr(self, value: float) -> FactorizationMachine:
+        """Set biasLr."""
+        return self._set(biasLr=value)
+
+    def setLinearLr(self, value: float) -> FactorizationMachine:
+        """Set linearLr."""
+        return self._set(linearLr=value)
+
+    def setFactorsLr(self, value: float) -> FactorizationMachine:
+        """Set factorsLr."""
+        return self._set(factorsLr=value)
+
+    def setBiasWd(self, value: float) -> FactorizationMachine:
+        """Set biasWd."""
+        return self._set(biasWd=value)
+
+    def setLinearWd(self, value: float) -> FactorizationMachine:
+        """Set linearWd."""
+        return self._set(linearWd=value)
+
+    def setFactorsWd(self, value: float) -> FactorizationMachine:
+        """Set factorsWd."""
+        return self._set(factorsWd=value)
+
+    def setDecayFrequencyPower(self, value: float) -> FactorizationMachine:
+        """Set decayFrequencyPower."""
+        return self._set(decayFrequencyPower=value)
+
+    def setClipGradient(self, value: float) -> FactorizationMachine:
+        """Set clipGradient."""
+        return self._set(clipGradient=value)
+
+    def setEps(self, value: float) -> FactorizationMachine:
+        """Set eps."""
+        return self._set(eps=value)
+
+    def setRescaleGrad(self, value: float) -> FactorizationMachine:
+        """Set rescaleGrad."""
+        return self._set(rescaleGrad=value)
+
+    def setAverageEpochs(self, value: bool) -> FactorizationMachine:
+        """Set averageEpochs."""
+        return self._set(averageEpochs=value)
+
+    def setStandardizeLabel(self, value: bool) -> FactorizationMachine:
+        """Set standardizeLabel."""
+        return self._set(standardizeLabel=value)
+
+    def setBiasInitMethod(self, value: str) -> FactorizationMachine:
+        """Set biasInitMethod."""
+        return self._set(biasInitMethod=value)
+
+    def setBiasInitScale(self, value: float) -> FactorizationMachine:
+        """Set biasInitScale."""
+        return self._set(biasInitScale=value)
+
+    def setBiasInitSigma(self, value: float) -> FactorizationMachine:
+        """Set biasInitSigma."""
+        return self._set(biasInitSigma=value)
+
+    def setBiasInitValue(self, value: float) -> FactorizationMachine:
+        """Set biasInitValue."""
+        return self._set(biasInitValue=value)
+
+    def setLinearInitMethod(self, value: str) -> FactorizationMachine:
+        """Set linearInitMethod."""
+        return self._set(linearInitMethod=value)
+
+    def setLinearInitScale(self, value: float) -> FactorizationMachine:
+        """Set linearInitScale."""
+        return self._set(linearInitScale=value)
+
+    def setLinearInitSigma(self, value: float) -> FactorizationMachine:
+        """Set linearInitSigma."""
+        return self._set(linearInitSigma=value)
+
+    def setLinearInitValue(self, value: float) -> FactorizationMachine:
+        """Set linearInitValue."""
+        return self._set(linearInitValue=value)
+
+    def setFactorsInitMethod(self, value: str) -> FactorizationMachine:
+        """Set factorsInitMethod."""
+        return self._set(factorsInitMethod=value)
+
+    def setFactorsInitScale(self, value: float) -> FactorizationMachine:
+        """Set factorsInitScale."""
+        return self._set(factorsInitScale=value)
+
+    def setFactorsInitSigma(self, value: float) -> FactorizationMachine:
+        """Set factorsInitSigma."""
+        return self._set(factorsInitSigma=value)
+
+    def setFactorsInitValue(self, value: float) -> FactorizationMachine:
+        """Set factorsInitValue."""
+        return self._set(factorsInitValue=value)
+
+    def setNumWorkers(self, value: int) -> FactorizationMachine:
+        """Set numWorkers."""
+        return self._set(numWorkers=value)
+
+    def setAveragingsPerEpoch(self, value: int) -> FactorizationMachine:
+        """Set averagingsPerEpoch."""
+        return self._set(averagingsPerEpoch=value)
+
+    def setAggregationDepth(self, value: int) -> FactorizationMachine:
+        """Set aggregationDepth."""
+        return self._set(aggregationDepth=value)
+
+    def setValidationFraction(self, value: float) -> FactorizationMachine:
+        """Set validationFraction."""
+        return self._set(validationFraction=value)
+
+    def setValidationMetric(self, value: str) -> FactorizationMachine:
+        """Set validationMetric."""
+        return self._set(validationMetric=value)
+
+    def setPatience(self, value: int) -> FactorizationMachine:
+        """Set patience."""
+        return self._set(patience=value)
+
+    def setRefit(self, value: str) -> FactorizationMachine:
+        """Set refit."""
+        return self._set(refit=value)
+
+    def setHandleInvalid(self, value: str) -> FactorizationMachine:
+        """Set handleInvalid."""
+        return self._set(handleInvalid=value)
+
+    def setSeed(self, value: int) -> FactorizationMachine:
+        """Set seed."""
+        return self._set(seed=value)
+
+    def setTol(self, value: float) -> FactorizationMachine:
+        """Set tol."""
+        return self._set(tol=value)

@@ -1,0 +1,231 @@
+"""The fitted model; driver only. Its module path is part of the on-disk format."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.ml import Model
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm.engine.columns import check_features, check_outputs
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.scoring import make_task, score_column
+from spark_fm.engine.session import use_driver_interpreter
+from spark_fm.engine.shipping import lasting_handle
+from spark_fm.errors import SparkFMError
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.spec import require
+from spark_fm.learner.weights import FMWeights
+from spark_fm.ml.params import BINARY, FMParams
+from spark_fm.ml.persistence import FMModelReader, FMModelWriter
+from spark_fm.ml.summary import FMTrainingSummary
+
+log = logging.getLogger(__name__)
+
+# Shipped weights by weights object: copies of a model share them.
+_handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Handle]] = WeakKeyDictionary()
+
+
+class FactorizationMachineModel(
+    Model,
+    FMParams,
+    MLReadable["FactorizationMachineModel"],
+    MLWritable,
+):
+    """A fitted factorization machine, as ``FactorizationMachine.fit`` returns it.
+
+    Parameters
+    ----------
+    weights : FMWeights, optional
+        The parameters. Without them the model is the empty shell that readers fill.
+    summary : FMTrainingSummary, optional
+    """
+
+    def __init__(
+        self, weights: FMWeights | None = None, summary: FMTrainingSummary | None = None
+    ) -> None:
+        super().__init__()
+        self._weights = weights
+        self._summary = summary
+
+    @property
+    def weights(self) -> FMWeights:
+        """Parameters and feature ids; raises SparkFMError for an empty shell."""
+        if self._weights is None:
+            raise SparkFMError("This model has no parameters: fit or load one.")
+        return self._weights
+
+    @property
+    def bias(self) -> float:
+        """``w0``."""
+        return self.weights.bias
+
+    @property
+    def linear(self) -> NDArray[np.float32]:
+        """``w``, float32 of shape (n,); row j belongs to feature ``features[j]``, or j."""
+        return self.weights.linear
+
+    @property
+    def factors(self) -> NDArray[np.float32]:
+        """``V``, float32 of shape (n, numFactors)."""
+        return self.weights.factors
+
+    @property
+    def features(self) -> NDArray[np.int32] | None:
+        """Sorted ids of the rows when only ids seen in training are kept, else None."""
+        return self.weights.features
+
+    @property
+    def numFeatures(self) -> int:  # noqa: N802 - Spark's name
+        """Length of the feature vectors."""
+        return self.weights.feature_dim
+
+    @property
+    def hasSummary(self) -> bool:  # noqa: N802 - Spark's name
+        """Whether ``summary`` is there."""
+        return self._summary is not None
+
+    @property
+    def summary(self) -> FMTrainingSummary | None:
+        """What training did, or None for a model that was not trained here."""
+        return self._summary
+
+    def predict(self, X: Any) -> NDArray[np.float32]:
+        """Return scores without Spark.
+
+        Parameters
+        ----------
+        X : sparse matrix or array_like of shape (n_rows, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_rows,), float32
+            Probabilities of label 1, or the regressor's values.
+
+        Raises
+        ------
+        InvalidDataError
+            For an index outside the model's features.
+        """
+        return self.weights.predict(CsrBatch.from_matrix(X), self._loss)
+
+    def setFeaturesCol(self, value: str) -> FactorizationMachineModel:
+        """Set featuresCol."""
+        return self._set(featuresCol=value)
+
+    def setScoreCol(self, value: str) -> FactorizationMachineModel:
+        """Set scoreCol."""
+        return self._set(scoreCol=value)
+
+    def setPredictedLabelCol(self, value: str) -> FactorizationMachineModel:
+        """Set predictedLabelCol."""
+        return self._set(predictedLabelCol=value)
+
+    def setPredictionCol(self, value: str) -> FactorizationMachineModel:
+        """Set predictionCol."""
+        return self._set(predictionCol=value)
+
+    def setProbabilityCol(self, value: str) -> FactorizationMachineModel:
+        """Set probabilityCol."""
+        return self._set(probabilityCol=value)
+
+    def setRawPredictionCol(self, value: str) -> FactorizationMachineModel:
+        """Set rawPredictionCol."""
+        return self._set(rawPredictionCol=value)
+
+    def setThreshold(self, value: float) -> FactorizationMachineModel:
+        """Set threshold."""
+        return self._set(threshold=value)
+
+    def setHandleInvalid(self, value: str) -> FactorizationMachineModel:
+        """Set handleInvalid."""
+        return self._set(handleInvalid=value)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
+        require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
+                '"error", "skip" or "keep"')  # fmt: skip
+        require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
+        check_features(dataset.schema, name)
+        columns = self._output_columns()
+        check_outputs(dataset.schema, {param: column for param, (column, _) in columns.items()})
+        session = dataset.sparkSession
+        use_driver_interpreter(session)
+        task = make_task(
+            self._handle(session), loss=self._loss, features_col=name,
+            handle_invalid=invalid,  # type: ignore[arg-type]  # checked above
+        )  # fmt: skip
+        scored = f"spark_fm_{uuid4().hex}"
+        kind = dataset.schema[name].dataType
+        result = dataset.select("*", score_column(task, kind).alias(scored))
+        if invalid == "skip":
+            result = result.where(F.col(scored)["score"].isNotNull())
+        outputs = [make(F.col(scored)).alias(column) for column, make in columns.values()]
+        return result.select("*", *outputs).drop(scored)
+
+    def _output_columns(self) -> dict[str, tuple[str, Any]]:
+        """Return by Param the output's name and how it comes from the scored struct."""
+        threshold = self.getThreshold()
+
+        def score(scored: Column) -> Column:
+            return scored["score"]
+
+        def label(scored: Column) -> Column:
+            # A null score stays null.
+            return F.when(scored["score"].isNull(), None).otherwise(
+                (scored["score"] >= threshold).cast("double")
+            )
+
+        def pair(low: Column, high: Column) -> Column:
+            return F.when(high.isNull(), None).otherwise(array_to_vector(F.array(low, high)))
+
+        def probability(scored: Column) -> Column:
+            return pair(1.0 - scored["score"], scored["score"])
+
+        def raw(scored: Column) -> Column:
+            return pair(-scored["margin"], scored["margin"])
+
+        is_classifier = self.getPredictorType() == BINARY
+        columns: dict[str, tuple[str, Any]] = {"scoreCol": (self.getScoreCol(), score)}
+        if is_classifier:
+            columns["predictedLabelCol"] = (self.getPredictedLabelCol(), label)
+            columns["probabilityCol"] = (self.getProbabilityCol(), probability)
+            columns["rawPredictionCol"] = (self.getRawPredictionCol(), raw)
+        columns["predictionCol"] = (self.getPredictionCol(), label if is_classifier else score)
+        return {param: pair_ for param, pair_ in columns.items() if pair_[0]}
+
+    def _handle(self, session: SparkSession) -> Handle:
+        weights = self.weights
+        kept = _handles.get(weights)
+        if kept is not None and kept[0] is session:
+            return kept[1]
+        value = (weights.table, weights.bias, weights.features, weights.feature_dim)
+        handle = lasting_handle(session, value, n_bytes=weights.table.nbytes)
+        _handles[weights] = (session, handle)
+        return handle
+
+    def write(self) -> FMModelWriter:
+        """Return a writer: ``model.write().overwrite().save(path)``."""
+        return FMModelWriter(self)
+
+    @classmethod
+    def read(cls) -> FMModelReader:
+        """Return a reader of models."""
+        return FMModelReader(cls)
+
+    def __repr__(self) -> str:
+        """Show kind and size."""
+        if self._weights is None:
+            return "FactorizationMachineModel(empty)"
+        return (
+            f"FactorizationMachineModel(uid={self.uid}, {self.getPredictorType()}, "
+            f"numFeatures={self.numFeatures}, numFactors={self.weights.k})"
+        )

@@ -1,0 +1,239 @@
+"""Save and load estimators and models as JSON metadata and Parquet; driver only.
+
+A model folder holds ``data`` (Parquet: the pieces of the parameter table and, where
+there is one, the table of ids) and ``metadata`` (one line of JSON). The metadata is
+written last and names the checksum of the data, so an interrupted save leaves nothing
+that loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.errors import PySparkException
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.sql import SparkSession
+
+from spark_fm._version import __version__
+from spark_fm.engine.gathering import gather
+from spark_fm.engine.pieces import PIECE_BYTES, PIECE_SCHEMA
+from spark_fm.engine.session import is_connect
+from spark_fm.errors import ModelFormatError
+from spark_fm.learner.weights import FMWeights
+
+FORMAT_VERSION = 1
+WRITE_BYTES = 64 * 2**20
+
+
+class FMStageWriter(MLWriter):
+    """Writes a stage's Params; overwrites on Spark Connect too."""
+
+    def __init__(self, instance: Any) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def _handleOverwrite(self, path: str) -> None:  # noqa: N802 - Spark's name
+        if is_connect(self.sparkSession):
+            # MLWriter's own way needs the JVM; Connect has a helper for JVM stages.
+            from pyspark.ml.connect.readwrite import RemoteMLWriter
+
+            RemoteMLWriter.handleOverwrite(path, True)
+        else:
+            super()._handleOverwrite(path)
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - Spark's name
+        """Write the metadata."""
+        DefaultParamsWriter.saveMetadata(self.instance, path, self.sparkSession)
+
+
+class FMStageReader(MLReader[Any]):
+    """Reads a stage's Params."""
+
+    def __init__(self, cls: type) -> None:
+        super().__init__()
+        self._cls = cls
+
+    def load(self, path: str) -> Any:
+        """Return the stage saved at ``path``."""
+        metadata = self._metadata(path)
+        instance = self._cls()
+        instance._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(instance, metadata)
+        return instance
+
+    def _metadata(self, path: str) -> dict[str, Any]:
+        wanted = f"{self._cls.__module__}.{self._cls.__name__}"
+        try:
+            rows = self.sparkSession.read.text(path.rstrip("/") + "/metadata").collect()
+        except PySparkException as err:
+            raise ModelFormatError(
+                f"{path} holds no {self._cls.__name__}: its metadata cannot be read. It may be "
+                "another folder, or a save that was interrupted."
+            ) from err
+        try:
+            metadata: dict[str, Any] = json.loads(rows[0][0])
+            found = metadata["class"]
+        except (IndexError, KeyError, TypeError, ValueError) as err:
+            raise ModelFormatError(
+                f"{path}/metadata is not the metadata of a Spark ML stage. Restore it or save the "
+                "stage again."
+            ) from err
+        if found != wanted:
+            raise ModelFormatError(f"{path} holds a {found}, not a {wanted}. Load it as what it is.")
+        return metadata
+
+
+class FMModelWriter(FMStageWriter):
+    """Writes a model: data first, metadata last."""
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - Spark's name
+        """Write data and metadata."""
+        model, session = self.instance, self.sparkSession
+        weights: FMWeights = model.weights
+        arrays: dict[str, NDArray[Any]] = {"table": weights.table}
+        if weights.features is not None:
+            arrays["features"] = weights.features
+        data_path = path.rstrip("/") + "/data"
+        mode = "error"  # a folder of somebody else's is never added to
+        for table in _tables(arrays):
+            frame = session.createDataFrame(table, schema=_PIECES_DDL).coalesce(1)
+            frame.write.mode(mode).parquet(data_path)
+            mode = "append"
+        summary = model.summary
+        facts = {
+            "spark_fm": {
+                "format_version": FORMAT_VERSION,
+                "version": __version__,
+                "bias": weights.bias.hex(),
+                "feature_dim": weights.feature_dim,
+                "arrays": {
+                    name: {
+                        "dtype": array.dtype.newbyteorder("<").str,
+                        "shape": list(array.shape),
+                        "sha256": _digest(array),
+                    }
+                    for name, array in arrays.items()
+                },
+                "summary": None if summary is None else summary.to_dict(),
+            }
+        }
+        DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata=facts)
+
+
+_PIECES_DDL = "name string, part int, payload binary"
+
+
+class FMModelReader(FMStageReader):
+    """Reads a model and checks that it is whole."""
+
+    def load(self, path: str) -> Any:
+        """Return the model saved at ``path``.
+
+        Raises
+        ------
+        ModelFormatError
+            For a folder that is not a model, is damaged or comes from a newer version.
+        """
+        from spark_fm.ml.summary import FMTrainingSummary
+
+        metadata = self._metadata(path)
+        try:
+            facts = metadata["spark_fm"]
+            version = facts["format_version"]
+        except (KeyError, TypeError) as err:
+            raise ModelFormatError(f"{path}/metadata lacks the model's facts; it is damaged.") from err
+        if version > FORMAT_VERSION:
+            raise ModelFormatError(
+                f"{path} has model format {version}, written by spark_fm {facts.get('version')}; "
+                f"this is spark_fm {__version__}, which reads up to format {FORMAT_VERSION}. "
+                "Upgrade spark_fm."
+            )
+        try:
+            arrays = _read_arrays(self.sparkSession, path, facts["arrays"])
+            weights = FMWeights(
+                bias=float.fromhex(facts["bias"]),
+                table=arrays["table"],
+                feature_dim=facts["feature_dim"],
+                features=arrays.get("features"),
+            )
+            kept = facts["summary"]
+        except (KeyError, TypeError, ValueError, PySparkException) as err:
+            if isinstance(err, ModelFormatError):
+                raise
+            raise ModelFormatError(f"{path} is a damaged model: {_first_line(err)}") from err
+        summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
+        model = self._cls(weights, summary)
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
+
+
+def _tables(arrays: dict[str, NDArray[Any]]) -> list[pa.Table] | Any:
+    """Yield Arrow tables of at most 64 MiB with the pieces of all arrays."""
+    rows: list[tuple[str, int, bytes]] = []
+    size = 0
+    for name, array in arrays.items():
+        flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        starts = range(0, max(1, len(flat)), PIECE_BYTES)  # an empty array has one piece
+        for part, start in enumerate(starts):
+            payload = flat[start : start + PIECE_BYTES].tobytes()
+            rows.append((name, part, payload))
+            size += len(payload)
+            if size >= WRITE_BYTES:
+                yield _table(rows)
+                rows, size = [], 0
+    if rows:
+        yield _table(rows)
+
+
+def _table(rows: list[tuple[str, int, bytes]]) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    fields = [PIECE_SCHEMA.field(name) for name in ("name", "part", "payload")]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)],
+        schema=pa.schema(fields),
+    )
+
+
+def _read_arrays(
+    session: SparkSession, path: str, forms: dict[str, Any]
+) -> dict[str, NDArray[Any]]:
+    frame = session.read.schema(_PIECES_DDL).parquet(path.rstrip("/") + "/data")
+    sizes = {
+        name: int(np.prod(form["shape"])) * np.dtype(form["dtype"]).itemsize
+        for name, form in forms.items()
+    }
+    arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in forms.items()}
+    flats = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
+    seen: dict[str, int] = dict.fromkeys(forms, 0)
+    rows = gather(
+        frame, session, columns=["name", "part", "payload"], n_bytes=sum(sizes.values()),
+        spread=["name", "part"],
+    )  # fmt: skip
+    for name, part, payload in rows:
+        if name not in flats:
+            raise ModelFormatError(f"{path}/data holds an unknown array {name!r}.")
+        start = part * PIECE_BYTES
+        flats[name][start : start + len(payload)] = np.frombuffer(payload, np.uint8)
+        seen[name] += len(payload)
+    for name, form in forms.items():
+        if seen[name] != sizes[name] or _digest(arrays[name]) != form["sha256"]:
+            raise ModelFormatError(
+                f"{path}/data is damaged: {name} has {seen[name]} of {sizes[name]} bytes, or bytes "
+                "that were changed. Restore the folder or train again."
+            )
+    return arrays
+
+
+def _digest(array: NDArray[Any]) -> str:
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return hashlib.sha256(flat.data).hexdigest()
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err) or type(err).__name__).strip().splitlines()[0]
