@@ -22,9 +22,7 @@ from spark_fm.errors import InvalidColumnError
 def check_features(schema: StructType, name: str) -> None:
     """Raise InvalidColumnError unless the column holds vectors or arrays of floats."""
     kind = _type_of(schema, name, "featuresCol")
-    is_array = isinstance(kind, ArrayType) and isinstance(
-        kind.elementType, (DoubleType, FloatType)
-    )
+    is_array = isinstance(kind, ArrayType) and isinstance(kind.elementType, (DoubleType, FloatType))
     if not isinstance(kind, VectorUDT) and not is_array:
         raise InvalidColumnError(
             f"featuresCol={name!r} has type {kind.simpleString()}; expected vector, array<double> "

@@ -47,4 +47,4 @@ class ArtifactHandle:
 
         with open(SparkFiles.get(self._name), "rb") as file:
             # Written a moment ago by this session's driver and by nobody else.
-            return pickle.load(file)  # noqa: S301
+            return pickle.load(file)

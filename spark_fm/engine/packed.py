@@ -68,9 +68,7 @@ class PackedData:
 
 
 @contextmanager
-def packed(
-    rows: DataFrame, session: SparkSession, request: TrainRequest
-) -> Iterator[PackedData]:
+def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Iterator[PackedData]:
     """Pack and persist ``rows`` (internal column names) inside the block.
 
     Raises
@@ -138,9 +136,7 @@ def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
     return reports
 
 
-def _counts(
-    frame: DataFrame, session: SparkSession, reports: list[PackReport]
-) -> FeatureCounts:
+def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) -> FeatureCounts:
     nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
     top = max(report.max_index for report in reports) + 1
     found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))

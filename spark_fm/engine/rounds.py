@@ -29,7 +29,6 @@ from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import (
-    DELTA,
     PIECE_NAMES,
     ExchangeTask,
     LabelUnit,
@@ -199,7 +198,9 @@ class DistributedTraining:
         raise TrainingDivergedError(divergence_text(run.epoch, run.step_scale, self._spec))
 
     @contextmanager
-    def _shipment(self, run: SoloRun, validates: bool) -> Iterator[tuple[Handle, Handle | None, Any]]:
+    def _shipment(
+        self, run: SoloRun, validates: bool
+    ) -> Iterator[tuple[Handle, Handle | None, Any]]:
         old = run.state.exchanged()
         with ExitStack() as stack:
             state = stack.enter_context(
@@ -270,9 +271,7 @@ class DistributedTraining:
         if np.isnan(run.loss_limit):
             limits = [f["loss_limit"] for f in facts if f["loss_limit"] is not None]
             run.loss_limit = max(limits, default=float("inf"))
-        return all(
-            f["finite"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts
-        )
+        return all(f["finite"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts)
 
     def _merge(
         self,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from spark_fm._version import __version__
@@ -111,10 +112,13 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
     """
     features = quoted(task.features_col)
     if hasattr(F, "arrow_udf"):
-        return F.arrow_udf(_arrow_scorer(task), returnType=RESULT).asNondeterministic()(features)
+        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=RESULT)
+        return cast(Column, scorer.asNondeterministic()(features))
     plain = F.unwrap_udt(features) if kind.typeName() == "vector" else features
-    scorer = F.pandas_udf(_pandas_scorer(task, kind), returnType=RESULT)
-    return scorer.asNondeterministic()(F.struct(plain.alias("features")))
+    # PySpark's overloads know no iterator of frames with a struct result.
+    make: Any = pandas_udf
+    scorer = make(_pandas_scorer(task, kind), returnType=RESULT)
+    return cast(Column, scorer.asNondeterministic()(F.struct(plain.alias("features"))))
 
 
 def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:
@@ -134,8 +138,10 @@ def _pandas_scorer(task: ScoreTask, kind: DataType) -> Callable[..., Any]:
         def columns() -> Iterator[pa.Array]:
             for frame in frames:
                 series = frame["features"]
-                yield _vector_structs(series) if is_vector else pa.array(
-                    series, pa.list_(pa.float64())
+                yield (
+                    _vector_structs(series)
+                    if is_vector
+                    else pa.array(series, pa.list_(pa.float64()))
                 )
 
         for result in task(columns()):
@@ -165,7 +171,11 @@ def _vector_structs(series: pd.Series[Any]) -> pa.StructArray:
 
 
 def make_task(
-    model: Handle, *, loss: Loss, features_col: str, handle_invalid: Literal["error", "skip", "keep"]
+    model: Handle,
+    *,
+    loss: Loss,
+    features_col: str,
+    handle_invalid: Literal["error", "skip", "keep"],
 ) -> ScoreTask:
     """Return a task of this version."""
     return ScoreTask(__version__, model, loss, features_col, handle_invalid)

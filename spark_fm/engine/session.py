@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 from pyspark.errors import PySparkException
@@ -130,5 +129,3 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
     finally:
         if kept:
             frame.unpersist()
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -171,9 +172,7 @@ class ExchangeTask:
                 self.spec, rows.n_rows, epoch=self.epoch, exchange=self.exchange,
                 partition=_partition(), window=window,
             )  # fmt: skip
-            stats = train_inplace(
-                state, rows, order, spec=self.spec, step_scale=self.step_scale
-            )
+            stats = train_inplace(state, rows, order, spec=self.spec, step_scale=self.step_scale)
             totals["n_rows"] += rows.n_rows
             totals["nnz"] += rows.nnz
             totals["loss_sum"] += stats.loss_sum
@@ -209,7 +208,7 @@ class ExchangeTask:
         ids = np.flatnonzero(touches > 0).astype(np.int32)
         span = features_per_range(layout)
         cuts = np.searchsorted(ids, np.arange(0, state.n_features + span, span))
-        for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+        for number, (start, stop) in enumerate(pairwise(cuts)):
             if start < stop:
                 chosen = ids[start:stop]
                 delta = Delta(

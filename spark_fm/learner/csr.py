@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -74,9 +75,7 @@ class CsrBatch:
         )
 
     @classmethod
-    def from_matrix(
-        cls, X: object, *, labels: object = None, weights: object = None
-    ) -> CsrBatch:
+    def from_matrix(cls, X: Any, *, labels: Any = None, weights: Any = None) -> CsrBatch:
         """Convert a SciPy sparse matrix or a 2-D array; repeated entries are added up.
 
         Parameters
@@ -84,7 +83,7 @@ class CsrBatch:
         X : sparse matrix or array_like of shape (n_rows, n_features)
         labels, weights : array_like of shape (n_rows,), optional
         """
-        matrix = X.tocsr() if sp.issparse(X) else sp.csr_matrix(np.atleast_2d(np.asarray(X)))
+        matrix = sp.csr_matrix(X) if sp.issparse(X) else sp.csr_matrix(np.atleast_2d(np.asarray(X)))
         batch = cls.from_arrays(
             matrix.indptr,
             matrix.indices,
@@ -117,7 +116,10 @@ class CsrBatch:
         np.cumsum(lengths, out=indptr[1:])
         entries = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
         return CsrBatch(
-            indptr, self.indices[entries], self.values[entries], self.labels[rows],
+            indptr,
+            self.indices[entries],
+            self.values[entries],
+            self.labels[rows],
             self.weights[rows],
         )
 

@@ -54,7 +54,7 @@ def njit(function: Callable[..., Any], *, tag: str | None = None) -> Any:
     """
     dispatcher = numba.njit(function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy")
     folder = cache_folder()
-    if tag is not None and folder is not None and not numba.config.DISABLE_JIT:
+    if tag is not None and folder is not None and not getattr(numba.config, "DISABLE_JIT", 0):
         dispatcher._cache = _KernelCache(dispatcher.py_func, tag, folder)
     return dispatcher
 

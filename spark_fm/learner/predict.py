@@ -51,7 +51,8 @@ def margins(
 def sigmoid(scores: NDArray[Any]) -> NDArray[Any]:
     """Return 1 / (1 + exp(-scores)) without overflow, in the dtype of ``scores``."""
     half = np.tanh(scores * scores.dtype.type(0.5))
-    return (half * scores.dtype.type(0.5) + scores.dtype.type(0.5)).astype(scores.dtype)
+    probability: NDArray[Any] = half * scores.dtype.type(0.5) + scores.dtype.type(0.5)
+    return probability
 
 
 def table_positions(features: NDArray[np.int32], indices: NDArray[np.int32]) -> NDArray[np.int32]:

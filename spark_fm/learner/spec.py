@@ -51,14 +51,20 @@ class GroupSpec:
             ("InitSigma", self.init_sigma),
             ("InitScale", self.init_scale),
         ):
-            require(value >= 0 and math.isfinite(value), f"{name}{key}", value, "a finite number >= 0")
+            require(
+                value >= 0 and math.isfinite(value), f"{name}{key}", value, "a finite number >= 0"
+            )
         require(
             self.init_method in ("normal", "uniform", "constant"),
-            f"{name}InitMethod", self.init_method, '"normal", "uniform" or "constant"',
+            f"{name}InitMethod",
+            self.init_method,
+            '"normal", "uniform" or "constant"',
         )
         require(
             self.init_value is None or math.isfinite(self.init_value),
-            f"{name}InitValue", self.init_value, "a finite number",
+            f"{name}InitValue",
+            self.init_value,
+            "a finite number",
         )
 
 
@@ -126,32 +132,42 @@ class TrainSpec:
         require(self.loss in ("logistic", "squared"), "loss", self.loss, '"logistic" or "squared"')
         require(
             self.optimizer in ("adagrad", "sgd", "adam"),
-            "optimizer", self.optimizer, '"adagrad", "sgd" or "adam"',
+            "optimizer",
+            self.optimizer,
+            '"adagrad", "sgd" or "adam"',
         )
         require(1 <= self.epochs <= 1_000_000, "epochs", self.epochs, "1 to 1,000,000")
-        require(
-            -(2**63) <= self.seed < 2**63, "seed", self.seed, "a 64-bit integer"
-        )
+        require(-(2**63) <= self.seed < 2**63, "seed", self.seed, "a 64-bit integer")
         require(
             1 <= self.mini_batch_size <= 2**31 - 1,
-            "miniBatchSize", self.mini_batch_size, "1 to 2,147,483,647",
+            "miniBatchSize",
+            self.mini_batch_size,
+            "1 to 2,147,483,647",
         )
         require(
             self.adagrad_init >= 0 and finite(self.adagrad_init),
-            "adagradInit", self.adagrad_init, "a finite number >= 0",
+            "adagradInit",
+            self.adagrad_init,
+            "a finite number >= 0",
         )
         require(
             0 <= self.decay_frequency_power <= 1,
-            "decayFrequencyPower", self.decay_frequency_power, "0 to 1",
+            "decayFrequencyPower",
+            self.decay_frequency_power,
+            "0 to 1",
         )
         require(
             self.clip_gradient is None or self.clip_gradient > 0,
-            "clipGradient", self.clip_gradient, "a number > 0, or leave it unset",
+            "clipGradient",
+            self.clip_gradient,
+            "a number > 0, or leave it unset",
         )
         require(self.eps >= 0 and finite(self.eps), "eps", self.eps, "a finite number >= 0")
         require(
             self.rescale_grad is None or (self.rescale_grad > 0 and finite(self.rescale_grad)),
-            "rescaleGrad", self.rescale_grad, "a finite number > 0, or leave it unset",
+            "rescaleGrad",
+            self.rescale_grad,
+            "a finite number > 0, or leave it unset",
         )
         self.bias.check("bias")
         self.linear.check("linear")
@@ -167,5 +183,3 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise InvalidParamError unless ``ok``."""
     if not ok:
         raise InvalidParamError(f"{name}={value!r} is not allowed: expected {allowed}.")
-
-

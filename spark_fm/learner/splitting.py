@@ -35,7 +35,8 @@ def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.b
         batch.labels.view(np.uint32),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
     )
-    return (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
+    chosen: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
+    return chosen
 
 
 def _mix(h, word):  # type: ignore[no-untyped-def]

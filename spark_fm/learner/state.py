@@ -124,9 +124,7 @@ def aligned_rows(n_rows: int, stride: int) -> NDArray[np.float32]:
     return buffer[start : start + n_rows * stride * 4].view(np.float32).reshape(n_rows, stride)
 
 
-def initial_state(
-    spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: float
-) -> TrainState:
+def initial_state(spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: float) -> TrainState:
     """Draw the first parameters; the same on every machine for the same seed.
 
     Parameters

@@ -45,7 +45,7 @@ class FMWeights:
     @property
     def k(self) -> int:
         """Dimension of the factor vectors."""
-        return self.table.shape[1] - 1
+        return int(self.table.shape[1]) - 1
 
     @property
     def linear(self) -> NDArray[np.float32]:

@@ -24,7 +24,8 @@ from spark_fm.errors import SparkFMError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
-from spark_fm.ml.params import BINARY, FMParams
+from spark_fm.ml.getters import FMParams
+from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.summary import FMTrainingSummary
 
@@ -84,12 +85,12 @@ class FactorizationMachineModel(
         return self.weights.features
 
     @property
-    def numFeatures(self) -> int:  # noqa: N802 - Spark's name
+    def numFeatures(self) -> int:
         """Length of the feature vectors."""
         return self.weights.feature_dim
 
     @property
-    def hasSummary(self) -> bool:  # noqa: N802 - Spark's name
+    def hasSummary(self) -> bool:
         """Whether ``summary`` is there."""
         return self._summary is not None
 

@@ -37,7 +37,7 @@ class FMStageWriter(MLWriter):
         super().__init__()
         self.instance = instance
 
-    def _handleOverwrite(self, path: str) -> None:  # noqa: N802 - Spark's name
+    def _handleOverwrite(self, path: str) -> None:
         if is_connect(self.sparkSession):
             # MLWriter's own way needs the JVM; Connect has a helper for JVM stages.
             from pyspark.ml.connect.readwrite import RemoteMLWriter
@@ -46,7 +46,7 @@ class FMStageWriter(MLWriter):
         else:
             super()._handleOverwrite(path)
 
-    def saveImpl(self, path: str) -> None:  # noqa: N802 - Spark's name
+    def saveImpl(self, path: str) -> None:
         """Write the metadata."""
         DefaultParamsWriter.saveMetadata(self.instance, path, self.sparkSession)
 
@@ -84,14 +84,16 @@ class FMStageReader(MLReader[Any]):
                 "stage again."
             ) from err
         if found != wanted:
-            raise ModelFormatError(f"{path} holds a {found}, not a {wanted}. Load it as what it is.")
+            raise ModelFormatError(
+                f"{path} holds a {found}, not a {wanted}. Load it as what it is."
+            )
         return metadata
 
 
 class FMModelWriter(FMStageWriter):
     """Writes a model: data first, metadata last."""
 
-    def saveImpl(self, path: str) -> None:  # noqa: N802 - Spark's name
+    def saveImpl(self, path: str) -> None:
         """Write data and metadata."""
         model, session = self.instance, self.sparkSession
         weights: FMWeights = model.weights
@@ -146,7 +148,9 @@ class FMModelReader(FMStageReader):
             facts = metadata["spark_fm"]
             version = facts["format_version"]
         except (KeyError, TypeError) as err:
-            raise ModelFormatError(f"{path}/metadata lacks the model's facts; it is damaged.") from err
+            raise ModelFormatError(
+                f"{path}/metadata lacks the model's facts; it is damaged."
+            ) from err
         if version > FORMAT_VERSION:
             raise ModelFormatError(
                 f"{path} has model format {version}, written by spark_fm {facts.get('version')}; "

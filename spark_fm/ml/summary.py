@@ -30,17 +30,17 @@ class FMTrainingSummary:
         return pd.DataFrame(self.rows)
 
     @property
-    def objectiveHistory(self) -> list[float]:  # noqa: N802 - Spark's name
+    def objectiveHistory(self) -> list[float]:
         """Return the mean training loss of each epoch, taken before each update."""
         return [row["trainLoss"] for row in self.rows]
 
     @property
-    def totalIterations(self) -> int:  # noqa: N802 - Spark's name
+    def totalIterations(self) -> int:
         """Return the number of epochs that were run."""
         return len(self.rows)
 
     @property
-    def bestEpoch(self) -> int:  # noqa: N802 - Spark's style
+    def bestEpoch(self) -> int:
         """Return the epoch, from 0, that the model comes from."""
         return int(self.facts["bestEpoch"])
 

@@ -1,0 +1,38 @@
+# make demo   train and score on a real set, see examples/demo.py
+# make test   the whole test suite
+# Both make a virtual environment in .venv and find, or install, Java 17 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT ?= demo-output
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint bench-quality java clean
+
+demo: $(STAMP) java
+	. ./.java-home && $(BIN)/python -m examples.demo --out "$(DEMO_OUT)"
+
+test: $(STAMP) java
+	. ./.java-home && $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-quality: $(STAMP) java
+	. ./.java-home && $(BIN)/python -W ignore -m benchmarks.quality --out docs/quality.md
+
+$(STAMP): pyproject.toml spark_fm/_version.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $(STAMP)
+
+java:
+	@sh conf/find-java.sh > .java-home
+
+clean:
+	rm -rf $(VENV) .java-home $(DEMO_OUT) build dist

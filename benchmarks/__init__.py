@@ -1,0 +1,1 @@
+"""Benchmarks of quality and speed; each module is a command."""

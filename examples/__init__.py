@@ -1,0 +1,1 @@
+"""Examples: one job a file, run by the tests."""

@@ -1,0 +1,61 @@
+"""Fixtures: Spark sessions, Classic and Connect, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A first example compiles kernels: no example has a deadline.
+settings.register_profile("spark_fm", deadline=None, derandomize=True)
+settings.load_profile("spark_fm")
+
+# Before any session starts: workers run this interpreter and import this checkout.
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+_ROOT = str(Path(__file__).resolve().parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part
+)
+
+MODE = os.environ.get("SPARK_FM_TEST_MODE", "classic")
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A local session that retries failed tasks: Classic, or Connect by the environment."""
+    from pyspark.sql import SparkSession
+
+    if MODE == "connect":
+        builder = SparkSession.builder.remote("local[2,3]")
+    else:
+        builder = SparkSession.builder.master("local[2,3]")
+    warehouse = tmp_path_factory.mktemp("warehouse")
+    session = (
+        builder.config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.driver.memory", "2g")
+        .config("spark.sql.warehouse.dir", str(warehouse))
+        .config("spark.log.level", "ERROR")
+        .getOrCreate()
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of larger real sets; tests that need it are skipped without it."""
+    folder = os.environ.get("SPARK_FM_DATA")
+    if not folder:
+        pytest.skip("SPARK_FM_DATA is not set: no folder of larger real sets")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"SPARK_FM_DATA={folder!r} is not a folder")
+    return path

@@ -1,0 +1,203 @@
+"""Packing gives every usable row once, counts the others, and deals blocks evenly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spark_fm._version import __version__
+from spark_fm.engine.blocks import REPORT, TRAIN, VALIDATION, decode, encode, read_blocks
+from spark_fm.engine.packing import PackTask
+from spark_fm.errors import VersionMismatchError
+from spark_fm.learner.csr import CsrBatch
+from tests.engine.test_arrow import VECTOR, dense, sparse
+
+TASK = PackTask(
+    version=__version__,
+    loss="logistic",
+    feature_dim=0,
+    has_weight=False,
+    has_indicator=False,
+    validation_fraction=0.0,
+    seed=3,
+    shuffle=True,
+    block_multiple=4,
+)
+
+
+def record_batch(vectors, labels, **more):
+    columns = {"features": pa.array(vectors, VECTOR), "label": pa.array(labels, pa.float64())}
+    return pa.RecordBatch.from_pydict(columns | more)
+
+
+def pack(task, *batches):
+    return list(task(iter(batches)))
+
+
+def stats_of(output):
+    return next(
+        json.loads(batch.column(7)[0].as_py())
+        for batch in output
+        if batch.column(5)[0].as_py() == "stats"
+    )
+
+
+def changed(**fields):
+    return PackTask(**{**TASK.__dict__, **fields})
+
+
+@given(
+    st.lists(st.lists(st.floats(-9, 9, width=32), max_size=5), max_size=6),
+)
+def test_a_block_decodes_to_the_rows_it_was_encoded_from(rows):
+    indptr = np.cumsum([0] + [len(row) for row in rows])
+    values = np.array([x for row in rows for x in row], np.float32)
+    batch = CsrBatch.from_arrays(
+        indptr,
+        np.arange(len(values), dtype=np.int32),
+        values,
+        labels=np.arange(len(rows), dtype=np.float32),
+        weights=np.full(len(rows), 0.5, np.float32),
+    )
+
+    back = decode(encode(batch), batch.n_rows, batch.nnz)
+
+    for name in ("indptr", "indices", "values", "labels", "weights"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(batch, name))
+
+
+def test_a_block_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="holds 3 bytes"):
+        decode(b"abc", 1, 0)
+
+
+def test_every_row_is_packed_once_in_a_multiple_of_blocks():
+    vectors = [sparse({i % 6: float(i + 1)}) for i in range(50)]
+    output = pack(TASK, record_batch(vectors, [float(i % 2) for i in range(50)]))
+
+    blocks = list(read_blocks(output))
+
+    assert len(blocks) == 4
+    assert sorted(b.n_rows for _, _, _, b in blocks) == [12, 12, 13, 13]
+    packed = sorted(x for _, _, _, b in blocks for x in b.values.tolist())
+    assert packed == [float(i + 1) for i in range(50)]
+    assert [seq for _, _, seq, _ in blocks] == [0, 1, 2, 3]
+
+
+def test_fewer_rows_than_blocks_give_a_block_a_row():
+    output = pack(TASK, record_batch([sparse({0: 1.0}), dense({1: 2.0})], [0.0, 1.0]))
+
+    assert [b.n_rows for _, _, _, b in read_blocks(output)] == [1, 1]
+
+
+def test_an_empty_partition_gives_a_report_and_no_blocks():
+    output = pack(TASK)
+
+    assert list(read_blocks(output)) == []
+    assert stats_of(output)["train"]["rows"] == 0
+
+
+def test_without_shuffle_rows_keep_their_order():
+    vectors = [sparse({0: float(i + 1)}) for i in range(10)]
+    output = pack(changed(shuffle=False), record_batch(vectors, [1.0] * 10))
+
+    values = [x for _, _, _, b in read_blocks(output) for x in b.values.tolist()]
+    assert values == [float(i + 1) for i in range(10)]
+
+
+def test_each_kind_of_bad_row_is_counted_with_an_example():
+    vectors = [
+        None,
+        sparse({1: float("nan")}),
+        {"type": 0, "size": 6, "indices": [-1], "values": [1.0]},
+        sparse({0: 1.0}),
+        sparse({0: 1.0}),
+        {"type": 0, "size": 6, "indices": [0, 1], "values": [1.0]},
+        sparse({0: 1e300}),
+        sparse({2: 1.0}),
+    ]
+    labels = [1.0, 1.0, 1.0, None, 2.0, 0.0, 0.0, 1.0]
+    output = pack(TASK, record_batch(vectors, labels))
+
+    stats = stats_of(output)
+
+    assert stats["bad_rows"] == {
+        "null features": 1,
+        "vector with unequally many indices and values": 1,
+        "feature index out of range": 1,
+        "NaN or infinite feature value": 2,
+        "null, NaN or infinite label": 1,
+        "label other than 0 or 1": 1,
+    }
+    assert stats["bad_examples"]["feature index out of range"] == "index -1"
+    assert stats["bad_examples"]["label other than 0 or 1"] == "2.0"
+    assert stats["bad_examples"]["NaN or infinite feature value"] == "value nan at index 1"
+    assert stats["train"]["rows"] == 1
+
+
+def test_negative_weights_are_bad_and_zero_weights_are_not():
+    batch = record_batch(
+        [sparse({0: 1.0})] * 3, [1.0] * 3, weight=pa.array([-1.0, 0.0, 2.0], pa.float64())
+    )
+    stats = stats_of(pack(changed(has_weight=True), batch))
+
+    assert stats["bad_rows"] == {"null, negative, NaN or infinite weight": 1}
+    assert stats["train"]["weight"] == 2.0
+
+
+def test_the_indicator_column_decides_validation_rows_and_null_is_training():
+    flags = pa.array([True, False, None], pa.bool_())
+    batch = record_batch([sparse({0: 1.0})] * 3, [1.0, 0.0, 0.0], validation=flags)
+    blocks = list(read_blocks(pack(changed(has_indicator=True), batch)))
+
+    rows = {kind: sum(b.n_rows for k, _, _, b in blocks if k == kind) for kind, *_ in blocks}
+    assert rows == {TRAIN: 2, VALIDATION: 1}
+
+
+def test_validation_rows_do_not_depend_on_how_the_rows_arrive():
+    vectors = [sparse({i % 6: float(i)}) for i in range(1, 200)]
+    labels = [float(i % 2) for i in range(1, 200)]
+    task = changed(validation_fraction=0.3)
+
+    def chosen(*batches):
+        return sorted(
+            x
+            for kind, _, _, b in read_blocks(pack(task, *batches))
+            if kind == VALIDATION
+            for x in b.values.tolist()
+        )
+
+    whole = chosen(record_batch(vectors, labels))
+    cut = chosen(record_batch(vectors[:70], labels[:70]), record_batch(vectors[70:], labels[70:]))
+    backwards = chosen(record_batch(vectors[::-1], labels[::-1]))
+
+    assert whole == cut == backwards
+    assert 30 < len(whole) < 90
+
+
+def test_feature_counts_are_reported_by_set():
+    batch = record_batch([sparse({0: 1.0, 3: 1.0}), sparse({3: 2.0})], [1.0, 0.0])
+    output = pack(TASK, batch)
+
+    payload = next(b.column(7)[0].as_py() for b in output if b.column(5)[0].as_py() == "counts")
+
+    ids, train, validation = np.frombuffer(payload, "<i4").reshape(3, -1)
+    assert ids.tolist() == [0, 3]
+    assert train.tolist() == [1, 2]
+    assert validation.tolist() == [0, 0]
+
+
+def test_reports_are_not_blocks():
+    output = pack(TASK, record_batch([sparse({0: 1.0})], [1.0]))
+
+    assert sum(batch.column(0)[0].as_py() == REPORT for batch in output) == 2
+
+
+def test_a_worker_of_another_version_refuses_by_name():
+    with pytest.raises(VersionMismatchError, match=r"driver runs spark_fm 0\.0\.9.*has spark_fm"):
+        pack(changed(version="0.0.9"))

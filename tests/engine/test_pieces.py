@@ -1,0 +1,41 @@
+"""Large arrays leave a task in pieces of at most 4 MiB and arrive whole."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, join_pieces
+
+
+def rows_of(batches):
+    return [tuple(column[0].as_py() for column in batch.columns) for batch in batches]
+
+
+def test_arrays_and_facts_come_back_whole_from_pieces_in_any_order():
+    rng = np.random.default_rng(5)
+    arrays = {
+        "large": rng.standard_normal((3, 700_000)).astype(np.float32),
+        "none": np.zeros((0, 4), np.float32),
+        "ids": np.arange(7, dtype=np.int32),
+    }
+    rows = rows_of(array_pieces(2, {"bias": 0.1}, arrays))
+    random.Random(1).shuffle(rows)
+
+    facts, back = join_pieces(rows)
+
+    assert facts == {"bias": 0.1}
+    assert max(len(payload) for _, _, _, payload in rows) <= PIECE_BYTES
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+def test_a_missing_piece_is_noticed():
+    arrays = {"large": np.zeros(2 * PIECE_BYTES, np.uint8)}
+    rows = rows_of(array_pieces(0, {}, arrays))
+
+    with pytest.raises(RuntimeError, match="bytes arrived"):
+        join_pieces(rows[:-1])
