@@ -93,6 +93,7 @@ class DistributedTraining:
         self._has_validation = has_validation
         self._last_loss = first_loss
         self.workers_seen = 0
+        self._candidate: Candidate | None = None
 
     def train(self, run: SoloRun, tell: Callable[[EpochReport], None]) -> SoloRun:
         """Advance ``run`` in place to its end and return it.
@@ -116,6 +117,8 @@ class DistributedTraining:
                     run.average = Candidate.of(run.state)
                 else:
                     run.average.move_towards_inplace(run.state, run.epoch)
+            # What this epoch gives, kept apart from the state that trains on.
+            self._candidate = run.average or Candidate.of(run.state)
             run.epoch += 1
             if not self._has_validation:
                 self._close_epoch(run, run.epoch - 1, totals, None, tell)
@@ -150,14 +153,15 @@ class DistributedTraining:
         if sums is not None:
             value = sums.values(self._spec.loss)[self._metric]
             if run.stopping.observe(epoch, value):
-                run.best = self._candidate(run).copy()
+                run.best = self._epoch_candidate().copy()
         run.history.append(record)
         seconds = sum(totals.phases.values())
         tell(EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases))
 
-    @staticmethod
-    def _candidate(run: SoloRun) -> Candidate:
-        return run.average or Candidate.of(run.state)
+    def _epoch_candidate(self) -> Candidate:
+        if self._candidate is None:
+            raise RuntimeError("no epoch has been finished yet")
+        return self._candidate
 
     def _exchange(
         self, run: SoloRun, exchange: int, totals: _EpochTotals, *, validates: bool
@@ -171,7 +175,8 @@ class DistributedTraining:
                 task = ExchangeTask(
                     version=__version__, spec=self._spec, state=state, candidate=candidate,
                     unit=self._unit, epoch=run.epoch, exchange=exchange,
-                    step_scale=run.step_scale, train_on_all=self._train_on_all,
+                    step_scale=run.step_scale, loss_limit=run.loss_limit,
+                    train_on_all=self._train_on_all,
                 )  # fmt: skip
                 facts, pieces = self._run_job(task, state, self._rule(run))
             trained_at = time.perf_counter()
@@ -208,7 +213,7 @@ class DistributedTraining:
             )
             candidate = None
             if validates:
-                chosen = self._candidate(run)
+                chosen = self._epoch_candidate()
                 candidate = stack.enter_context(
                     shipped(self._session, (chosen.table, chosen.bias), n_bytes=chosen.table.nbytes)
                 )
@@ -271,7 +276,7 @@ class DistributedTraining:
         if np.isnan(run.loss_limit):
             limits = [f["loss_limit"] for f in facts if f["loss_limit"] is not None]
             run.loss_limit = max(limits, default=float("inf"))
-        return all(f["finite"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts)
+        return all(f["sound"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts)
 
     def _merge(
         self,

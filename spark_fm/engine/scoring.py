@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
@@ -119,6 +119,16 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
     make: Any = pandas_udf
     scorer = make(_pandas_scorer(task, kind), returnType=RESULT)
     return cast(Column, scorer.asNondeterministic()(F.struct(plain.alias("features"))))
+
+
+def row_based(dataset: DataFrame) -> DataFrame:
+    """Return the same rows behind an operator that makes Spark hand out rows.
+
+    From 4.2 on a Python function right over a columnar source, such as a Parquet scan, has
+    Spark copy every column of it into columnar batches, and that fails for VectorUDT
+    (UNSUPPORTED_DATATYPE). The filter keeps every row; the optimizer cannot know that.
+    """
+    return dataset.where(F.spark_partition_id() >= 0)
 
 
 def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:

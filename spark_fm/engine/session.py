@@ -30,7 +30,7 @@ def is_connect(session: SparkSession) -> bool:
 
 def is_local_master(session: SparkSession) -> bool:
     """Tell whether driver and workers are one machine."""
-    return setting(session, "spark.master", "").startswith("local")
+    return str(setting(session, "spark.master", "")).startswith("local")
 
 
 def setting(session: SparkSession, name: str, default: str) -> str:
@@ -92,7 +92,7 @@ def use_driver_interpreter(session: SparkSession) -> None:
         return
     context = session.sparkContext
     chosen = setting(session, "spark.pyspark.python", "")
-    if not chosen and context.master.startswith("local") and context.pythonExec == "python3":
+    if not chosen and is_local_master(session) and context.pythonExec == "python3":
         context.pythonExec = sys.executable
 
 

@@ -63,7 +63,7 @@ def train_solo(
     seconds = FIRST_SECONDS
     while not run.finished:
         started = time.perf_counter()
-        facts, arrays = run.to_arrays()
+        facts, arrays = run.to_arrays(since=run.epoch)
         n_bytes = sum(array.nbytes for array in arrays.values())
         with shipped(session, (facts, arrays), n_bytes=n_bytes) as handle:
             task = SoloTask(

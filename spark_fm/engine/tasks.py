@@ -33,6 +33,7 @@ from spark_fm.learner.solo import (
     Candidate,
     SoloRun,
     advance,
+    ends_sound,
     epoch_order,
     evaluate,
     loss_limit,
@@ -132,6 +133,9 @@ class ExchangeTask:
         Parameters to validate on this partition's validation rows.
     epoch, exchange : int
     step_scale : float
+    loss_limit : float
+        Mean loss above which training counts as exploded; ignored by the first exchange,
+        whose tasks work it out.
     train_on_all : bool
         Train on validation rows too.
     """
@@ -144,6 +148,7 @@ class ExchangeTask:
     epoch: int
     exchange: int
     step_scale: float
+    loss_limit: float
     train_on_all: bool
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -159,6 +164,7 @@ class ExchangeTask:
             "train_seconds": 0.0, "validate_seconds": 0.0, "loss_limit": None,
         }  # fmt: skip
         sums = MetricSums()
+        last: CsrBatch | None = None
         for window, (kind, rows) in enumerate(self._windows(batches)):
             clock = time.perf_counter()
             if kind == VALIDATION:
@@ -173,18 +179,22 @@ class ExchangeTask:
                 partition=_partition(), window=window,
             )  # fmt: skip
             stats = train_inplace(state, rows, order, spec=self.spec, step_scale=self.step_scale)
+            last = rows
             totals["n_rows"] += rows.n_rows
             totals["nnz"] += rows.nnz
             totals["loss_sum"] += stats.loss_sum
             totals["weight_sum"] += stats.weight_sum
             totals["compile_seconds"] += stats.compile_seconds
             totals["train_seconds"] += time.perf_counter() - clock - stats.compile_seconds
-        totals["finite"] = bool(np.isfinite(totals["loss_sum"])) and state.is_finite()
+        limit = self.loss_limit if totals["loss_limit"] is None else totals["loss_limit"]
+        totals["sound"] = bool(np.isfinite(totals["loss_sum"])) and (
+            last is None or ends_sound(state, last, self.spec, limit)
+        )
         totals["bias"] = state.bias.tolist()
         totals["validation"] = sums.to_dict()
         totals["load_seconds"] = load_seconds
         yield from array_pieces(_partition(), totals, {})
-        if totals["finite"]:
+        if totals["sound"]:
             yield from self._deltas(state)
 
     def _windows(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, CsrBatch]]:

@@ -168,7 +168,7 @@ def _accumulate_loop(  # type: ignore[no-untyped-def]
         touching[j] += 1
         total[j] += touches[i]
         for f in range(columns.shape[1]):
-            change[j, f] += columns[i, f] - old[j, f]
+            change[j, f] += np.float64(columns[i, f]) - np.float64(old[j, f])
 
 
 _accumulate = njit(_accumulate_loop, tag="accumulate-delta")

@@ -63,13 +63,17 @@ class FeatureCounter:
         """Take in a batch; O(nnz), O(nnz log nnz) for ids of 2**24 and more."""
         if batch.nnz == 0:
             return
-        top = int(batch.indices.max())
-        if top >= DENSE_IDS:
-            self._add_sparse(batch, validation)
-            return
+        indices, values = batch.indices, batch.values
+        if int(indices.max()) >= DENSE_IDS:
+            hashed = indices >= DENSE_IDS
+            self._add_sparse(indices[hashed], validation)
+            indices, values = indices[~hashed], values[~hashed]
+            if len(indices) == 0:
+                return
+        top = int(indices.max())
         if top >= self._counts.shape[1]:
             self._grow(top + 1)
-        _count(batch.indices, batch.values, self._counts[int(validation)], self._low, self._high)
+        _count(indices, values, self._counts[int(validation)], self._low, self._high)
 
     def _grow(self, needed: int) -> None:
         size = max(needed, min(DENSE_IDS, 2 * self._counts.shape[1]))
@@ -78,8 +82,8 @@ class FeatureCounter:
         self._low = np.pad(self._low, (0, extra))
         self._high = np.pad(self._high, (0, extra))
 
-    def _add_sparse(self, batch: CsrBatch, validation: bool) -> None:
-        ids, counts = np.unique(batch.indices, return_counts=True)
+    def _add_sparse(self, indices: NDArray[np.int32], validation: bool) -> None:
+        ids, counts = np.unique(indices, return_counts=True)
         zeros = np.zeros(len(ids), np.int64)
         pair = (zeros, counts) if validation else (counts, zeros)
         self._sparse.append(FeatureCounts(ids, *pair))

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from spark_fm.errors import InvalidDataError
 from spark_fm.learner.jit import njit
 
 MAX_FEATURE_ID = 2**31 - 2  # the last index a Spark vector can hold
@@ -84,6 +85,11 @@ class CsrBatch:
         labels, weights : array_like of shape (n_rows,), optional
         """
         matrix = sp.csr_matrix(X) if sp.issparse(X) else sp.csr_matrix(np.atleast_2d(np.asarray(X)))
+        if matrix.nnz and int(matrix.indices.max()) > MAX_FEATURE_ID:
+            raise InvalidDataError(
+                f"Feature index {int(matrix.indices.max())} is too large: the largest is "
+                f"{MAX_FEATURE_ID}. Hash the features into fewer."
+            )
         batch = cls.from_arrays(
             matrix.indptr,
             matrix.indices,

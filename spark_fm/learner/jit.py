@@ -9,11 +9,11 @@ import hashlib
 import importlib.resources
 import logging
 import os
-import pickle
 import stat
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,14 @@ class _KernelCache(caching.FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, pickle.UnpicklingError, ValueError, AttributeError) as err:
+        except Exception as err:  # noqa: BLE001 - a damaged pickle raises anything
             log.warning("kernel cache entry %s is unreadable (%s); compiling again", self._tag, err)
+            with suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except OSError as err:
+        except Exception as err:  # noqa: BLE001 - a cache must never stop a training
             log.debug("kernel %s was not cached: %s", self._tag, err)

@@ -180,6 +180,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
         for first in range(0, len(order), batch_size):
             last = min(first + batch_size, len(order))
             n_touched = 0
+            n_rows = 0
             bias_gradient = 0.0
             batch_weight = 0.0
             for i in range(first, last):
@@ -191,6 +192,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                 score = bias[0] + score_row(rows, indices, values, start, stop, sums)
                 loss_sum += weight * loss_of(score, labels[r])
                 batch_weight += weight
+                n_rows += 1
                 slope = weight * gradient_of(score, labels[r])
                 bias_gradient += slope
                 for p in range(start, stop):
@@ -219,7 +221,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
             if batch_weight == 0:
                 continue
             weight_sum += batch_weight
-            rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0 / (last - first)
+            rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0 / n_rows
             scale = np.float32(rescale)
             step = update_bias(bias, bias_gradient * rescale, 1.0, hyper)
             for slot in range(n_touched):

@@ -83,9 +83,11 @@ def metric_sums(
             label_square=float(weight @ label**2),
         )
     positive, predicted = label > 0.5, score >= 0
+    with np.errstate(invalid="ignore"):  # a NaN score gives a NaN loss
+        log_loss = np.logaddexp(0, np.where(positive, -score, score))
     return MetricSums(
         weight=float(weight.sum()),
-        loss=float(weight @ np.logaddexp(0, np.where(positive, -score, score))),
+        loss=float(weight @ log_loss),
         label=float(weight @ label),
         label_square=float(weight @ label**2),
         true_positive=float(weight[positive & predicted].sum()),

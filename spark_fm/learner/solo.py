@@ -169,6 +169,8 @@ def advance(
 ) -> Iterator[EpochRecord]:
     """Train epoch after epoch in place, until done or out of time; yield each epoch.
 
+    At least one epoch is trained, so that repeated calls always come to an end.
+
     Parameters
     ----------
     run : SoloRun
@@ -190,8 +192,9 @@ def advance(
     started = time.perf_counter()
     if np.isnan(run.loss_limit):
         run.loss_limit = loss_limit(run.state, train, spec)
+    first = run.epoch
     while run.epoch < spec.epochs and not run.stopping.should_stop:
-        if run.history and time.perf_counter() - started > seconds:
+        if run.epoch > first and time.perf_counter() - started > seconds:
             return
         record = _one_epoch(run, train, validation, spec, label_scale)
         run.epoch += 1
@@ -219,7 +222,7 @@ def _one_epoch(
         stats = train_inplace(run.state, train, order, spec=spec, step_scale=run.step_scale)
         compile_seconds += stats.compile_seconds
         mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
-        if mean <= run.loss_limit and run.state.is_finite():
+        if mean <= run.loss_limit and ends_sound(run.state, train, spec, run.loss_limit):
             break
         rejected += 1
         run.step_scale *= STEP_SHRINK
@@ -286,17 +289,34 @@ def loss_limit(state: TrainState, train: CsrBatch, spec: TrainSpec) -> float:
     Ten times the loss of the model as it stands or of a model that says 0, plus a unit
     for sets that a constant fits; taken over the first rows.
     """
+    head = _head(train)
+    start = evaluate(Candidate.of(state), head, spec).mean_loss()
+    nothing = metric_sums(
+        spec.loss, np.zeros(head.n_rows, np.float32), head.labels, head.weights
+    ).mean_loss()
+    return EXPLODED * float(np.nanmax([start, nothing, 0.0]) + 1.0)
+
+
+def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:
+    """Tell whether a state is finite and its loss on the first rows within the limit.
+
+    The mean loss of a pass is taken before each row's update and does not see what the
+    last updates did.
+    """
+    if not state.is_finite():
+        return False
+    after = evaluate(Candidate.of(state), _head(train), spec).mean_loss()
+    return after <= limit or not train.weights[:SAMPLE_ROWS].any()
+
+
+def _head(train: CsrBatch) -> CsrBatch:
+    """Return the first rows, a sample since rows were mixed when they were packed."""
     n_rows = min(train.n_rows, SAMPLE_ROWS)
     stop = int(train.indptr[n_rows])
-    head = CsrBatch(
+    return CsrBatch(
         train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
         train.labels[:n_rows], train.weights[:n_rows],
     )  # fmt: skip
-    start = evaluate(Candidate.of(state), head, spec).mean_loss()
-    nothing = metric_sums(
-        spec.loss, np.zeros(n_rows, np.float32), head.labels, head.weights
-    ).mean_loss()
-    return EXPLODED * float(np.nanmax([start, nothing, 0.0]) + 1.0)
 
 
 def divergence_text(epoch: int, step_scale: float, spec: TrainSpec) -> str:

@@ -100,7 +100,7 @@ class TrainSpec:
         Added to the square root in AdaGrad and Adam (>= 0).
     rescale_grad : float or None
         Factor on the summed loss gradient of a mini-batch (> 0); None means one over
-        the rows in it.
+        its rows of positive weight.
     average_epochs : bool
         Give the average of the models after each epoch, late ones weighing most,
         in place of the last one.
@@ -163,6 +163,8 @@ class TrainSpec:
             "a number > 0, or leave it unset",
         )
         require(self.eps >= 0 and finite(self.eps), "eps", self.eps, "a finite number >= 0")
+        started = self.optimizer == "sgd" or (self.optimizer == "adagrad" and self.adagrad_init > 0)
+        require(self.eps > 0 or started, "eps", self.eps, "more than 0, or a zero gradient is 0/0")
         require(
             self.rescale_grad is None or (self.rescale_grad > 0 and finite(self.rescale_grad)),
             "rescaleGrad",

@@ -104,7 +104,8 @@ class TrainState:
             return False
         # A sum is non-finite when a term is; it costs no temporary of the table's size.
         columns = self.rows[:, : self.layout.n_exchanged]
-        return bool(np.isfinite(columns.sum(dtype=np.float64)))
+        with np.errstate(invalid="ignore"):
+            return bool(np.isfinite(columns.sum(dtype=np.float64)))
 
     @classmethod
     def from_exchanged(

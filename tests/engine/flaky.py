@@ -1,0 +1,43 @@
+"""Tasks that fail on their first attempt, to see that a retry changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyspark import TaskContext
+
+from spark_fm.engine.packing import PackTask
+from spark_fm.engine.tasks import ExchangeTask, SoloTask
+
+
+def _fail_first_attempt() -> None:
+    context = TaskContext.get()
+    if context.attemptNumber() == 0 and context.partitionId() == 0:
+        raise RuntimeError("first attempt fails on purpose")
+
+
+class FlakyPackTask(PackTask):
+    """Packs on the second attempt."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _fail_first_attempt()
+        return super().__call__(batches)
+
+
+class FlakyExchangeTask(ExchangeTask):
+    """Trains, and then fails on the first attempt."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        results = list(super().__call__(batches))
+        _fail_first_attempt()
+        return iter(results)
+
+
+class FlakySoloTask(SoloTask):
+    """Trains, and then fails on the first attempt."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        results = list(super().__call__(batches))
+        _fail_first_attempt()
+        return iter(results)

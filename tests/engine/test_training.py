@@ -1,0 +1,303 @@
+"""Training on real Spark: determinism, retries, partitions, clean-up, limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from pyspark.sql import functions as F
+
+from benchmarks.datasets import Rows, to_frame
+from spark_fm import FactorizationMachine
+from spark_fm.engine import packed, planning, rounds, session, solo_training
+from spark_fm.errors import ModelTooLargeError
+from tests.conftest import MODE
+from tests.engine import flaky
+
+N_FEATURES = 40
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """600 rows of two one-hot groups, labels from a planted machine."""
+    rng = np.random.default_rng(11)
+    n_rows, half = 600, N_FEATURES // 2
+    factors = rng.normal(0, 1, (N_FEATURES, 3))
+    pairs = np.stack([rng.integers(0, half, n_rows), rng.integers(half, N_FEATURES, n_rows)], 1)
+    score = (factors[pairs[:, 0]] * factors[pairs[:, 1]]).sum(1)
+    labels = (score + rng.normal(0, 0.3, n_rows) > 0).astype(float)
+    matrix = sp.csr_matrix(
+        (np.ones(2 * n_rows), pairs.ravel(), np.arange(0, 2 * n_rows + 1, 2)),
+        shape=(n_rows, N_FEATURES),
+    )
+    return Rows(matrix, labels)
+
+
+@pytest.fixture(scope="module")
+def frame(spark, rows):
+    return to_frame(spark, rows, 3).cache()
+
+
+def machine(**params):
+    fixed = {"numFactors": 4, "epochs": 2, "seed": 5, "factorsInitSigma": 0.3}
+    if params.get("numWorkers", 0) > 1:
+        fixed |= {"averagingsPerEpoch": 2, "refit": "never"}
+    return FactorizationMachine(**{**fixed, **params})
+
+
+def assert_same_model(a, b):
+    assert a.weights.bias == b.weights.bias
+    np.testing.assert_array_equal(a.weights.table, b.weights.table)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_same_seed_gives_bit_equal_models(frame, workers):
+    assert_same_model(
+        machine(numWorkers=workers).fit(frame), machine(numWorkers=workers).fit(frame)
+    )
+
+
+def test_another_seed_gives_another_model(frame):
+    tables = [machine(seed=seed).fit(frame).weights.table for seed in (5, 6)]
+
+    assert not np.array_equal(*tables)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
+    calm = machine(numWorkers=workers).fit(frame)
+
+    monkeypatch.setattr(packed, "PackTask", flaky.FlakyPackTask)
+    monkeypatch.setattr(rounds, "ExchangeTask", flaky.FlakyExchangeTask)
+    monkeypatch.setattr(solo_training, "SoloTask", flaky.FlakySoloTask)
+
+    assert_same_model(calm, machine(numWorkers=workers).fit(frame))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_that_many_workers_train_as_were_asked_for(frame, workers):
+    model = machine(numWorkers=workers, epochs=1).fit(frame)
+
+    assert model.summary.facts["numWorkers"] == workers
+
+
+def test_more_workers_than_rows_are_legal(spark):
+    few = Rows(sp.csr_matrix(np.eye(4)), np.array([0.0, 1.0, 0.0, 1.0]))
+    model = machine(numWorkers=6, epochs=1, validationFraction=0.0).fit(to_frame(spark, few))
+
+    assert model.summary.facts["numWorkers"] == 6
+    assert np.isfinite(model.weights.table).all()
+
+
+def test_every_row_is_visited_once_an_epoch_by_every_number_of_workers(frame):
+    for workers in (1, 2, 7):
+        model = machine(numWorkers=workers, epochs=2, refit="never").fit(frame)
+        facts, history = model.summary.facts, model.summary.history
+        visited = history["rowsPerSecond"] * history["seconds"]
+        assert facts["numTrainRows"] + facts["numValidationRows"] == 600
+        np.testing.assert_allclose(visited, facts["numTrainRows"], rtol=1e-9)
+
+
+def test_merging_on_executors_gives_the_driver_s_bits(frame):
+    assert_same_model(
+        machine(numWorkers=3, aggregationDepth=1).fit(frame),
+        machine(numWorkers=3, aggregationDepth=2).fit(frame),
+    )
+
+
+def test_the_executors_merge_when_the_result_would_be_too_large(frame, monkeypatch):
+    monkeypatch.setattr(planning, "result_limit", lambda _: 1000)
+    model = machine(numWorkers=2, epochs=1).fit(frame)
+
+    assert model.summary.facts["mergedOnExecutors"]
+
+
+def test_results_over_the_limit_come_in_parts_with_the_same_bits(frame, monkeypatch):
+    from spark_fm.engine import gathering
+
+    whole = machine().fit(frame)
+    monkeypatch.setattr(gathering, "result_limit", lambda _: -1)
+
+    assert_same_model(whole, machine().fit(frame))
+
+
+def test_a_stretch_of_epochs_a_job_changes_nothing(frame, monkeypatch):
+    one_job = machine(epochs=4).fit(frame)
+    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(solo_training, "LONGEST_SECONDS", 0.0)
+
+    many_jobs = machine(epochs=4).fit(frame)
+
+    assert_same_model(one_job, many_jobs)
+    assert many_jobs.summary.totalIterations == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_early_stopping_keeps_the_best_epoch(frame, workers):
+    flagged = frame.withColumn("held", F.hash("features", "label") % 4 == 0)
+    model = machine(
+        numWorkers=workers, epochs=40, patience=2, factorsLr=1.5, linearLr=1.5,
+        validationIndicatorCol="held", averageEpochs=False, tol=0.0,
+    ).fit(flagged)  # fmt: skip
+    history = model.summary.history
+
+    assert len(history) < 40
+    assert model.summary.bestEpoch == history["validationLoss"].idxmin()
+    held = flagged.where("held")
+    losses = model.transform(held).select(
+        F.avg(F.when(F.col("label") == 1, -F.log("score")).otherwise(-F.log(1 - F.col("score"))))
+    )
+    assert losses.first()[0] == pytest.approx(history["validationLoss"].min(), rel=1e-4)
+
+
+def test_validation_rows_do_not_depend_on_the_partitions(spark, rows):
+    counts = {
+        machine(epochs=1).fit(to_frame(spark, rows, n)).summary.facts["numValidationRows"]
+        for n in (1, 4)
+    }
+
+    assert len(counts) == 1
+
+
+def test_feature_ids_up_to_the_largest_keep_a_table_of_those_seen(spark):
+    from pyspark.ml.linalg import Vectors
+
+    top = 2**31 - 2
+    data = [
+        (float(i % 2), Vectors.sparse(top + 1, [i % 3, 5_000_000 + i % 2, top], [1.0, 1.0, 0.5]))
+        for i in range(40)
+    ]
+    frame = spark.createDataFrame(data, ["label", "features"])
+    for workers in (1, 2):
+        model = machine(numWorkers=workers, epochs=30, validationFraction=0.0).fit(frame)
+        assert model.features.tolist() == [0, 1, 2, 5_000_000, 5_000_001, top]
+        assert model.numFeatures == top + 1
+        scored = model.transform(frame)
+        assert scored.where("predicted_label != label").count() == 0
+
+
+def test_a_feature_never_trained_adds_nothing(spark):
+    matrix = sp.csr_matrix(np.array([[1.0, 0, 0, 1], [0, 1.0, 0, 1]] * 20))
+    model = machine(validationFraction=0.0).fit(to_frame(spark, Rows(matrix, [0.0, 1.0] * 20)))
+
+    with_unseen = model.predict(np.array([[1.0, 0, 5.0, 1.0]]))
+    without = model.predict(np.array([[1.0, 0, 0, 1.0]]))
+
+    np.testing.assert_array_equal(with_unseen, without)
+
+
+def test_rows_without_non_zeros_train_the_bias(spark):
+    empty = Rows(sp.csr_matrix((40, 3)), np.array([1.0] * 30 + [0.0] * 10))
+    model = machine(validationFraction=0.0, epochs=5).fit(to_frame(spark, empty))
+
+    assert model.predict(sp.csr_matrix((1, 3)))[0] == pytest.approx(0.75, abs=0.05)
+
+
+def test_one_class_one_row_and_one_factor_train(spark):
+    single = Rows(sp.csr_matrix(np.array([[1.0, 2.0]])), np.array([1.0]))
+    model = machine(numFactors=1, epochs=2).fit(to_frame(spark, single))
+
+    assert np.isfinite(model.predict(single.X)).all()
+
+
+def test_a_thousand_factors_train(spark, rows):
+    model = machine(numFactors=1024, epochs=1).fit(to_frame(spark, rows))
+
+    assert model.factors.shape == (N_FEATURES, 1024)
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(frame, monkeypatch):
+    monkeypatch.setattr(planning, "available_memory", lambda: 10_000)
+
+    with pytest.raises(ModelTooLargeError, match=r"40 features x numFactors=4 .* GiB") as caught:
+        machine().fit(frame)
+    assert isinstance(caught.value, MemoryError)
+
+
+def test_exploding_steps_roll_back_and_are_told(spark):
+    rng = np.random.default_rng(2)
+    counts = sp.csr_matrix(rng.integers(1, 100_000, (200, 5)).astype(float))
+    labels = (rng.random(200) > 0.5).astype(float)
+    for workers in (1, 2):
+        model = machine(
+            numWorkers=workers, optimizer="sgd", biasLr=1e6, linearLr=1e6, factorsLr=1e6,
+            standardizeLabel=False,
+        ).fit(to_frame(spark, Rows(counts, labels)))  # fmt: skip
+        assert np.isfinite(model.weights.table).all()
+        assert np.isfinite(model.bias)
+        assert model.summary.facts["rejectedAttempts"] > 0
+        assert "diverged" in " ".join(model.summary.warnings)
+
+
+def test_a_feature_that_dwarfs_the_rest_is_named_with_its_range(spark):
+    matrix = np.ones((50, 4))
+    matrix[:, 2] = np.linspace(1, 5000, 50)
+    data = Rows(sp.csr_matrix(matrix), np.arange(50) % 2.0)
+    model = machine(epochs=1).fit(to_frame(spark, data))
+
+    assert len(model.summary.warnings) >= 1
+    assert "Feature 2" in model.summary.warnings[0]
+    assert "5000" in model.summary.warnings[0]
+
+
+def persistent_rdds(spark):
+    return spark.sparkContext._jsc.getPersistentRDDs().size()
+
+
+@pytest.mark.skipif(MODE == "connect", reason="a Connect client cannot see the cache")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_everything_persisted_is_released(spark, frame, workers):
+    frame.count()
+    before = persistent_rdds(spark)
+
+    machine(numWorkers=workers, epochs=2).fit(frame)
+
+    assert persistent_rdds(spark) == before
+
+
+@pytest.mark.skipif(MODE == "connect", reason="a Connect client cannot see the cache")
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_everything_is_released_on_failure_and_interruption(
+    spark, frame, workers, interruption, monkeypatch
+):
+    frame.count()
+    before = persistent_rdds(spark)
+
+    def interrupt(self, report):
+        raise interruption("in the middle")
+
+    monkeypatch.setattr("spark_fm.engine.history.Progress.__call__", interrupt)
+    with pytest.raises(interruption):
+        machine(numWorkers=workers).fit(frame)
+
+    assert persistent_rdds(spark) == before
+    assert not any(tag.startswith("spark_fm") for tag in spark.getTags())
+
+
+def test_training_works_where_persist_is_missing(frame, monkeypatch):
+    from pyspark.errors import PySparkNotImplementedError
+
+    kept = machine(numWorkers=2).fit(frame)
+
+    def persist(self, level=None):
+        raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
+
+    monkeypatch.setattr(type(frame), "persist", persist)
+
+    assert_same_model(kept, machine(numWorkers=2).fit(frame))
+
+
+def test_small_data_choose_one_partition_and_large_data_more(spark):
+    from spark_fm.engine.packing import SetSums
+
+    def choose(nnz):
+        sums = SetSums(rows=nnz // 40, nnz=nnz)
+        data = packed.PackedData(
+            frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
+            n_sources=1, n_skipped={}, warnings=(), seconds=0.0,
+        )  # fmt: skip
+        return planning._choose_partitions(data, 16, spark)
+
+    assert choose(1_000_000) == 1
+    assert choose(1_000_000_000) == session.task_slots(spark) == 2

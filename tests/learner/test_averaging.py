@@ -1,0 +1,194 @@
+"""The merge of what partitions learned, against its float64 twin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from spark_fm.learner.averaging import Delta, MergeRule, correction, merge_deltas
+from spark_fm.learner.spec import Optimizer
+from spark_fm.learner.state import Layout
+from tests import oracle
+
+# The merge works in float64 on differences of float32 values and rounds once: values up
+# to 4 keep within two units of float32, 2 * 4 * 6e-8, rounded up.
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+def rule_for(optimizer: Optimizer, n_partitions: int, **changes: float) -> MergeRule:
+    values = {"linear_lr": 0.05, "factors_lr": 0.1, "residual": 1.0} | changes
+    return MergeRule(Layout(3, optimizer), n_partitions, **values)
+
+
+def start_of(n_features: int, layout: Layout, *, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    old = rng.normal(0, 1, (n_features, layout.stride)).astype(np.float32)
+    old[:, layout.k + 1 : layout.n_exchanged] = rng.uniform(
+        0.5, 2, (n_features, layout.n_statistics)
+    )
+    return old
+
+
+def delta_from(old: np.ndarray, ids: list[int], layout: Layout, *, seed: int) -> Delta:
+    rng = np.random.default_rng(seed)
+    columns = old[ids, : layout.n_exchanged].copy()
+    columns[:, : layout.k + 1] += rng.normal(0, 0.3, (len(ids), layout.k + 1))
+    columns[:, layout.k + 1 :] += rng.uniform(0, 1, (len(ids), layout.n_statistics))
+    touches = rng.integers(1, 40, len(ids)).astype(np.float32)
+    return Delta(np.array(ids, np.int32), touches, columns)
+
+
+def three_deltas(old: np.ndarray, layout: Layout) -> list[Delta]:
+    touched = [[0, 1, 4, 5], [1, 2, 4], [1, 5, 7]]
+    return [delta_from(old, ids, layout, seed=s) for s, ids in enumerate(touched)]
+
+
+@pytest.mark.parametrize("residual", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+def test_merge_equals_its_twin(optimizer: Optimizer, residual: float) -> None:
+    rule = rule_for(optimizer, 4, residual=residual)  # one of four partitions touched nothing
+    old = start_of(8, rule.layout, seed=1)
+    deltas = three_deltas(old, rule.layout)
+
+    merged = merge_deltas(old, 0, deltas, rule)
+
+    expected = oracle.merge(old, deltas, rule)
+    assert merged.ids.tolist() == sorted(expected) == [0, 1, 2, 4, 5, 7]
+    for j, touches, columns in zip(merged.ids, merged.touches, merged.columns, strict=True):
+        assert touches == expected[int(j)][0]
+        np.testing.assert_allclose(columns, expected[int(j)][1], **CLOSE)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+def test_one_partition_keeps_exactly_its_own_values(optimizer: Optimizer) -> None:
+    rule = rule_for(optimizer, 1)
+    old = start_of(400, rule.layout, seed=2)
+    delta = delta_from(old, list(range(0, 400, 2)), rule.layout, seed=3)
+
+    merged = merge_deltas(old, 0, [delta], rule)
+
+    np.testing.assert_array_equal(merged.columns, delta.columns)
+    np.testing.assert_array_equal(merged.ids, delta.ids)
+    np.testing.assert_array_equal(merged.touches, delta.touches)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+def test_a_feature_of_one_partition_keeps_its_full_change(optimizer: Optimizer) -> None:
+    rule = rule_for(optimizer, 64)
+    old = start_of(8, rule.layout, seed=4)
+    deltas = [delta_from(old, [j], rule.layout, seed=j) for j in range(8)]
+
+    merged = merge_deltas(old, 0, deltas, rule)
+
+    for j in range(8):
+        np.testing.assert_allclose(merged.columns[j, :4], deltas[j].columns[0, :4], **CLOSE)
+
+
+def test_optimizer_statistics_are_averaged_over_all_partitions() -> None:
+    rule = rule_for("adagrad", 8)
+    old = start_of(8, rule.layout, seed=5)
+    deltas = three_deltas(old, rule.layout)
+
+    merged = merge_deltas(old, 0, deltas, rule)
+
+    place = merged.ids.tolist().index(1)  # in all three deltas
+    grown = sum(d.columns[d.ids == 1][0, 4:6].astype(float) - old[1, 4:6] for d in deltas)
+    np.testing.assert_allclose(merged.columns[place, 4:6], old[1, 4:6] + grown / 8, **CLOSE)
+
+
+@given(st.integers(1, 1000), st.floats(1e-12, 1e6))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_correction_lies_between_mean_and_sum(n_touching: int, progress: float) -> None:
+    (factor,) = correction(np.array([progress]), np.array([n_touching], np.int32))
+
+    rounding = 1e-12  # of float64 exponentials
+    assert 1 / n_touching - rounding <= factor <= 1 + rounding
+
+
+def test_correction_tends_to_the_sum_for_tiny_and_the_mean_for_huge_progress() -> None:
+    touching = np.array([1, 2, 8, 64], np.int32)
+
+    tiny, zero, huge = (correction(np.full(4, p), touching) for p in (1e-9, 0.0, 1e6))
+
+    np.testing.assert_allclose(tiny, 1.0, rtol=1e-8)  # differs from 1 by progress / 2
+    np.testing.assert_allclose(zero, 1.0, rtol=1e-8)
+    np.testing.assert_allclose(huge, 1 / touching, rtol=1e-12)  # float64
+
+
+def test_correction_falls_as_progress_grows() -> None:
+    progress = np.geomspace(1e-6, 1e3, 40)
+
+    factors = correction(progress, np.full(40, 16, np.int32))
+
+    assert (np.diff(factors) <= 0).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+def test_merge_does_not_depend_on_how_ids_are_cut_in_ranges(optimizer: Optimizer) -> None:
+    rule = rule_for(optimizer, 4)
+    old = start_of(8, rule.layout, seed=6)
+    deltas = three_deltas(old, rule.layout)
+
+    whole = merge_deltas(old, 0, deltas, rule)
+
+    for cuts in ([0, 8], [0, 3, 8], [0, 1, 2, 6, 8]):
+        parts = [
+            merge_deltas(old[low:high], low, [within(d, low, high) for d in deltas], rule)
+            for low, high in pairwise(cuts)
+        ]
+        np.testing.assert_array_equal(np.concatenate([p.ids for p in parts]), whole.ids)
+        np.testing.assert_array_equal(np.concatenate([p.columns for p in parts]), whole.columns)
+        np.testing.assert_array_equal(np.concatenate([p.touches for p in parts]), whole.touches)
+
+
+def within(delta: Delta, low: int, high: int) -> Delta:
+    keep = (delta.ids >= low) & (delta.ids < high)
+    return Delta(delta.ids[keep], delta.touches[keep], delta.columns[keep])
+
+
+def test_no_deltas_merge_to_no_change() -> None:
+    rule = rule_for("adagrad", 2)
+
+    merged = merge_deltas(start_of(5, rule.layout, seed=7), 10, [], rule)
+
+    assert (len(merged.ids), merged.columns.shape) == (0, (0, 6))
+
+
+@given(
+    st.integers(0, 5).flatmap(
+        lambda n: st.tuples(
+            hnp.arrays(np.int32, n, elements=st.integers(0, 2**31 - 2)),
+            hnp.arrays(np.float32, n, elements=st.floats(width=32)),
+            hnp.arrays(np.float32, (n, 4), elements=st.floats(width=32)),
+        )
+    )
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_bytes_give_back_the_delta_bit_for_bit(
+    arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    delta = Delta(*arrays)
+
+    payload = delta.to_bytes()
+
+    for form in (payload, memoryview(payload)):
+        again = Delta.from_bytes(form, 4)
+        assert again.to_bytes() == payload
+        assert again.columns.shape == delta.columns.shape
+        np.testing.assert_array_equal(again.ids, delta.ids)
+
+
+def test_deltas_read_from_bytes_merge_like_the_originals() -> None:
+    rule = rule_for("adagrad", 3)
+    old = start_of(8, rule.layout, seed=8)
+    deltas = three_deltas(old, rule.layout)
+    read = [Delta.from_bytes(delta.to_bytes(), rule.layout.n_exchanged) for delta in deltas]
+
+    merged = merge_deltas(old, 0, read, rule)
+
+    np.testing.assert_array_equal(merged.columns, merge_deltas(old, 0, deltas, rule).columns)
