@@ -55,13 +55,13 @@ def data_folder() -> Path:
 
 
 def a9a() -> Split:
-    """UCI Adult: 32,561 / 16,281 rows, 123 binary features."""
+    """Load UCI Adult: 32,561 / 16,281 rows, 123 binary features."""
     train, test = (_libsvm(SHIPPED / name, 123, first=1) for name in ("a9a.gz", "a9a.t.gz"))
     return Split("a9a", train, test, "binary_classifier", 8)
 
 
 def agaricus() -> Split:
-    """UCI Mushroom: 6,513 / 1,611 rows, 126 features."""
+    """Load UCI Mushroom: 6,513 / 1,611 rows, 126 features."""
     folder = data_folder() / "agaricus"
     train, test = (
         _libsvm(folder / f"agaricus.txt.{part}.gz", 127, first=0) for part in ("train", "test")
@@ -80,12 +80,12 @@ def ml100k_binary() -> Split:
 
 
 def ml100k_ub_regression() -> Split:
-    """The other published split of the ratings; no default was chosen on it."""
+    """Split the ratings the other published way; no default was chosen on it."""
     return _ml100k("ub", "ml100k-ub-regression", regression=True)
 
 
 def ml100k_ub_binary() -> Split:
-    """The other published split, binary; no default was chosen on it."""
+    """Split the other published way, binary; no default was chosen on it."""
     return _ml100k("ub", "ml100k-ub-binary", regression=False)
 
 
@@ -133,9 +133,7 @@ def to_frame(spark: SparkSession, rows: Rows, n_partitions: int = 2) -> DataFram
         for child in (pa.array(X.indices, pa.int32()), pa.array(X.data, pa.float64()))
     ]
     table = pa.table({"label": rows.y, "indices": lists[0], "values": lists[1]})
-    schema = StructType(
-        [StructField("label", DoubleType()), StructField("features", VectorUDT())]
-    )
+    schema = StructType([StructField("label", DoubleType()), StructField("features", VectorUDT())])
     frame = spark.createDataFrame(table).repartition(n_partitions)
     return frame.mapInArrow(_Vectors(X.shape[1]), schema)
 

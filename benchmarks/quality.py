@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import HELD_BACK, SPLITS, Rows, Split, to_frame
+from benchmarks.local import local_session
 from spark_fm import FactorizationMachine
-from spark_fm.cli.session import local_session
 
 # Set by set where the defaults are not the best that is known.
 DOCUMENTED: dict[str, dict[str, Any]] = {
@@ -108,7 +108,9 @@ def fit_default(spark: SparkSession, split: Split, seed: int, **settings: Any) -
     return Figure(loss, accuracy, summary.totalIterations, summary.bestEpoch, seconds)
 
 
-def best_test_loss(spark: SparkSession, split: Split, workers: int, seed: int, epochs: int) -> float:
+def best_test_loss(
+    spark: SparkSession, split: Split, workers: int, seed: int, epochs: int
+) -> float:
     """Return the best test loss of any epoch; the test rows are only scored."""
     parts = [
         to_frame(spark, rows).withColumn("isTest", F.lit(is_test))
@@ -144,12 +146,12 @@ def quality_table(
         worst = max(f.loss for f in figures)
         accuracy = float(np.median([f.accuracy for f in figures]))
         bar = bars.get(name)
-        met = "–"
-        text = "–"
+        met = "-"
+        text = "-"
         if bar is not None:
             met = "yes" if loss <= bar.loss and not accuracy < bar.accuracy else "NO"
             text = f"{bar.loss:.4f}" + (f" / {bar.accuracy:.3f}" if bar.accuracy else "")
-        shown = "–" if np.isnan(accuracy) else f"{accuracy:.4f}"
+        shown = "-" if np.isnan(accuracy) else f"{accuracy:.4f}"
         rows.append(
             f"| {name} | {split.num_factors} | {loss:.4f} ({worst:.4f}) | {shown} | {text} | {met} "
             f"| {', '.join(str(f.epochs) for f in figures)} "

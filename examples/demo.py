@@ -13,8 +13,8 @@ from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import a9a, to_frame
+from benchmarks.local import local_session
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.cli.session import local_session
 
 
 def main() -> None:

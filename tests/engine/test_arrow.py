@@ -42,9 +42,7 @@ def rows_of(column: object) -> list[dict[int, float]]:
     ]
 
 
-entries = st.dictionaries(
-    st.integers(0, SIZE - 1), st.floats(-9, 9).filter(bool), max_size=SIZE
-)
+entries = st.dictionaries(st.integers(0, SIZE - 1), st.floats(-9, 9).filter(bool), max_size=SIZE)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["sparse", "dense", "null"]), entries), max_size=8))
@@ -70,9 +68,7 @@ def test_a_slice_gives_only_its_own_rows(rows, start, length):
 def test_arrays_are_dense_vectors(lists):
     column = pa.array(lists, pa.list_(pa.float64()))
 
-    expected = [
-        {i: x for i, x in enumerate(values or []) if x != 0} for values in lists
-    ]
+    expected = [{i: x for i, x in enumerate(values or []) if x != 0} for values in lists]
     assert rows_of(column) == expected
     assert read_vectors(column).is_null.tolist() == [values is None for values in lists]
 

@@ -1,0 +1,58 @@
+"""Defaults and documented settings reach their bars; workers do not change the result.
+
+Bars are the figures of benchmarks/quality.py, taken from peers on the same splits. The
+whole table, three seeds and 32 workers, is ``make bench-quality``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.quality import (
+    BARS_DEFAULT,
+    BARS_DOCUMENTED,
+    DOCUMENTED,
+    best_test_loss,
+    fit_default,
+)
+
+pytestmark = pytest.mark.quality
+SEED = 1
+
+
+@pytest.fixture(scope="module")
+def split(request):
+    from benchmarks.datasets import SPLITS
+
+    if request.param != "a9a":
+        request.getfixturevalue("data_folder")
+    return SPLITS[request.param]()
+
+
+@pytest.mark.parametrize("split", list(BARS_DEFAULT), indirect=True)
+def test_defaults_reach_the_bar(spark, split):
+    figure = fit_default(spark, split, SEED)
+    bar = BARS_DEFAULT[split.name]
+
+    assert figure.loss <= bar.loss
+    assert not figure.accuracy < bar.accuracy
+
+
+# Where the documented setting is the defaults, the bar is checked on the same fit's terms.
+@pytest.mark.parametrize("split", list(BARS_DOCUMENTED), indirect=True)
+def test_the_documented_setting_reaches_its_bar(spark, split):
+    figure = fit_default(spark, split, SEED, **DOCUMENTED[split.name])
+    bar = BARS_DOCUMENTED[split.name]
+
+    assert figure.loss <= bar.loss
+    assert not figure.accuracy < bar.accuracy
+
+
+@pytest.mark.parametrize(("split", "epochs"), [("a9a", 6), ("ml100k-regression", 6)],
+                         indirect=["split"])  # fmt: skip
+def test_the_best_loss_does_not_depend_on_the_number_of_workers(spark, split, epochs):
+    alone = best_test_loss(spark, split, 1, SEED, epochs)
+
+    for workers in (2, 8):
+        bound = 1.02 if split.train.X.shape[0] / workers < 5000 else 1.01
+        assert best_test_loss(spark, split, workers, SEED, epochs) <= bound * alone
