@@ -64,10 +64,8 @@ def _read_lists(column: pa.Array) -> VectorColumn:
     values = child.to_numpy(zero_copy_only=False).astype(np.float64)  # null elements: NaN
     lengths = np.diff(indptr)
     indices = (np.arange(len(values)) - np.repeat(indptr[:-1], lengths)).astype(np.int32)
-    return _without_zeros(
-        VectorColumn(indptr, indices, values, lengths, is_null, np.zeros(len(column), bool)),
-        np.ones(len(column), bool),
-    )
+    broken = np.zeros(len(column), bool)
+    return _without_zeros(VectorColumn(indptr, indices, values, lengths, is_null, broken))
 
 
 def _read_structs(column: pa.StructArray) -> VectorColumn:
@@ -83,7 +81,7 @@ def _read_structs(column: pa.StructArray) -> VectorColumn:
     is_dense = kinds == 1
     if not is_dense.any() and np.array_equal(indptr, index_starts):
         broken = np.zeros(len(column), bool)
-        return VectorColumn(indptr, indices, values, sizes, is_null, broken)
+        return _without_zeros(VectorColumn(indptr, indices, values, sizes, is_null, broken))
     index_lengths = np.diff(index_starts)
     broken = ~is_dense & (lengths != index_lengths)
     kept = np.where(broken | is_null, 0, lengths)
@@ -95,13 +93,12 @@ def _read_structs(column: pa.StructArray) -> VectorColumn:
     merged[~dense_entry] = indices[from_list[~dense_entry]]
     taken = values[np.repeat(indptr[:-1], kept) + within]
     sizes = np.where(is_dense, lengths, sizes)
-    return _without_zeros(VectorColumn(starts, merged, taken, sizes, is_null, broken), is_dense)
+    return _without_zeros(VectorColumn(starts, merged, taken, sizes, is_null, broken))
 
 
-def _without_zeros(column: VectorColumn, is_dense: NDArray[np.bool_]) -> VectorColumn:
-    """Drop the zeros of dense rows, so that dense and sparse forms train alike."""
-    lengths = np.diff(column.indptr)
-    keep = (column.values != 0) | np.repeat(~is_dense, lengths)
+def _without_zeros(column: VectorColumn) -> VectorColumn:
+    """Drop zeros, stored or dense, so that every form of a vector trains alike."""
+    keep = column.values != 0
     if keep.all():
         return column
     starts = np.concatenate([[0], np.cumsum(keep)])[column.indptr]

@@ -45,6 +45,8 @@ class PackedData:
     feature_dim : int
     n_skipped : dict of str to int
         Rows left out, by reason.
+    n_zero_weight : int
+        Rows of weight 0, which count for nothing.
     warnings : tuple of str
     seconds : float
         Wall time of the packing pass.
@@ -57,6 +59,7 @@ class PackedData:
     feature_dim: int
     n_sources: int
     n_skipped: dict[str, int]
+    n_zero_weight: int
     warnings: tuple[str, ...]
     seconds: float
 
@@ -100,22 +103,23 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
             for total, part in ((train, report.train), (validation, report.validation)):
                 for name in SetSums.__slots__:
                     setattr(total, name, getattr(total, name) + getattr(part, name))
+        zero_weight = sum(report.n_zero_weight for report in reports)
+        if train.rows + validation.rows == 0 and zero_weight:
+            raise InvalidDataError(
+                f"Every row has weight 0 in weightCol={columns.weight!r}; at least one must count."
+            )
         if train.rows + validation.rows == 0:
             raise InvalidDataError(
                 "The training set has no rows"
                 + (f" left after skipping {sum(skipped.values())}." if skipped else ".")
                 + " Check the filter or path it comes from."
             )
-        if train.weight + validation.weight == 0:
-            raise InvalidDataError(
-                f"Every row has weight 0 in weightCol={columns.weight!r}; at least one must count."
-            )
         size = max(report.max_size for report in reports)
         top = max(report.max_index for report in reports) + 1
         feature_dim = request.feature_dim or max(size, top, 1)
         yield PackedData(
             frame=frame, train=train, validation=validation, counts=counts,
-            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
+            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped, n_zero_weight=zero_weight,
             warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
         )  # fmt: skip
 

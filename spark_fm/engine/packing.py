@@ -66,6 +66,7 @@ class PackReport:
     source: int
     train: SetSums = field(default_factory=SetSums)
     validation: SetSums = field(default_factory=SetSums)
+    n_zero_weight: int = 0
     max_size: int = 0
     max_index: int = -1
     bad_rows: dict[str, int] = field(default_factory=dict)
@@ -192,6 +193,8 @@ class PackTask:
                 report.note_bad(reason, found, example)
                 good &= ~found
         rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
+        report.n_zero_weight += int((good & (weights == 0)).sum())
+        good &= weights != 0  # they count for nothing, not even as features seen
         indicator = None
         if self.has_indicator:
             flags = _column(batch, "validation").fill_null(False)

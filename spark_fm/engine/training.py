@@ -211,6 +211,7 @@ class _Trainer:
             "numFeaturesSeen": len(data.counts.ids),
             "skippedRows": sum(data.n_skipped.values()),
             "skippedReasons": data.n_skipped,
+            "zeroWeightRows": data.n_zero_weight,
             "numSourcePartitions": data.n_sources,
             "numWorkers": self._workers_seen,
             "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,

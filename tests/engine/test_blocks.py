@@ -147,7 +147,9 @@ def test_negative_weights_are_bad_and_zero_weights_are_not():
     stats = stats_of(pack(changed(has_weight=True), batch))
 
     assert stats["bad_rows"] == {"null, negative, NaN or infinite weight": 1}
+    assert stats["train"]["rows"] == 1
     assert stats["train"]["weight"] == 2.0
+    assert stats["n_zero_weight"] == 1
 
 
 def test_the_indicator_column_decides_validation_rows_and_null_is_training():

@@ -295,7 +295,7 @@ def test_small_data_choose_one_partition_and_large_data_more(spark):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
         data = packed.PackedData(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
-            n_sources=1, n_skipped={}, warnings=(), seconds=0.0,
+            n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0,
         )  # fmt: skip
         return planning._choose_partitions(data, 16, spark)
 
