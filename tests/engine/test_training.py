@@ -169,7 +169,7 @@ def test_feature_ids_up_to_the_largest_keep_a_table_of_those_seen(spark):
     ]
     frame = spark.createDataFrame(data, ["label", "features"])
     for workers in (1, 2):
-        model = machine(numWorkers=workers, epochs=30, validationFraction=0.0).fit(frame)
+        model = machine(numWorkers=workers, epochs=10, validationFraction=0.0).fit(frame)
         assert model.features.tolist() == [0, 1, 2, 5_000_000, 5_000_001, top]
         assert model.numFeatures == top + 1
         scored = model.transform(frame)
