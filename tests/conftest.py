@@ -42,7 +42,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.driver.memory", "2g")
         .config("spark.sql.warehouse.dir", str(warehouse))
-        .config("spark.log.level", "ERROR")
+        .config("spark.log.level", "FATAL")
         .getOrCreate()
     )
     yield session

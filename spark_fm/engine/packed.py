@@ -119,7 +119,8 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         feature_dim = request.feature_dim or max(size, top, 1)
         yield PackedData(
             frame=frame, train=train, validation=validation, counts=counts,
-            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped, n_zero_weight=zero_weight,
+            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
+            n_zero_weight=zero_weight,
             warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
         )  # fmt: skip
 

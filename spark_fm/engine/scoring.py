@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
@@ -114,11 +116,14 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
     if hasattr(F, "arrow_udf"):
         scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=RESULT)
         return cast(Column, scorer.asNondeterministic()(features))
-    plain = F.unwrap_udt(features) if kind.typeName() == "vector" else features
-    # PySpark's overloads know no iterator of frames with a struct result.
+    parts = [features]
+    if isinstance(kind, VectorUDT):
+        plain = F.unwrap_udt(features)
+        parts = [plain[name] for name in ("type", "size", "indices", "values")]
+    # PySpark's overloads know no iterator of tuples with a struct result.
     make: Any = pandas_udf
-    scorer = make(_pandas_scorer(task, kind), returnType=RESULT)
-    return cast(Column, scorer.asNondeterministic()(F.struct(plain.alias("features"))))
+    scorer = make(_pandas_scorer(task, len(parts)), returnType=RESULT)
+    return cast(Column, scorer.asNondeterministic()(*parts))
 
 
 def row_based(dataset: DataFrame) -> DataFrame:
@@ -140,44 +145,41 @@ def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:
     return score
 
 
-def _pandas_scorer(task: ScoreTask, kind: DataType) -> Callable[..., Any]:
-    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs."""
-    is_vector = kind.typeName() == "vector"
+def _pandas_scorer(task: ScoreTask, n_columns: int) -> Callable[..., Any]:
+    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs.
 
-    def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        def columns() -> Iterator[pa.Array]:
-            for frame in frames:
-                series = frame["features"]
-                yield (
-                    _vector_structs(series)
-                    if is_vector
-                    else pa.array(series, pa.list_(pa.float64()))
-                )
+    A vector comes as its four fields, an array as itself: pandas would make a dict of
+    every struct.
+    """
 
-        for result in task(columns()):
+    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
+        columns = map(_vector_structs if n_columns == 4 else _lists, batches)
+        for result in task(columns):
             yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
 
+    # PySpark reads the kinds of columns from the annotations.
+    kind = pd.Series if n_columns == 1 else GenericAlias(tuple, (pd.Series,) * n_columns)
     score.__annotations__ = {
-        "frames": Iterator[pd.DataFrame],
+        "batches": GenericAlias(Iterator, (kind,)),
         "return": Iterator[pd.DataFrame],
     }
     return score
 
 
-def _vector_structs(series: pd.Series[Any]) -> pa.StructArray:
-    """Return the vector structs of a column that came as dicts or rows."""
-    kind = pa.struct(
-        [
-            ("type", pa.int8()),
-            ("size", pa.int32()),
-            ("indices", pa.list_(pa.int32())),
-            ("values", pa.list_(pa.float64())),
-        ]
-    )
-    items = [
-        None if item is None or item["type"] is None else dict(item) for item in series.tolist()
+def _lists(values: pd.Series[Any]) -> pa.Array:
+    return pa.array(values, pa.list_(pa.float64()))
+
+
+def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
+    """Return vector structs from their fields: type, size, indices, values."""
+    kinds = (pa.int8(), pa.int32(), pa.list_(pa.int32()), pa.list_(pa.float64()))
+    is_null = fields[0].isna().to_numpy()
+    arrays = [
+        pa.array(field.astype("Int32") if kind in kinds[:2] else field, kind)
+        for field, kind in zip(fields, kinds, strict=True)
     ]
-    return pa.array(items, kind)
+    names = ["type", "size", "indices", "values"]
+    return pa.StructArray.from_arrays(arrays, names=names, mask=pa.array(is_null))
 
 
 def make_task(

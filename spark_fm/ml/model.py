@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import check_features, check_outputs
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.scoring import make_task, score_column
+from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.engine.shipping import lasting_handle
 from spark_fm.errors import SparkFMError
@@ -166,7 +166,7 @@ class FactorizationMachineModel(
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
         kind = dataset.schema[name].dataType
-        result = dataset.select("*", score_column(task, kind).alias(scored))
+        result = row_based(dataset).select("*", score_column(task, kind).alias(scored))
         if invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
         outputs = [make(F.col(scored)).alias(column) for column, make in columns.values()]

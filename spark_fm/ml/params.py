@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
@@ -16,6 +16,8 @@ from pyspark.ml.param.shared import (
     HasValidationIndicatorCol,
     HasWeightCol,
 )
+
+P = TypeVar("P", bound="FMParamDeclarations")
 
 BINARY, REGRESSOR = "binary_classifier", "regressor"
 
@@ -241,3 +243,10 @@ class FMParamDeclarations(
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(**DEFAULTS)
+
+    def _set(self: P, **kwargs: Any) -> P:
+        """Set Params; None unsets one, where Spark would store a None that cannot be loaded."""
+        for name, value in kwargs.items():
+            if value is None:
+                self.clear(self.getParam(name))
+        return super()._set(**{n: v for n, v in kwargs.items() if v is not None})

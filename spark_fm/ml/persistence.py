@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
@@ -28,6 +29,8 @@ from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
 WRITE_BYTES = 64 * 2**20
+# Classic has no PySpark exception for a file that a task could not read.
+READ_ERRORS = (PySparkException, Py4JJavaError)
 
 
 class FMStageWriter(MLWriter):
@@ -60,17 +63,24 @@ class FMStageReader(MLReader[Any]):
 
     def load(self, path: str) -> Any:
         """Return the stage saved at ``path``."""
-        metadata = self._metadata(path)
-        instance = self._cls()
-        instance._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(instance, metadata)
-        return instance
+        return self._with_params(self._cls(), self._metadata(path), path)
+
+    def _with_params(self, stage: Any, metadata: dict[str, Any], path: str) -> Any:
+        try:
+            stage._resetUid(metadata["uid"])
+            DefaultParamsReader.getAndSetParams(stage, metadata)
+        except (AttributeError, KeyError, TypeError, ValueError) as err:
+            raise ModelFormatError(
+                f"{path}/metadata has Params that spark_fm {__version__} cannot set: "
+                f"{_reason(err)}. It is damaged, or comes from another spark_fm."
+            ) from err
+        return stage
 
     def _metadata(self, path: str) -> dict[str, Any]:
         wanted = f"{self._cls.__module__}.{self._cls.__name__}"
         try:
             rows = self.sparkSession.read.text(path.rstrip("/") + "/metadata").collect()
-        except PySparkException as err:
+        except READ_ERRORS as err:
             raise ModelFormatError(
                 f"{path} holds no {self._cls.__name__}: its metadata cannot be read. It may be "
                 "another folder, or a save that was interrupted."
@@ -146,8 +156,8 @@ class FMModelReader(FMStageReader):
         metadata = self._metadata(path)
         try:
             facts = metadata["spark_fm"]
-            version = facts["format_version"]
-        except (KeyError, TypeError) as err:
+            version = int(facts["format_version"])
+        except (KeyError, TypeError, ValueError) as err:
             raise ModelFormatError(
                 f"{path}/metadata lacks the model's facts; it is damaged."
             ) from err
@@ -166,15 +176,12 @@ class FMModelReader(FMStageReader):
                 features=arrays.get("features"),
             )
             kept = facts["summary"]
-        except (KeyError, TypeError, ValueError, PySparkException) as err:
-            if isinstance(err, ModelFormatError):
-                raise
-            raise ModelFormatError(f"{path} is a damaged model: {_first_line(err)}") from err
-        summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
-        model = self._cls(weights, summary)
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model
+            summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
+        except ModelFormatError:
+            raise
+        except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
+            raise ModelFormatError(f"{path} is a damaged model: {_reason(err)}") from err
+        return self._with_params(self._cls(weights, summary), metadata, path)
 
 
 def _tables(arrays: dict[str, NDArray[Any]]) -> list[pa.Table] | Any:
@@ -239,5 +246,10 @@ def _digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(flat.data).hexdigest()
 
 
-def _first_line(err: Exception) -> str:
-    return (str(err) or type(err).__name__).strip().splitlines()[0]
+def _reason(err: Exception) -> str:
+    """Return what went wrong in one line."""
+    if isinstance(err, KeyError):
+        return f"{err} is missing"
+    lines = (str(err) or type(err).__name__).strip().splitlines()
+    causes = [line.strip() for line in lines if line.strip().startswith("Caused by: ")]
+    return (causes or lines)[0]

@@ -1,0 +1,1 @@
+"""The command line: ``spark-fm train``, ``evaluate`` and ``score``."""

@@ -1,0 +1,237 @@
+"""Read training and test sets from libsvm, libfm and Parquet; driver only."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, StructType
+
+from spark_fm.cli.failures import UsageError, raised_on_worker
+from spark_fm.cli.lines import FAULT_DDL, FaultTask, LineParser, ParseTask
+from spark_fm.engine.columns import quoted
+from spark_fm.errors import InvalidDataError
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("libsvm", "libfm", "parquet")
+# The first word of a line, unless it is an index:value pair.
+_FIRST_WORD = r"^[\uFEFF\s]*([^\s:#]+)(?:[\s#]|$)"
+_SHOWN_LABELS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What the flags and the Params say about an input.
+
+    Parameters
+    ----------
+    file_format : {"libsvm", "libfm", "parquet"}
+    features_col, label_col : str
+    num_features : int, optional
+        Length of the vectors read from text; unset: as long as each needs to be.
+    needs_label : bool
+        Whether a line of text without a label is an error.
+    """
+
+    file_format: str
+    features_col: str
+    label_col: str
+    num_features: int | None = None
+    needs_label: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input that was opened.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns as the InputSpec names them; ``input_file`` too when asked for.
+    labels : DataFrame
+        One column ``label``, double, cheap to scan; null where there is no number.
+    faults : callable, optional
+        Returns the DataFrame of the lines that cannot be read.
+    """
+
+    frame: DataFrame
+    labels: DataFrame
+    faults: Callable[[], DataFrame] | None = None
+
+
+def add_input_flags(parser: argparse.ArgumentParser, *, what: str) -> None:
+    """Add ``--input`` and ``--format``."""
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="PATH",
+        help=f"{what}: files, folders or globs, also .gz",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS,
+        help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
+        "parquet: a label column and a column of vectors or arrays",
+    )  # fmt: skip
+
+
+def open_source(
+    spark: SparkSession, paths: Sequence[str], spec: InputSpec, *, with_file: bool = False
+) -> Source:
+    """Open an input; its rows are read when a job needs them.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    paths : sequence of str
+    spec : InputSpec
+    with_file : bool, default False
+        Add the column ``input_file`` to rows of text when there is more than one file.
+
+    Raises
+    ------
+    UsageError
+        For a path that does not exist.
+    InvalidDataError
+        For files that are not of the format.
+    """
+    if spec.file_format == "parquet":
+        return _open_parquet(spark, paths, spec)
+    return _open_text(spark, paths, spec, with_file=with_file)
+
+
+def _open_parquet(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
+    try:
+        frame = spark.read.parquet(*paths)
+        schema = frame.schema
+    except Exception as err:  # a broken footer comes as whatever Java threw
+        if isinstance(err, AnalysisException):
+            _refuse_missing(err, paths)
+        raise InvalidDataError(
+            f"{', '.join(paths)} cannot be read as parquet. Check --input and --format."
+        ) from err
+    labels = spark.createDataFrame([], "label double")
+    if spec.label_col in schema.names and isinstance(schema[spec.label_col].dataType, NumericType):
+        labels = frame.select(quoted(spec.label_col).cast("double").alias("label"))
+    return Source(frame, labels)
+
+
+def _open_text(
+    spark: SparkSession, paths: Sequence[str], spec: InputSpec, *, with_file: bool
+) -> Source:
+    try:
+        text = spark.read.text(list(paths)).select("value", F.input_file_name().alias("input_file"))
+        _ = text.schema  # a missing path shows here on Spark Connect
+    except AnalysisException as err:
+        _refuse_missing(err, paths)
+        raise
+    parser = LineParser(
+        text_format=spec.file_format,  # type: ignore[arg-type]  # one of FORMATS, not parquet
+        num_features=spec.num_features or 0,
+        needs_label=spec.needs_label,
+    )
+    fields = [
+        StructField(spec.label_col, DoubleType()),
+        StructField(spec.features_col, VectorUDT()),
+    ]
+    lines = text.select("value")
+    if with_file and len(text.inputFiles()) > 1:
+        lines = text
+        fields.append(StructField("input_file", StringType()))
+    task = ParseTask(parser, label_col=spec.label_col, features_col=spec.features_col)
+    first = F.regexp_extract("value", _FIRST_WORD, 1)
+    return Source(
+        frame=lines.mapInArrow(task, StructType(fields)),
+        labels=text.select(first.try_cast("double").alias("label")),
+        faults=lambda: text.mapInArrow(FaultTask(parser), FAULT_DDL),
+    )
+
+
+@contextmanager
+def explained(*sources: Source) -> Iterator[None]:
+    """Say which line of which file is at fault when jobs inside meet bad data.
+
+    Looking for it costs another pass over the text, paid only then.
+    """
+    try:
+        yield
+    except (InvalidDataError, PySparkException) as err:
+        if isinstance(err, PySparkException) and raised_on_worker(err) is None:
+            raise
+        for source in sources:
+            fault = _first_fault(source)
+            if fault is not None:
+                raise InvalidDataError(fault) from err
+        raise
+
+
+def _first_fault(source: Source) -> str | None:
+    if source.faults is None:
+        return None
+    found = source.faults().limit(1).collect()
+    if not found:
+        return None
+    path, line, reason = found[0]
+    return f"{_shown_path(path)}: the line {line!r} cannot be read: {reason}."
+
+
+def minus_one_means_zero(source: Source) -> bool:
+    """Tell whether the labels are -1 and 1, and log it; one pass over the labels."""
+    found = {
+        row[0]
+        for row in source.labels.where("label is not null")
+        .distinct()
+        .limit(_SHOWN_LABELS)
+        .collect()
+    }
+    if -1.0 not in found or not found <= {-1.0, 1.0}:
+        return False
+    log.info("labels -1/1 mapped to 0/1")
+    return True
+
+
+def with_binary_labels(frame: DataFrame, label_col: str) -> DataFrame:
+    """Return the frame with label -1 replaced by 0."""
+    label = quoted(label_col).cast("double")
+    return frame.withColumn(label_col, F.when(label == -1.0, 0.0).otherwise(label))
+
+
+def path_exists(spark: SparkSession, path: str) -> bool:
+    """Tell whether a path exists in whatever file system it names."""
+    try:
+        _ = spark.read.format("binaryFile").load(path).schema
+    except AnalysisException as err:
+        if _is_missing(err):
+            return False
+        raise
+    return True
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Tell whether ``path`` is ``folder`` or below it, as far as their names show."""
+    inner, outer = (name.removeprefix("file://").rstrip("/") for name in (path, folder))
+    return inner == outer or inner.startswith(outer + "/")
+
+
+def _refuse_missing(err: AnalysisException, paths: Sequence[str]) -> None:
+    if _is_missing(err):
+        named = (err.getMessageParameters() or {}).get("path")
+        shown = _shown_path(named) if named else ", ".join(paths)
+        raise UsageError(f"the input path {shown} does not exist, or no file matches it.") from err
+
+
+def _is_missing(err: AnalysisException) -> bool:
+    return err.getCondition() == "PATH_NOT_FOUND"
+
+
+def _shown_path(uri: str) -> str:
+    path = unquote(uri)
+    for prefix in ("file://", "file:"):
+        path = path.removeprefix(prefix)
+    return path

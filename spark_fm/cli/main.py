@@ -1,0 +1,148 @@
+"""``spark-fm``: dispatch, logging, errors and exit codes; driver only.
+
+Also the file that ``spark-submit`` runs: it imports nothing of the package before it has
+made sure that the package is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+COMMANDS = {
+    "train": "train a factorization machine on files and save it",
+    "evaluate": "measure a saved model on files with labels",
+    "score": "write the scores of a saved model for files",
+}
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and an exception."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        from spark_fm.cli.failures import UsageError
+
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; default: those of the process.
+
+    Returns
+    -------
+    int
+        0 when all went well, 2 for a mistake in the command, its files or columns, 130
+        when interrupted, 1 for everything else.
+    """
+    from spark_fm.cli.failures import explain
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser(words).parse_args(words)
+        with _logging(args.log_level), warnings.catch_warnings():
+            if not args.verbose:
+                warnings.filterwarnings("ignore", message="PySpark does not yet fully support")
+            import_module(f"spark_fm.cli.{args.command}").run(args)
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
+    except BaseException as err:  # noqa: BLE001 - the outermost place: all become exit codes
+        code, text = explain(err)
+        if "--verbose" in words:
+            traceback.print_exc()
+        print(f"spark-fm: error: {text}", file=sys.stderr)
+        return code
+    return 0
+
+
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the flags of the command that ``words`` name."""
+    from spark_fm._version import __version__
+
+    parser = _Parser(
+        prog="spark-fm",
+        description="Factorization machines on Apache Spark.",
+        epilog="'spark-fm COMMAND --help' shows the flags and an example of each command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"spark-fm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if word in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        if name != chosen:
+            continue  # its flags need Spark's own modules, which take a second to import
+        module = import_module(f"spark_fm.cli.{name}")
+        command.usage = f"{command.prog} {module.USAGE}"
+        command.epilog = module.EXAMPLE
+        module.add_flags(command)
+        command.add_argument(
+            "--log-level", choices=LEVELS, default="info", help="what to tell on stderr [info]"
+        )
+        command.add_argument(
+            "--verbose", action="store_true", help="Spark's warnings, and tracebacks of errors"
+        )
+    return parser
+
+
+class _StderrHandler(logging.Handler):
+    """Write log lines to stderr, above a progress bar where one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        line = self.format(record)
+        tqdm: Any = sys.modules.get("tqdm")
+        if tqdm is not None:
+            tqdm.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _logging(level: str) -> Iterator[None]:
+    """Show the library's log on stderr inside the block."""
+    logger = logging.getLogger("spark_fm")
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+def _find_package() -> None:
+    """Put the package's parent on the path when this file is run by its own path."""
+    here = Path(__file__).resolve()
+    if here.parent.name != "cli" or here.parents[1].name != "spark_fm":
+        return  # copied elsewhere by spark-submit: --py-files or an installation has it
+    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != here.parent]
+    sys.path.insert(0, str(here.parents[2]))
+
+
+if __name__ == "__main__":
+    if not __package__:
+        _find_package()
+    sys.exit(main())

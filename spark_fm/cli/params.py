@@ -1,0 +1,164 @@
+"""Flags and JSON files to Params and back; driver only."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pyspark.ml.param import Param, Params, TypeConverters
+
+from spark_fm.cli.failures import UsageError
+
+_DEST = "param_"
+_TYPES: dict[Any, type] = {
+    TypeConverters.toInt: int,
+    TypeConverters.toFloat: float,
+    TypeConverters.toString: str,
+    TypeConverters.toBoolean: bool,
+}
+# Set by --num-features, which the readers need to know as well.
+NUM_FEATURES = "featureDim"
+
+
+def kebab(name: str) -> str:
+    """Return the flag's spelling of a Param: ``numFactors`` is ``num-factors``."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "-" + match[1].lower(), name)
+
+
+def add_param_flags(parser: argparse.ArgumentParser, stage: Params) -> None:
+    """Add a flag for every Param of ``stage``, described by the Param's own text."""
+    group = parser.add_argument_group(
+        "parameters", "They win over --set, and --set over the --params file."
+    )
+    for param in stage.params:
+        if param.name == NUM_FEATURES:
+            continue
+        text = param.doc.replace("%", "%%") + _default_text(stage, param)
+        kind = _TYPES[param.typeConverter]
+        flag, dest = f"--{kebab(param.name)}", _DEST + param.name
+        if kind is bool:
+            group.add_argument(
+                flag, dest=dest, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            metavar = {int: "N", float: "X", str: "TEXT"}[kind]
+            group.add_argument(flag, dest=dest, type=kind, metavar=metavar, help=text)
+
+
+def add_set_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set name=value``."""
+    parser.add_argument(
+        "--set", dest="assignments", metavar="NAME=VALUE", action="append", default=[],
+        help="set a Param by its own name, such as threshold=0.3; may be repeated",
+    )  # fmt: skip
+
+
+def collect_params(args: argparse.Namespace, stage: Params) -> dict[str, Any]:
+    """Return the Params that file, ``--set`` and flags give, the later ones winning.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    stage : Params
+        Whose names and types count.
+
+    Raises
+    ------
+    UsageError
+        For an unreadable file, an unknown name or a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    path = getattr(args, "params", None)
+    if path is not None:
+        values |= _from_file(path, stage)
+    for assignment in args.assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment!r} is not name=value, such as numFactors=8.")
+        check_name(name, stage, f"--set {assignment}")
+        values[name] = _from_text(name, text, stage)
+    for dest, value in vars(args).items():
+        if dest.startswith(_DEST) and value is not None:
+            values[dest.removeprefix(_DEST)] = value
+    if getattr(args, "num_features", None) is not None and stage.hasParam(NUM_FEATURES):
+        values[NUM_FEATURES] = args.num_features
+    return {name: checked(name, value, stage) for name, value in values.items()}
+
+
+def check_name(name: str, stage: Params, where: str) -> None:
+    """Raise UsageError, with the names that come close, unless ``stage`` has this Param."""
+    names = [param.name for param in stage.params]
+    if name in names:
+        return
+    plain = {re.sub(r"[-_]", "", known).lower(): known for known in names}
+    close = difflib.get_close_matches(re.sub(r"[-_]", "", name).lower(), plain, n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(plain[match] for match in close)}?" if close else (
+        f"known are {', '.join(sorted(names))}."
+    )  # fmt: skip
+    raise UsageError(f"{where}: unknown parameter {name!r}; {hint}")
+
+
+def checked(name: str, value: Any, stage: Params) -> Any:
+    """Return the value as the Param's type; raise UsageError when it is of another."""
+    param = stage.getParam(name)
+    try:
+        if isinstance(value, bool) != (_TYPES[param.typeConverter] is bool):
+            raise TypeError
+        return param.typeConverter(value)  # type: ignore[misc]
+    except (TypeError, ValueError) as err:
+        wanted = _TYPES[param.typeConverter].__name__
+        raise UsageError(
+            f"{name}={value!r} is not allowed: expected {_ARTICLES[wanted]} ({param.doc})."
+        ) from err
+
+
+_ARTICLES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def _from_file(path: str, stage: Params) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UsageError(f"--params {path} cannot be read: {err.strerror}.") from err
+    except ValueError as err:
+        raise UsageError(f"--params {path} is not JSON: {err}.") from err
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"--params {path} holds a {type(content).__name__}; expected an object such as "
+            '{"numFactors": 8}.'
+        )
+    for name in content:
+        check_name(name, stage, f"--params {path}")
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _from_text(name: str, text: str, stage: Params) -> Any:
+    kind = _TYPES[stage.getParam(name).typeConverter]
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        return words.get(text.lower(), text)
+    if kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # refused by ``checked``, with the Param's own text
+
+
+def _default_text(stage: Params, param: Param[Any]) -> str:
+    if not stage.hasDefault(param):
+        return ""
+    value = stage.getOrDefault(param)
+    return "" if value == "" else f" [{json.dumps(value) if value is not None else 'unset'}]"
+
+
+def apply_params(stage: Any, values: dict[str, Any], names: Iterable[str] = ()) -> Any:
+    """Return a copy of ``stage`` with these Params set, and the Params ``names`` cleared to ""."""
+    extra = {stage.getParam(name): value for name, value in values.items()}
+    extra |= {stage.getParam(name): "" for name in names}
+    return stage.copy(extra)

@@ -1,0 +1,157 @@
+"""Parsing of libsvm and libfm lines, without Spark."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spark_fm.cli.lines import VECTOR_TYPE, FaultTask, LineParser, ParseTask
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
+entry = st.tuples(st.integers(0, 2**31 - 2), finite)
+row = st.tuples(finite, st.lists(entry, max_size=6))
+space = st.sampled_from([" ", "  ", "\t", " \t "])
+end = st.sampled_from(["", " ", "\r", " # a comment 3:4", "#"])
+
+
+@st.composite
+def written(draw, text_format):
+    """Rows, and lines that hold them, with blank lines and odd spacing in between."""
+    rows, lines = [], []
+    first = {"libsvm": 1, "libfm": 0}[text_format]
+    for label, entries in draw(st.lists(row, max_size=5)):
+        tokens = [draw(st.sampled_from(["{}", "+{}"])).format(label) if label > 0 else repr(label)]
+        if draw(st.booleans()):
+            tokens.append("qid:7")
+        tokens += [f"{index + first}:{value!r}" for index, value in entries]
+        lines.append(draw(space).join(tokens) + draw(end))
+        rows.append((label, entries))
+        if draw(st.booleans()):
+            lines.append(draw(st.sampled_from(["", "   ", "# only a comment", "\r"])))
+    return rows, lines
+
+
+def parse(parser, lines):
+    return parser.parse(pa.array(lines, pa.string()))
+
+
+def as_rows(parsed):
+    return [
+        (label, list(zip(parsed.indices[a:b].tolist(), parsed.values[a:b].tolist(), strict=True)))
+        for label, a, b in zip(
+            parsed.labels.tolist(), parsed.indptr[:-1], parsed.indptr[1:], strict=True
+        )
+    ]
+
+
+@given(written("libsvm"))
+def test_libsvm_lines_give_their_rows_with_indices_from_zero(case):
+    rows, lines = case
+    assert as_rows(parse(LineParser("libsvm"), lines)) == rows
+
+
+@given(written("libfm"))
+def test_libfm_lines_give_their_rows(case):
+    rows, lines = case
+    assert as_rows(parse(LineParser("libfm"), lines)) == rows
+
+
+@given(written("libfm"))
+def test_fast_and_careful_parsing_agree(case):
+    parser, lines = LineParser("libfm"), pa.array(case[1], pa.string())
+    fast, careful = parser._parse_fast(lines), parser._parse_each(lines)
+    assert fast is not None
+    assert as_rows(fast) == as_rows(careful)
+    assert fast.positions.tolist() == careful.positions.tolist()
+
+
+@given(st.lists(st.text(alphabet="0123456789:.+-e #qid\tx\ufeffé\xa0", max_size=20), max_size=4))
+def test_no_text_makes_the_parser_fail_and_whole_vectors_have_whole_lists(lines):
+    batch = pa.record_batch([pa.array(lines, pa.string())], names=["value"])
+    task = ParseTask(LineParser("libsvm", needs_label=False), "label", "features")
+    (result,) = list(task(iter([batch])))
+    result.validate(full=True)
+    for vector in result.column(1).to_pylist():
+        assert vector is None or len(vector["indices"]) == len(vector["values"])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1 0:1", "index 0 is below 1, the first of a libsvm file (is it a libfm file?)"),
+        ("1 -3:1", "index -3 is below 1"),
+        ("1 8:1", "index 8 is above 7, the last of 7 features"),
+        ("1 2147483648:1", "index 2147483648 is above 7"),
+        ("1 99999999999999999999:1", "is above 7"),
+        ("1 3", "3 is not index:value"),
+        ("1 3:4:5", "3:4:5 is not index:value"),
+        ("1 a:1", "a:1 is not index:value"),
+        ("1 0x2:1", "0x2:1 is not index:value"),
+        ("1 1_0:1", "1_0:1 is not index:value"),
+        ("1 2.0:1", "2.0:1 is not index:value"),
+        ("1 3:", "the value of 3: is empty, not a number"),
+        ("1 3:1_0", "the value of 3:1_0 is 1_0, not a number"),
+        ("yes 3:1", "the label is yes, not a number"),
+        ("3:1 4:1", "it has no label: it starts with 3:1"),
+    ],
+)
+def test_a_bad_line_is_told_with_its_reason_and_spares_the_others(line, reason):
+    parsed = parse(LineParser("libsvm", num_features=7), ["0 1:2", line, "1 7:3"])
+    assert list(parsed.errors) == [1]
+    assert reason in parsed.errors[1]
+    assert as_rows(parsed)[0] == (0.0, [(0, 2.0)])
+    assert as_rows(parsed)[2] == (1.0, [(6, 3.0)])
+
+
+def test_labels_may_be_missing_when_they_are_not_needed():
+    parsed = parse(LineParser("libfm", needs_label=False), ["3:1 4:1", "1 3:1"])
+    assert parsed.has_label.tolist() == [False, True]
+    assert not parsed.errors
+
+
+def test_a_byte_order_mark_is_no_part_of_the_label():
+    assert parse(LineParser("libfm"), ["\ufeff1 0:1"]).labels.tolist() == [1.0]
+
+
+def test_not_a_number_passes_for_the_check_of_training():
+    parsed = parse(LineParser("libfm"), ["nan 0:inf", "-inf 1:NaN"])
+    assert not parsed.errors
+    assert np.isinf(parsed.values[0])
+    assert np.isnan(parsed.values[1])
+
+
+def test_vectors_have_the_arrow_type_of_vector_udt():
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.sql.types import StructType
+
+    wanted = to_arrow_schema(StructType().add("features", VectorUDT())).field("features").type
+    batch = pa.record_batch([pa.array(["1 2:3 9:1", "0"])], names=["value"])
+    (result,) = list(ParseTask(LineParser("libfm"), "label", "features")(iter([batch])))
+    assert wanted == VECTOR_TYPE
+    assert result.schema.field("features").type == wanted
+    assert result.column(1).to_pylist() == [
+        {"type": 0, "size": 10, "indices": [2, 9], "values": [3.0, 1.0]},
+        {"type": 0, "size": 0, "indices": [], "values": []},
+    ]
+
+
+def test_input_file_stays_with_its_row():
+    batch = pa.record_batch([["", "1 1:1", "bad"], ["a", "b", "c"]], names=["value", "input_file"])
+    (result,) = list(ParseTask(LineParser("libfm"), "y", "x")(iter([batch])))
+    assert result.column("input_file").to_pylist() == ["b", "c"]
+    assert result.column("y").to_pylist() == [1.0, None]
+    assert result.column("x").to_pylist()[1] is None
+
+
+def test_faults_hold_file_shortened_line_and_reason():
+    lines = ["1 1:1", "1 " + "9:x " * 100]
+    batch = pa.record_batch([lines, ["a", "b"]], names=["value", "input_file"])
+    (result,) = list(FaultTask(LineParser("libfm"))(iter([batch])))
+    (fault,) = result.to_pylist()
+    assert fault["input_file"] == "b"
+    assert len(fault["line"]) == 80
+    assert fault["error"] == "the value of 9:x is x, not a number"

@@ -1,0 +1,50 @@
+"""Finding Java and reading session flags; no Spark."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from spark_fm.cli.failures import UsageError
+from spark_fm.cli.session import _settings, check_java, java_version
+from spark_fm.errors import SparkFMError
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('java version "1.8.0_392"', 8),
+        ('openjdk version "21" 2023-09-19', 21),
+        ("something else", None),
+    ],
+)
+def test_java_versions_old_and_new_are_read(text, version):
+    assert java_version(text) == version
+
+
+def test_a_java_that_is_not_there_is_told_with_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(SparkFMError, match=r"none in JAVA_HOME=.*Install one .*openjdk"):
+        check_java()
+    monkeypatch.delenv("JAVA_HOME")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SparkFMError, match="none in the PATH"):
+        check_java()
+
+
+def test_an_old_java_is_refused(monkeypatch, tmp_path):
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'java version \"11.0.2\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(SparkFMError, match="is Java 11"):
+        check_java()
+
+
+def test_conf_is_key_and_value():
+    assert _settings(argparse.Namespace(conf=["a.b=c=d"])) == {"a.b": "c=d"}
+    with pytest.raises(UsageError, match=r"--conf 'a\.b' is not KEY=VALUE"):
+        _settings(argparse.Namespace(conf=["a.b"]))
