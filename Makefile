@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 .PHONY: demo test lint bench-quality java clean
 
 demo: $(STAMP) java
-	. ./.java-home && $(BIN)/python -m examples.demo --out "$(DEMO_OUT)"
+	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
 
 test: $(STAMP) java
 	. ./.java-home && $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -26,6 +26,7 @@ bench-quality: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W ignore -m benchmarks.quality --out docs/quality.md
 
 $(STAMP): pyproject.toml spark_fm/_version.py
+	@echo "Installing spark-fm and what it needs into $(VENV) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
