@@ -54,18 +54,21 @@ def check_outputs(schema: StructType, outputs: dict[str, str]) -> None:
     outputs : dict of str to str
         Param name to column name.
     """
+    # Spark resolves names without regard to case unless it is told otherwise.
+    taken_already = {column.lower() for column in schema.names}
     taken: dict[str, str] = {}
     for param, name in outputs.items():
-        if name in schema.names:
+        if name.lower() in taken_already:
             raise InvalidColumnError(
                 f"{param}={name!r} is a column of the input already. Set {param} to another name, "
                 "or drop the column."
             )
-        if name in taken:
+        if name.lower() in taken:
             raise InvalidColumnError(
-                f"{param} and {taken[name]} are both {name!r}. Give each output its own name."
+                f"{param} and {taken[name.lower()]} are both {name!r}. Give each output its own "
+                "name."
             )
-        taken[name] = param
+        taken[name.lower()] = param
 
 
 def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
@@ -74,6 +77,8 @@ def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
         quoted(columns.features).alias("features"),
         quoted(columns.label).cast("double").alias("label"),
     ]
+    # Where the row is, told by the plan: a task that recomputes it may have another number.
+    selected.append(F.spark_partition_id().alias("source"))
     if columns.weight is not None:
         selected.append(quoted(columns.weight).cast("double").alias("weight"))
     if columns.validation is not None:

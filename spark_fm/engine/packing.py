@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -55,8 +56,8 @@ class SetSums:
         self.rows += batch.n_rows
         self.nnz += batch.nnz
         self.weight += float(weights.sum())
-        self.label += float(weights @ labels)
-        self.label_square += float(weights @ labels**2)
+        self.label += float((weights * labels).sum())
+        self.label_square += float((weights * labels**2).sum())
 
 
 @dataclass(slots=True)
@@ -122,8 +123,9 @@ class PackTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield data blocks, then the report."""
         check_version(self.version)
-        context = TaskContext.get()
-        source = context.partitionId() if context is not None else 0
+        first = next(batches, None)
+        source = _source_of(first)
+        batches = batches if first is None else chain([first], batches)
         report = PackReport(source)
         counter = FeatureCounter()
         writers = {kind: _BlockWriter(self, kind, source) for kind in (TRAIN, VALIDATION)}
@@ -258,6 +260,18 @@ class _BlockWriter:
         for rows in np.array_split(order, n_blocks):
             yield block_row(self._kind, self._source, self._seq, window.take(rows))
             self._seq += 1
+
+
+def _source_of(batch: pa.RecordBatch | None) -> int:
+    """Return the number of the source partition.
+
+    It comes with the rows, because one task may read several partitions; from the task
+    when there are none.
+    """
+    if batch is not None and batch.num_rows and "source" in batch.schema.names:
+        return int(_column(batch, "source")[0].as_py())
+    context = TaskContext.get()
+    return context.partitionId() if context is not None else 0
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

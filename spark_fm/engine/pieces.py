@@ -7,6 +7,7 @@ One row carries a part of a named array, or the JSON facts of a partition (``nam
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -45,10 +46,10 @@ def array_pieces(
     partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the pieces of arrays and facts; the facts also keep shapes and dtypes."""
-    forms = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+    flats = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in arrays.items()}
+    forms = {n: [a.dtype.str, list(a.shape), zlib.crc32(flats[n].data)] for n, a in arrays.items()}
     yield piece(partition, FACTS, 0, json.dumps({**facts, "arrays": forms}).encode())
-    for name, array in arrays.items():
-        flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+    for name, flat in flats.items():
         for part, start in enumerate(range(0, len(flat), PIECE_BYTES)):
             yield piece(partition, name, part, flat[start : start + PIECE_BYTES].tobytes())
 
@@ -62,14 +63,16 @@ def join_pieces(
         parts.setdefault(name, []).append((part, payload))
     facts = json.loads(bytes(parts[FACTS][0][1]))
     arrays = {}
-    for name, (dtype, shape) in facts.pop("arrays").items():
+    for name, (dtype, shape, checksum) in facts.pop("arrays").items():
         array = np.empty(shape, dtype)
-        flat = array.view(np.uint8).reshape(-1)
+        flat = array.reshape(-1).view(np.uint8)
         place = 0
         for _, payload in sorted(parts.get(name, []), key=lambda item: item[0]):
             flat[place : place + len(payload)] = np.frombuffer(payload, np.uint8)
             place += len(payload)
         if place != len(flat):
             raise RuntimeError(f"{name}: {place} of {len(flat)} bytes arrived")
+        if zlib.crc32(flat.data) != checksum:
+            raise RuntimeError(f"{name}: its pieces are of two attempts of a task, or damaged")
         arrays[name] = array
     return facts, arrays

@@ -20,7 +20,7 @@ from spark_fm.learner.state import Layout
 log = logging.getLogger(__name__)
 
 # One task takes the whole training while it holds the data and an epoch is short.
-SOLO_BYTES = 2**30
+SOLO_BYTES = 2**28
 # Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its exchanges.
@@ -67,10 +67,15 @@ def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) ->
     n_features = len(train_counts)
     n_partitions = request.num_workers or _choose_partitions(data, spec.k, session)
     solo = n_partitions == 1 and data.n_bytes <= SOLO_BYTES
-    check_memory(layout, n_features, n_partitions=n_partitions, solo=solo, session=session)
     exchanges = request.averagings or choose_exchanges(n_partitions)
     exchanged = n_features * layout.n_exchanged * 4 * n_partitions
     depth = request.aggregation_depth or (2 if exchanged > result_limit(session) else 1)
+    rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
+    collected = exchanged if depth == 1 else 0
+    extra = rows_in_task if solo else collected
+    check_memory(
+        layout, n_features, n_partitions=n_partitions, solo=solo, extra=extra, session=session
+    )
     return TrainPlan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
         merge_on_executors=depth == 2 and not solo, ids=ids, n_features=n_features,
@@ -108,9 +113,19 @@ def _table(
 
 
 def check_memory(
-    layout: Layout, n_features: int, *, n_partitions: int, solo: bool, session: SparkSession
+    layout: Layout,
+    n_features: int,
+    *,
+    n_partitions: int,
+    solo: bool,
+    extra: int,
+    session: SparkSession,
 ) -> None:
-    """Raise ModelTooLargeError, with the arithmetic, when memory cannot hold the model."""
+    """Raise ModelTooLargeError, with the arithmetic, when memory cannot hold the model.
+
+    ``extra`` bytes are the rows that one task takes in, or the deltas that the driver
+    collects.
+    """
     available = available_memory()
     if available is None:
         return
@@ -119,9 +134,9 @@ def check_memory(
     state = n_features * layout.bytes_per_feature
     if solo:
         driver = 2 * exchanged + 4 * parameters
-        worker = 2 * state + exchanged + 3 * parameters
+        worker = 2 * state + exchanged + 3 * parameters + extra
     else:
-        driver = state + 3 * exchanged + 3 * parameters
+        driver = state + 3 * exchanged + 3 * parameters + extra
         worker = state + exchanged + parameters
     local = is_local_master(session)
     n_workers = min(n_partitions, task_slots(session)) if local else 0
@@ -148,12 +163,27 @@ def available_memory() -> int | None:
     except OSError:
         if hasattr(os, "sysconf"):
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text())
-            found.append(max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass
+    found += [free for free in map(_group_memory, _MEMORY_GROUPS) if free is not None]
     return min(found) if found else None
+
+
+# Folder of the control group, file of its limit, file of its use: versions 2 and 1.
+_MEMORY_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+def _group_memory(group: tuple[Path, str, str]) -> int | None:
+    """Return what a control group leaves free, None without a limit; cached files are free."""
+    folder, limit_file, use_file = group
+    try:
+        limit = (folder / limit_file).read_text().strip()
+        if limit == "max":
+            return None
+        used = int((folder / use_file).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    files = sum(int(stat.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, int(limit) - max(0, used - files))

@@ -31,8 +31,8 @@ from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import (
     PIECE_NAMES,
     ExchangeTask,
-    LabelUnit,
     MergeTask,
+    Units,
     merge_range,
 )
 from spark_fm.errors import TrainingDivergedError
@@ -45,6 +45,7 @@ from spark_fm.learner.solo import (
     EpochRecord,
     SoloRun,
     divergence_text,
+    exploded_loss,
     loss_unit,
 )
 from spark_fm.learner.spec import TrainSpec
@@ -56,11 +57,11 @@ log = logging.getLogger(__name__)
 class _EpochTotals:
     """Sums over the exchanges of one epoch."""
 
-    started: float
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     n_rows: int = 0
     rejected: int = 0
+    step_scale: float = 1.0
     compile_seconds: float = 0.0
     phases: dict[str, float] = field(
         default_factory=lambda: {"ship": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
@@ -77,7 +78,7 @@ class DistributedTraining:
         spec: TrainSpec,
         plan: TrainPlan,
         *,
-        unit: LabelUnit,
+        units: Units,
         metric: str,
         train_on_all: bool,
         has_validation: bool,
@@ -87,11 +88,12 @@ class DistributedTraining:
         self._session = session
         self._spec = spec
         self._plan = plan
-        self._unit = unit
+        self._units = units
         self._metric = metric
         self._train_on_all = train_on_all
         self._has_validation = has_validation
         self._last_loss = first_loss
+        self._mean = float("nan")
         self.workers_seen = 0
         self._candidate: Candidate | None = None
 
@@ -102,52 +104,51 @@ class DistributedTraining:
         """
         waiting: _EpochTotals | None = None
         while run.epoch < self._spec.epochs:
-            totals = _EpochTotals(time.perf_counter())
+            totals = _EpochTotals()
             for exchange in range(self._plan.n_exchanges):
-                validates = exchange == 0 and waiting is not None and self._has_validation
-                sums = self._exchange(run, exchange, totals, validates=validates)
-                if validates:
-                    self._close_epoch(run, run.epoch - 1, waiting, sums, tell)
-                    if run.stopping.should_stop:
-                        # The exchange just merged belongs to an epoch nobody asked for.
-                        run.finished = True
-                        return run
-            if self._spec.average_epochs:
-                if run.average is None:
-                    run.average = Candidate.of(run.state)
-                else:
-                    run.average.move_towards_inplace(run.state, run.epoch)
-            # What this epoch gives, kept apart from the state that trains on.
-            self._candidate = run.average or Candidate.of(run.state)
-            run.epoch += 1
+                closing = waiting if exchange == 0 and self._has_validation else None
+                self._exchange(run, exchange, totals, closing, tell)
+                if run.stopping.should_stop:
+                    run.finished = True
+                    return run
+            self._finish_epoch(run, totals)
             if not self._has_validation:
-                self._close_epoch(run, run.epoch - 1, totals, None, tell)
+                self._close_epoch(run, totals, None, tell)
             waiting = totals
         if self._has_validation and waiting is not None:
-            sums = self._exchange(run, -1, waiting, validates=True)
-            self._close_epoch(run, run.epoch - 1, waiting, sums, tell)
+            self._exchange(run, -1, waiting, waiting, tell)
         run.finished = True
         return run
+
+    def _finish_epoch(self, run: SoloRun, totals: _EpochTotals) -> None:
+        """Take the epoch into the average and keep what it gives, apart from the state."""
+        if self._spec.average_epochs:
+            if run.average is None:
+                run.average = Candidate.of(run.state)
+            else:
+                run.average.move_towards_inplace(run.state, run.epoch)
+        self._candidate = run.average or Candidate.of(run.state)
+        totals.step_scale = run.step_scale
+        run.epoch += 1
 
     def _close_epoch(
         self,
         run: SoloRun,
-        epoch: int,
-        totals: _EpochTotals | None,
+        totals: _EpochTotals,
         sums: MetricSums | None,
         tell: Callable[[EpochReport], None],
     ) -> None:
-        if totals is None:
-            return
+        """Record the epoch that was finished last, with its validation."""
+        epoch = run.epoch - 1
         mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
         record = EpochRecord(
             epoch=epoch,
-            train_loss=mean * loss_unit(self._spec, self._unit.scale),
+            train_loss=mean * loss_unit(self._spec, self._units.label),
             validation=sums,
             train_seconds=totals.phases["train"],
             validate_seconds=totals.phases["validate"],
             compile_seconds=totals.compile_seconds,
-            step_scale=run.step_scale,
+            step_scale=totals.step_scale,
             n_rejected=totals.rejected,
         )
         if sums is not None:
@@ -164,43 +165,56 @@ class DistributedTraining:
         return self._candidate
 
     def _exchange(
-        self, run: SoloRun, exchange: int, totals: _EpochTotals, *, validates: bool
-    ) -> MetricSums:
-        """Train every partition's share of an exchange and merge; -1 only validates."""
-        sums = MetricSums()
+        self,
+        run: SoloRun,
+        exchange: int,
+        totals: _EpochTotals,
+        closing: _EpochTotals | None,
+        tell: Callable[[EpochReport], None],
+    ) -> None:
+        """Train every partition's share of an exchange and merge.
+
+        ``closing`` is the epoch before, which the same job validates: when that ends the
+        training, nothing is merged. Exchange -1 only validates.
+        """
         for _ in range(MAX_SHRINKS + 1):
             clock = time.perf_counter()
-            with self._shipment(run, validates) as (state, candidate, old):
+            with self._shipment(run, closing is not None) as (state, candidate, old):
                 shipped_at = time.perf_counter()
                 task = ExchangeTask(
                     version=__version__, spec=self._spec, state=state, candidate=candidate,
-                    unit=self._unit, epoch=run.epoch, exchange=exchange,
-                    step_scale=run.step_scale, loss_limit=run.loss_limit,
-                    train_on_all=self._train_on_all,
+                    units=self._units, epoch=run.epoch, exchange=exchange,
+                    step_scale=run.step_scale, train_on_all=self._train_on_all,
                 )  # fmt: skip
                 facts, pieces = self._run_job(task, state, self._rule(run))
             trained_at = time.perf_counter()
             self.workers_seen = max(self.workers_seen, len(facts))
-            if validates:
+            validate_seconds = 0.0
+            if closing is not None:
+                validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
+                closing.phases["validate"] += validate_seconds
                 sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
-            accepted = exchange < 0 or self._acceptable(run, facts)
-            if accepted and exchange >= 0:
+                self._close_epoch(run, closing, sums, tell)
+                closing = None
+            if exchange < 0 or run.stopping.should_stop:
+                return
+            accepted = self._acceptable(run, facts)
+            if accepted:
                 self._merge(run, old, facts, pieces)
-            self._note(totals, facts, accepted and exchange >= 0)
-            inside = max((f["validate_seconds"] for f in facts), default=0.0)
+            self._note(totals, facts, accepted)
             totals.phases["ship"] += shipped_at - clock
-            totals.phases["train"] += trained_at - shipped_at - inside
-            totals.phases["validate"] += inside
+            totals.phases["train"] += trained_at - shipped_at - validate_seconds
             totals.phases["merge"] += time.perf_counter() - trained_at
             if accepted:
-                return sums
+                return
             totals.rejected += 1
             run.step_scale *= STEP_SHRINK
             log.warning(
-                "epoch %d, exchange %d: a partition diverged; rolled back, steps now x%g",
+                "epoch %d, exchange %d: training diverged; rolled back, steps now x%g",
                 run.epoch, exchange, run.step_scale,
             )  # fmt: skip
-        raise TrainingDivergedError(divergence_text(run.epoch, run.step_scale, self._spec))
+        text = divergence_text(run.epoch, self._mean, run.loss_limit, self._spec)
+        raise TrainingDivergedError(text)
 
     @contextmanager
     def _shipment(
@@ -272,11 +286,24 @@ class DistributedTraining:
         )
 
     def _acceptable(self, run: SoloRun, facts: list[dict[str, Any]]) -> bool:
-        """Tell whether every partition came back finite and not exploded."""
+        """Tell whether all partitions together came back finite and not exploded.
+
+        One partition's share of an exchange may be a few unusual rows, so it is their
+        common loss that is judged.
+        """
+        weight = sum(f["weight_sum"] for f in facts)
+        if weight == 0:
+            return True
+        before, after = (
+            np.sum([f[name] for f in facts], axis=0) for name in ("sample_before", "sample_after")
+        )
+        idle = sum(f["idle_sum"] for f in facts) / weight
         if np.isnan(run.loss_limit):
-            limits = [f["loss_limit"] for f in facts if f["loss_limit"] is not None]
-            run.loss_limit = max(limits, default=float("inf"))
-        return all(f["sound"] and f["loss_sum"] <= run.loss_limit * f["weight_sum"] for f in facts)
+            run.loss_limit = exploded_loss(float(before[0] / before[1]), idle)
+        limit = max(run.loss_limit, exploded_loss(0.0, idle))
+        self._mean = sum(f["loss_sum"] for f in facts) / weight
+        finite = all(f["finite"] for f in facts)
+        return bool(finite and self._mean <= limit and after[0] <= limit * after[1])
 
     def _merge(
         self,

@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from spark_fm.engine.handles import ArtifactHandle, BroadcastHandle, Handle, InlineHandle
 from spark_fm.engine.session import is_connect
 
-INLINE_BYTES = 48 * 2**20
+INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def shipped(session: SparkSession, value: Any, *, n_bytes: int) -> Iterator[Hand
 
     Notes
     -----
-    On Connect a value over 48 MiB stays on the server's disk until the Spark session
+    On Connect a value over 24 MiB stays on the server's disk until the Spark session
     ends: Spark has no call that removes an artifact.
     """
     if not is_connect(session):

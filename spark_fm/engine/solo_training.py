@@ -16,7 +16,7 @@ from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
-from spark_fm.engine.tasks import PIECE_NAMES, LabelUnit, SoloTask
+from spark_fm.engine.tasks import PIECE_NAMES, SoloTask, Units
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.solo import EpochRecord, SoloRun
 from spark_fm.learner.spec import TrainSpec
@@ -35,7 +35,7 @@ def train_solo(
     spec: TrainSpec,
     *,
     ids: Handle | None,
-    unit: LabelUnit,
+    units: Units,
     metric: str,
     train_on_all: bool,
     tell: Callable[[EpochReport], None],
@@ -67,7 +67,7 @@ def train_solo(
         n_bytes = sum(array.nbytes for array in arrays.values())
         with shipped(session, (facts, arrays), n_bytes=n_bytes) as handle:
             task = SoloTask(
-                version=__version__, spec=spec, run=handle, ids=ids, unit=unit, metric=metric,
+                version=__version__, spec=spec, run=handle, ids=ids, units=units, metric=metric,
                 train_on_all=train_on_all, seconds=seconds,
             )  # fmt: skip
             rows = gather(

@@ -23,7 +23,7 @@ from spark_fm.engine.blocks import (
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
 from spark_fm.engine.version import check_version
-from spark_fm.errors import TrainingDivergedError
+from spark_fm.errors import InvalidDataError, TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
@@ -33,10 +33,10 @@ from spark_fm.learner.solo import (
     Candidate,
     SoloRun,
     advance,
-    ends_sound,
     epoch_order,
     evaluate,
-    loss_limit,
+    idle_loss,
+    sample_loss,
 )
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
@@ -47,17 +47,24 @@ MERGED = "merged"
 
 
 @dataclass(frozen=True)
-class LabelUnit:
-    """Labels are divided by ``scale`` before training, 1 unless a regressor asks."""
+class Units:
+    """What labels and weights are divided by before training.
 
-    scale: float = 1.0
+    Labels by their standard deviation, where a regressor asks for it; weights by their
+    mean, so that only their ratios matter.
+    """
+
+    label: float = 1.0
+    weight: float = 1.0
 
     def apply(self, batch: CsrBatch) -> CsrBatch:
-        """Return the batch with labels in this unit."""
-        if self.scale == 1.0:
-            return batch
-        labels = batch.labels / np.float32(self.scale)
-        return CsrBatch(batch.indptr, batch.indices, batch.values, labels, batch.weights)
+        """Return the batch with labels and weights in these units."""
+        labels, weights = batch.labels, batch.weights
+        if self.label != 1.0:
+            labels = labels / np.float32(self.label)
+        if self.weight != 1.0:
+            weights = weights / np.float32(self.weight)
+        return CsrBatch(batch.indptr, batch.indices, batch.values, labels, weights)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class SoloTask:
     spec: TrainSpec
     run: Handle
     ids: Handle | None
-    unit: LabelUnit
+    units: Units
     metric: str
     train_on_all: bool
     seconds: float
@@ -89,15 +96,15 @@ class SoloTask:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
         clock = time.perf_counter()
-        train, validation = self._read(batches)
         facts, arrays = self.run.load()
         run = SoloRun.from_arrays(Layout(self.spec.k, self.spec.optimizer), facts, arrays)
+        train, validation = self._read(batches, run.state.n_features)
         since = run.epoch
         load_seconds = time.perf_counter() - clock
         try:
             for _ in advance(
                 run, train, validation, self.spec,
-                metric=self.metric, label_scale=self.unit.scale, seconds=self.seconds,
+                metric=self.metric, label_scale=self.units.label, seconds=self.seconds,
             ):  # fmt: skip
                 pass
         except TrainingDivergedError as err:
@@ -109,7 +116,9 @@ class SoloTask:
         facts["n_rows"] = train.n_rows
         yield from array_pieces(_partition(), facts, arrays)
 
-    def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
+    def _read(
+        self, batches: Iterator[pa.RecordBatch], n_features: int
+    ) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.
         blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
         ids = None if self.ids is None else self.ids.load()
@@ -117,7 +126,7 @@ class SoloTask:
         sets = []
         for chosen in (kinds, () if self.train_on_all else (VALIDATION,)):
             rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in chosen])
-            sets.append(self.unit.apply(renumbered(rows, ids)))
+            sets.append(self.units.apply(checked(renumbered(rows, ids), n_features)))
         return sets[0], sets[1] if sets[1].n_rows else None
 
 
@@ -133,9 +142,6 @@ class ExchangeTask:
         Parameters to validate on this partition's validation rows.
     epoch, exchange : int
     step_scale : float
-    loss_limit : float
-        Mean loss above which training counts as exploded; ignored by the first exchange,
-        whose tasks work it out.
     train_on_all : bool
         Train on validation rows too.
     """
@@ -144,11 +150,10 @@ class ExchangeTask:
     spec: TrainSpec
     state: Handle
     candidate: Handle | None
-    unit: LabelUnit
+    units: Units
     epoch: int
     exchange: int
     step_scale: float
-    loss_limit: float
     train_on_all: bool
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -160,57 +165,66 @@ class ExchangeTask:
         candidate = None if self.candidate is None else Candidate(*self.candidate.load())
         load_seconds = time.perf_counter() - clock
         totals: dict[str, Any] = {
-            "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "compile_seconds": 0.0,
-            "train_seconds": 0.0, "validate_seconds": 0.0, "loss_limit": None,
+            "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "idle_sum": 0.0,
+            "sample_before": [0.0, 0.0], "sample_after": [0.0, 0.0], "compile_seconds": 0.0,
+            "train_seconds": 0.0, "validate_seconds": 0.0,
         }  # fmt: skip
         sums = MetricSums()
         last: CsrBatch | None = None
-        for window, (kind, rows) in enumerate(self._windows(batches)):
+        for window, (kind, rows) in enumerate(self._windows(batches, state.n_features)):
             clock = time.perf_counter()
             if kind == VALIDATION:
                 if candidate is not None:
-                    sums += evaluate(candidate, rows, self.spec, self.unit.scale)
+                    sums += evaluate(candidate, rows, self.spec, self.units.label)
                 totals["validate_seconds"] += time.perf_counter() - clock
                 continue
-            if totals["loss_limit"] is None and self.epoch == self.exchange == 0:
-                totals["loss_limit"] = loss_limit(state, rows, self.spec)
-            order = epoch_order(
-                self.spec, rows.n_rows, epoch=self.epoch, exchange=self.exchange,
-                partition=_partition(), window=window,
-            )  # fmt: skip
-            stats = train_inplace(state, rows, order, spec=self.spec, step_scale=self.step_scale)
+            if last is None:
+                totals["sample_before"] = sample_loss(state, rows, self.spec)
             last = rows
-            totals["n_rows"] += rows.n_rows
-            totals["nnz"] += rows.nnz
-            totals["loss_sum"] += stats.loss_sum
-            totals["weight_sum"] += stats.weight_sum
-            totals["compile_seconds"] += stats.compile_seconds
-            totals["train_seconds"] += time.perf_counter() - clock - stats.compile_seconds
-        limit = self.loss_limit if totals["loss_limit"] is None else totals["loss_limit"]
-        totals["sound"] = bool(np.isfinite(totals["loss_sum"])) and (
-            last is None or ends_sound(state, last, self.spec, limit)
-        )
+            self._train_window(state, rows, window, totals)
+            totals["train_seconds"] += time.perf_counter() - clock
+        totals["finite"] = bool(np.isfinite(totals["loss_sum"])) and state.is_finite()
+        if last is not None and totals["finite"]:
+            totals["sample_after"] = sample_loss(state, last, self.spec)
         totals["bias"] = state.bias.tolist()
         totals["validation"] = sums.to_dict()
         totals["load_seconds"] = load_seconds
         yield from array_pieces(_partition(), totals, {})
-        if totals["sound"]:
+        if totals["finite"]:
             yield from self._deltas(state)
 
-    def _windows(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, CsrBatch]]:
+    def _train_window(
+        self, state: TrainState, rows: CsrBatch, window: int, totals: dict[str, Any]
+    ) -> None:
+        """Train on one stretch of rows, in place, and add up what it did."""
+        order = epoch_order(
+            self.spec, rows.n_rows, epoch=self.epoch, exchange=self.exchange,
+            partition=_partition(), window=window,
+        )  # fmt: skip
+        stats = train_inplace(state, rows, order, spec=self.spec, step_scale=self.step_scale)
+        totals["n_rows"] += rows.n_rows
+        totals["nnz"] += rows.nnz
+        totals["loss_sum"] += stats.loss_sum
+        totals["weight_sum"] += stats.weight_sum
+        totals["idle_sum"] += idle_loss(rows, self.spec)
+        totals["compile_seconds"] += stats.compile_seconds
+
+    def _windows(
+        self, batches: Iterator[pa.RecordBatch], n_features: int
+    ) -> Iterator[tuple[int, CsrBatch]]:
         """Yield training and validation rows in stretches that fit memory."""
         waiting: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
         n_bytes = dict.fromkeys(waiting, 0)
         for kind, _, _, rows in read_blocks(batches):
             target = TRAIN if self.train_on_all else kind
-            waiting[target].append(rows)
+            waiting[target].append(checked(rows, n_features))
             n_bytes[target] += rows.n_bytes
             if n_bytes[target] >= WINDOW_BYTES:
-                yield target, self.unit.apply(CsrBatch.concat(waiting[target]))
+                yield target, self.units.apply(CsrBatch.concat(waiting[target]))
                 waiting[target], n_bytes[target] = [], 0
         for target, parts in waiting.items():
             if parts:
-                yield target, self.unit.apply(CsrBatch.concat(parts))
+                yield target, self.units.apply(CsrBatch.concat(parts))
 
     def _deltas(self, state: TrainState) -> Iterator[pa.RecordBatch]:
         layout = state.layout
@@ -306,6 +320,20 @@ class DealTask:
 DEALT_SCHEMA = BLOCK_SCHEMA.append(pa.field("key", pa.int32())).append(
     pa.field("exchange", pa.int32())
 )
+
+
+def checked(rows: CsrBatch, n_features: int) -> CsrBatch:
+    """Return the batch; raise when an index is no row of the table.
+
+    Kernels do not check indices, and blocks that are packed again may hold others when
+    the source gives other rows each time it is read.
+    """
+    if rows.nnz and not 0 <= int(rows.indices.min()) <= int(rows.indices.max()) < n_features:
+        raise InvalidDataError(
+            "The training rows changed between two passes over them: a feature turned up that the "
+            "first pass did not see. Cache the DataFrame, or write it out and read it back."
+        )
+    return rows
 
 
 def renumbered(rows: CsrBatch, ids: NDArray[np.int32] | None) -> CsrBatch:

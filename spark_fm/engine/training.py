@@ -24,8 +24,9 @@ from spark_fm.engine.rounds import DistributedTraining
 from spark_fm.engine.session import persisted, tagged, use_driver_interpreter
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_training import train_solo
-from spark_fm.engine.tasks import LabelUnit
-from spark_fm.learner.solo import Candidate, SoloRun, new_stopping
+from spark_fm.engine.tasks import Units
+from spark_fm.errors import InvalidDataError, TrainingDivergedError
+from spark_fm.learner.solo import Candidate, EpochRecord, SoloRun, new_stopping
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import initial_state
 from spark_fm.learner.weights import FMWeights
@@ -104,6 +105,7 @@ class _Trainer:
         self._session = data.frame.sparkSession
         self._history: list[dict[str, Any]] = []
         self._workers_seen = 1
+        self._warnings = list(data.warnings)
         self._frame = data.frame
         if not plan.solo:
             dealt = dealt_blocks(data.frame, plan.n_partitions, plan.n_exchanges, ids)
@@ -115,26 +117,53 @@ class _Trainer:
     def run(self, started: float) -> TrainResult:
         request = self._request
         spec = request.spec
-        sums = self._sums(all_rows=self._nothing_left)
-        unit = LabelUnit(label_scale(request, sums))
-        run = self._train(spec, unit, train_on_all=self._nothing_left, tell=self._tell)
+        self._check_indicator()
+        units = self._units(all_rows=self._nothing_left)
+        run = self._train(spec, units, train_on_all=self._nothing_left, tell=self._tell)
+        runs = [run]
         best_epoch = run.stopping.best_epoch if run.best is not None else run.epoch - 1
-        refit_seconds = 0.0
-        result = run.result()
-        refit = self._wants_refit()
-        if refit:
-            clock = time.perf_counter()
+        result, refitted = run.result(), False
+        clock = time.perf_counter()
+        if self._wants_refit():
             log.info("refitting on all rows for %d epoch(s)", best_epoch + 1)
-            sums = self._sums(all_rows=True)
-            unit = LabelUnit(label_scale(request, sums))
             again = replace(spec, epochs=best_epoch + 1)
-            result = self._train(again, unit, train_on_all=True, tell=_tell_nobody).result()
-            refit_seconds = time.perf_counter() - clock
-        weights = self._weights(result, unit.scale)
-        facts = self._facts(run, best_epoch, refit, sums)
-        facts["refitSeconds"] = refit_seconds
+            all_units = self._units(all_rows=True)
+            try:
+                second = self._train(again, all_units, train_on_all=True, tell=_tell_nobody)
+                runs.append(second)
+                result, units, refitted = second.result(), all_units, True
+            except TrainingDivergedError as err:
+                self._warn(f"The refit on all rows failed, the first model is kept: {err}")
+        weights = self._weights(result, units.label)
+        facts = self._facts(runs, best_epoch, units)
+        facts["refit"] = refitted
+        facts["refitSeconds"] = time.perf_counter() - clock
         facts["totalSeconds"] = time.perf_counter() - started
         return TrainResult(weights, self._history, facts)
+
+    def _check_indicator(self) -> None:
+        """Raise when the caller's validation column leaves nothing to train on."""
+        name = self._request.columns.validation
+        if name is None:
+            return
+        if self._nothing_left:
+            raise InvalidDataError(
+                f"validationIndicatorCol={name!r} is true in every row; rows to train on have "
+                "false. Negate it, or use validationFraction."
+            )
+        if not self._has_validation:
+            self._warn(
+                f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
+                "early stopping."
+            )
+
+    def _warn(self, text: str) -> None:
+        log.warning("%s", text)
+        self._warnings.append(text)
+
+    def _units(self, *, all_rows: bool) -> Units:
+        sums = self._sums(all_rows=all_rows)
+        return Units(label=label_scale(self._request, sums), weight=sums.weight / sums.rows)
 
     def _sums(self, *, all_rows: bool) -> SetSums:
         train, validation = self._data.train, self._data.validation
@@ -149,10 +178,10 @@ class _Trainer:
         rows = self._data.train.rows + self._data.validation.rows
         return request.refit == "always" or (request.refit == "auto" and rows <= REFIT_ROWS)
 
-    def _train(self, spec: TrainSpec, unit: LabelUnit, *, train_on_all: bool, tell: Any) -> SoloRun:
+    def _train(self, spec: TrainSpec, units: Units, *, train_on_all: bool, tell: Any) -> SoloRun:
         request, plan = self._request, self._plan
         sums = self._sums(all_rows=train_on_all)
-        mean = sums.label / sums.weight / unit.scale
+        mean = sums.label / sums.weight / units.label
         counts = plan.all_counts if train_on_all else plan.train_counts
         run = SoloRun(
             state=initial_state(spec, counts, label_mean=mean),
@@ -167,12 +196,12 @@ class _Trainer:
 
             if plan.solo:
                 return train_solo(
-                    run, self._data.frame, self._session, spec, ids=self._ids, unit=unit,
+                    run, self._data.frame, self._session, spec, ids=self._ids, units=units,
                     metric=request.metric, train_on_all=train_on_all, tell=report,
                 )  # fmt: skip
-            variance = sums.label_square / sums.weight / unit.scale**2 - mean**2
+            variance = sums.label_square / sums.weight / units.label**2 - mean**2
             training = DistributedTraining(
-                self._frame, self._session, spec, plan, unit=unit, metric=request.metric,
+                self._frame, self._session, spec, plan, units=units, metric=request.metric,
                 train_on_all=train_on_all, first_loss=variance,
                 has_validation=self._has_validation and not train_on_all,
             )  # fmt: skip
@@ -200,7 +229,9 @@ class _Trainer:
             features=self._plan.ids,
         )
 
-    def _facts(self, run: SoloRun, best_epoch: int, refit: bool, sums: SetSums) -> dict[str, Any]:
+    def _facts(self, runs: list[SoloRun], best_epoch: int, units: Units) -> dict[str, Any]:
+        records = [record for run in runs for record in run.history]
+        sums = self._sums(all_rows=len(runs) > 1 or self._nothing_left)
         data, plan = self._data, self._plan
         return {
             "numRows": data.train.rows + data.validation.rows,
@@ -217,24 +248,23 @@ class _Trainer:
             "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,
             "mergedOnExecutors": plan.merge_on_executors,
             "labelMean": sums.label / sums.weight,
-            "labelScale": label_scale(self._request, sums),
+            "labelScale": units.label,
             "totalIterations": len(self._history),
             "bestEpoch": best_epoch,
-            "refit": refit,
-            "stepScale": run.step_scale,
-            "rejectedAttempts": sum(record.n_rejected for record in run.history),
-            "warnings": list(data.warnings) + _divergence_notes(run),
+            "stepScale": runs[-1].step_scale,
+            "rejectedAttempts": sum(record.n_rejected for record in records),
+            "warnings": self._warnings + _divergence_notes(records),
             "packSeconds": data.seconds,
-            "compileSeconds": sum(record.compile_seconds for record in run.history),
+            "compileSeconds": sum(record.compile_seconds for record in records),
         }
 
 
-def _divergence_notes(run: SoloRun) -> list[str]:
+def _divergence_notes(records: list[EpochRecord]) -> list[str]:
     return [
         f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
         f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
         "lower the learning rates."
-        for record in run.history
+        for record in records
         if record.n_rejected
     ]
 

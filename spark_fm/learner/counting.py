@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.jit import njit
 
-# Up to this id counts are plain arrays (16 bytes a feature); beyond, sorted ids.
-DENSE_IDS = 2**24
+# Below this id counts are plain arrays, 24 bytes a feature; from it on, sorted ids.
+DENSE_IDS = 2**22
 CANDIDATES = 32
 DWARFS = 100.0
 
@@ -60,7 +60,7 @@ class FeatureCounter:
         self._sparse: list[FeatureCounts] = []
 
     def add(self, batch: CsrBatch, *, validation: bool) -> None:
-        """Take in a batch; O(nnz), O(nnz log nnz) for ids of 2**24 and more."""
+        """Take in a batch; O(nnz), O(nnz log nnz) for ids of 2**22 and more."""
         if batch.nnz == 0:
             return
         indices, values = batch.indices, batch.values
@@ -79,8 +79,8 @@ class FeatureCounter:
         size = max(needed, min(DENSE_IDS, 2 * self._counts.shape[1]))
         extra = size - self._counts.shape[1]
         self._counts = np.pad(self._counts, ((0, 0), (0, extra)))
-        self._low = np.pad(self._low, (0, extra))
-        self._high = np.pad(self._high, (0, extra))
+        self._low = np.pad(self._low, (0, extra), constant_values=np.inf)
+        self._high = np.pad(self._high, (0, extra), constant_values=-np.inf)
 
     def _add_sparse(self, indices: NDArray[np.int32], validation: bool) -> None:
         ids, counts = np.unique(indices, return_counts=True)
@@ -104,7 +104,8 @@ class FeatureCounter:
             return 0.0, []
         largest = seen[np.argsort(top[seen], kind="stable")[-CANDIDATES:]]
         ranges = [(int(j), float(self._low[j]), float(self._high[j])) for j in largest]
-        return float(np.median(top[seen])), ranges
+        # The lower of two middle ones: of two features, one may dwarf the other.
+        return float(np.quantile(top[seen], 0.5, method="lower")), ranges
 
 
 def dwarfing_features(
@@ -123,7 +124,7 @@ def dwarfing_features(
             before = ranges.get(j, (low, high))
             ranges[j] = (min(low, before[0]), max(high, before[1]))
     medians = [median for median, candidates in parts if candidates]
-    usual = float(np.median(medians)) if medians else 0.0
+    usual = float(np.quantile(medians, 0.5, method="lower")) if medians else 0.0
     found = [
         (j, low, high)
         for j, (low, high) in ranges.items()

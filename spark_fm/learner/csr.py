@@ -130,6 +130,16 @@ class CsrBatch:
         )
 
 
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view: kernels take their inputs in this one form.
+
+    Arrays that may be written are another type to Numba, and would compile again.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def canonical(batch: CsrBatch) -> CsrBatch:
     """Return the batch with sorted indices in each row and repeated ones added up.
 

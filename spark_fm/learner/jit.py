@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 FASTMATH_FLAGS = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
 
-def njit(function: Callable[..., Any], *, tag: str | None = None) -> Any:
+def njit(
+    function: Callable[..., Any], *, tag: str | None = None, variant: str | None = None
+) -> Any:
     """Compile ``function`` in nopython mode, lazily, with the project's flags.
 
     Parameters
@@ -39,6 +41,8 @@ def njit(function: Callable[..., Any], *, tag: str | None = None) -> Any:
     tag : str, optional
         Name of this specialisation, unique for the captured values. Given,
         the machine code is cached on disk under that name.
+    variant : str, optional
+        The same for a helper that is not cached by itself but lies in a cached kernel.
 
     Returns
     -------
@@ -51,7 +55,14 @@ def njit(function: Callable[..., Any], *, tag: str | None = None) -> Any:
     make it return the code of the other one. Here each specialisation has a file
     of its own, in a folder named after the source, so neither race nor stale
     helper code can be loaded.
+
+    The name of the specialisation also becomes part of the function's name. Otherwise
+    the machine code of two specialisations, compiled in two processes and loaded into a
+    third, has the same symbols, and the linker takes the one for the other.
     """
+    unique = tag or variant
+    if unique is not None:
+        function.__qualname__ = f"{function.__qualname__}_{unique.replace('-', '_')}"
     dispatcher = numba.njit(function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy")
     folder = cache_folder()
     if tag is not None and folder is not None and not getattr(numba.config, "DISABLE_JIT", 0):

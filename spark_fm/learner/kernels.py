@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
@@ -79,14 +79,18 @@ def train_inplace(
     compile_seconds = time.perf_counter() - started
     slots = np.full(state.n_features, -1, np.int32) if spec.mini_batch_size > 1 else _NO_SLOTS
     loss_sum, weight_sum = kernel(
-        state.rows, state.bias, order, batch.indptr, batch.indices, batch.values,
-        batch.labels, batch.weights, hyperparameters(spec, step_scale), slots,
-        spec.mini_batch_size,
+        state.rows, state.bias, frozen(order), *_inputs(batch),
+        hyperparameters(spec, step_scale), slots, spec.mini_batch_size,
     )  # fmt: skip
     return PassStats(loss_sum, weight_sum, compile_seconds)
 
 
 _NO_SLOTS = np.empty(0, np.int32)
+
+
+def _inputs(batch: CsrBatch) -> list[NDArray[Any]]:
+    arrays = (batch.indptr, batch.indices, batch.values, batch.labels, batch.weights)
+    return [frozen(array) for array in arrays]
 
 
 @lru_cache(maxsize=64)
@@ -100,9 +104,8 @@ def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) 
         np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
     )
     kernel(
-        np.zeros((0, layout.stride), np.float32), np.zeros(4), np.empty(0, np.int64),
-        empty.indptr, empty.indices, empty.values, empty.labels, empty.weights,
-        np.zeros(9), _NO_SLOTS, 1,
+        np.zeros((0, layout.stride), np.float32), np.zeros(4), frozen(np.empty(0, np.int64)),
+        *_inputs(empty), np.zeros(9), _NO_SLOTS, 1,
     )  # fmt: skip
     return kernel
 
@@ -259,7 +262,7 @@ def _make_score_row(k: int) -> Any:
             pairs += sums[f] * sums[f] - squares[f]
         return linear + np.float32(0.5) * pairs
 
-    return njit(score_row)
+    return njit(score_row, variant=f"k{k}")
 
 
 def _make_feature_update(k: int, optimizer: Optimizer) -> Any:
@@ -304,7 +307,7 @@ def _make_feature_update(k: int, optimizer: Optimizer) -> Any:
                 rate = np.float32(hyper[LINEAR_LR] * step)
             rows[j, f] -= rate * m / (np.sqrt(s) + eps)
 
-    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer])
+    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer], variant=f"feature-k{k}")
 
 
 def _make_bias_update(optimizer: Optimizer) -> Any:
@@ -314,7 +317,7 @@ def _make_bias_update(optimizer: Optimizer) -> Any:
         g = gradient + weight * hyper[BIAS_WD] * bias[0]
         return min(max(g, -hyper[CLIP]), hyper[CLIP])
 
-    clipped = njit(clipped)
+    clipped = njit(clipped, variant=optimizer)
 
     def adagrad(bias, gradient, weight, hyper):  # type: ignore[no-untyped-def]
         g = clipped(bias, gradient, weight, hyper)
@@ -336,4 +339,4 @@ def _make_bias_update(optimizer: Optimizer) -> Any:
         bias[0] -= hyper[BIAS_LR] * step * bias[1] / (np.sqrt(bias[2]) + hyper[EPS])
         return step
 
-    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer])
+    return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer], variant="bias")

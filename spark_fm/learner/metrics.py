@@ -77,19 +77,19 @@ def metric_sums(
         error = score - label
         return MetricSums(
             weight=float(weight.sum()),
-            loss=float(weight @ error**2),
-            absolute_error=float(weight @ np.abs(error)),
-            label=float(weight @ label),
-            label_square=float(weight @ label**2),
+            loss=float((weight * error**2).sum()),
+            absolute_error=float((weight * np.abs(error)).sum()),
+            label=float((weight * label).sum()),
+            label_square=float((weight * label**2).sum()),
         )
     positive, predicted = label > 0.5, score >= 0
     with np.errstate(invalid="ignore"):  # a NaN score gives a NaN loss
         log_loss = np.logaddexp(0, np.where(positive, -score, score))
     return MetricSums(
         weight=float(weight.sum()),
-        loss=float(weight @ log_loss),
-        label=float(weight @ label),
-        label_square=float(weight @ label**2),
+        loss=float((weight * log_loss).sum()),
+        label=float((weight * label).sum()),
+        label_square=float((weight * label**2).sum()),
         true_positive=float(weight[positive & predicted].sum()),
         false_positive=float(weight[~positive & predicted].sum()),
         false_negative=float(weight[positive & ~predicted].sum()),

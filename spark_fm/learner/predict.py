@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
 
 
@@ -45,7 +45,8 @@ def margins(
     if features is not None:
         indices = table_positions(features, indices)
     kernel = scoring_kernel(table.shape[1] - 1)
-    return kernel(table, bias, batch.indptr, indices, batch.values)  # type: ignore[no-any-return]
+    inputs = (frozen(array) for array in (batch.indptr, indices, batch.values))
+    return kernel(frozen(table), float(bias), *inputs)  # type: ignore[no-any-return]
 
 
 def sigmoid(scores: NDArray[Any]) -> NDArray[Any]:
@@ -66,7 +67,7 @@ def table_positions(features: NDArray[np.int32], indices: NDArray[np.int32]) -> 
 
 @lru_cache(maxsize=64)
 def scoring_kernel(k: int) -> Any:
-    """Return the compiled scorer for k factors; negative indices are passed over."""
+    """Return the scorer for k factors, compiled now; negative indices are passed over."""
 
     def score_rows(table, bias, indptr, indices, values):  # type: ignore[no-untyped-def]
         sums = np.empty(k, np.float32)
@@ -92,4 +93,11 @@ def scoring_kernel(k: int) -> Any:
             scores[r] = bias + linear + np.float32(0.5) * pairs
         return scores
 
-    return njit(score_rows, tag=f"score-k{k}")
+    kernel = njit(score_rows, tag=f"score-k{k}")
+    nothing: list[NDArray[Any]] = [
+        np.zeros(1, np.int64),
+        np.empty(0, np.int32),
+        np.empty(0, np.float32),
+    ]
+    kernel(frozen(np.zeros((0, k + 1), np.float32)), 0.0, *[frozen(array) for array in nothing])
+    return kernel

@@ -228,7 +228,7 @@ def _one_epoch(
         run.step_scale *= STEP_SHRINK
         run.state = before.copy()
         if rejected > MAX_SHRINKS:
-            raise TrainingDivergedError(divergence_text(run.epoch, run.step_scale, spec))
+            raise TrainingDivergedError(divergence_text(run.epoch, mean, run.loss_limit, spec))
     trained = time.perf_counter()
     if spec.average_epochs:
         if run.average is None:
@@ -284,17 +284,39 @@ def epoch_order(
 
 
 def loss_limit(state: TrainState, train: CsrBatch, spec: TrainSpec) -> float:
-    """Return the mean loss above which a training counts as exploded.
+    """Return the mean loss above which a training counts as exploded."""
+    start, weight = sample_loss(state, train, spec)
+    nothing = idle_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
+    return exploded_loss(start / weight if weight else 0.0, nothing)
 
-    Ten times the loss of the model as it stands or of a model that says 0, plus a unit
-    for sets that a constant fits; taken over the first rows.
+
+def exploded_loss(start: float, nothing: float) -> float:
+    """Return ten times the loss of the first model or of one that says 0, whichever is more.
+
+    Plus ten, for sets that a constant fits.
     """
-    head = _head(train)
-    start = evaluate(Candidate.of(state), head, spec).mean_loss()
-    nothing = metric_sums(
-        spec.loss, np.zeros(head.n_rows, np.float32), head.labels, head.weights
-    ).mean_loss()
-    return EXPLODED * float(np.nanmax([start, nothing, 0.0]) + 1.0)
+    return EXPLODED * (max(start, nothing, 0.0) + 1.0)
+
+
+def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
+    """Return the weighted loss sum of a model that says 0 of every row."""
+    zeros = np.zeros(batch.n_rows, np.float32)
+    return metric_sums(spec.loss, zeros, batch.labels, batch.weights).loss
+
+
+def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:
+    """Return the weighted loss sum of a state on the first rows, and their weight.
+
+    The first rows are a sample, since rows were mixed when they were packed.
+    """
+    n_rows = min(train.n_rows, SAMPLE_ROWS)
+    stop = int(train.indptr[n_rows])
+    head = CsrBatch(
+        train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
+        train.labels[:n_rows], train.weights[:n_rows],
+    )  # fmt: skip
+    sums = evaluate(Candidate.of(state), head, spec)
+    return sums.loss, sums.weight
 
 
 def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:
@@ -305,27 +327,17 @@ def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float
     """
     if not state.is_finite():
         return False
-    after = evaluate(Candidate.of(state), _head(train), spec).mean_loss()
-    return after <= limit or not train.weights[:SAMPLE_ROWS].any()
+    loss, weight = sample_loss(state, train, spec)
+    return loss <= limit * weight
 
 
-def _head(train: CsrBatch) -> CsrBatch:
-    """Return the first rows, a sample since rows were mixed when they were packed."""
-    n_rows = min(train.n_rows, SAMPLE_ROWS)
-    stop = int(train.indptr[n_rows])
-    return CsrBatch(
-        train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
-        train.labels[:n_rows], train.weights[:n_rows],
-    )  # fmt: skip
-
-
-def divergence_text(epoch: int, step_scale: float, spec: TrainSpec) -> str:
+def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> str:
     """Return the message of a training that no step size saves."""
     return (
-        f"Training diverged in epoch {epoch}: no step down to {step_scale:.0e} times "
-        f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} keeps the "
-        "loss finite. Scale the features to about [0, 1], or lower the Lr and InitSigma "
-        "parameters."
+        f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_SHRINKS} of "
+        f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
+        f"loss is still {loss:.6g}, and more than {limit:.6g} is not a training. Scale the "
+        "features to about [0, 1], or lower the Lr and InitSigma parameters."
     )
 
 

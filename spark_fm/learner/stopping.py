@@ -26,19 +26,29 @@ class EarlyStopping:
     best_value: float = math.nan
     best_epoch: int = -1
     waited: int = 0
+    mark: float = math.nan  # the value that the next one must beat by tol
 
     def observe(self, epoch: int, value: float) -> bool:
-        """Take in an epoch's metric; return whether it is the new best."""
-        if self.best_epoch < 0 and not math.isnan(value):
-            improved = True
-        else:
-            gain = value - self.best_value if self.larger_is_better else self.best_value - value
-            improved = gain > self.tol * abs(self.best_value)  # False for NaN
-        if improved:
-            self.best_value, self.best_epoch, self.waited = value, epoch, 0
+        """Take in an epoch's metric; return whether it is the new best.
+
+        Any improvement makes an epoch the best one; only one by ``tol`` starts the
+        count of epochs anew.
+        """
+        if math.isnan(value):
+            self.waited += 1
+            return False
+        first = self.best_epoch < 0
+        if first or self._gain(value, self.mark) > self.tol * abs(self.mark):
+            self.mark, self.waited = value, 0
         else:
             self.waited += 1
+        improved = first or self._gain(value, self.best_value) > 0
+        if improved:
+            self.best_value, self.best_epoch = value, epoch
         return improved
+
+    def _gain(self, value: float, before: float) -> float:
+        return value - before if self.larger_is_better else before - value
 
     @property
     def should_stop(self) -> bool:

@@ -301,3 +301,58 @@ def test_small_data_choose_one_partition_and_large_data_more(spark):
 
     assert choose(1_000_000) == 1
     assert choose(1_000_000_000) == session.task_slots(spark) == 2
+
+
+def test_a_heavy_label_in_a_small_partition_is_no_explosion(spark):
+    rng = np.random.default_rng(3)
+    labels = rng.standard_normal(2000)
+    labels[77] = 40.0
+    matrix = sp.csr_matrix(np.eye(5)[rng.integers(0, 5, 2000)])
+    model = machine(
+        predictorType="regressor", numWorkers=8, averagingsPerEpoch=8, epochs=1
+    ).fit(to_frame(spark, Rows(matrix, labels)))  # fmt: skip
+
+    assert model.summary.facts["rejectedAttempts"] == 0
+
+
+def test_exchanges_without_rows_are_passed_over(spark):
+    from pyspark.ml.functions import array_to_vector
+
+    late = spark.range(0, 12, 1, 12).where("id >= 9")
+    frame = late.select(
+        (F.col("id") % 2).cast("double").alias("label"),
+        array_to_vector(F.array((F.col("id") - 9).cast("double"), F.lit(1.0))).alias("features"),
+    )
+    model = machine(numWorkers=4, epochs=1, validationFraction=0.0).fit(frame)
+
+    assert model.summary.facts["rejectedAttempts"] == 0
+    assert model.summary.facts["numRows"] == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_the_ratios_of_weights_matter(frame, workers):
+    def fit(weight):
+        weighted = frame.withColumn("w", F.lit(weight) * (1 + F.hash("features") % 2))
+        return machine(numWorkers=workers, weightCol="w").fit(weighted)
+
+    assert_same_model(fit(1.0), fit(0.0009765625))
+
+
+def test_a_single_partition_trains_where_persist_is_missing(frame, monkeypatch):
+    from pyspark.errors import PySparkNotImplementedError
+
+    kept = machine().fit(frame)
+
+    def persist(self, level=None):
+        raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
+
+    monkeypatch.setattr(type(frame), "persist", persist)
+
+    assert_same_model(kept, machine().fit(frame))
+
+
+def test_a_validation_column_without_training_rows_is_refused(frame):
+    from spark_fm.errors import InvalidDataError
+
+    with pytest.raises(InvalidDataError, match="validationIndicatorCol='held' is true in every"):
+        machine(validationIndicatorCol="held").fit(frame.withColumn("held", F.lit(True)))

@@ -49,18 +49,23 @@ def test_patience_zero_never_stops() -> None:
     assert not stopping.should_stop
 
 
-@pytest.mark.parametrize(("value", "improved"), [(0.97, False), (0.94, True)])
-def test_an_improvement_below_tol_counts_as_none(value: float, improved: bool) -> None:
+@pytest.mark.parametrize(("value", "enough"), [(0.97, False), (0.94, True)])
+def test_an_improvement_below_tol_uses_up_patience_and_is_kept(value: float, enough: bool) -> None:
     stopping = EarlyStopping(False, patience=1, tol=0.05)
 
-    assert watch(stopping, [1.0, value]) == [True, improved]
-    assert stopping.should_stop is not improved
+    assert watch(stopping, [1.0, value]) == [True, True]
+    assert stopping.best_epoch == 1
+    assert stopping.should_stop is not enough
 
 
 def test_tol_is_relative_to_the_size_of_a_negative_metric_too() -> None:
     stopping = EarlyStopping(True, patience=3, tol=0.1)
 
-    assert watch(stopping, [-10.0, -9.5, -8.5]) == [True, False, True]
+    watch(stopping, [-10.0, -9.5, -8.9])
+
+    assert stopping.waited == 0
+    watch(stopping, [-8.5])
+    assert stopping.waited == 1
 
 
 def test_nan_is_never_an_improvement() -> None:

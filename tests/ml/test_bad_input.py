@@ -316,16 +316,6 @@ def test_more_workers_than_rows_train(spark: SparkSession) -> None:
     assert np.isfinite(model.linear).all()
 
 
-def test_a_validation_column_that_holds_out_everything_trains_on_everything(
-    train: DataFrame,
-) -> None:
-    frame = train.limit(50).coalesce(1).withColumn("held_out", F.lit(True))
-
-    model = fast_fm(validationIndicatorCol="held_out", epochs=1).fit(frame)
-
-    assert model.summary.objectiveHistory[0] == pytest.approx(math.log(2), abs=0.1)
-
-
 # Afterwards -----------------------------------------------------------------------------
 
 

@@ -1,0 +1,93 @@
+"""Kernels for different k, compiled in processes of their own, load side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spark_fm.learner import kernels
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COMPILE = """
+import sys
+from spark_fm.learner.kernels import training_kernel
+from spark_fm.learner.predict import scoring_kernel
+k = int(sys.argv[1])
+scoring_kernel(k)
+training_kernel(k, "logistic", "adagrad", False)
+"""
+
+USE = """
+import numpy as np
+from tests import oracle
+from tests.builders import random_batch, train_spec, worn_state
+from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.predict import margins
+
+# Every kernel is loaded before the first is used.
+from spark_fm.learner.kernels import training_kernel
+from spark_fm.learner.predict import scoring_kernel
+kernels = []
+for k in (2, 5, 11):
+    kernels += [scoring_kernel(k), training_kernel(k, "logistic", "adagrad", False)]
+# Equal symbols would let the linker take one for the other, at its whim.
+symbols = [o.fndesc.mangled_name for kernel in kernels for o in kernel.overloads.values()]
+assert len(set(symbols)) == len(symbols) == 6, symbols
+for k in (11, 5, 2):
+    batch = random_batch(30, 8, seed=k, loss="logistic")
+    spec = train_spec(k=k, loss="logistic", optimizer="adagrad", mini_batch_size=1)
+    state = worn_state(spec, 8, seed=k)
+    twin = oracle.Twin.of_state(state)
+    raw = margins(batch, state.parameters(), state.bias[0])
+    np.testing.assert_allclose(raw, oracle.scores(twin.model, batch), atol=1e-5)
+    train_inplace(state, batch, np.arange(30), spec=spec)
+    oracle.train(twin, batch, range(30), spec=spec)
+    layout = state.layout
+    seen = np.hstack([state.rows[:, : layout.n_exchanged], state.rows[:, [layout.touches]]])
+    np.testing.assert_allclose(seen, twin.table(), atol=1e-4)
+print("ok")
+"""
+
+
+def run(program: str, *arguments: str, folder: Path) -> str:
+    environment = {
+        **os.environ,
+        "SPARK_FM_CACHE_DIR": str(folder),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled or cached"
+)
+def test_specialisations_compiled_apart_keep_their_own_code(tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    for k in (2, 5, 11):
+        run(COMPILE, str(k), folder=folder)
+
+    assert run(USE, folder=folder) == "ok"
+
+
+def test_helpers_inside_kernels_have_names_of_their_own() -> None:
+    names = [
+        make(k).py_func.__qualname__
+        for k in (2, 5)
+        for make in (
+            kernels._make_score_row,
+            lambda k: kernels._make_feature_update(k, "adagrad"),
+            lambda k: kernels._make_feature_update(k, "adam"),
+        )
+    ]
+
+    assert len(set(names)) == len(names)
