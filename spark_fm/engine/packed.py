@@ -188,9 +188,8 @@ def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, i
             range_text = ""
             if reason == packing.BAD_INDEX:
                 limit = request.feature_dim or 2**31 - 1
-                range_text = f" (allowed: 0 to {limit - 1}" + (
-                    f", from featureDim={limit})" if request.feature_dim else ")"
-                )
+                source = ", by featureDim or the column's metadata" if request.feature_dim else ""
+                range_text = f" (allowed: 0 to {limit - 1}{source})"
             found.append(
                 f"{kind}Col={name!r} has {count} row(s) with {reason}{range_text}, for example "
                 f"{examples[reason]}"

@@ -81,9 +81,8 @@ def cache_folder() -> Path | None:
     when it belongs to this user and nobody else may enter it.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
-    candidates = []
-    if os.environ.get("SPARK_FM_CACHE_DIR"):
-        candidates.append(Path(os.environ["SPARK_FM_CACHE_DIR"]))
+    named = Path(os.environ["SPARK_FM_CACHE_DIR"]) if os.environ.get("SPARK_FM_CACHE_DIR") else None
+    candidates = [] if named is None else [named]
     if os.environ.get("XDG_CACHE_HOME"):
         candidates.append(Path(os.environ["XDG_CACHE_HOME"]) / "spark_fm")
     home = os.path.expanduser("~")
@@ -100,6 +99,8 @@ def cache_folder() -> Path | None:
                 folder = base / f"kernels-{__version__}-{_source_digest()}"
                 folder.mkdir(mode=0o700, exist_ok=True)
                 return folder
+            level = logging.WARNING if base == named else logging.DEBUG
+            log.log(level, "kernel cache %s is not used: others may enter or own it", base)
         except OSError as err:
             log.debug("kernel cache %s is not usable: %s", base, err)
     log.debug("no private cache folder: kernels are compiled in each process")

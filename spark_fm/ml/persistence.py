@@ -118,23 +118,22 @@ class FMModelWriter(FMStageWriter):
             mode = "append"
         summary = model.summary
         facts = {
-            "spark_fm": {
-                "format_version": FORMAT_VERSION,
-                "version": __version__,
-                "bias": weights.bias.hex(),
-                "feature_dim": weights.feature_dim,
-                "arrays": {
-                    name: {
-                        "dtype": array.dtype.newbyteorder("<").str,
-                        "shape": list(array.shape),
-                        "sha256": _digest(array),
-                    }
-                    for name, array in arrays.items()
-                },
-                "summary": None if summary is None else summary.to_dict(),
-            }
+            "format_version": FORMAT_VERSION,
+            "version": __version__,
+            "bias": weights.bias.hex(),
+            "feature_dim": weights.feature_dim,
+            "arrays": {
+                name: {
+                    "dtype": array.dtype.newbyteorder("<").str,
+                    "shape": list(array.shape),
+                    "sha256": _digest(array),
+                }
+                for name, array in arrays.items()
+            },
+            "summary": None if summary is None else summary.to_dict(),
         }
-        DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata=facts)
+        facts["sha256"] = _facts_digest(facts)
+        DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata={"spark_fm": facts})
 
 
 _PIECES_DDL = "name string, part int, payload binary"
@@ -166,6 +165,11 @@ class FMModelReader(FMStageReader):
                 f"{path} has model format {version}, written by spark_fm {facts.get('version')}; "
                 f"this is spark_fm {__version__}, which reads up to format {FORMAT_VERSION}. "
                 "Upgrade spark_fm."
+            )
+        if facts.get("sha256") != _facts_digest(facts):
+            raise ModelFormatError(
+                f"{path}/metadata is damaged: it was changed since it was written. Restore the "
+                "folder or train again."
             )
         try:
             arrays = _read_arrays(self.sparkSession, path, facts["arrays"])
@@ -239,6 +243,12 @@ def _read_arrays(
                 "that were changed. Restore the folder or train again."
             )
     return arrays
+
+
+def _facts_digest(facts: dict[str, Any]) -> str:
+    """Return the digest of a model's facts, its own entry left out."""
+    rest = {name: value for name, value in facts.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -321,6 +321,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
         lambda m: m["spark_fm"]["arrays"]["table"].update(shape=[20, 4]),
         lambda m: m["spark_fm"]["arrays"]["table"].update(dtype="no such type"),
         lambda m: m["spark_fm"].update(bias="much"),
+        lambda m: m["spark_fm"].update(bias=(0.25).hex()),
         lambda m: m["spark_fm"].pop("feature_dim"),
         lambda m: m["spark_fm"].update(summary={"rows": []}),
         lambda m: m.pop("uid"),
@@ -330,7 +331,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     ],
     ids=[
         "no facts", "no version", "odd version", "no arrays", "no table", "smaller shape",
-        "odd type", "odd bias", "no size", "odd summary", "no uid", "no params",
+        "odd type", "odd bias", "another bias", "no size", "odd summary", "no uid", "no params",
         "unknown param", "param of another type",
     ],
 )  # fmt: skip
