@@ -1,7 +1,7 @@
 """Print and write the table of model quality: ``python -m benchmarks.quality``.
 
 Default settings with three seeds, documented settings, sets that no default was chosen
-on, and the loss by number of workers. ``--quick`` takes one seed and few workers.
+on, and the loss by number of workers. ``--parts`` runs some of the tables.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ WORKER_EPOCHS = {
     "frappe": 14,
     "mnist0": 12,
 }
+
+
+PARTS = ["defaults", "documented", "held-back", "partitions", "workers"]
 
 
 @dataclass(frozen=True)
@@ -208,29 +211,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the tables that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--workers", type=int, nargs="*", default=[2, 8, 32])
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--worker-seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=list(SPLITS))
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, help="write the tables to this Markdown file")
     args = parser.parse_args(argv)
     spark = local_session("local[2]")
     splits = {name: SPLITS[name]() for name in args.splits}
-    held_back = {name: load() for name, load in HELD_BACK.items()}
-    parts = [
-        ("Default settings", quality_table(spark, splits, args.seeds, documented=False)),
-        ("Documented settings", quality_table(spark, splits, args.seeds, documented=True)),
-        (
-            "Sets that no default was chosen on",
-            quality_table(spark, held_back, args.seeds, documented=False),
-        ),
-        ("By partitions of the input, numWorkers=0", partition_table(spark, splits, args.seeds[0])),
-    ]
-    if args.workers:
-        table = worker_table(spark, splits, args.seeds, args.workers)
-        parts.append(("By number of workers: best test loss of any epoch", table))
-    text = "\n\n".join(f"## {title}\n\n" + "\n".join(rows) for title, rows in parts) + "\n"
+    tables: list[tuple[str, list[str]]] = []
+    if "defaults" in args.parts:
+        tables.append(("Default settings", quality_table(spark, splits, args.seeds, False)))
+    if "documented" in args.parts:
+        tables.append(("Documented settings", quality_table(spark, splits, args.seeds, True)))
+    if "held-back" in args.parts:
+        held_back = {name: load() for name, load in HELD_BACK.items()}
+        table = quality_table(spark, held_back, args.seeds, False)
+        tables.append(("Sets that no default was chosen on", table))
+    if "partitions" in args.parts:
+        table = partition_table(spark, splits, args.seeds[0])
+        tables.append(("By partitions of the input, numWorkers=0", table))
+    if "workers" in args.parts:
+        table = worker_table(spark, splits, args.worker_seeds, args.workers)
+        seeds = ", ".join(map(str, args.worker_seeds))
+        tables.append((f"By number of workers: best test loss of any epoch, seeds {seeds}", table))
+    text = "\n\n".join(f"## {title}\n\n" + "\n".join(rows) for title, rows in tables) + "\n"
     if args.out is not None:
-        head = _HEAD.format(seeds=", ".join(map(str, args.seeds)))
-        args.out.write_text(head + text)
+        args.out.write_text(_HEAD.format(seeds=", ".join(map(str, args.seeds))) + text)
         print(f"written to {args.out}")
 
 
