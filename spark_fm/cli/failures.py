@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from spark_fm import errors
+from spark_fm.cli.interrupts import was_interrupted
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -37,7 +38,7 @@ def explain(err: BaseException) -> tuple[int, str]:
         2 for what the caller can put right in the command or the data, 130 for an
         interruption, else 1.
     """
-    if isinstance(err, KeyboardInterrupt):
+    if isinstance(err, KeyboardInterrupt) or was_interrupted():
         return INTERRUPTED, "interrupted; running jobs were cancelled"
     if isinstance(err, (UsageError, *_CALLERS)):
         return USAGE, _one_line(str(err))

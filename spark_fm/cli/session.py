@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 import spark_fm
 from spark_fm.cli.failures import UsageError
+from spark_fm.cli.interrupts import interruptible, was_interrupted
 from spark_fm.engine.session import is_connect, is_local_master, use_driver_interpreter
 from spark_fm.errors import SparkFMError
 
@@ -65,16 +66,26 @@ def spark_session(args: argparse.Namespace) -> Iterator[SparkSession]:
         if args.master or args.remote or args.conf:
             log.warning("a Spark session is running: --master, --remote and --conf are not used")
         use_driver_interpreter(active)
-        yield active
+        with interruptible():
+            yield active
         return
     if not _needs_no_java(args):
         check_java()
     session = _start(args, settings)
     try:
         use_driver_interpreter(session)
-        yield session
+        with interruptible():
+            yield session
     finally:
+        _stop(session)
+
+
+def _stop(session: SparkSession) -> None:
+    try:
         session.stop()
+    except Exception:  # an interruption may have broken the connection to the JVM
+        if not was_interrupted():
+            raise
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:

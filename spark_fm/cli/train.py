@@ -207,6 +207,9 @@ def _tell(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
     )
     print(f"best epoch {summary.bestEpoch} of 0 to {summary.totalIterations - 1}: " + ", ".join(
         [f"loss {best['trainLoss']:.6g}", *metrics]))  # fmt: skip
+    if facts["refit"]:
+        epochs = summary.bestEpoch + 1
+        print(f"refit      on all {facts['numRows']:,} rows for {epochs} epoch(s): the saved model")
     print(f"seconds    {facts['totalSeconds']:.1f}")
 
 

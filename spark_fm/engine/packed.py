@@ -137,7 +137,9 @@ def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
     rows = gather(found, session, columns=["report"], n_bytes=0, spread=["source"])
     reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
     if not reports:
-        raise InvalidDataError("The training set has no partitions. Check where it comes from.")
+        raise InvalidDataError(
+            "The training set has no rows, not even partitions. Check where it comes from."
+        )
     return reports
 
 
@@ -194,10 +196,12 @@ def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, i
                 f"{kind}Col={name!r} has {count} row(s) with {reason}{range_text}, for example "
                 f"{examples[reason]}"
             )
-        raise InvalidDataError(
-            "; ".join(found) + ". Clean the data, or set handleInvalid='skip' to leave such rows "
-            "out and count them."
+        advice = (
+            "Clean the data, or set handleInvalid='skip' to leave such rows out and count them."
         )
+        if packing.NOT_BINARY in bad:
+            advice = "Map the labels to 0 and 1, or set predictorType='regressor'."
+        raise InvalidDataError("; ".join(found) + ". " + advice)
     return bad
 
 

@@ -106,7 +106,7 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
     except BaseException:
         try:
             session.interruptTag(tag)
-        except PySparkException as err:
+        except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
             log.debug("jobs tagged %s were not cancelled: %s", tag, err)
         raise
     finally:

@@ -118,6 +118,7 @@ class _Trainer:
         request = self._request
         spec = request.spec
         self._check_indicator()
+        self._check_labels()
         units = self._units(all_rows=self._nothing_left)
         run = self._train(spec, units, train_on_all=self._nothing_left, tell=self._tell)
         runs = [run]
@@ -156,6 +157,20 @@ class _Trainer:
                 f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
                 "early stopping."
             )
+
+    def _check_labels(self) -> None:
+        """Warn of a classifier with one class, and of many rows left out."""
+        sums = self._sums(all_rows=True)
+        if self._request.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
+            self._warn(
+                f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
+            )
+        skipped = sum(self._data.n_skipped.values())
+        if skipped > 0.1 * (skipped + sums.rows):
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in self._data.n_skipped.items()
+            )
+            self._warn(f"{skipped} of {skipped + sums.rows} rows were skipped: {reasons}.")
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)

@@ -61,6 +61,14 @@ class FMStageReader(MLReader[Any]):
         super().__init__()
         self._cls = cls
 
+    @property
+    def sparkSession(self) -> SparkSession:
+        """Return the reader's session; start one where there is none."""
+        try:
+            return super().sparkSession
+        except PySparkException:
+            return SparkSession.builder.getOrCreate()
+
     def load(self, path: str) -> Any:
         """Return the stage saved at ``path``."""
         return self._with_params(self._cls(), self._metadata(path), path)
@@ -82,8 +90,8 @@ class FMStageReader(MLReader[Any]):
             rows = self.sparkSession.read.text(path.rstrip("/") + "/metadata").collect()
         except READ_ERRORS as err:
             raise ModelFormatError(
-                f"{path} holds no {self._cls.__name__}: its metadata cannot be read. It may be "
-                "another folder, or a save that was interrupted."
+                f"{path} holds no {self._cls.__name__}: its metadata cannot be read "
+                f"({_reason(err)}). It may be another folder, or a save that was interrupted."
             ) from err
         try:
             metadata: dict[str, Any] = json.loads(rows[0][0])

@@ -77,11 +77,11 @@ class FMTrainingSummary:
         history = self.history
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
-        epochs = history["epoch"] + 1
+        epochs = history["epoch"]
         axes.plot(epochs, history["trainLoss"], "o-", ms=3, label="training, before each update")
         if "validationLoss" in history:
             axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
-            axes.axvline(self.bestEpoch + 1, ls=":", c="gray", label=f"best: {self.bestEpoch + 1}")
+            axes.axvline(self.bestEpoch, ls=":", c="gray", label=f"best: {self.bestEpoch}")
         axes.set(xlabel="epoch", ylabel="mean loss", title="Loss by epoch")
         axes.legend()
         axes.grid(alpha=0.3)
@@ -92,8 +92,10 @@ class FMTrainingSummary:
     def __repr__(self) -> str:
         """Show the main figures."""
         facts = self.facts
+        refit = f", refit on all rows for {self.bestEpoch + 1} epochs" if facts["refit"] else ""
         return (
-            f"FMTrainingSummary({self.totalIterations} epochs, best {self.bestEpoch}, "
+            f"FMTrainingSummary({self.totalIterations} epochs, best is epoch {self.bestEpoch}"
+            f"{refit}, "
             f"{facts['numRows']} rows, {facts['skippedRows']} skipped, "
             f"{facts['numFeaturesSeen']} features, {facts['numWorkers']} worker(s), "
             f"{facts['totalSeconds']:.1f} s)"
