@@ -43,6 +43,8 @@ class PackedData:
     train, validation : SetSums
     counts : FeatureCounts
     feature_dim : int
+    n_sources : int
+        Partitions that the rows came in.
     n_skipped : dict of str to int
         Rows left out, by reason.
     n_zero_weight : int

@@ -95,12 +95,10 @@ class SoloTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
-        clock = time.perf_counter()
         facts, arrays = self.run.load()
         run = SoloRun.from_arrays(Layout(self.spec.k, self.spec.optimizer), facts, arrays)
         train, validation = self._read(batches, run.state.n_features)
         since = run.epoch
-        load_seconds = time.perf_counter() - clock
         try:
             for _ in advance(
                 run, train, validation, self.spec,
@@ -112,7 +110,6 @@ class SoloTask:
             yield from array_pieces(_partition(), {"diverged": str(err)}, {})
             return
         facts, arrays = run.to_arrays(since)
-        facts["load_seconds"] = load_seconds
         facts["n_rows"] = train.n_rows
         yield from array_pieces(_partition(), facts, arrays)
 
@@ -159,11 +156,9 @@ class ExchangeTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield facts, then the touched features in ranges of ids."""
         check_version(self.version)
-        clock = time.perf_counter()
         columns, bias = self.state.load()
         state = TrainState.from_exchanged(Layout(self.spec.k, self.spec.optimizer), columns, bias)
         candidate = None if self.candidate is None else Candidate(*self.candidate.load())
-        load_seconds = time.perf_counter() - clock
         totals: dict[str, Any] = {
             "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "idle_sum": 0.0,
             "sample_before": [0.0, 0.0], "sample_after": [0.0, 0.0], "compile_seconds": 0.0,
@@ -188,7 +183,6 @@ class ExchangeTask:
             totals["sample_after"] = sample_loss(state, last, self.spec)
         totals["bias"] = state.bias.tolist()
         totals["validation"] = sums.to_dict()
-        totals["load_seconds"] = load_seconds
         yield from array_pieces(_partition(), totals, {})
         if totals["finite"]:
             yield from self._deltas(state)
@@ -288,7 +282,7 @@ class DealTask:
     Parameters
     ----------
     keys : tuple of int
-        Value of column ``source`` that hashes to each partition.
+        Value of column ``key`` that hashes to each partition.
     n_exchanges : int
     ids : Handle or None
         Sorted feature ids of the table's rows.
@@ -300,7 +294,7 @@ class DealTask:
     ids: Handle | None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the blocks with ``source`` = key of a partition, ``nnz`` kept."""
+        """Yield the blocks with columns ``key`` and ``exchange`` added."""
         check_version(self.version)
         ids = None if self.ids is None else self.ids.load()
         n_partitions = len(self.keys)
