@@ -18,9 +18,10 @@ from benchmarks.quality import WORKER_EPOCHS
 from spark_fm import FactorizationMachine
 from spark_fm.learner import averaging
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
+from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.solo import Candidate, epoch_order, evaluate
+from spark_fm.learner.run import epoch_order
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
 

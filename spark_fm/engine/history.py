@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fm.learner.solo import EpochRecord
+from spark_fm.learner.run import EpochRecord
 from spark_fm.learner.spec import Loss
 
 log = logging.getLogger(__name__)

@@ -37,17 +37,10 @@ from spark_fm.engine.tasks import (
 )
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
+from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.solo import (
-    MAX_SHRINKS,
-    STEP_SHRINK,
-    Candidate,
-    EpochRecord,
-    SoloRun,
-    divergence_text,
-    exploded_loss,
-    loss_unit,
-)
+from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
+from spark_fm.learner.safety import MAX_SHRINKS, STEP_SHRINK, divergence_text, exploded_loss
 from spark_fm.learner.spec import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -97,7 +90,7 @@ class DistributedTraining:
         self.workers_seen = 0
         self._candidate: Candidate | None = None
 
-    def train(self, run: SoloRun, tell: Callable[[EpochReport], None]) -> SoloRun:
+    def train(self, run: TrainRun, tell: Callable[[EpochReport], None]) -> TrainRun:
         """Advance ``run`` in place to its end and return it.
 
         An epoch is validated by the first job of the next one, which saves a job.
@@ -120,7 +113,7 @@ class DistributedTraining:
         run.finished = True
         return run
 
-    def _finish_epoch(self, run: SoloRun, totals: _EpochTotals) -> None:
+    def _finish_epoch(self, run: TrainRun, totals: _EpochTotals) -> None:
         """Take the epoch into the average and keep what it gives, apart from the state."""
         if self._spec.average_epochs:
             if run.average is None:
@@ -133,7 +126,7 @@ class DistributedTraining:
 
     def _close_epoch(
         self,
-        run: SoloRun,
+        run: TrainRun,
         totals: _EpochTotals,
         sums: MetricSums | None,
         tell: Callable[[EpochReport], None],
@@ -166,7 +159,7 @@ class DistributedTraining:
 
     def _exchange(
         self,
-        run: SoloRun,
+        run: TrainRun,
         exchange: int,
         totals: _EpochTotals,
         closing: _EpochTotals | None,
@@ -218,7 +211,7 @@ class DistributedTraining:
 
     @contextmanager
     def _shipment(
-        self, run: SoloRun, validates: bool
+        self, run: TrainRun, validates: bool
     ) -> Iterator[tuple[Handle, Handle | None, Any]]:
         old = run.state.exchanged()
         with ExitStack() as stack:
@@ -275,7 +268,7 @@ class DistributedTraining:
         # One job: facts and deltas leave the training tasks together.
         return results.groupBy("name", "part").applyInArrow(merge, PIECE_DDL)
 
-    def _rule(self, run: SoloRun) -> MergeRule:
+    def _rule(self, run: TrainRun) -> MergeRule:
         spec = self._spec
         return MergeRule(
             layout=run.state.layout,
@@ -285,7 +278,7 @@ class DistributedTraining:
             residual=self._last_loss if spec.loss == "squared" else 1.0,
         )
 
-    def _acceptable(self, run: SoloRun, facts: list[dict[str, Any]]) -> bool:
+    def _acceptable(self, run: TrainRun, facts: list[dict[str, Any]]) -> bool:
         """Tell whether all partitions together came back finite and not exploded.
 
         One partition's share of an exchange may be a few unusual rows, so it is their
@@ -307,7 +300,7 @@ class DistributedTraining:
 
     def _merge(
         self,
-        run: SoloRun,
+        run: TrainRun,
         old: NDArray[np.float32],
         facts: list[dict[str, Any]],
         pieces: dict[int, list[tuple[int, bytes]]],

@@ -18,7 +18,7 @@ from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import PIECE_NAMES, SoloTask, Units
 from spark_fm.errors import TrainingDivergedError
-from spark_fm.learner.solo import EpochRecord, SoloRun
+from spark_fm.learner.run import EpochRecord, TrainRun
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
 
@@ -29,7 +29,7 @@ LONGEST_SECONDS = 16.0
 
 
 def train_solo(
-    run: SoloRun,
+    run: TrainRun,
     frame: DataFrame,
     session: SparkSession,
     spec: TrainSpec,
@@ -39,12 +39,12 @@ def train_solo(
     metric: str,
     train_on_all: bool,
     tell: Callable[[EpochReport], None],
-) -> SoloRun:
+) -> TrainRun:
     """Return the finished run.
 
     Parameters
     ----------
-    run : SoloRun
+    run : TrainRun
         Where to start.
     frame : DataFrame
         Packed blocks.
@@ -78,7 +78,7 @@ def train_solo(
         if "diverged" in facts:
             raise TrainingDivergedError(facts["diverged"])
         history = run.history
-        run = SoloRun.from_arrays(layout, facts, arrays)
+        run = TrainRun.from_arrays(layout, facts, arrays)
         job_seconds = time.perf_counter() - started
         _tell_all(run.history, facts, spec, job_seconds, tell)
         run.history = history + run.history

@@ -25,19 +25,14 @@ from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
 from spark_fm.engine.version import check_version
 from spark_fm.errors import InvalidDataError, TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
+from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.predict import table_positions
-from spark_fm.learner.solo import (
-    Candidate,
-    SoloRun,
-    advance,
-    epoch_order,
-    evaluate,
-    idle_loss,
-    sample_loss,
-)
+from spark_fm.learner.run import TrainRun, epoch_order
+from spark_fm.learner.safety import idle_loss, sample_loss
+from spark_fm.learner.solo import advance
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
 
@@ -74,7 +69,7 @@ class SoloTask:
     Parameters
     ----------
     run : Handle
-        Facts and arrays of a SoloRun.
+        Facts and arrays of a TrainRun.
     ids : Handle or None
         Sorted feature ids of the table's rows; None when ids are rows.
     train_on_all : bool
@@ -96,7 +91,7 @@ class SoloTask:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
         facts, arrays = self.run.load()
-        run = SoloRun.from_arrays(Layout(self.spec.k, self.spec.optimizer), facts, arrays)
+        run = TrainRun.from_arrays(Layout(self.spec.k, self.spec.optimizer), facts, arrays)
         train, validation = self._read(batches, run.state.n_features)
         since = run.epoch
         try:

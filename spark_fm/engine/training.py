@@ -26,7 +26,8 @@ from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_training import train_solo
 from spark_fm.engine.tasks import Units
 from spark_fm.errors import InvalidDataError, TrainingDivergedError
-from spark_fm.learner.solo import Candidate, EpochRecord, SoloRun, new_stopping
+from spark_fm.learner.candidate import Candidate
+from spark_fm.learner.run import EpochRecord, TrainRun, new_stopping
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import initial_state
 from spark_fm.learner.weights import FMWeights
@@ -193,12 +194,12 @@ class _Trainer:
         rows = self._data.train.rows + self._data.validation.rows
         return request.refit == "always" or (request.refit == "auto" and rows <= REFIT_ROWS)
 
-    def _train(self, spec: TrainSpec, units: Units, *, train_on_all: bool, tell: Any) -> SoloRun:
+    def _train(self, spec: TrainSpec, units: Units, *, train_on_all: bool, tell: Any) -> TrainRun:
         request, plan = self._request, self._plan
         sums = self._sums(all_rows=train_on_all)
         mean = sums.label / sums.weight / units.label
         counts = plan.all_counts if train_on_all else plan.train_counts
-        run = SoloRun(
+        run = TrainRun(
             state=initial_state(spec, counts, label_mean=mean),
             stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),
         )
@@ -244,7 +245,7 @@ class _Trainer:
             features=self._plan.ids,
         )
 
-    def _facts(self, runs: list[SoloRun], best_epoch: int, units: Units) -> dict[str, Any]:
+    def _facts(self, runs: list[TrainRun], best_epoch: int, units: Units) -> dict[str, Any]:
         records = [record for run in runs for record in run.history]
         sums = self._sums(all_rows=len(runs) > 1 or self._nothing_left)
         data, plan = self._data, self._plan

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from spark_fm.learner import solo
+from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.run import TrainRun, new_stopping
 from spark_fm.learner.spec import GroupSpec, TrainSpec
 from tests.builders import planted_batch, planted_weights, started_state, train_spec
 
@@ -41,11 +43,11 @@ for _group in ("bias", "linear", "factors"):
     }
 
 
-def fit(spec: TrainSpec, train: CsrBatch) -> solo.Candidate:
-    stopping = solo.new_stopping(
+def fit(spec: TrainSpec, train: CsrBatch) -> Candidate:
+    stopping = new_stopping(
         spec, "accuracy" if spec.loss == "logistic" else "r2", patience=0, tol=0.0
     )
-    run = solo.SoloRun(started_state(spec, train, 12), stopping)
+    run = TrainRun(started_state(spec, train, 12), stopping)
     for _ in solo.advance(run, train, None, spec, metric="unused without validation"):
         pass
     return run.result()

@@ -11,10 +11,13 @@ import pytest
 
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner import solo
+from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.solo import Candidate, SoloRun
+from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, new_stopping
+from spark_fm.learner.safety import loss_limit
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
+from spark_fm.learner.state import TrainState
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, raw_counts, started_state, train_spec
 
@@ -27,25 +30,25 @@ def rows_for(loss: Loss, n_rows: int = 200, *, seed: int = 1) -> CsrBatch:
     return planted_batch(truth, n_rows, seed=seed, loss=loss, noise=0.5)
 
 
-def new_run(spec: TrainSpec, train: CsrBatch, *, patience: int = 0, tol: float = 0.0) -> SoloRun:
+def new_run(spec: TrainSpec, train: CsrBatch, *, patience: int = 0, tol: float = 0.0) -> TrainRun:
     n_features = max(N_FEATURES, int(train.indices.max()) + 1)
-    stopping = solo.new_stopping(spec, METRIC[spec.loss], patience=patience, tol=tol)
-    return SoloRun(started_state(spec, train, n_features), stopping)
+    stopping = new_stopping(spec, METRIC[spec.loss], patience=patience, tol=tol)
+    return TrainRun(started_state(spec, train, n_features), stopping)
 
 
 def finish(
-    run: SoloRun, train: CsrBatch, spec: TrainSpec, validation: CsrBatch | None = None
-) -> SoloRun:
+    run: TrainRun, train: CsrBatch, spec: TrainSpec, validation: CsrBatch | None = None
+) -> TrainRun:
     for _ in solo.advance(run, train, validation, spec, metric=METRIC[spec.loss]):
         pass
     return run
 
 
-def fit(spec: TrainSpec, train: CsrBatch, validation: CsrBatch | None = None) -> SoloRun:
+def fit(spec: TrainSpec, train: CsrBatch, validation: CsrBatch | None = None) -> TrainRun:
     return finish(new_run(spec, train), train, spec, validation)
 
 
-def assert_bit_equal(left: SoloRun, right: SoloRun) -> None:
+def assert_bit_equal(left: TrainRun, right: TrainRun) -> None:
     np.testing.assert_array_equal(left.state.exchanged(), right.state.exchanged())
     np.testing.assert_array_equal(left.state.bias, right.state.bias)
     a, b = left.result(), right.result()
@@ -56,7 +59,7 @@ def assert_bit_equal(left: SoloRun, right: SoloRun) -> None:
     assert repr(left.stopping) == repr(right.stopping)  # as text: an unset best value is NaN
 
 
-def untimed(record: solo.EpochRecord) -> dict[str, object]:
+def untimed(record: EpochRecord) -> dict[str, object]:
     return {name: v for name, v in record.to_dict().items() if not name.endswith("_seconds")}
 
 
@@ -82,7 +85,7 @@ def test_epochs_and_partitions_each_have_their_own_order() -> None:
     spec = train_spec()
     places = [{}, {"exchange": 1}, {"partition": 1}, {"window": 1}]
 
-    orders = [solo.epoch_order(spec, 50, epoch=e, **p) for e in (0, 1) for p in places]
+    orders = [epoch_order(spec, 50, epoch=e, **p) for e in (0, 1) for p in places]
 
     assert len({tuple(order.tolist()) for order in orders}) == 8
     for order in orders:
@@ -113,7 +116,7 @@ def test_a_resumed_run_is_bit_equal_to_one_in_one_go(optimizer: Optimizer, stop_
         pass
 
     facts, arrays = begun.to_arrays()
-    resumed = SoloRun.from_arrays(begun.state.layout, json.loads(json.dumps(facts)), arrays)
+    resumed = TrainRun.from_arrays(begun.state.layout, json.loads(json.dumps(facts)), arrays)
     finish(resumed, train, spec, validation)
 
     whole = finish(new_run(spec, train, patience=3, tol=1e-3), train, spec, validation)
@@ -125,7 +128,7 @@ def test_a_run_saved_before_its_first_epoch_trains_like_a_new_one() -> None:
     fresh = new_run(spec, train)
 
     facts, arrays = fresh.to_arrays()
-    resumed = SoloRun.from_arrays(fresh.state.layout, json.loads(json.dumps(facts)), arrays)
+    resumed = TrainRun.from_arrays(fresh.state.layout, json.loads(json.dumps(facts)), arrays)
 
     assert_bit_equal(finish(resumed, train, spec), fit(spec, train))
 
@@ -137,7 +140,7 @@ def test_a_rescued_run_resumes_with_its_smaller_step() -> None:
     next(solo.advance(begun, train, None, spec, metric="rmse"))
 
     facts, arrays = begun.to_arrays()
-    resumed = finish(SoloRun.from_arrays(begun.state.layout, facts, arrays), train, spec)
+    resumed = finish(TrainRun.from_arrays(begun.state.layout, facts, arrays), train, spec)
 
     assert_bit_equal(resumed, fit(spec, train))
     assert resumed.step_scale < 1
@@ -254,8 +257,8 @@ def test_the_best_candidate_does_not_move_with_later_epochs() -> None:
     assert copy.bias == 1.0
 
 
-def replace_rows(state: solo.TrainState, n_rows: int) -> solo.TrainState:
-    return solo.TrainState(state.layout, state.rows[:n_rows], state.bias)
+def replace_rows(state: TrainState, n_rows: int) -> TrainState:
+    return TrainState(state.layout, state.rows[:n_rows], state.bias)
 
 
 def test_losses_are_reported_in_the_callers_unit_of_the_label() -> None:
@@ -374,7 +377,7 @@ def test_loss_limit_is_ten_times_the_loss_of_the_start_or_of_nothing_plus_one() 
     raw = oracle.scores(oracle.Model.of_table(state.parameters(), state.bias[0]), train)
     start, nothing = np.mean((raw - train.labels) ** 2), np.mean(train.labels**2)
 
-    limit = solo.loss_limit(state, train, spec)
+    limit = loss_limit(state, train, spec)
 
     assert limit == pytest.approx(10 * (max(start, nothing) + 1), rel=1e-5)  # float32 scores
 

@@ -1,0 +1,51 @@
+"""Parameters that may become the model: the average of late epochs, or the last one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.metrics import MetricSums, metric_sums
+from spark_fm.learner.predict import margins
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import TrainState
+
+# Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
+# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay.
+AVERAGE_ETA = 1.0
+
+
+@dataclass(slots=True)
+class Candidate:
+    """Parameters that may become the model: shape (n_features, k + 1), and the bias."""
+
+    table: NDArray[np.float32]
+    bias: float
+
+    @classmethod
+    def of(cls, state: TrainState) -> Candidate:
+        """Copy the parameters out of a state."""
+        return cls(state.parameters(), float(state.bias[0]))
+
+    def copy(self) -> Candidate:
+        """Return an independent copy."""
+        return Candidate(self.table.copy(), self.bias)
+
+    def move_towards_inplace(self, state: TrainState, epoch: int) -> None:
+        """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
+        share = (AVERAGE_ETA + 1) / (epoch + 1 + AVERAGE_ETA)
+        columns = state.rows[:, : self.table.shape[1]]
+        self.table += np.float32(share) * (columns - self.table)
+        self.bias += share * (float(state.bias[0]) - self.bias)
+
+
+def evaluate(
+    candidate: Candidate, batch: CsrBatch, spec: TrainSpec, label_scale: float = 1.0
+) -> MetricSums:
+    """Return the metric sums of a candidate, in the caller's label units."""
+    scores = margins(batch, candidate.table, candidate.bias)
+    scale = np.float32(label_scale)
+    return metric_sums(spec.loss, scores * scale, batch.labels * scale, batch.weights)

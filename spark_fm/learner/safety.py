@@ -1,0 +1,74 @@
+"""The safety net: tell a training that explodes from one that learns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spark_fm.learner.candidate import Candidate, evaluate
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.metrics import metric_sums
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import TrainState
+
+STEP_SHRINK = 0.1
+MAX_SHRINKS = 30
+EXPLODED = 10.0  # times the loss of the first model or of no model at all
+SAMPLE_ROWS = 10_000
+
+
+def loss_limit(state: TrainState, train: CsrBatch, spec: TrainSpec) -> float:
+    """Return the mean loss above which a training counts as exploded."""
+    start, weight = sample_loss(state, train, spec)
+    nothing = idle_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
+    return exploded_loss(start / weight if weight else 0.0, nothing)
+
+
+def exploded_loss(start: float, nothing: float) -> float:
+    """Return ten times the loss of the first model or of one that says 0, whichever is more.
+
+    Plus ten, for sets that a constant fits.
+    """
+    return EXPLODED * (max(start, nothing, 0.0) + 1.0)
+
+
+def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
+    """Return the weighted loss sum of a model that says 0 of every row."""
+    zeros = np.zeros(batch.n_rows, np.float32)
+    return metric_sums(spec.loss, zeros, batch.labels, batch.weights).loss
+
+
+def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:
+    """Return the weighted loss sum of a state on the first rows, and their weight.
+
+    The first rows are a sample, since rows were mixed when they were packed.
+    """
+    n_rows = min(train.n_rows, SAMPLE_ROWS)
+    stop = int(train.indptr[n_rows])
+    head = CsrBatch(
+        train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
+        train.labels[:n_rows], train.weights[:n_rows],
+    )  # fmt: skip
+    sums = evaluate(Candidate.of(state), head, spec)
+    return sums.loss, sums.weight
+
+
+def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:
+    """Tell whether a state is finite and its loss on the first rows within the limit.
+
+    The mean loss of a pass is taken before each row's update and does not see what the
+    last updates did.
+    """
+    if not state.is_finite():
+        return False
+    loss, weight = sample_loss(state, train, spec)
+    return loss <= limit * weight
+
+
+def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> str:
+    """Return the message of a training that no step size saves."""
+    return (
+        f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_SHRINKS} of "
+        f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
+        f"loss is still {loss:.6g}, and more than {limit:.6g} is not a training. Scale the "
+        "features to about [0, 1], or lower the Lr and InitSigma parameters."
+    )
