@@ -18,7 +18,7 @@ from benchmarks.quality import WORKER_EPOCHS
 from spark_fm import FactorizationMachine
 from spark_fm.learner import averaging
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
-from spark_fm.learner.candidate import Candidate, evaluate
+from spark_fm.learner.candidate import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.run import epoch_order
@@ -68,6 +68,7 @@ def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed
         for mine in np.array_split(order, n_partitions)
     ]
     average: Candidate | None = None
+    eta = SERIAL_ETA if n_partitions == 1 else MERGED_ETA
     residual, losses = float(train.labels.var()), []
     for epoch in range(spec.epochs):
         for exchange in range(n_exchanges):
@@ -101,7 +102,7 @@ def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed
         if average is None:
             average = Candidate.of(state)
         else:
-            average.move_towards_inplace(state, epoch)
+            average.move_towards_inplace(state, epoch, eta)
         loss = evaluate(average, test, spec, scale).mean_loss()
         losses.append(loss**0.5 if regression else loss)
     return min(losses)

@@ -300,7 +300,11 @@ def merge(
         mean = total / len(hits)
         new[:k] += mean[:k] * _speed_up(by_v, len(hits))
         new[k] += mean[k] * _speed_up(by_w, len(hits))
-        new[k + 1 :] += total[k + 1 :] / rule.n_partitions
+        if optimizer == "adagrad":
+            new[k + 1] += mean[k + 1] * _speed_up(by_v, len(hits))
+            new[k + 2] += mean[k + 2] * _speed_up(by_w, len(hits))
+        else:
+            new[k + 1 :] += total[k + 1 :] / rule.n_partitions
         merged[j] = (touches, new)
     return merged
 

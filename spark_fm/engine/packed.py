@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 AUTO_BLOCK_MULTIPLE = 16
 BYTES_PER_COUNT = 12
-MAX_EXCHANGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +128,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
 
 def block_multiple(request: TrainRequest) -> int:
     """Return how many blocks every window is cut into multiples of."""
-    if request.num_workers == 0:
-        return AUTO_BLOCK_MULTIPLE
-    return request.num_workers * (request.averagings or MAX_EXCHANGES)
+    return request.num_workers or AUTO_BLOCK_MULTIPLE
 
 
 def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:

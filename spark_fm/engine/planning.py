@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.packed import MAX_EXCHANGES, PackedData
+from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, task_slots
 from spark_fm.errors import ModelTooLargeError
@@ -26,6 +26,11 @@ SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its exchanges.
 SECONDS_PER_PARTITION = 1.5
 MEMORY_SHARE = 0.9
+# Averagings an epoch of more than two partitions; the mean number of entries of a
+# feature that more of them are for, while all deltas together are small.
+LEAST_EXCHANGES, MOST_EXCHANGES = 8, 64
+ENTRIES_PER_EXCHANGE = 150
+SMALL_EXCHANGE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,11 @@ def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) ->
     n_features = len(train_counts)
     n_partitions = request.num_workers or _choose_partitions(data, spec.k, session)
     solo = n_partitions == 1 and data.n_bytes <= SOLO_BYTES
-    exchanges = request.averagings or choose_exchanges(n_partitions)
     exchanged = n_features * layout.n_exchanged * 4 * n_partitions
+    seen = max(1, int(np.count_nonzero(train_counts)))
+    exchanges = request.averagings or choose_exchanges(
+        n_partitions, entries_per_feature=data.train.nnz / seen, exchanged_bytes=exchanged
+    )
     depth = request.aggregation_depth or (2 if exchanged > result_limit(session) else 1)
     rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
     collected = exchanged if depth == 1 else 0
@@ -83,11 +91,23 @@ def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) ->
     )  # fmt: skip
 
 
-def choose_exchanges(n_partitions: int) -> int:
-    """Return the exchanges an epoch for a number of partitions (docs/averaging.md)."""
+def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged_bytes: int) -> int:
+    """Return the averagings an epoch (docs/averaging.md).
+
+    Parameters
+    ----------
+    n_partitions : int
+    entries_per_feature : float
+        Mean number of training rows that have a feature, over those seen.
+    exchanged_bytes : int
+        Size of all partitions' deltas in one averaging.
+    """
     if n_partitions <= 2:
         return n_partitions
-    return MAX_EXCHANGES
+    if exchanged_bytes > SMALL_EXCHANGE_BYTES:
+        return LEAST_EXCHANGES
+    wanted = int(entries_per_feature / ENTRIES_PER_EXCHANGE)
+    return min(max(wanted, LEAST_EXCHANGES), MOST_EXCHANGES)
 
 
 def _choose_partitions(data: PackedData, k: int, session: SparkSession) -> int:

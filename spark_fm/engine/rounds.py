@@ -37,7 +37,7 @@ from spark_fm.engine.tasks import (
 )
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
-from spark_fm.learner.candidate import Candidate
+from spark_fm.learner.candidate import MERGED_ETA, Candidate
 from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
 from spark_fm.learner.safety import MAX_SHRINKS, STEP_SHRINK, divergence_text, exploded_loss
@@ -119,7 +119,7 @@ class DistributedTraining:
             if run.average is None:
                 run.average = Candidate.of(run.state)
             else:
-                run.average.move_towards_inplace(run.state, run.epoch)
+                run.average.move_towards_inplace(run.state, run.epoch, MERGED_ETA)
         self._candidate = run.average or Candidate.of(run.state)
         totals.step_scale = run.step_scale
         run.epoch += 1

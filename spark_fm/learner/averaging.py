@@ -8,8 +8,9 @@ s(L) = 1 - exp(-L) the share of the way that progress L takes,
 
     new = old + mean over touching partitions (change_p) * s(L) / s(L / N)
 
-adds where evidence is thin and averages where it is thick. docs/averaging.md derives
-it and shows the measurements. Optimizer statistics and the bias are averaged plainly.
+adds where evidence is thin and averages where it is thick. AdaGrad's sums grow by the
+same rule, so that steps shrink as fast as the values move. docs/averaging.md derives
+it and shows the measurements. The bias and Adam's moments are averaged plainly.
 """
 
 from __future__ import annotations
@@ -147,9 +148,15 @@ def merge_deltas(
     total = change[rows]
     factors, linear = rule.progress(touches[rows], before[:, k + 1 :], total[:, k + 1 :])
     merged = before
-    merged[:, :k] += total[:, :k] * correction(factors, touching[rows])[:, None]
-    merged[:, k] += total[:, k] * correction(linear, touching[rows])
-    merged[:, k + 1 :] += total[:, k + 1 :] / rule.n_partitions
+    by_factors = correction(factors, touching[rows])
+    by_linear = correction(linear, touching[rows])
+    merged[:, :k] += total[:, :k] * by_factors[:, None]
+    merged[:, k] += total[:, k] * by_linear
+    if rule.layout.optimizer == "adagrad":
+        merged[:, k + 1] += total[:, k + 1] * by_factors
+        merged[:, k + 2] += total[:, k + 2] * by_linear
+    else:
+        merged[:, k + 1 :] += total[:, k + 1 :] / rule.n_partitions
     ids = (rows + first_id).astype(np.int32)
     return Delta(ids, touches[rows].astype(np.float32), merged.astype(np.float32))
 

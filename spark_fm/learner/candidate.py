@@ -14,8 +14,10 @@ from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
 
 # Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
-# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay.
-AVERAGE_ETA = 1.0
+# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
+# models are means already and need less of the past.
+SERIAL_ETA = 1.0
+MERGED_ETA = 3.0
 
 
 @dataclass(slots=True)
@@ -34,9 +36,9 @@ class Candidate:
         """Return an independent copy."""
         return Candidate(self.table.copy(), self.bias)
 
-    def move_towards_inplace(self, state: TrainState, epoch: int) -> None:
+    def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
         """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
-        share = (AVERAGE_ETA + 1) / (epoch + 1 + AVERAGE_ETA)
+        share = (eta + 1) / (epoch + 1 + eta)
         columns = state.rows[:, : self.table.shape[1]]
         self.table += np.float32(share) * (columns - self.table)
         self.bias += share * (float(state.bias[0]) - self.bias)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from spark_fm.errors import TrainingDivergedError
-from spark_fm.learner.candidate import Candidate, evaluate
+from spark_fm.learner.candidate import SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.predict import scoring_kernel
@@ -105,7 +105,7 @@ def _one_epoch(
         if run.average is None:
             run.average = Candidate.of(run.state)
         else:
-            run.average.move_towards_inplace(run.state, run.epoch)
+            run.average.move_towards_inplace(run.state, run.epoch, SERIAL_ETA)
     sums = None
     if validation is not None and validation.n_rows:
         clock_compile = time.perf_counter()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
+from spark_fm._version import __version__
+from spark_fm.engine.blocks import TRAIN, block_row, read_blocks
 from spark_fm.engine.dealing import partition_keys, spark_hash
+from spark_fm.engine.tasks import DealTask
+from spark_fm.learner.csr import CsrBatch
 
 
 def test_the_hash_is_the_one_spark_partitions_by(spark):
@@ -23,3 +28,39 @@ def test_each_key_gets_a_partition_of_its_own(spark, n_partitions):
     places = frame.select("key", F.spark_partition_id()).collect()
 
     assert {key: place for key, place in places} == {k: p for p, k in enumerate(keys)}
+
+
+def numbered_rows(first: int, n_rows: int) -> CsrBatch:
+    return CsrBatch.from_arrays(
+        np.arange(n_rows + 1), np.zeros(n_rows, np.int32), np.ones(n_rows, np.float32),
+        labels=np.arange(first, first + n_rows, dtype=np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_sources", "n_blocks", "n_rows"), [(1, 32, 700), (3, 8, 65), (200, 8, 3), (300, 20, 1)]
+)
+def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows):
+    n_partitions, n_exchanges = 4, 64
+    task = DealTask(
+        version=__version__, keys=(10, 11, 12, 13), n_exchanges=n_exchanges, ids=None
+    )  # fmt: skip
+    blocks = [
+        block_row(TRAIN, source, seq, numbered_rows((source * n_blocks + seq) * n_rows, n_rows))
+        for source in range(n_sources)
+        for seq in range(n_blocks)
+    ]
+
+    labels, shares = [], np.zeros((n_partitions, n_exchanges))
+    for batch in task(iter(blocks)):
+        ((_, _, _, rows),) = read_blocks([batch])
+        labels += rows.labels.tolist()
+        key, exchange = (batch.column(name)[0].as_py() for name in ("key", "exchange"))
+        shares[key - 10, exchange] += rows.n_rows
+
+    total = n_sources * n_blocks * n_rows
+    assert sorted(labels) == list(range(total))
+    fair = total / shares.size
+    assert abs(shares.sum(1) / n_exchanges - fair).max() <= 0.05 * fair
+    # Three-gap theorem: counts of golden multiples differ by a few blocks at most.
+    assert abs(shares - fair).max() <= max(0.5 * fair, 3 * max(1, n_rows / n_exchanges))

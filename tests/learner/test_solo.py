@@ -251,7 +251,7 @@ def test_the_best_candidate_does_not_move_with_later_epochs() -> None:
     copy = candidate.copy()
     state = new_run(train_spec(), rows_for("logistic")).state
 
-    candidate.move_towards_inplace(replace_rows(state, 2), 3)
+    candidate.move_towards_inplace(replace_rows(state, 2), 3, 1.0)
 
     np.testing.assert_array_equal(copy.table, 1.0)
     assert copy.bias == 1.0
