@@ -42,6 +42,7 @@ from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
 from spark_fm.learner.safety import MAX_SHRINKS, STEP_SHRINK, divergence_text, exploded_loss
 from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class DistributedTraining:
         train_on_all: bool,
         has_validation: bool,
         first_loss: float,
+        n_rows: int,
     ) -> None:
         self._frame = layout_frame
         self._session = session
@@ -86,6 +88,7 @@ class DistributedTraining:
         self._train_on_all = train_on_all
         self._has_validation = has_validation
         self._last_loss = first_loss
+        self._n_rows = n_rows
         self._mean = float("nan")
         self.workers_seen = 0
         self._candidate: Candidate | None = None
@@ -98,12 +101,10 @@ class DistributedTraining:
         waiting: _EpochTotals | None = None
         while run.epoch < self._spec.epochs:
             totals = _EpochTotals()
-            for exchange in range(self._plan.n_exchanges):
-                closing = waiting if exchange == 0 and self._has_validation else None
-                self._exchange(run, exchange, totals, closing, tell)
-                if run.stopping.should_stop:
-                    run.finished = True
-                    return run
+            self._epoch(run, totals, waiting, tell)
+            if run.stopping.should_stop:
+                run.finished = True
+                return run
             self._finish_epoch(run, totals)
             if not self._has_validation:
                 self._close_epoch(run, totals, None, tell)
@@ -112,6 +113,42 @@ class DistributedTraining:
             self._exchange(run, -1, waiting, waiting, tell)
         run.finished = True
         return run
+
+    def _epoch(
+        self,
+        run: TrainRun,
+        totals: _EpochTotals,
+        waiting: _EpochTotals | None,
+        tell: Callable[[EpochReport], None],
+    ) -> None:
+        """Train one epoch in place; again with smaller steps when it diverges.
+
+        ``waiting`` is the epoch before, which the first job validates: when that ends the
+        training, nothing is merged.
+        """
+        before, bias = run.state.exchanged(), run.state.bias.copy()
+        closing = waiting if self._has_validation else None
+        for _ in range(MAX_SHRINKS + 1):
+            totals.loss_sum = totals.weight_sum = 0.0
+            totals.n_rows = 0
+            for exchange in range(self._plan.n_exchanges):
+                sound = self._exchange(run, exchange, totals, closing, tell)
+                closing = None
+                if run.stopping.should_stop:
+                    return
+                if not sound:
+                    break
+            else:
+                return
+            totals.rejected += 1
+            run.step_scale *= STEP_SHRINK
+            run.state = TrainState.from_exchanged(run.state.layout, before, bias)
+            log.warning(
+                "epoch %d, exchange %d: training diverged; the epoch starts again, steps now x%g",
+                run.epoch, exchange, run.step_scale,
+            )  # fmt: skip
+        text = divergence_text(run.epoch, self._mean, run.loss_limit, self._spec)
+        raise TrainingDivergedError(text)
 
     def _finish_epoch(self, run: TrainRun, totals: _EpochTotals) -> None:
         """Take the epoch into the average and keep what it gives, apart from the state."""
@@ -164,50 +201,38 @@ class DistributedTraining:
         totals: _EpochTotals,
         closing: _EpochTotals | None,
         tell: Callable[[EpochReport], None],
-    ) -> None:
-        """Train every partition's share of an exchange and merge.
+    ) -> bool:
+        """Train every partition's share of an exchange and merge; tell whether it is sound.
 
-        ``closing`` is the epoch before, which the same job validates: when that ends the
-        training, nothing is merged. Exchange -1 only validates.
+        ``closing`` is the epoch that the same job validates. Exchange -1 only validates.
         """
-        for _ in range(MAX_SHRINKS + 1):
-            clock = time.perf_counter()
-            with self._shipment(run, closing is not None) as (state, candidate, old):
-                shipped_at = time.perf_counter()
-                task = ExchangeTask(
-                    version=__version__, spec=self._spec, state=state, candidate=candidate,
-                    units=self._units, epoch=run.epoch, exchange=exchange,
-                    step_scale=run.step_scale, train_on_all=self._train_on_all,
-                )  # fmt: skip
-                facts, pieces = self._run_job(task, state, self._rule(run))
-            trained_at = time.perf_counter()
-            self.workers_seen = max(self.workers_seen, len(facts))
-            validate_seconds = 0.0
-            if closing is not None:
-                validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
-                closing.phases["validate"] += validate_seconds
-                sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
-                self._close_epoch(run, closing, sums, tell)
-                closing = None
-            if exchange < 0 or run.stopping.should_stop:
-                return
-            accepted = self._acceptable(run, facts)
-            if accepted:
-                self._merge(run, old, facts, pieces)
-            self._note(totals, facts, accepted)
-            totals.phases["ship"] += shipped_at - clock
-            totals.phases["train"] += trained_at - shipped_at - validate_seconds
-            totals.phases["merge"] += time.perf_counter() - trained_at
-            if accepted:
-                return
-            totals.rejected += 1
-            run.step_scale *= STEP_SHRINK
-            log.warning(
-                "epoch %d, exchange %d: training diverged; rolled back, steps now x%g",
-                run.epoch, exchange, run.step_scale,
+        clock = time.perf_counter()
+        with self._shipment(run, closing is not None) as (state, candidate, old):
+            shipped_at = time.perf_counter()
+            task = ExchangeTask(
+                version=__version__, spec=self._spec, state=state, candidate=candidate,
+                units=self._units, epoch=run.epoch, exchange=exchange,
+                step_scale=run.step_scale, train_on_all=self._train_on_all,
             )  # fmt: skip
-        text = divergence_text(run.epoch, self._mean, run.loss_limit, self._spec)
-        raise TrainingDivergedError(text)
+            facts, pieces = self._run_job(task, state, self._rule(run))
+        trained_at = time.perf_counter()
+        self.workers_seen = max(self.workers_seen, len(facts))
+        validate_seconds = 0.0
+        if closing is not None:
+            validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
+            closing.phases["validate"] += validate_seconds
+            sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
+            self._close_epoch(run, closing, sums, tell)
+        if exchange < 0 or run.stopping.should_stop:
+            return True
+        self._note(totals, facts)
+        sound = self._is_sound(run, exchange, totals, facts)
+        if sound:
+            self._merge(run, old, facts, pieces)
+        totals.phases["ship"] += shipped_at - clock
+        totals.phases["train"] += trained_at - shipped_at - validate_seconds
+        totals.phases["merge"] += time.perf_counter() - trained_at
+        return sound
 
     @contextmanager
     def _shipment(
@@ -278,11 +303,13 @@ class DistributedTraining:
             residual=self._last_loss if spec.loss == "squared" else 1.0,
         )
 
-    def _acceptable(self, run: TrainRun, facts: list[dict[str, Any]]) -> bool:
-        """Tell whether all partitions together came back finite and not exploded.
+    def _is_sound(
+        self, run: TrainRun, exchange: int, totals: _EpochTotals, facts: list[dict[str, Any]]
+    ) -> bool:
+        """Tell whether the epoch so far is finite and has not exploded.
 
-        One partition's share of an exchange may be a few unusual rows, so it is their
-        common loss that is judged.
+        As for a training in one task, it is the mean loss of the epoch that is judged, and
+        the loss at its end: one exchange may be a few rows, whose first steps overshoot.
         """
         weight = sum(f["weight_sum"] for f in facts)
         if weight == 0:
@@ -294,9 +321,12 @@ class DistributedTraining:
         if np.isnan(run.loss_limit):
             run.loss_limit = exploded_loss(float(before[0] / before[1]), idle)
         limit = max(run.loss_limit, exploded_loss(0.0, idle))
-        self._mean = sum(f["loss_sum"] for f in facts) / weight
-        finite = all(f["finite"] for f in facts)
-        return bool(finite and self._mean <= limit and after[0] <= limit * after[1])
+        # Weights have mean 1: the rows are the weight of the epoch.
+        self._mean = totals.loss_sum / self._n_rows
+        if not all(f["finite"] for f in facts) or not self._mean <= limit:
+            return False
+        is_last = exchange == self._plan.n_exchanges - 1
+        return bool(not is_last or after[0] <= limit * after[1])
 
     def _merge(
         self,
@@ -322,11 +352,10 @@ class DistributedTraining:
                 self._last_loss = sum(f["loss_sum"] for f in active) / weight
 
     @staticmethod
-    def _note(totals: _EpochTotals, facts: list[dict[str, Any]], trained: bool) -> None:
+    def _note(totals: _EpochTotals, facts: list[dict[str, Any]]) -> None:
         totals.compile_seconds = max(
             [totals.compile_seconds, *(f["compile_seconds"] for f in facts)]
         )
-        if trained:
-            totals.loss_sum += sum(f["loss_sum"] for f in facts)
-            totals.weight_sum += sum(f["weight_sum"] for f in facts)
-            totals.n_rows += sum(f["n_rows"] for f in facts)
+        totals.loss_sum += sum(f["loss_sum"] for f in facts)
+        totals.weight_sum += sum(f["weight_sum"] for f in facts)
+        totals.n_rows += sum(f["n_rows"] for f in facts)

@@ -218,7 +218,7 @@ class _Trainer:
             variance = sums.label_square / sums.weight / units.label**2 - mean**2
             training = DistributedTraining(
                 self._frame, self._session, spec, plan, units=units, metric=request.metric,
-                train_on_all=train_on_all, first_loss=variance,
+                train_on_all=train_on_all, first_loss=variance, n_rows=sums.rows,
                 has_validation=self._has_validation and not train_on_all,
             )  # fmt: skip
             finished = training.train(run, report)

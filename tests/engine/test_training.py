@@ -229,6 +229,19 @@ def test_exploding_steps_roll_back_and_are_told(spark):
         assert "diverged" in " ".join(model.summary.warnings)
 
 
+def test_the_first_steps_of_a_short_exchange_are_no_divergence(spark):
+    rng = np.random.default_rng(4)
+    pixels = rng.random((800, 200))  # 200 features a row: the first steps overshoot
+    labels = (pixels[:, :100].sum(1) > pixels[:, 100:].sum(1)).astype(float)
+
+    model = machine(numWorkers=4, averagingsPerEpoch=40, epochs=1, factorsInitSigma=0.02).fit(
+        to_frame(spark, Rows(sp.csr_matrix(pixels), labels))
+    )
+
+    assert model.summary.facts["rejectedAttempts"] == 0
+    assert model.summary.history["stepScale"].tolist() == [1.0]
+
+
 def test_a_feature_that_dwarfs_the_rest_is_named_with_its_range(spark):
     matrix = np.ones((50, 4))
     matrix[:, 2] = np.linspace(1, 5000, 50)
