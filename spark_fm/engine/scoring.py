@@ -21,6 +21,7 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from spark_fm._version import __version__
 from spark_fm.engine.arrow import VectorColumn, read_vectors
+from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.version import check_version
@@ -71,6 +72,7 @@ class ScoreTask:
             score = sigmoid(margin) if self.loss == "logistic" else margin
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
+        freeze_loaded_modules()
 
     def _bad_rows(
         self, vectors: VectorColumn, values: np.ndarray[Any, Any], feature_dim: int

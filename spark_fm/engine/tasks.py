@@ -20,6 +20,7 @@ from spark_fm.engine.blocks import (
     block_row,
     read_blocks,
 )
+from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
 from spark_fm.engine.version import check_version
@@ -108,6 +109,7 @@ class SoloTask:
         facts, arrays = run.to_arrays(since)
         facts["n_rows"] = train.n_rows
         yield from array_pieces(_partition(), facts, arrays)
+        freeze_loaded_modules()
 
     def _read(
         self, batches: Iterator[pa.RecordBatch], n_features: int
@@ -182,6 +184,7 @@ class ExchangeTask:
         yield from array_pieces(_partition(), totals, {})
         if totals["finite"]:
             yield from self._deltas(state)
+        freeze_loaded_modules()
 
     def _train_window(
         self, state: TrainState, rows: CsrBatch, window: int, totals: dict[str, Any]
@@ -251,6 +254,7 @@ class MergeTask:
         part = ordered[0][2]
         payloads = [row[3] for row in ordered]
         merged = merge_range(columns, part, payloads, self.rule)
+        freeze_loaded_modules()
         return pa.Table.from_batches([piece(0, MERGED, part, merged.to_bytes())])
 
 

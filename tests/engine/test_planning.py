@@ -1,0 +1,38 @@
+"""The number of averagings follows a stated formula."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from spark_fm.engine.planning import choose_exchanges
+
+
+@pytest.mark.parametrize(
+    ("n_partitions", "entries", "n_bytes", "expected"),
+    [
+        (1, 1e6, 1, 1),
+        (2, 1e6, 1, 2),
+        (3, 10.0, 1, 8),  # sparse
+        (8, 150 * 20.9, 1, 20),  # one for 150 entries of a feature
+        (32, 1e6, 1, 64),  # dense
+        (32, 1e6, 2**26 + 1, 8),  # dense, but too large to send that often
+    ],
+)
+def test_averagings_by_entries_of_a_feature(n_partitions, entries, n_bytes, expected):
+    chosen = choose_exchanges(n_partitions, entries_per_feature=entries, exchanged_bytes=n_bytes)
+
+    assert chosen == expected
+
+
+def test_a_finished_task_leaves_little_to_collect():
+    script = """
+import gc, numba
+from spark_fm.engine import tasks
+loaded = len(gc.get_objects())
+tasks.freeze_loaded_modules()
+assert loaded > 50_000 and len(gc.get_objects()) < 1000, (loaded, len(gc.get_objects()))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
