@@ -27,6 +27,8 @@ def local_session(master: str = "local[2]", **settings: str) -> SparkSession:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.memory", "4g")
+        # TCP on one machine waits 40 ms a Python task for a delayed acknowledgement.
+        .config("spark.python.unix.domain.socket.enabled", "true")
         .config("spark.executorEnv.PYTHONPATH", str(root))
         .config("spark.log.level", "ERROR")
         .config(

@@ -130,6 +130,9 @@ def _local_defaults(*, verbose: bool, master: str | None) -> dict[str, str]:
         defaults["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={quiet.as_uri()}"
     else:
         defaults["spark.log.level"] = "WARN" if verbose else "FATAL"
+    if sys.platform == "linux":  # elsewhere temporary paths may be too long for a socket
+        # TCP to a Python worker waits 40 ms a task for a delayed acknowledgement.
+        defaults["spark.python.unix.domain.socket.enabled"] = "true"
     home = Path(spark_fm.__file__).parents[1]
     if starts_jvm and home.name not in ("site-packages", "dist-packages"):
         # A checkout or a zip: the workers' own path does not have it.
