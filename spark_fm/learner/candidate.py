@@ -17,7 +17,7 @@ from spark_fm.learner.state import TrainState
 # Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
 # models are means already and need less of the past.
 SERIAL_ETA = 1.0
-MERGED_ETA = 3.0
+MERGED_ETA = 8.0
 
 
 @dataclass(slots=True)
