@@ -21,7 +21,7 @@ from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.candidate import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import epoch_order
+from spark_fm.learner.run import epoch_order, exchange_order
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
 
@@ -71,7 +71,7 @@ def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed
     eta = SERIAL_ETA if n_partitions == 1 else MERGED_ETA
     residual, losses = float(train.labels.var()), []
     for epoch in range(spec.epochs):
-        for exchange in range(n_exchanges):
+        for exchange in map(int, exchange_order(spec, n_exchanges, epoch)):
             old = state.exchanged()
             deltas, biases, loss_sum, weight_sum = [], [], 0.0, 0.0
             for partition in range(n_partitions):

@@ -39,7 +39,7 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
 from spark_fm.learner.candidate import MERGED_ETA, Candidate
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
+from spark_fm.learner.run import EpochRecord, TrainRun, exchange_order, loss_unit
 from spark_fm.learner.safety import MAX_SHRINKS, STEP_SHRINK, divergence_text, exploded_loss
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
@@ -54,6 +54,7 @@ class _EpochTotals:
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     n_rows: int = 0
+    n_exchanges: int = 0
     rejected: int = 0
     step_scale: float = 1.0
     compile_seconds: float = 0.0
@@ -128,11 +129,12 @@ class DistributedTraining:
         """
         before, bias = run.state.exchanged(), run.state.bias.copy()
         closing = waiting if self._has_validation else None
+        order = exchange_order(self._spec, self._plan.n_exchanges, run.epoch)
         for _ in range(MAX_SHRINKS + 1):
             totals.loss_sum = totals.weight_sum = 0.0
-            totals.n_rows = 0
-            for exchange in range(self._plan.n_exchanges):
-                sound = self._exchange(run, exchange, totals, closing, tell)
+            totals.n_rows = totals.n_exchanges = 0
+            for exchange in order:
+                sound = self._exchange(run, int(exchange), totals, closing, tell)
                 closing = None
                 if run.stopping.should_stop:
                     return
@@ -226,7 +228,8 @@ class DistributedTraining:
         if exchange < 0 or run.stopping.should_stop:
             return True
         self._note(totals, facts)
-        sound = self._is_sound(run, exchange, totals, facts)
+        totals.n_exchanges += 1
+        sound = self._is_sound(run, totals, facts)
         if sound:
             self._merge(run, old, facts, pieces)
         totals.phases["ship"] += shipped_at - clock
@@ -303,9 +306,7 @@ class DistributedTraining:
             residual=self._last_loss if spec.loss == "squared" else 1.0,
         )
 
-    def _is_sound(
-        self, run: TrainRun, exchange: int, totals: _EpochTotals, facts: list[dict[str, Any]]
-    ) -> bool:
+    def _is_sound(self, run: TrainRun, totals: _EpochTotals, facts: list[dict[str, Any]]) -> bool:
         """Tell whether the epoch so far is finite and has not exploded.
 
         As for a training in one task, it is the mean loss of the epoch that is judged, and
@@ -325,7 +326,7 @@ class DistributedTraining:
         self._mean = totals.loss_sum / self._n_rows
         if not all(f["finite"] for f in facts) or not self._mean <= limit:
             return False
-        is_last = exchange == self._plan.n_exchanges - 1
+        is_last = totals.n_exchanges == self._plan.n_exchanges
         return bool(not is_last or after[0] <= limit * after[1])
 
     def _merge(

@@ -136,6 +136,18 @@ def epoch_order(
     return np.random.default_rng(np.random.SeedSequence(words)).permutation(n_rows)
 
 
+def exchange_order(spec: TrainSpec, n_exchanges: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of an epoch's exchanges, another one each epoch.
+
+    The rows of an exchange stay the same, and the rows seen last weigh most: in a fixed
+    order these would always be the same ones.
+    """
+    if not spec.shuffle:
+        return np.arange(n_exchanges)
+    words = (*spec.init_key, epoch)
+    return np.random.default_rng(np.random.SeedSequence(words)).permutation(n_exchanges)
+
+
 def new_stopping(spec: TrainSpec, metric: str, *, patience: int, tol: float) -> EarlyStopping:
     """Return a fresh EarlyStopping for one of the metrics of ``spec.loss``."""
     return EarlyStopping(METRICS[spec.loss][metric], patience, tol)

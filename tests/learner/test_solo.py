@@ -14,7 +14,7 @@ from spark_fm.learner import solo
 from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, new_stopping
+from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, exchange_order, new_stopping
 from spark_fm.learner.safety import loss_limit
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import TrainState
@@ -244,6 +244,15 @@ def test_epoch_average_is_the_polynomial_decay_average_of_the_models() -> None:
     # Four float32 updates of values near 1, 6e-8 each and their shares.
     np.testing.assert_allclose(result.table, oracle.average_epochs(tables), rtol=0, atol=1e-6)
     assert result.bias == pytest.approx(oracle.average_epochs(biases), rel=1e-12)
+
+
+def test_exchanges_come_in_another_order_each_epoch_unless_rows_stay_in_theirs() -> None:
+    orders = [exchange_order(train_spec(), 8, epoch).tolist() for epoch in range(5)]
+
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 5
+    assert exchange_order(train_spec(), 8, 3).tolist() == orders[3]
+    assert exchange_order(train_spec(shuffle=False), 8, 3).tolist() == list(range(8))
 
 
 def test_the_best_candidate_does_not_move_with_later_epochs() -> None:
