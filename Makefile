@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= demo-output
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench-quality java clean
+.PHONY: demo test lint bench-quality fuzz proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -24,6 +24,16 @@ lint: $(STAMP)
 
 bench-quality: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W ignore -m benchmarks.quality --out docs/quality.md
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.formats.mutations --cases 200000
+
+# The oldest compiler whose modules every supported protobuf runtime takes.
+proto:
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet 'grpcio-tools==1.62.3' 'setuptools<81'
+	.venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. spark_fm/formats/record.proto
+	rm -rf .venv-proto
 
 $(STAMP): pyproject.toml spark_fm/_version.py
 	@echo "Installing spark-fm and what it needs into $(VENV) ..."

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spark_fm"
-FLOORS = ["errors", "learner", "engine", "ml", "cli"]
+FLOORS = ["errors", "learner", "formats", "engine", "ml", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc"}
 CLASSIC_ONLY = {"sparkContext", "rdd", "_jvm", "_jdf", "_jsparkSession", "_sc"}
@@ -56,6 +56,13 @@ def test_the_learner_knows_no_spark(path):
     if "learner" in path.parts:
         roots = {name.split(".")[0] for name in imports_of(path)}
         assert not roots & {"pyspark", "pandas", "pyarrow", "google"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_the_formats_know_no_spark(path):
+    if "formats" in path.parts or path.name == "recordio.py":
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        assert not roots & {"pyspark", "pandas"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

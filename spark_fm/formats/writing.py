@@ -1,0 +1,358 @@
+"""Matrices to recordIO files, for programs without Spark."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.formats.encoding import encode_csr, encode_dense
+from spark_fm.learner.csr import MAX_FEATURE_ID
+
+# Bounds of what is encoded at a time: some 30 MB, whatever the shape of the rows.
+CHUNK_ROWS = 2**17
+CHUNK_ENTRIES = 2**20
+
+MANIFEST_NAME = ".amazon.manifest"
+
+_Path = str | os.PathLike[str]
+
+
+def write_records(file: _Path | BinaryIO, X: Any, y: Any = None) -> int:
+    """Write the rows of a matrix as records that SageMaker's algorithms read.
+
+    Parameters
+    ----------
+    file : str, path or binary file object
+        A path gets a new file, which takes the place of an old one only when it is
+        complete. A file object is appended to, and left open; it need not seek.
+    X : sparse matrix, sparse array or array_like of shape (n_rows, n_features)
+        Any SciPy format, any type of real numbers; written as float32. Repeated entries
+        of a sparse matrix are added up. One dimension is one row.
+    y : array_like of shape (n_rows,) or (n_rows, 1), optional
+        Labels; without them the records have none.
+
+    Returns
+    -------
+    int
+        Number of rows written.
+
+    Raises
+    ------
+    InvalidDataError
+        If a number is not finite or too large for float32, a type is not one of real
+        numbers, shapes do not fit, or a feature index is above 2**31 - 2. Rows in front
+        of the wrong one may be in a file object already.
+    InvalidParamError
+        If ``file`` is neither a local path nor a file object open for bytes.
+
+    Notes
+    -----
+    Sparse rows are written with indices and number of features, dense ones as all their
+    values. Integers above 2**24 are rounded, as float32 has 24 bits of precision. A
+    sparse pandas table is made dense; pass ``table.sparse.to_coo()`` to keep it sparse.
+
+    Examples
+    --------
+    >>> import io, scipy.sparse
+    >>> from spark_fm.recordio import write_records
+    >>> file = io.BytesIO()
+    >>> write_records(file, scipy.sparse.csr_array([[0, 2, 0, 3]]), [1])
+    1
+    >>> len(file.getvalue())
+    60
+    """
+    rows = _rows_of(X)
+    labels = None if y is None else _labels_of(y, rows.shape[0])
+    if isinstance(file, str | os.PathLike):
+        with _replacing(_local_path(file, "file")) as path, open(path, "wb") as out:
+            _write(out, rows, labels, 0, rows.shape[0])
+    elif callable(getattr(file, "write", None)) and not isinstance(file, io.TextIOBase):
+        _write(file, rows, labels, 0, rows.shape[0])
+    else:
+        raise InvalidParamError(
+            f"file must be a path or a file object open for bytes, got {type(file).__name__}. "
+            f"Open files with mode 'wb' or 'ab'."
+        )
+    return int(rows.shape[0])
+
+
+def write_record_set(
+    folder: _Path, X: Any, y: Any = None, num_files: int = 1, prefix: str = "matrix"
+) -> str:
+    """Write the rows of a matrix to several files and a manifest that lists them.
+
+    The files have the names and content that ``record_set`` of SageMaker's SDK gives
+    them: ``matrix_0.pbr`` and so on, and ``.amazon.manifest``.
+
+    Parameters
+    ----------
+    folder : str or path
+        Local folder; made when it does not exist. The manifest names it as it is
+        given here, so after a copy to S3 its first entry must become the place there.
+    X, y
+        As in `write_records`.
+    num_files : int, default 1
+        The rows are dealt out in order, and the files differ by one row at most. From
+        10 files on, numbers have leading zeros, so that names sort like rows.
+    prefix : str, default "matrix"
+        Start of the file names.
+
+    Returns
+    -------
+    str
+        Path of the manifest.
+
+    Raises
+    ------
+    InvalidDataError
+        As in `write_records`, or if there are fewer rows than files.
+    InvalidParamError
+        If another parameter is not legal.
+
+    Notes
+    -----
+    Old files are replaced only when all new ones are complete.
+    """
+    base = _local_path(folder, "folder")
+    if isinstance(num_files, bool) or not isinstance(num_files, int | np.integer) or num_files < 1:
+        raise InvalidParamError(
+            f"num_files must be a whole number of at least 1, got {num_files!r}."
+        )
+    if not isinstance(prefix, str) or not prefix or "/" in prefix or os.sep in prefix:
+        raise InvalidParamError(
+            f"prefix must be the start of a file name, without slashes, got {prefix!r}. "
+            f"Put folders into the parameter folder."
+        )
+    rows = _rows_of(X)
+    n_rows = rows.shape[0]
+    labels = None if y is None else _labels_of(y, n_rows)
+    if n_rows < num_files:
+        raise InvalidDataError(
+            f"{n_rows} rows do not fill {num_files} files: each file needs a row at least. "
+            f"Set num_files to {max(1, n_rows)} or less."
+        )
+    os.makedirs(base, exist_ok=True)
+    digits = len(str(num_files))
+    names = [f"{prefix}_{i:0{digits}d}.pbr" for i in range(num_files)]
+    bounds = [n_rows * i // num_files for i in range(num_files + 1)]
+    manifest = os.path.join(base, MANIFEST_NAME)
+    entries = [{"prefix": base if base.endswith("/") else base + "/"}, *names]
+    with ExitStack() as stack:  # unwound backwards: the manifest comes last
+        path = stack.enter_context(_replacing(manifest))
+        with open(path, "w", encoding="utf-8") as listing:
+            json.dump(entries, listing)
+        for name, start, stop in zip(names, bounds, bounds[1:], strict=False):
+            path = stack.enter_context(_replacing(os.path.join(base, name)))
+            with open(path, "wb") as out:
+                _write(out, rows, labels, start, stop)
+    return manifest
+
+
+def _local_path(path: object, name: str) -> str:
+    """Return a path as text, or raise if it is none or lies on another machine."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "://" in text:
+        raise InvalidParamError(
+            f"{name} must be a path of this machine, got {path!r}. For a remote place, write "
+            f"to a local path and copy it there, or pass write_records an open file object."
+        )
+    return text
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[str]:
+    """Give a path to write to, and move it to its place only when all went well."""
+    path = os.path.realpath(path)  # a link stays one, and its target gets the data
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder; make it first", folder)
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield path  # a pipe or a device cannot be replaced
+        return
+    # In the same folder, as files move in one step within a file system only.
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _rows_of(X: Any) -> Any:
+    """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
+    rows: Any = X if sp.issparse(X) else _array_of(X, "X")
+    _check_dtype(rows.dtype, "X")
+    if rows.ndim == 1:
+        rows = rows.reshape(min(1, rows.shape[0]), rows.shape[0])  # an empty list has no rows
+    if rows.ndim != 2:
+        raise InvalidDataError(
+            f"X has {rows.ndim} dimensions (shape {rows.shape}): it must have rows and columns, "
+            f"or be one row. Reshape it with X.reshape(n_rows, -1)."
+        )
+    if rows.shape[0] and not rows.shape[1]:
+        raise InvalidDataError(
+            f"X has {rows.shape[0]} rows but no columns: it needs one column at least."
+        )
+    if not sp.issparse(rows):
+        return rows
+    if rows.dtype == np.float16:  # old SciPy holds it but cannot convert formats in it
+        rows = rows.astype(np.float32)
+    return rows.tocsr()
+
+
+def _labels_of(y: Any, n_rows: int) -> NDArray[np.float32]:
+    """Return checked labels, one a row."""
+    y = _array_of(y, "y")
+    _check_dtype(y.dtype, "y")
+    if y.ndim == 0 or (y.ndim == 2 and y.shape[1] == 1):
+        y = y.reshape(-1)
+    if y.ndim != 1:
+        raise InvalidDataError(
+            f"y has shape {y.shape}: it must be ({n_rows},) or ({n_rows}, 1), one label a row."
+        )
+    if len(y) != n_rows:
+        raise InvalidDataError(
+            f"y has {len(y)} labels but X has {n_rows} rows: pass one label a row, or leave y "
+            f"out to write records without labels."
+        )
+    labels, wrong = _as_float32(y)
+    if wrong is not None:
+        _raise_value(y[wrong], f"Label of row {wrong}")
+    return labels
+
+
+def _array_of(data: Any, name: str) -> NDArray[Any]:
+    """Return data as an array, or raise for rows of different lengths."""
+    if np.ma.isMaskedArray(data) and np.ma.is_masked(data):
+        raise InvalidDataError(
+            f"{name} has masked entries: a record has no missing values. Fill them in with "
+            f"{name}.filled(0) or leave the rows out."
+        )
+    try:
+        array = np.asarray(data)
+    except (TypeError, ValueError) as err:
+        raise InvalidDataError(
+            f"{name} of type {type(data).__name__} is not a table of numbers ({err}). Pass rows "
+            f"of the same length."
+        ) from err
+    # Tables without rows often have no type to speak of.
+    return array if array.size else np.empty(array.shape, np.float32)
+
+
+def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
+    """Raise unless the type is one of real numbers."""
+    if dtype.kind not in "biuf":
+        raise InvalidDataError(
+            f"{name} has dtype {dtype}: float, integer and bool are allowed. Convert it with "
+            f"{name}.astype('float32') if all of it is numbers; encode text and dates as "
+            f"numbers first."
+        )
+
+
+def _as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
+    """Return numbers as float32, and the place of the first that is not finite in it."""
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32, copy=False)
+    finite = np.isfinite(numbers)
+    return numbers, None if finite.all() else int(finite.argmin())
+
+
+def _raise_value(value: Any, what: str) -> NoReturn:
+    """Raise for a number that float32 cannot hold."""
+    if np.isfinite(value):
+        raise InvalidDataError(
+            f"{what} is {value!s}, too large for float32: the largest is "
+            f"{np.finfo(np.float32).max!s}. Scale it down first."
+        )
+    raise InvalidDataError(
+        f"{what} is {value!s}: only finite numbers are allowed. Fill missing numbers in, or "
+        f"leave the row out."
+    )
+
+
+def _write(
+    out: BinaryIO, rows: Any, labels: NDArray[np.float32] | None, start: int, stop: int
+) -> None:
+    """Write a range of rows, chunk after chunk."""
+    encode = _encode_sparse_chunk if sp.issparse(rows) else _encode_dense_chunk
+    while start < stop:
+        end = min(stop, start + CHUNK_ROWS)
+        if sp.issparse(rows):
+            limit = int(rows.indptr[start]) + CHUNK_ENTRIES
+            fitting = int(np.searchsorted(rows.indptr[start : end + 1], limit, "right")) - 1
+            end = start + max(1, fitting)
+        else:
+            end = min(end, start + max(1, CHUNK_ENTRIES // rows.shape[1]))
+        chunk_labels = None if labels is None else labels[start:end]
+        _send(out, encode(rows, chunk_labels, start, end))
+        start = end
+
+
+def _send(out: BinaryIO, data: bytes) -> None:
+    """Write all bytes; files without a buffer may take some at a time."""
+    if not isinstance(out, io.RawIOBase):
+        out.write(data)
+        return
+    view = memoryview(data)
+    while len(view):
+        taken = out.write(view)
+        if not taken:
+            raise BlockingIOError(errno.EAGAIN, "The file takes no more bytes at present")
+        view = view[taken:]
+
+
+def _encode_dense_chunk(
+    rows: NDArray[Any], labels: NDArray[np.float32] | None, start: int, stop: int
+) -> bytes:
+    """Check and encode rows of an array."""
+    chunk = rows[start:stop]
+    values, wrong = _as_float32(chunk)
+    if wrong is not None:
+        row, column = divmod(wrong, chunk.shape[1])
+        _raise_value(chunk[row, column], f"X in row {start + row}, column {column}")
+    return encode_dense(np.ascontiguousarray(values), labels, first_row=start)
+
+
+def _encode_sparse_chunk(
+    rows: Any, labels: NDArray[np.float32] | None, start: int, stop: int
+) -> bytes:
+    """Check, sort and encode rows of a CSR array, which stays as it is."""
+    indptr = rows.indptr[start : stop + 1].astype(np.int64)
+    used = slice(indptr[0], indptr[-1])
+    indptr -= indptr[0]
+    indices, data, n_features = rows.indices[used], rows.data[used], rows.shape[1]
+    last = min(n_features - 1, MAX_FEATURE_ID)
+    if len(indices) and (int(indices.max()) > last or int(indices.min()) < 0):
+        place = int(np.flatnonzero((indices > last) | (indices < 0))[0])
+        row = start + int(np.searchsorted(indptr, place, "right")) - 1
+        raise InvalidDataError(
+            f"Feature index {int(indices[place])} in row {row} is not allowed: indices go from "
+            f"0 to {last} here (number of columns: {n_features}; largest index in a vector: "
+            f"{MAX_FEATURE_ID}). Hash the features into fewer, or mend the matrix."
+        )
+    # A view with flags of its own: those of the caller's matrix may be out of date.
+    chunk = sp.csr_array((data, indices, indptr), shape=(stop - start, n_features))
+    if not chunk.has_canonical_format:
+        chunk = chunk.copy()
+        chunk.sum_duplicates()
+        indptr, indices, data = chunk.indptr, chunk.indices, chunk.data
+    values, wrong = _as_float32(data)
+    if wrong is not None:
+        row = int(np.searchsorted(indptr, wrong, "right")) - 1
+        _raise_value(data[wrong], f"X in row {start + row}, column {indices[wrong]}")
+    return encode_csr(indptr, indices, values, n_features, labels, first_row=start)
