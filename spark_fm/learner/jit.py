@@ -108,12 +108,13 @@ def cache_folder() -> Path | None:
 
 
 def _source_digest() -> str:
-    """Return a digest of the learner's sources and of what compiles them."""
+    """Return a digest of all sources with kernels and of what compiles them."""
     digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
-    package = importlib.resources.files("spark_fm.learner")
-    for entry in sorted(package.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".py"):
-            digest.update(entry.read_bytes())
+    for package in ("learner", "formats"):
+        folder = importlib.resources.files("spark_fm").joinpath(package)
+        for entry in sorted(folder.iterdir(), key=lambda item: item.name):
+            if entry.name.endswith(".py"):
+                digest.update(entry.read_bytes())
     return digest.hexdigest()[:16]
 
 
