@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spark_fm._version import __version__
 
 if TYPE_CHECKING:
+    from spark_fm.engine.registration import register
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
@@ -20,12 +21,14 @@ __all__ = [
     "FactorizationMachine",
     "FactorizationMachineModel",
     "__version__",
+    "register",
 ]
 
 _HOMES = {
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
+    "register": "spark_fm.engine.registration",
 }
 
 

@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         ["tests/ml/test_transform.py", "tests/ml/test_persistence.py"],
         ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train"],
+        ["tests/engine/test_recordio_source.py"],
     ],
-    ids=["transform-save-load", "training"],
+    ids=["transform-save-load", "training", "recordio"],
 )
 def test_the_core_passes_on_spark_connect(chosen):
     pytest.importorskip("grpc", reason="Spark Connect needs spark-fm[connect]")

@@ -1,4 +1,4 @@
-"""Read training and test sets from libsvm, libfm and Parquet; driver only."""
+"""Read training and test sets from libsvm, libfm, Parquet and recordIO; driver only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, 
 from spark_fm.cli.failures import UsageError, raised_on_worker
 from spark_fm.cli.lines import FAULT_DDL, FaultTask, LineParser, ParseTask
 from spark_fm.engine.columns import quoted
+from spark_fm.engine.recordio_source import NAME as RECORDIO
+from spark_fm.engine.registration import register
 from spark_fm.errors import InvalidDataError
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("libsvm", "libfm", "parquet")
+FORMATS = ("libsvm", "libfm", "parquet", RECORDIO)
 # The first word of a line, unless it is an index:value pair.
 _FIRST_WORD = r"^[\uFEFF\s]*([^\s:#]+)(?:[\s#]|$)"
 _SHOWN_LABELS = 5
@@ -34,10 +36,12 @@ class InputSpec:
 
     Parameters
     ----------
-    file_format : {"libsvm", "libfm", "parquet"}
+    file_format : str
+        One of FORMATS.
     features_col, label_col : str
     num_features : int, optional
-        Length of the vectors read from text; unset: as long as each needs to be.
+        Length of the vectors read from text or records; unset: as long as each needs to
+        be, or as the records say.
     needs_label : bool
         Whether a line of text without a label is an error.
     """
@@ -77,7 +81,8 @@ def add_input_flags(parser: argparse.ArgumentParser, *, what: str) -> None:
     parser.add_argument(
         "--format", required=True, choices=FORMATS,
         help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
-        "parquet: a label column and a column of vectors or arrays",
+        "parquet: a label column and a column of vectors or arrays; recordio-protobuf: the files "
+        "of SageMaker's algorithms",
     )  # fmt: skip
 
 
@@ -103,6 +108,8 @@ def open_source(
     """
     if spec.file_format == "parquet":
         return _open_parquet(spark, paths, spec)
+    if spec.file_format == RECORDIO:
+        return _open_recordio(spark, paths, spec)
     return _open_text(spark, paths, spec, with_file=with_file)
 
 
@@ -120,6 +127,17 @@ def _open_parquet(spark: SparkSession, paths: Sequence[str], spec: InputSpec) ->
     if spec.label_col in schema.names and isinstance(schema[spec.label_col].dataType, NumericType):
         labels = frame.select(quoted(spec.label_col).cast("double").alias("label"))
     return Source(frame, labels)
+
+
+def _open_recordio(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
+    register(spark)
+    reader = spark.read.format(RECORDIO)
+    if spec.num_features:
+        reader = reader.option("featureDim", spec.num_features)
+    frame = reader.load(list(paths)).select(
+        F.col("label").alias(spec.label_col), F.col("features").alias(spec.features_col)
+    )
+    return Source(frame, frame.select(quoted(spec.label_col).alias("label")))
 
 
 def _open_text(

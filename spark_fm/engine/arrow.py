@@ -27,6 +27,8 @@ class VectorColumn:
     sizes : ndarray of shape (n_rows,), int64
         Declared length of each vector; 0 for a null one.
     is_null : ndarray of shape (n_rows,), bool
+    is_dense : ndarray of shape (n_rows,), bool
+        Rows that came as dense vectors.
     is_broken : ndarray of shape (n_rows,), bool
         Sparse vectors with unequally many indices and values, given no entries here.
     """
@@ -36,14 +38,66 @@ class VectorColumn:
     values: NDArray[np.float64]
     sizes: NDArray[np.int64]
     is_null: NDArray[np.bool_]
+    is_dense: NDArray[np.bool_]
     is_broken: NDArray[np.bool_]
 
 
-def read_vectors(column: pa.Array) -> VectorColumn:
-    """Read a VectorUDT struct or a list of floats; O(nnz), no copy for all-sparse rows."""
-    if pa.types.is_struct(column.type):
-        return _read_structs(column)
-    return _read_lists(column)
+VECTOR_TYPE = pa.struct(
+    [
+        pa.field("type", pa.int8(), nullable=False),
+        pa.field("size", pa.int32()),
+        pa.field("indices", pa.list_(pa.field("element", pa.int32(), nullable=False))),
+        pa.field("values", pa.list_(pa.field("element", pa.float64(), nullable=False))),
+    ]
+)
+
+
+def read_vectors(column: pa.Array, *, keep_zeros: bool = False) -> VectorColumn:
+    """Read a VectorUDT struct or a list of floats; O(nnz), no copy for all-sparse rows.
+
+    Zeros, stored or dense, are dropped unless ``keep_zeros``, so that every form of a
+    vector trains alike.
+    """
+    read = _read_structs if pa.types.is_struct(column.type) else _read_lists
+    vectors = read(column)
+    return vectors if keep_zeros else _without_zeros(vectors)
+
+
+def vector_column(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    *,
+    is_dense: NDArray[np.bool_],
+    is_null: NDArray[np.bool_],
+) -> pa.StructArray:
+    """Return a VectorUDT column; the opposite of ``read_vectors``, O(nnz).
+
+    Dense rows have an entry for each feature; null rows have none.
+    """
+    lengths = np.diff(indptr)
+    index_lengths = np.where(is_dense, 0, lengths)
+    sparse_indices = indices[np.repeat(~is_dense, lengths)] if is_dense.any() else indices
+    index_starts = np.zeros(len(indptr), np.int32)
+    np.cumsum(index_lengths, out=index_starts[1:])
+    hidden = pa.array(is_dense | is_null)
+    list_types = [VECTOR_TYPE.field(name).type for name in ("indices", "values")]
+    return pa.StructArray.from_arrays(
+        [
+            pa.array(is_dense.astype(np.int8)),
+            pa.array(sizes.astype(np.int32), mask=is_dense | is_null),
+            pa.ListArray.from_arrays(
+                pa.array(index_starts), pa.array(sparse_indices), type=list_types[0], mask=hidden
+            ),
+            pa.ListArray.from_arrays(
+                pa.array(indptr.astype(np.int32)), pa.array(values), type=list_types[1],
+                mask=pa.array(is_null),
+            ),
+        ],
+        fields=list(VECTOR_TYPE),
+        mask=pa.array(is_null),
+    )  # fmt: skip
 
 
 def _lists(column: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
@@ -65,7 +119,8 @@ def _read_lists(column: pa.Array) -> VectorColumn:
     lengths = np.diff(indptr)
     indices = (np.arange(len(values)) - np.repeat(indptr[:-1], lengths)).astype(np.int32)
     broken = np.zeros(len(column), bool)
-    return _without_zeros(VectorColumn(indptr, indices, values, lengths, is_null, broken))
+    dense = ~is_null
+    return VectorColumn(indptr, indices, values, lengths, is_null, dense, broken)
 
 
 def _read_structs(column: pa.StructArray) -> VectorColumn:
@@ -81,7 +136,7 @@ def _read_structs(column: pa.StructArray) -> VectorColumn:
     is_dense = kinds == 1
     if not is_dense.any() and np.array_equal(indptr, index_starts):
         broken = np.zeros(len(column), bool)
-        return _without_zeros(VectorColumn(indptr, indices, values, sizes, is_null, broken))
+        return VectorColumn(indptr, indices, values, sizes, is_null, is_dense, broken)
     index_lengths = np.diff(index_starts)
     broken = ~is_dense & (lengths != index_lengths)
     kept = np.where(broken | is_null, 0, lengths)
@@ -93,16 +148,15 @@ def _read_structs(column: pa.StructArray) -> VectorColumn:
     merged[~dense_entry] = indices[from_list[~dense_entry]]
     taken = values[np.repeat(indptr[:-1], kept) + within]
     sizes = np.where(is_dense, lengths, sizes)
-    return _without_zeros(VectorColumn(starts, merged, taken, sizes, is_null, broken))
+    return VectorColumn(starts, merged, taken, sizes, is_null, is_dense, broken)
 
 
 def _without_zeros(column: VectorColumn) -> VectorColumn:
-    """Drop zeros, stored or dense, so that every form of a vector trains alike."""
     keep = column.values != 0
     if keep.all():
         return column
     starts = np.concatenate([[0], np.cumsum(keep)])[column.indptr]
     return VectorColumn(
         starts, column.indices[keep], column.values[keep], column.sizes, column.is_null,
-        column.is_broken,
+        column.is_dense, column.is_broken,
     )  # fmt: skip

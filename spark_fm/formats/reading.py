@@ -73,6 +73,8 @@ class RowBatch:
     widths : ndarray of shape (n,), int64
         Number of features a record claims; -1 where it does not say.
     is_dense : ndarray of shape (n,), bool
+    offsets : ndarray of shape (n,), int64
+        Bytes of the file at which the records start.
     uids, metadata : list of bytes or None
         Empty unless asked for.
     malformed : list of Malformed
@@ -84,6 +86,7 @@ class RowBatch:
     labels: NDArray[np.float64]
     widths: NDArray[np.int64]
     is_dense: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
     uids: list[bytes | None]
     metadata: list[bytes | None]
     malformed: list[Malformed]
@@ -389,8 +392,8 @@ class RecordReader:
         malformed, self._malformed = self._malformed, []
         return RowBatch(
             indptr, indices.astype(np.int32, copy=False), values, a["labels"][:n], a["widths"][:n],
-            kinds == DENSE, [uid for uid, _ in rows.row_texts], [m for _, m in rows.row_texts],
-            malformed,
+            kinds == DENSE, a["places"][:n] + self._origin,
+            [uid for uid, _ in rows.row_texts], [text for _, text in rows.row_texts], malformed,
         )  # fmt: skip
 
 

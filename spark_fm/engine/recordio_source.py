@@ -1,0 +1,277 @@
+"""The Spark data source ``recordio-protobuf``: read files of Record messages.
+
+``schema`` and ``partitions`` run in a Python worker beside the driver, ``read`` on
+executors; none of them has a Spark session, so files are opened by pyarrow or fsspec.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+from pyspark.sql.types import DoubleType, StringType, StructField, StructType
+
+from spark_fm.errors import InvalidDataError, InvalidParamError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from spark_fm.formats.files import DataFile
+    from spark_fm.formats.reading import RowBatch
+
+log = logging.getLogger(__name__)
+
+NAME = "recordio-protobuf"
+MODES = ("FAILFAST", "DROPMALFORMED", "PERMISSIVE")
+SPLIT_BYTES = 2**25
+FILE_COST = 2**22  # opening a file counts as reading this much, as in Spark
+_EXTRA_COLUMNS = {"includeUid": "uid", "includeMetadata": "metadata", "includeFileName": "fileName"}
+
+
+class RecordIODataSource(DataSource):
+    """Reads and writes recordIO-protobuf, the format of SageMaker's algorithms.
+
+    Options for reading
+    -------------------
+    path : str
+        File, folder, glob, manifest, or a list of these given to ``load``.
+    featureDim : int
+        Size of the vectors; by default what the records say.
+    mode : str
+        FAILFAST (default), DROPMALFORMED or PERMISSIVE.
+    columnNameOfCorruptRecord : str
+        Column of PERMISSIVE that says what was wrong; ``_corrupt_record``.
+    includeUid, includeMetadata, includeFileName : bool
+        Add the columns ``uid``, ``metadata``, ``fileName``.
+    splitBytes : int
+        Files are read in pieces of about this size; 32 MiB.
+    maxRecordBytes : int
+        A record that claims more is malformed; 64 MiB.
+    recursiveFileLookup : bool
+
+    Options for writing
+    -------------------
+    labelCol, featuresCol (also labelColumnName, featuresColumnName) : str
+    """
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the name for ``format``."""
+        return NAME
+
+    def schema(self) -> StructType:
+        """Return label, features, and the columns that options ask for."""
+        from pyspark.ml.linalg import VectorUDT
+
+        options = ReadOptions.of(self.options)
+        fields = [StructField("label", DoubleType()), StructField("features", VectorUDT())]
+        fields += [StructField(name, StringType()) for name in options.extra_columns]
+        return StructType(fields)
+
+    def reader(self, schema: StructType) -> RecordIOReader:
+        """Return the reader of a batch query."""
+        options = ReadOptions.of(self.options)
+        expected = self.schema()
+        if schema.fieldNames() != expected.fieldNames():
+            raise InvalidParamError(
+                f"The schema of {NAME} is {expected.simpleString()}; one of its own choice, such "
+                f"as {schema.simpleString()}, it cannot have. Leave schema() out and select."
+            )
+        return RecordIOReader(options)
+
+    def writer(self, schema: StructType, overwrite: bool) -> Any:
+        """Return the writer of a batch query."""
+        from spark_fm.engine.recordio_sink import RecordIOWriter, WriteOptions
+
+        return RecordIOWriter(WriteOptions.of(self.options, schema), overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Checked options of a read; see RecordIODataSource."""
+
+    paths: tuple[str, ...]
+    feature_dim: int
+    mode: str
+    corrupt_column: str
+    extra: tuple[str, ...]
+    split_bytes: int
+    max_record_bytes: int
+    recursive: bool
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Columns after label and features."""
+        corrupt = (self.corrupt_column,) if self.mode == "PERMISSIVE" else ()
+        return self.extra + corrupt
+
+    @classmethod
+    def of(cls, options: Any) -> ReadOptions:
+        """Check the options as Spark gives them, without regard to case."""
+        mode = str(options.get("mode", MODES[0])).upper()
+        if mode not in MODES:
+            raise InvalidParamError(f"mode={options['mode']!r} is not one of {', '.join(MODES)}.")
+        return cls(
+            paths=_paths(options),
+            feature_dim=_whole(options, "featureDim", 0, lowest=1, highest=2**31 - 1),
+            mode=mode,
+            corrupt_column=options.get("columnNameOfCorruptRecord", "_corrupt_record"),
+            extra=tuple(c for name, c in _EXTRA_COLUMNS.items() if _flag(options, name)),
+            split_bytes=_whole(options, "splitBytes", SPLIT_BYTES, lowest=2**10, highest=2**40),
+            max_record_bytes=_whole(options, "maxRecordBytes", 2**26, lowest=1, highest=2**29 - 1),
+            recursive=_flag(options, "recursiveFileLookup"),
+        )
+
+
+def _paths(options: Any) -> tuple[str, ...]:
+    """Return one path, or the list that Spark hands over as JSON."""
+    if options.get("paths"):
+        return tuple(json.loads(options["paths"]))
+    return (options["path"],) if options.get("path") else ()
+
+
+def _whole(options: Any, name: str, default: int, *, lowest: int, highest: int) -> int:
+    text = options.get(name)
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not lowest <= number <= highest:
+        raise InvalidParamError(
+            f"{name}={text!r} is not a whole number from {lowest:,} to {highest:,}."
+        )
+    return number
+
+
+def _flag(options: Any, name: str) -> bool:
+    text = str(options.get(name, "false")).lower()
+    if text not in ("true", "false"):
+        raise InvalidParamError(f"{name}={options[name]!r} is neither true nor false.")
+    return text == "true"
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Bytes of a file: the records that start from ``start`` on and before ``stop``."""
+
+    path: str
+    size: int
+    start: int
+    stop: int
+    is_compressed: bool
+
+
+class SplitGroup(InputPartition):
+    """What one task reads."""
+
+    def __init__(self, splits: Sequence[FileSplit], feature_dim: int) -> None:
+        self.splits = tuple(splits)
+        self.feature_dim = feature_dim
+
+
+class RecordIOReader(DataSourceReader):
+    """Reads the files of one query."""
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+
+    def partitions(self) -> list[InputPartition]:
+        """List the files and deal their pieces out to tasks."""
+        from spark_fm.formats.files import list_files
+
+        options = self._options
+        if not options.paths:
+            raise InvalidParamError(f'{NAME} needs a path: spark.read.format("{NAME}").load(path).')
+        files = list_files(options.paths, recursive=options.recursive)
+        width = options.feature_dim or first_width(files, options)
+        return [SplitGroup(splits, width) for splits in packed_splits(files, options.split_bytes)]
+
+    def read(self, partition: InputPartition | None) -> Iterator[pa.RecordBatch]:
+        """Yield record batches of the rows of a task."""
+        if not isinstance(partition, SplitGroup):
+            return  # no files
+        for split in partition.splits:
+            yield from read_split(split, self._options, partition.feature_dim)
+
+
+def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[FileSplit]]:
+    """Cut large files into pieces and put small ones together, in order."""
+    groups: list[list[FileSplit]] = []
+    room = 0
+    for file in files:
+        step = file.size if file.is_compressed else split_bytes
+        for start in range(0, file.size, step):
+            stop = min(start + step, file.size)
+            split = FileSplit(file.path, file.size, start, stop, file.is_compressed)
+            cost = stop - start + FILE_COST
+            if not groups or cost > room:
+                groups.append([])
+                room = split_bytes + FILE_COST
+            groups[-1].append(split)
+            room -= cost
+    return groups
+
+
+def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
+    """Return the number of features that the first records claim; 0 when none does."""
+    for file in files[:8]:
+        end = min(file.size, options.split_bytes)
+        head = FileSplit(file.path, file.size, 0, end, file.is_compressed)
+        lenient = replace(options, mode="DROPMALFORMED")
+        for batch in _batches(head, lenient, chunk_bytes=2**18):
+            known = batch.widths[batch.widths >= 0]
+            if len(known):
+                return int(known[0])
+            break
+    return 0
+
+
+def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterator[RowBatch]:
+    """Read a split, from one proven boundary to the next."""
+    from spark_fm.formats.boundaries import find_boundary
+    from spark_fm.formats.files import open_file
+    from spark_fm.formats.loading import unzipped
+    from spark_fm.formats.reading import RecordReader
+
+    with open_file(split.path) as stream:
+
+        def read_at(offset: int, length: int) -> bytes:
+            stream.seek(offset)
+            return stream.read(length)
+
+        start, stop = 0, None
+        if not split.is_compressed:
+            start = find_boundary(read_at, split.size, split.start)
+            stop = find_boundary(read_at, split.size, split.stop)
+            if start >= stop:
+                return
+        stream.seek(start)
+        yield from RecordReader(
+            unzipped(stream) if start == 0 else stream,
+            source=split.path, offset=start, stop=None if stop == split.size else stop,
+            on_malformed=None if options.mode == "FAILFAST" else (lambda malformed: None),
+            with_texts=bool({"uid", "metadata"} & set(options.extra)),
+            chunk_bytes=chunk_bytes, max_record_bytes=options.max_record_bytes,
+        )  # fmt: skip
+
+
+def read_split(split: FileSplit, options: ReadOptions, width: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a split as record batches of the source's schema."""
+    from spark_fm.engine.recordio_batches import RowTable
+
+    n_malformed = 0
+    for batch in _batches(split, options, chunk_bytes=2**22):
+        table = RowTable.of(batch, width, is_set=bool(options.feature_dim), source=split.path)
+        if table.reasons and options.mode == "FAILFAST":
+            first = min(table.reasons)
+            raise InvalidDataError(table.reasons[first])
+        n_malformed += len(table.reasons)
+        yield from table.record_batches(options)
+    if n_malformed:
+        log.warning("%s: %d malformed record(s), %s", split.path, n_malformed, options.mode)

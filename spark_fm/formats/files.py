@@ -1,0 +1,170 @@
+"""Find and open files on any store that pyarrow or fsspec knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, BinaryIO, cast
+
+import pyarrow.fs as pafs
+
+from spark_fm.errors import InvalidDataError
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file that holds data.
+
+    Parameters
+    ----------
+    path : str
+        Local path or URI, as a caller would write it.
+    size : int
+        Bytes.
+    """
+
+    path: str
+    size: int
+
+    @property
+    def is_compressed(self) -> bool:
+        """Tell by the name: such a file cannot be read from the middle."""
+        return self.path.endswith((".gz", ".gzip"))
+
+
+def store_of(path: str) -> tuple[Any, str, str]:
+    """Return file system, path in it, and what to put before it for a full path.
+
+    Raises
+    ------
+    InvalidDataError
+        When neither pyarrow nor fsspec knows the scheme.
+    """
+    if path.startswith("file:"):
+        return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path), ""
+    if not _SCHEME.match(path):
+        return pafs.LocalFileSystem(), os.path.abspath(path), ""
+    scheme = path.split(":", 1)[0]
+    try:
+        store, inner = pafs.FileSystem.from_uri(path.replace("s3a://", "s3://", 1))
+    except Exception as unknown:  # noqa: BLE001 - pyarrow raises whatever its store does
+        try:
+            import fsspec
+
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            store = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+        except Exception as err:  # noqa: BLE001
+            raise InvalidDataError(
+                f"No reader for {path!r}: {unknown}; {err}. Install the fsspec package of its "
+                "store, or use a local, s3://, gs://, abfs:// or hdfs:// path."
+            ) from None
+    return store, inner, f"{scheme}://"
+
+
+def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFile]:
+    """Return the data files behind paths, sorted within each path.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files, folders, globs, or manifests (``*.manifest``: a JSON list of
+        ``{"prefix": ...}`` and names).
+    recursive : bool
+        Look into folders of folders.
+
+    Notes
+    -----
+    As in Spark, names that start with ``_`` or ``.`` and empty files are passed over,
+    but not a file that is named itself.
+
+    Raises
+    ------
+    InvalidDataError
+        For a path with nothing behind it.
+    """
+    found: list[DataFile] = []
+    for path in paths:
+        if path.endswith((".manifest", ".manifest.txt")):
+            found += list_files(_manifest(path))
+        else:
+            found += _behind(path, recursive)
+    return found
+
+
+def _behind(path: str, recursive: bool) -> list[DataFile]:
+    store, inner, prefix = store_of(path)
+    if _MAGIC.search(inner):
+        base = inner[: _MAGIC.search(inner).start()].rsplit("/", 1)[0] or "/"  # type: ignore[union-attr]
+        depth = inner.count("/")
+        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        infos = store.get_file_info(selector)
+        matches = [
+            info for info in infos
+            if info.path.count("/") == depth and fnmatchcase(info.path, inner)
+            and not _is_hidden(info.base_name)
+        ]  # fmt: skip
+        folders = [info.path for info in matches if info.type == pafs.FileType.Directory]
+        files = [info for info in matches if info.is_file]
+        for folder in folders:
+            files += _inside(store, folder, recursive)
+    else:
+        info = store.get_file_info(inner.rstrip("/") or "/")
+        if info.type == pafs.FileType.NotFound:
+            raise InvalidDataError(f"Path does not exist: {path}")
+        files = [info] if info.is_file else _inside(store, info.path, recursive)
+        matches = [info]
+    if not matches:
+        raise InvalidDataError(f"Path does not exist: {path} (no file matches)")
+    chosen = [info for info in files if info.size]
+    return [DataFile(prefix + info.path, info.size) for info in sorted(chosen, key=_by_path)]
+
+
+def _inside(store: Any, folder: str, recursive: bool) -> list[Any]:
+    """Return the visible files of a folder."""
+    selector = pafs.FileSelector(folder, recursive=recursive)
+    start = len(folder.rstrip("/")) + 1
+    return [
+        info
+        for info in store.get_file_info(selector)
+        if info.is_file and not any(map(_is_hidden, info.path[start:].split("/")))
+    ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _by_path(info: Any) -> str:
+    return str(info.path)
+
+
+def _manifest(path: str) -> list[str]:
+    """Return the files that a SageMaker manifest names."""
+    with open_file(path) as stream:
+        text = stream.read()
+    try:
+        entries = json.loads(text)
+        prefix, names = entries[0]["prefix"], entries[1:]
+        if not all(isinstance(name, str) for name in [prefix, *names]):
+            raise TypeError("not all entries are text")
+    except (ValueError, TypeError, KeyError, IndexError) as err:
+        raise InvalidDataError(
+            f"{path} is no manifest ({err}): it holds a JSON list, first "
+            '{"prefix": "..."}, then names.'
+        ) from None
+    return [posixpath.join(prefix, name) if prefix.endswith("/") else prefix + name
+            for name in names]  # fmt: skip
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file for reading; it can seek where its store can."""
+    store, inner, _ = store_of(path)
+    return cast(BinaryIO, store.open_input_file(inner))
