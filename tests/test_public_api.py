@@ -19,6 +19,7 @@ def test_public_names_are_these():
         "FactorizationMachine",
         "FactorizationMachineModel",
         "__version__",
+        "register",
     }
     for name in spark_fm.__all__:
         assert getattr(spark_fm, name) is not None

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spark_fm.engine.arrow import VECTOR_TYPE, vector_column
-from spark_fm.formats.reading import RowBatch
+from spark_fm.formats.batches import RowBatch
 
 if TYPE_CHECKING:
     from spark_fm.engine.recordio_source import ReadOptions

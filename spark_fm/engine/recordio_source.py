@@ -20,8 +20,8 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from spark_fm.formats.batches import RowBatch
     from spark_fm.formats.files import DataFile
-    from spark_fm.formats.reading import RowBatch
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.reading import RecordReader, RowBatch
+from spark_fm.formats.batches import RowBatch
+from spark_fm.formats.reading import RecordReader
 
 GZIP_BYTES = b"\x1f\x8b"
 

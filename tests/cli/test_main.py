@@ -162,6 +162,29 @@ def test_a_regressor_on_parquet_with_parameters_from_json(spark, folder, capfd):
     assert written.count() == 80
 
 
+def test_records_give_the_metrics_that_the_same_rows_as_text_give(folder, model, libsvm, capfd):
+    from pathlib import Path
+
+    from benchmarks.datasets import _libsvm
+    from spark_fm.recordio import write_records
+
+    zipped = folder / "rows.libsvm.gz"
+    zipped.write_bytes(gzip.compress(Path(libsvm).read_bytes()))
+    rows = _libsvm(zipped, 6, first=1)
+    records = str(folder / "rows.pbr")
+    write_records(records, rows.X, (rows.y > 0).astype(float))
+    told = []
+    for path, file_format in ((libsvm, "libsvm"), (records, "recordio-protobuf")):
+        words = ["--model", model, "--input", path, "--format", file_format, "--json"]
+        assert main(["evaluate", *words]) == 0
+        told.append(json.loads(capfd.readouterr().out))
+    assert told[0].pop("confusion") == told[1].pop("confusion")
+    assert told[0] == pytest.approx(told[1], rel=1e-6)
+    out = str(folder / "from-records")
+    words = ["--input", records, "--format", "recordio-protobuf"]
+    assert main(["train", *words, "--model", out, *FAST]) == 0
+
+
 def test_score_takes_lines_without_labels_and_names_the_files_when_there_are_several(
     spark, folder, model
 ):
@@ -234,6 +257,8 @@ def test_score_never_replaces_what_it_was_not_told_to(folder, model, libsvm, cap
         (["--input", "nowhere.libsvm", "--format", "libsvm"], "nowhere.libsvm does not exist"),
         (["--input", "nowhere.parquet", "--format", "parquet"], "nowhere.parquet does not exist"),
         (["--input", "TRAIN", "--format", "parquet"], "cannot be read as parquet"),
+        (["--input", "nowhere", "--format", "recordio-protobuf"], "not exist: nowhere"),
+        (["--input", "TRAIN", "--format", "recordio-protobuf"], "expected the magic"),
         (["--input", "TRAIN", "--format", "libsvm", "--set", "numFactor=3"], "mean numFactors?"),
         (["--input", "TRAIN", "--format", "libsvm", "--num-factors", "0"], "numFactors=0"),
         (["--input", "TRAIN", "--format", "libsvm", "--num-features", "2"], "the last of 2 featu"),
