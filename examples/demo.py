@@ -1,6 +1,7 @@
 """Train on UCI Adult (a9a), score its held-out part, show what came out.
 
-Run by ``make demo``. Leaves model, scored rows and a plot in the folder it prints.
+Run by ``make demo``. The set becomes recordIO-protobuf files first, and is trained from
+these. Leaves records, model, scored rows and a plot in the folder it prints.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.sql import functions as F
 
+import spark_fm
 from benchmarks.datasets import a9a, to_frame
 from benchmarks.local import local_session
 from spark_fm import FactorizationMachine, FactorizationMachineModel
@@ -28,8 +30,15 @@ def main() -> None:
 
     print("Starting Spark ...", flush=True)
     spark = local_session("local[*]")
+    spark_fm.register(spark)
     split = a9a()
-    train, test = to_frame(spark, split.train), to_frame(spark, split.test)
+    for name, rows in (("train", split.train), ("test", split.test)):
+        frame = to_frame(spark, rows)
+        frame.write.format("recordio-protobuf").mode("overwrite").save(str(out / "records" / name))
+    train, test = (
+        spark.read.format("recordio-protobuf").load(str(out / "records" / name))
+        for name in ("train", "test")
+    )
 
     machine = FactorizationMachine(predictorType="binary_classifier", numFactors=8, seed=7)
     model = machine.fit(train)
@@ -68,7 +77,7 @@ def main() -> None:
     print(f"  label 1        {fn:>11,}  {tp:>11,}")
 
     model.summary.plot(str(out / "loss.png"))
-    print(f"\nmodel, scored rows (scored/*.parquet) and loss.png are in {out}")
+    print(f"\nrecords, model, scored rows (scored/*.parquet) and loss.png are in {out}")
     spark.stop()
 
 

@@ -22,6 +22,7 @@ def test_the_demo_prints_metrics_and_leaves_model_scores_and_plot(tmp_path):
     out = tmp_path / "out"
     assert str(out) in done.stdout
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((out / "records" / "train").glob("part-*.pbr"))
     assert (out / "model" / "metadata").is_dir()
     assert list((out / "scored").glob("*.parquet"))
     assert "epoch 0, loss" in done.stderr
