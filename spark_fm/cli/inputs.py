@@ -16,11 +16,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, StructType
 
 from spark_fm.cli.failures import UsageError, raised_on_worker
-from spark_fm.cli.lines import FAULT_DDL, FaultTask, LineParser, ParseTask
+from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.recordio_source import NAME as RECORDIO
 from spark_fm.engine.registration import register
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.lines import LineParser
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import TaskContext
 
-from spark_fm.engine.arrow import read_vectors
 from spark_fm.engine.blocks import TRAIN, VALIDATION, block_row, report_row
 from spark_fm.engine.version import check_version
+from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.counting import FeatureCounter
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
 from spark_fm.learner.spec import Loss

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spark_fm.engine.arrow import VECTOR_TYPE, vector_column
 from spark_fm.formats.batches import RowBatch
+from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 if TYPE_CHECKING:
     from spark_fm.engine.recordio_source import ReadOptions

@@ -19,10 +19,10 @@ from pyspark import TaskContext
 from pyspark.sql.datasource import DataSourceArrowWriter, WriterCommitMessage
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, StructType
 
-from spark_fm.engine.arrow import read_vectors
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.encoding import encode_rows
 from spark_fm.formats.files import store_of
+from spark_fm.formats.vectors import read_vectors
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from spark_fm._version import __version__
-from spark_fm.engine.arrow import VectorColumn, read_vectors
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.version import check_version
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.vectors import VectorColumn, read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.predict import margins, sigmoid
 from spark_fm.learner.spec import Loss

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.cli.lines import VECTOR_TYPE, FaultTask, LineParser, ParseTask
+from spark_fm.cli.lines import FaultTask, ParseTask
+from spark_fm.formats.lines import LineParser
+from spark_fm.formats.vectors import VECTOR_TYPE
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 entry = st.tuples(st.integers(0, 2**31 - 2), finite)

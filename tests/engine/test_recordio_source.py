@@ -19,7 +19,7 @@ from pyspark.sql.types import DoubleType
 
 import spark_fm
 from benchmarks.datasets import Rows, to_frame
-from spark_fm.engine.arrow import VECTOR_TYPE, read_vectors, vector_column
+from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors, vector_column
 from spark_fm.recordio import read_records, write_records
 from tests.formats.mutations import framed
 from tests.formats.test_boundaries import nasty_record

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.engine.arrow import read_vectors
+from spark_fm.formats.vectors import read_vectors
 
 VECTOR = pa.struct(
     [
