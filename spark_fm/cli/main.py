@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a factorization machine on files and save it",
     "evaluate": "measure a saved model on files with labels",
     "score": "write the scores of a saved model for files",
+    "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
 }
 LEVELS = ("debug", "info", "warning", "error")
 

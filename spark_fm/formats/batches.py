@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 
@@ -37,8 +38,8 @@ class Malformed:
 
 
 @dataclass(frozen=True, slots=True)
-class RowBatch:
-    """Rows as they lie in the file, and what could not be read between them.
+class Rows:
+    """Rows with labels, of whatever format.
 
     Parameters
     ----------
@@ -47,15 +48,10 @@ class RowBatch:
         Strictly increasing within a row: repeated keys have been added up.
     values : ndarray of shape (nnz,), float64
     labels : ndarray of shape (n,), float64
-        NaN where a record has none.
+        NaN where a row has none.
     widths : ndarray of shape (n,), int64
-        Number of features a record claims; -1 where it does not say.
+        Number of features a row claims; -1 where it does not say.
     is_dense : ndarray of shape (n,), bool
-    offsets : ndarray of shape (n,), int64
-        Bytes of the file at which the records start.
-    uids, metadata : list of bytes or None
-        Empty unless asked for.
-    malformed : list of Malformed
     """
 
     indptr: NDArray[np.int64]
@@ -64,12 +60,42 @@ class RowBatch:
     labels: NDArray[np.float64]
     widths: NDArray[np.int64]
     is_dense: NDArray[np.bool_]
-    offsets: NDArray[np.int64]
-    uids: list[bytes | None]
-    metadata: list[bytes | None]
-    malformed: list[Malformed]
 
     @property
     def n_rows(self) -> int:
         """Number of rows."""
         return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch(Rows):
+    """Rows as they lie in a recordIO file, and what could not be read between them.
+
+    Parameters
+    ----------
+    offsets : ndarray of shape (n,), int64
+        Bytes of the file at which the records start.
+    uids, metadata : list of bytes or None
+        Empty unless asked for.
+    malformed : list of Malformed
+    """
+
+    offsets: NDArray[np.int64]
+    uids: list[bytes | None]
+    metadata: list[bytes | None]
+    malformed: list[Malformed]
+
+
+def summed(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """Return the entries sorted within each row, repeated indices added up."""
+    rising = np.diff(indices) > 0
+    starts = indptr[1:-1]
+    rising[starts[(starts > 0) & (starts < len(indices))] - 1] = True
+    if rising.all():
+        return indptr, indices, values
+    shape = (len(indptr) - 1, int(indices.max()) + 1)
+    matrix = sp.csr_matrix((values, indices, indptr), shape=shape, copy=True)
+    matrix.sum_duplicates()
+    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data

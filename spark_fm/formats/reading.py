@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats import decoding
-from spark_fm.formats.batches import Malformed, RowBatch
+from spark_fm.formats.batches import Malformed, RowBatch, summed
 from spark_fm.formats.decoding import DENSE, SPARSE, UNSORTED, decode_float64
 from spark_fm.formats.framing import HEADER_SIZE, LENGTH_MASK, MAGIC, MAGIC_BYTES, padded
 from spark_fm.formats.messages import MalformedMessageError, Row, read_row
@@ -319,10 +318,7 @@ class RecordReader:
         indices, values = a["indices"][: rows.n_entries], a["values"][: rows.n_entries]
         kinds = a["kinds"][:n]
         if (kinds == UNSORTED).any():
-            shape = (n, int(indices.max()) + 1)
-            matrix = sp.csr_matrix((values, indices, indptr), shape=shape, copy=True)
-            matrix.sum_duplicates()
-            indptr, indices, values = matrix.indptr.astype(np.int64), matrix.indices, matrix.data
+            indptr, indices, values = summed(indptr, indices, values)
         malformed, self._malformed = self._malformed, []
         return RowBatch(
             indptr, indices.astype(np.int32, copy=False), values, a["labels"][:n], a["widths"][:n],

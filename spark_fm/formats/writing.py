@@ -6,9 +6,7 @@ import errno
 import io
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.encoding import encode_csr, encode_dense
+from spark_fm.formats.placing import local_path, replacing
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
 # Bounds of what is encoded at a time: some 30 MB, whatever the shape of the rows.
@@ -75,7 +74,7 @@ def write_records(file: _Path | BinaryIO, X: Any, y: Any = None) -> int:
     rows = _rows_of(X)
     labels = None if y is None else _labels_of(y, rows.shape[0])
     if isinstance(file, str | os.PathLike):
-        with _replacing(_local_path(file, "file")) as path, open(path, "wb") as out:
+        with replacing(local_path(file, "file")) as path, open(path, "wb") as out:
             _write(out, rows, labels, 0, rows.shape[0])
     elif callable(getattr(file, "write", None)) and not isinstance(file, io.TextIOBase):
         _write(file, rows, labels, 0, rows.shape[0])
@@ -124,7 +123,7 @@ def write_record_set(
     -----
     Old files are replaced only when all new ones are complete.
     """
-    base = _local_path(folder, "folder")
+    base = local_path(folder, "folder")
     if isinstance(num_files, bool) or not isinstance(num_files, int | np.integer) or num_files < 1:
         raise InvalidParamError(
             f"num_files must be a whole number of at least 1, got {num_files!r}."
@@ -149,48 +148,14 @@ def write_record_set(
     manifest = os.path.join(base, MANIFEST_NAME)
     entries = [{"prefix": base if base.endswith("/") else base + "/"}, *names]
     with ExitStack() as stack:  # unwound backwards: the manifest comes last
-        path = stack.enter_context(_replacing(manifest))
+        path = stack.enter_context(replacing(manifest))
         with open(path, "w", encoding="utf-8") as listing:
             json.dump(entries, listing)
         for name, start, stop in zip(names, bounds, bounds[1:], strict=False):
-            path = stack.enter_context(_replacing(os.path.join(base, name)))
+            path = stack.enter_context(replacing(os.path.join(base, name)))
             with open(path, "wb") as out:
                 _write(out, rows, labels, start, stop)
     return manifest
-
-
-def _local_path(path: object, name: str) -> str:
-    """Return a path as text, or raise if it is none or lies on another machine."""
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "://" in text:
-        raise InvalidParamError(
-            f"{name} must be a path of this machine, got {path!r}. For a remote place, write "
-            f"to a local path and copy it there, or pass write_records an open file object."
-        )
-    return text
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """Give a path to write to, and move it to its place only when all went well."""
-    path = os.path.realpath(path)  # a link stays one, and its target gets the data
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder; make it first", folder)
-    if os.path.exists(path) and not os.path.isfile(path):
-        yield path  # a pipe or a device cannot be replaced
-        return
-    # In the same folder, as files move in one step within a file system only.
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _rows_of(X: Any) -> Any:
@@ -230,9 +195,9 @@ def _labels_of(y: Any, n_rows: int) -> NDArray[np.float32]:
             f"y has {len(y)} labels but X has {n_rows} rows: pass one label a row, or leave y "
             f"out to write records without labels."
         )
-    labels, wrong = _as_float32(y)
+    labels, wrong = as_float32(y)
     if wrong is not None:
-        _raise_value(y[wrong], f"Label of row {wrong}")
+        raise_value(y[wrong], f"Label of row {wrong}")
     return labels
 
 
@@ -264,7 +229,7 @@ def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
         )
 
 
-def _as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
+def as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
     """Return numbers as float32, and the place of the first that is not finite in it."""
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32, copy=False)
@@ -272,7 +237,7 @@ def _as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
     return numbers, None if finite.all() else int(finite.argmin())
 
 
-def _raise_value(value: Any, what: str) -> NoReturn:
+def raise_value(value: Any, what: str) -> NoReturn:
     """Raise for a number that float32 cannot hold."""
     if np.isfinite(value):
         raise InvalidDataError(
@@ -321,10 +286,10 @@ def _encode_dense_chunk(
 ) -> bytes:
     """Check and encode rows of an array."""
     chunk = rows[start:stop]
-    values, wrong = _as_float32(chunk)
+    values, wrong = as_float32(chunk)
     if wrong is not None:
         row, column = divmod(wrong, chunk.shape[1])
-        _raise_value(chunk[row, column], f"X in row {start + row}, column {column}")
+        raise_value(chunk[row, column], f"X in row {start + row}, column {column}")
     return encode_dense(np.ascontiguousarray(values), labels, first_row=start)
 
 
@@ -351,8 +316,8 @@ def _encode_sparse_chunk(
         chunk = chunk.copy()
         chunk.sum_duplicates()
         indptr, indices, data = chunk.indptr, chunk.indices, chunk.data
-    values, wrong = _as_float32(data)
+    values, wrong = as_float32(data)
     if wrong is not None:
         row = int(np.searchsorted(indptr, wrong, "right")) - 1
-        _raise_value(data[wrong], f"X in row {start + row}, column {indices[wrong]}")
+        raise_value(data[wrong], f"X in row {start + row}, column {indices[wrong]}")
     return encode_csr(indptr, indices, values, n_features, labels, first_row=start)

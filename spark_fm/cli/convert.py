@@ -1,0 +1,124 @@
+"""``spark-fm convert``: files of one format to another; needs neither Spark nor Java."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import Any
+
+from spark_fm.cli.failures import UsageError
+from spark_fm.formats.converting import FORMATS, Conversion, convert
+from spark_fm.learner.csr import MAX_FEATURE_ID
+
+USAGE = "--input PATH --output FILE [more flags]"
+EXAMPLE = """examples:
+  spark-fm convert --input a9a.gz --format libsvm --output a9a.pbr
+  spark-fm convert --input a9a.pbr --output a9a.npz
+  zcat a9a.gz | spark-fm convert --input - --format libsvm --num-features 123 --output a9a.parquet
+"""
+SECONDS_A_LINE = 5.0
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="PATH",
+        help="files, folders or globs, also .gz; a named pipe; - is standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", required=True, metavar="FILE",
+        help="a local file; text and records are compressed when it ends in .gz",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, help="of the input [by its name]")
+    parser.add_argument("--output-format", choices=FORMATS, help="of the output [by its name]")
+    parser.add_argument(
+        "--num-features", type=int, metavar="N",
+        help="width of the rows [what the input says; for text the largest index, found by "
+        "reading it twice]",
+    )  # fmt: skip
+    parser.add_argument("--label-col", default="label", help="column of Parquet files [label]")
+    parser.add_argument(
+        "--features-col", default="features", help="column of Parquet files [features]"
+    )
+    parser.add_argument(
+        "--missing-label", type=float, metavar="NUMBER", help="label of rows that have none"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert as the flags say."""
+    if args.num_features is not None and not 1 <= args.num_features <= MAX_FEATURE_ID + 1:
+        raise UsageError(
+            f"--num-features {args.num_features} is not allowed: expected 1 to "
+            f"{MAX_FEATURE_ID + 1:,}."
+        )
+    if os.path.exists(args.output) and not args.overwrite:
+        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
+        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
+    job = Conversion(
+        inputs=tuple(args.input),
+        output=args.output,
+        input_format=args.format,
+        output_format=args.output_format,
+        num_features=args.num_features,
+        label_col=args.label_col,
+        features_col=args.features_col,
+        missing_label=args.missing_label,
+    )
+    started = time.monotonic()
+    with _Progress() as progress:
+        done = convert(job, progress)
+    print(
+        f"converted {done.n_rows:,} rows, {done.n_entries:,} entries, {done.width:,} features to "
+        f"{args.output} in {time.monotonic() - started:.1f} s"
+    )
+
+
+class _Progress:
+    """A bar for each pass over the input; lines where tqdm or the terminal is missing."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: Any = None
+        self._told = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how many bytes are done."""
+        if what != self._what:
+            self._close()
+            self._what, self._bar = what, _bar(what, total)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._told > SECONDS_A_LINE:
+            self._told = time.monotonic()
+            share = f"{done / total:.0%}, " if total else ""
+            print(f"{what}: {share}{done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _Progress:
+        """Start showing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it stands."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(what: str, total: int) -> Any:
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(
+        total=total or None, desc=what, unit="B", unit_scale=True, dynamic_ncols=True,
+        file=sys.stderr,
+    )  # fmt: skip

@@ -1,0 +1,323 @@
+"""Convert between file formats in one process and bounded memory, without Spark."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol, cast
+
+import numpy as np
+
+from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.formats.batches import Rows
+from spark_fm.formats.files import list_files, open_file
+from spark_fm.formats.lines import LineParser, TextFormat
+from spark_fm.formats.loading import unzipped
+from spark_fm.formats.npz import NpzSink, read_npz
+from spark_fm.formats.parquet import ParquetSink, read_parquet
+from spark_fm.formats.placing import local_path, replacing
+from spark_fm.formats.reading import RecordReader
+from spark_fm.formats.records import encode_records
+from spark_fm.formats.text import read_text, text_lines
+
+RECORDIO = "recordio-protobuf"
+TEXT_FORMATS = ("libsvm", "libfm")
+FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
+STDIN = "-"
+_SUFFIXES = {
+    ".libsvm": "libsvm", ".svm": "libsvm", ".svmlight": "libsvm", ".libfm": "libfm",
+    ".parquet": "parquet", ".npz": "npz", ".pbr": RECORDIO, ".recordio": RECORDIO,
+    ".rec": RECORDIO, ".protobuf": RECORDIO,
+}  # fmt: skip
+
+# Called with what is being done, and bytes done and in all (0: not known).
+Listener = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is converted into what.
+
+    Parameters
+    ----------
+    inputs : tuple of str
+        Files, folders, globs, named pipes; ``-`` is standard input.
+    output : str
+        A local file; compressed when a file of text or records is called ``.gz``.
+    input_format, output_format : str, optional
+        One of FORMATS; by default what the names end in.
+    num_features : int, optional
+        Width of the rows; by default what the files say, or else the largest index in
+        them, for which files of text are read twice.
+    label_col, features_col : str
+        Columns of Parquet files.
+    missing_label : float, optional
+        Label of rows that have none.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    input_format: str | None = None
+    output_format: str | None = None
+    num_features: int | None = None
+    label_col: str = "label"
+    features_col: str = "features"
+    missing_label: float | None = None
+
+
+@dataclass(slots=True)
+class Converted:
+    """What a conversion wrote."""
+
+    n_rows: int = 0
+    n_entries: int = 0
+    width: int = 0
+
+
+def format_of(path: str) -> str | None:
+    """Return the format that a name ends in, None when it does not tell."""
+    stem = path.removesuffix(".gz").removesuffix(".gzip")
+    return _SUFFIXES.get(os.path.splitext(stem)[1].lower())
+
+
+def convert(job: Conversion, listener: Listener = lambda what, done, total: None) -> Converted:
+    """Read all inputs, one after the other, and write the output.
+
+    The output appears under its name only when it is complete.
+
+    Raises
+    ------
+    InvalidParamError
+        When formats cannot be told, or the number of features is needed and cannot be
+        found because the input can be read once only.
+    InvalidDataError, InvalidColumnError
+        For content that cannot be read, or that the output cannot hold.
+
+    Notes
+    -----
+    Memory: some 100 MB whatever the size of the files, if no single row is larger.
+    """
+    path = local_path(job.output, "output")
+    kind = job.output_format or format_of(path)
+    if kind is None:
+        raise InvalidParamError(
+            f"The format of {path} does not show in its name. Say it with --output-format."
+        )
+    sources = _sources(job)
+    width = job.num_features
+    if kind in (RECORDIO, "parquet") and width is None:
+        width = _common_width(job, sources, listener)
+    done = Converted(width=width or 0)
+    with ExitStack() as stack:
+        target = stack.enter_context(replacing(path))
+        out: Any = stack.enter_context(open(target, "wb"))
+        if path.endswith((".gz", ".gzip")):
+            if kind in ("parquet", "npz"):
+                raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")
+            out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
+        sink = _sink(kind, out, job)
+        for rows in _all_rows(job, sources, lambda at, n: listener("converting", at, n)):
+            rows = _completed(rows, width, job, done.n_rows)
+            sink.write(rows)
+            done.n_rows += rows.n_rows
+            done.n_entries += len(rows.indices)
+            done.width = max(done.width, _top(rows), int(rows.widths.max(initial=0)))
+        sink.close()
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: str
+    file_format: str
+    size: int
+    is_stream: bool
+
+
+def _sources(job: Conversion) -> list[_Source]:
+    """Return the files behind the inputs, with their formats."""
+    found = []
+    for path in job.inputs:
+        if path == STDIN or is_pipe(path):
+            found.append(_Source(path, _input_format(job, path), 0, True))
+            continue
+        for file in list_files([path]):
+            found.append(_Source(file.path, _input_format(job, file.path), file.size, False))
+    if not found:
+        raise InvalidDataError(f"There is no data in {', '.join(job.inputs)}.")
+    for source in found:
+        if source.is_stream and source.file_format in ("parquet", "npz"):
+            raise InvalidParamError(
+                f"{source.file_format} cannot be read from a pipe: its index is at the end. Use a "
+                "file."
+            )
+    return found
+
+
+def is_pipe(path: str) -> bool:
+    """Tell whether a path is a named pipe."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _input_format(job: Conversion, path: str) -> str:
+    kind = job.input_format or format_of(path)
+    if kind is None:
+        raise InvalidParamError(
+            f"The format of {path} does not show in its name. Say it with --format."
+        )
+    return kind
+
+
+def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -> int:
+    """Return the number of features of all rows; reads text twice, other files a little."""
+    first = sources[0]
+    if not first.is_stream and first.file_format not in TEXT_FORMATS:
+        batches = _rows_of(job, first, lambda at: None)
+        rows = next(batches, None)
+        batches.close()
+        if rows is not None and rows.n_rows and (rows.widths >= 0).all():
+            return int(rows.widths[0])  # others that differ are refused later
+    if any(source.is_stream for source in sources):
+        raise InvalidParamError(
+            "The number of features is needed, and the input can be read only once. Say it with "
+            "--num-features."
+        )
+    width = 0
+    for rows in _all_rows(job, sources, lambda at, n: listener("counting features", at, n)):
+        width = max(width, _top(rows), int(rows.widths.max(initial=0)))
+    if not width:
+        raise InvalidParamError("No row has a feature. Say their number with --num-features.")
+    return width
+
+
+def _all_rows(
+    job: Conversion, sources: list[_Source], tell: Callable[[int, int], None]
+) -> Iterator[Rows]:
+    total = 0 if any(s.is_stream for s in sources) else sum(s.size for s in sources)
+    before = 0
+    for source in sources:
+        yield from _rows_of(job, source, lambda at, start=before: tell(start + at, total))  # type: ignore[misc]
+        before += source.size
+
+
+def _rows_of(
+    job: Conversion, source: _Source, tell: Callable[[int], None]
+) -> Generator[Rows, None, None]:
+    """Yield the rows of one file; ``tell`` gets the bytes that were read."""
+    with _opened(source) as stream:
+        if source.file_format in ("parquet", "npz"):
+
+            def advance(share: float) -> None:
+                tell(int(share * source.size))
+
+            if source.file_format == "npz":
+                yield from read_npz(stream, source=source.path, advance=advance)
+            else:
+                yield from read_parquet(
+                    stream, label_col=job.label_col, features_col=job.features_col,
+                    source=source.path, advance=advance,
+                )  # fmt: skip
+            return
+        counted = unzipped(cast(BinaryIO, _Counted(stream, tell)))
+        if source.file_format == RECORDIO:
+            yield from RecordReader(counted, source=source.path)
+        else:
+            parser = LineParser(
+                cast(TextFormat, source.file_format), job.num_features or 0, needs_label=False
+            )
+            yield from read_text(counted, parser, source=source.path)
+
+
+def _opened(source: _Source) -> Any:
+    if source.path == STDIN:
+        return open(os.dup(sys.stdin.fileno()), "rb")
+    return open(source.path, "rb") if source.is_stream else open_file(source.path)
+
+
+class _Counted:
+    """A stream that tells how many bytes were read."""
+
+    def __init__(self, stream: Any, tell: Callable[[int], None]) -> None:
+        self._stream, self._tell, self._n = stream, tell, 0
+
+    def read(self, size: int) -> bytes:
+        taken = self._stream.read(size)
+        self._n += len(taken)
+        self._tell(self._n)
+        return bytes(taken)
+
+
+def _top(rows: Rows) -> int:
+    return int(rows.indices.max()) + 1 if len(rows.indices) else 0
+
+
+def _completed(rows: Rows, width: int | None, job: Conversion, first_row: int) -> Rows:
+    """Return the rows with the width of all, and labels where they were missing."""
+    if job.missing_label is not None:
+        labels = np.where(np.isnan(rows.labels), job.missing_label, rows.labels)
+        rows = _with(rows, labels=labels)
+    if width is None:
+        return rows
+    lengths = np.diff(rows.indptr)
+    differs = (rows.widths >= 0) & (rows.widths != width)
+    if job.num_features is not None:
+        differs &= rows.is_dense  # sparse rows are as wide as the caller says
+    outside = np.zeros(rows.n_rows, np.bool_)
+    filled = lengths > 0
+    outside[filled] = rows.indices[rows.indptr[1:][filled] - 1] >= width
+    if (differs | outside).any():
+        row = int((differs | outside).argmax())
+        claim = max(int(rows.widths[row]), int(rows.indices[rows.indptr[row + 1] - 1]) + 1
+                    if lengths[row] else 0)  # fmt: skip
+        raise InvalidDataError(
+            f"Row {first_row + row} has {claim} features, where {width} were "
+            + ("asked for" if job.num_features is not None else "found in others")
+            + ". Pass a --num-features that holds for all; dense rows must have just as many."
+        )
+    return _with(rows, widths=np.full(rows.n_rows, width))
+
+
+def _with(rows: Rows, **changes: Any) -> Rows:
+    """Return plain rows with some arrays changed."""
+    plain = Rows(rows.indptr, rows.indices, rows.values, rows.labels, rows.widths, rows.is_dense)
+    return replace(plain, **changes)
+
+
+class _Sink(Protocol):
+    def write(self, rows: Rows) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _sink(kind: str, out: BinaryIO, job: Conversion) -> _Sink:
+    if kind == "parquet":
+        return ParquetSink(out, label_col=job.label_col, features_col=job.features_col)
+    if kind == "npz":
+        return NpzSink(out)
+    return _ByteSink(out, kind)
+
+
+class _ByteSink:
+    """Write rows as records or lines, which need nothing at the end."""
+
+    def __init__(self, out: BinaryIO, kind: str) -> None:
+        self._out, self._kind, self._n_rows = out, kind, 0
+
+    def write(self, rows: Rows) -> None:
+        """Write rows."""
+        if self._kind == RECORDIO:
+            self._out.write(encode_records(rows, first_row=self._n_rows))
+        else:
+            self._out.write(text_lines(rows, cast(TextFormat, self._kind), first_row=self._n_rows))
+        self._n_rows += rows.n_rows
+
+    def close(self) -> None:
+        """Do nothing."""
