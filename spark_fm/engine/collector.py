@@ -14,6 +14,8 @@ def freeze_loaded_modules() -> None:
     PySpark's workers collect fully after every task, which takes longer than a short task
     once Numba's hundreds of thousands of objects are there (50 to 100 ms against 1 ms).
     Frozen objects are still freed by their reference counts; only cycles among them stay.
+    A worker does this once, or again when it has loaded much more.
     """
     if len(gc.get_objects()) > USUAL_OBJECTS:
+        gc.collect()  # else cycles that are garbage already would stay for ever
         gc.freeze()

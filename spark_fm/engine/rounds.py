@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
+from spark_fm.engine.blocks import decode
 from spark_fm.engine.gathering import gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
@@ -30,6 +31,7 @@ from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import (
     PIECE_NAMES,
+    SAMPLE,
     ExchangeTask,
     MergeTask,
     Units,
@@ -38,13 +40,23 @@ from spark_fm.engine.tasks import (
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
 from spark_fm.learner.candidate import MERGED_ETA, Candidate
+from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.run import EpochRecord, TrainRun, exchange_order, loss_unit
-from spark_fm.learner.safety import MAX_SHRINKS, STEP_SHRINK, divergence_text, exploded_loss
+from spark_fm.learner.safety import (
+    MAX_SHRINKS,
+    SAMPLE_ROWS,
+    STEP_SHRINK,
+    divergence_text,
+    exploded_loss,
+    sample_loss,
+)
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
 
 log = logging.getLogger(__name__)
+
+SAMPLE_NNZ = 2**20  # of the sample in all: 8 MiB
 
 
 @dataclass(slots=True)
@@ -90,7 +102,8 @@ class DistributedTraining:
         self._has_validation = has_validation
         self._last_loss = first_loss
         self._n_rows = n_rows
-        self._mean = float("nan")
+        self._mean = self._limit = float("nan")
+        self._sample: CsrBatch | None = None  # rows to judge merged models by
         self.workers_seen = 0
         self._candidate: Candidate | None = None
 
@@ -127,7 +140,7 @@ class DistributedTraining:
         ``waiting`` is the epoch before, which the first job validates: when that ends the
         training, nothing is merged.
         """
-        before, bias = run.state.exchanged(), run.state.bias.copy()
+        before, bias, last_loss = run.state.exchanged(), run.state.bias.copy(), self._last_loss
         closing = waiting if self._has_validation else None
         order = exchange_order(self._spec, self._plan.n_exchanges, run.epoch)
         for _ in range(MAX_SHRINKS + 1):
@@ -145,6 +158,7 @@ class DistributedTraining:
             totals.rejected += 1
             run.step_scale *= STEP_SHRINK
             run.state = TrainState.from_exchanged(run.state.layout, before, bias)
+            self._last_loss = last_loss
             log.warning(
                 "epoch %d, exchange %d: training diverged; the epoch starts again, steps now x%g",
                 run.epoch, exchange, run.step_scale,
@@ -215,6 +229,8 @@ class DistributedTraining:
                 version=__version__, spec=self._spec, state=state, candidate=candidate,
                 units=self._units, epoch=run.epoch, exchange=exchange,
                 step_scale=run.step_scale, train_on_all=self._train_on_all,
+                sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // self._plan.n_partitions),
+                sample_nnz=max(1, SAMPLE_NNZ // self._plan.n_partitions),
             )  # fmt: skip
             facts, pieces = self._run_job(task, state, self._rule(run))
         trained_at = time.perf_counter()
@@ -232,6 +248,7 @@ class DistributedTraining:
         sound = self._is_sound(run, totals, facts)
         if sound:
             self._merge(run, old, facts, pieces)
+            sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
         totals.phases["ship"] += shipped_at - clock
         totals.phases["train"] += trained_at - shipped_at - validate_seconds
         totals.phases["merge"] += time.perf_counter() - trained_at
@@ -275,6 +292,7 @@ class DistributedTraining:
         else:
             n_bytes = layout_bytes * self._plan.n_partitions
         facts: dict[int, dict[str, Any]] = {}
+        samples: dict[int, bytes] = {}
         pieces: dict[int, list[tuple[int, bytes]]] = {}
         rows = gather(
             results, self._session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
@@ -283,8 +301,13 @@ class DistributedTraining:
         for partition, name, part, payload in rows:
             if name == FACTS:
                 facts[partition] = json.loads(bytes(payload))
+            elif name == SAMPLE:
+                samples[partition] = bytes(payload)
             else:
                 pieces.setdefault(part, []).append((partition, payload))
+        if samples:
+            parts = [decode(samples[p], *facts[p]["sample_shape"]) for p in sorted(samples)]
+            self._sample = CsrBatch.concat(parts)
         return [facts[p] for p in sorted(facts)], pieces
 
     def _merged_on_executors(self, results: DataFrame, state: Handle, rule: MergeRule) -> DataFrame:
@@ -311,6 +334,7 @@ class DistributedTraining:
 
         As for a training in one task, it is the mean loss of the epoch that is judged, and
         the loss at its end: one exchange may be a few rows, whose first steps overshoot.
+        What the merge makes of the partitions' models, ``_is_merged_sound`` judges.
         """
         weight = sum(f["weight_sum"] for f in facts)
         if weight == 0:
@@ -321,13 +345,24 @@ class DistributedTraining:
         idle = sum(f["idle_sum"] for f in facts) / weight
         if np.isnan(run.loss_limit):
             run.loss_limit = exploded_loss(float(before[0] / before[1]), idle)
-        limit = max(run.loss_limit, exploded_loss(0.0, idle))
+        self._limit = limit = max(run.loss_limit, exploded_loss(0.0, idle))
         # Weights have mean 1: the rows are the weight of the epoch.
         self._mean = totals.loss_sum / self._n_rows
         if not all(f["finite"] for f in facts) or not self._mean <= limit:
             return False
         is_last = totals.n_exchanges == self._plan.n_exchanges
         return bool(not is_last or after[0] <= limit * after[1])
+
+    def _is_merged_sound(self, run: TrainRun) -> bool:
+        """Tell whether the merged model at the end of an epoch has a sane loss too.
+
+        Partitions that each learn well may still make an exploding model together.
+        """
+        if self._sample is None:
+            return True
+        loss, weight = sample_loss(run.state, self._sample, self._spec)
+        self._mean = loss / weight if weight else 0.0
+        return run.state.is_finite() and self._mean <= self._limit
 
     def _merge(
         self,

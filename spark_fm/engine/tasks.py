@@ -18,6 +18,7 @@ from spark_fm.engine.blocks import (
     TRAIN,
     VALIDATION,
     block_row,
+    encode,
     read_blocks,
 )
 from spark_fm.engine.collector import freeze_loaded_modules
@@ -40,6 +41,7 @@ from spark_fm.learner.state import Layout, TrainState
 WINDOW_BYTES = 512 * 2**20
 DELTA = "delta"
 MERGED = "merged"
+SAMPLE = "sample"
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -139,6 +141,8 @@ class ExchangeTask:
     step_scale : float
     train_on_all : bool
         Train on validation rows too.
+    sample_rows, sample_nnz : int
+        Hand the first training rows to the driver, up to so many rows and entries.
     """
 
     version: str
@@ -150,9 +154,11 @@ class ExchangeTask:
     exchange: int
     step_scale: float
     train_on_all: bool
+    sample_rows: int
+    sample_nnz: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield facts, then the touched features in ranges of ids."""
+        """Yield facts and a sample, then the touched features in ranges of ids."""
         check_version(self.version)
         columns, bias = self.state.load()
         state = TrainState.from_exchanged(Layout(self.spec.k, self.spec.optimizer), columns, bias)
@@ -163,6 +169,7 @@ class ExchangeTask:
             "train_seconds": 0.0, "validate_seconds": 0.0,
         }  # fmt: skip
         sums = MetricSums()
+        sample: CsrBatch | None = None
         last: CsrBatch | None = None
         for window, (kind, rows) in enumerate(self._windows(batches, state.n_features)):
             clock = time.perf_counter()
@@ -173,6 +180,7 @@ class ExchangeTask:
                 continue
             if last is None:
                 totals["sample_before"] = sample_loss(state, rows, self.spec)
+                sample = self._sample(rows)
             last = rows
             self._train_window(state, rows, window, totals)
             totals["train_seconds"] += time.perf_counter() - clock
@@ -181,10 +189,18 @@ class ExchangeTask:
             totals["sample_after"] = sample_loss(state, last, self.spec)
         totals["bias"] = state.bias.tolist()
         totals["validation"] = sums.to_dict()
+        totals["sample_shape"] = None if sample is None else [sample.n_rows, sample.nnz]
         yield from array_pieces(_partition(), totals, {})
+        if sample is not None:
+            yield piece(_partition(), SAMPLE, 0, encode(sample))
         if totals["finite"]:
             yield from self._deltas(state)
         freeze_loaded_modules()
+
+    def _sample(self, rows: CsrBatch) -> CsrBatch | None:
+        fitting = int(np.searchsorted(rows.indptr, self.sample_nnz, "right")) - 1
+        n_rows = min(self.sample_rows, fitting)
+        return rows.take(np.arange(n_rows)) if n_rows > 0 else None
 
     def _train_window(
         self, state: TrainState, rows: CsrBatch, window: int, totals: dict[str, Any]

@@ -229,6 +229,24 @@ def test_exploding_steps_roll_back_and_are_told(spark):
         assert "diverged" in " ".join(model.summary.warnings)
 
 
+def test_models_that_explode_only_when_they_are_merged_roll_back_too(spark):
+    rng = np.random.default_rng(0)
+    ids = np.stack([np.sort(rng.choice(20, 8, replace=False)) for _ in range(32)])
+    labels = rng.normal(size=20)[ids].sum(1)
+    labels = (labels - labels.mean()) / labels.std()
+    matrix = sp.csr_matrix((np.ones(256), ids.ravel(), np.arange(0, 257, 8)), shape=(32, 20))
+    frame = to_frame(spark, Rows(matrix, labels))
+
+    model = machine(
+        predictorType="regressor", optimizer="adam", linearLr=0.2, factorsLr=0.2, epochs=4,
+        numWorkers=8, averagingsPerEpoch=1, numFactors=2, seed=1, factorsInitSigma=0.02,
+    ).fit(frame)  # fmt: skip
+
+    scored = model.transform(frame).select("score", "label").toPandas()
+    assert ((scored.score - scored.label) ** 2).mean() < 20
+    assert model.summary.facts["rejectedAttempts"] > 0
+
+
 def test_the_first_steps_of_a_short_exchange_are_no_divergence(spark):
     rng = np.random.default_rng(4)
     pixels = rng.random((800, 200))  # 200 features a row: the first steps overshoot
