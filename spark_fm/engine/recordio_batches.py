@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spark_fm.formats.batches import RowBatch
+from spark_fm.errors import InvalidDataError
+from spark_fm.formats.batches import Malformed, RowBatch
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 if TYPE_CHECKING:
@@ -43,38 +44,45 @@ class RowTable:
 
     @classmethod
     def of(cls, batch: RowBatch, width: int, *, is_set: bool, source: str) -> RowTable:
-        """Check the rows against the vectors' size ``width``, 0 if no record says any.
+        """Check the rows against the vectors' size ``width``; 0 if no record was found.
 
         A width that the caller set holds for sparse rows whatever they claim.
+
+        Raises
+        ------
+        InvalidDataError
+            For rows when the width is not known.
         """
         n = batch.n_rows
+        if n and not width:
+            raise InvalidDataError(
+                f"{source}: no record could be read at the beginning of the files, so that the "
+                "number of features is not known. Set the option featureDim, such as "
+                '.option("featureDim", 100000).'
+            )
         tops = np.zeros(n, np.int64)
         lengths = np.diff(batch.indptr)
         filled = lengths > 0
         tops[filled] = batch.indices[batch.indptr[1:][filled] - 1].astype(np.int64) + 1
-        if width:
-            sizes = np.full(n, width)
-            differs = (batch.widths >= 0) & (batch.widths != width)
-            wrong = (tops > width) | (differs & batch.is_dense if is_set else differs)
-        else:
-            sizes, wrong = batch.widths, batch.widths < 0
+        differs = (batch.widths >= 0) & (batch.widths != width)
+        wrong = (tops > width) | (differs & batch.is_dense if is_set else differs)
         order = np.arange(n)
         reasons: dict[int, str] = {}
         bad_rows = np.flatnonzero(wrong)
-        texts = {
-            int(r): f"{source}: record at byte {batch.offsets[r]}: "
-            + _width_text(int(batch.widths[r]), int(tops[r]), width)
-            for r in bad_rows
-        }
         order[bad_rows] = -1
         places = np.array([bad.row for bad in batch.malformed], np.int64)
         order = np.insert(order, places, -1)
         shifts = np.searchsorted(places, bad_rows, side="right")
         for row, shift in zip(bad_rows.tolist(), shifts.tolist(), strict=True):
-            reasons[row + shift] = texts[row]
+            reason = _width_text(int(batch.widths[row]), int(tops[row]), width)
+            number = batch.first_record + row + shift
+            found = Malformed(
+                source, int(batch.offsets[row]), number, row, reason, since=batch.since
+            )
+            reasons[row + shift] = str(found)
         for i, bad in enumerate(batch.malformed):
             reasons[bad.row + i] = str(bad)
-        return cls(batch, sizes, order, reasons, source)
+        return cls(batch, np.full(n, width), order, reasons, source)
 
     def record_batches(self, options: ReadOptions) -> Iterator[pa.RecordBatch]:
         """Yield batches with the columns of ``options``, malformed rows null or left out."""
@@ -87,6 +95,8 @@ class RowTable:
     ) -> pa.RecordBatch:
         batch = self.batch
         is_null = rows < 0
+        if not batch.n_rows:
+            return self._nulls(len(rows), first, options)
         chosen = np.where(is_null, 0, rows)
         starts, stops = batch.indptr[chosen], batch.indptr[chosen + 1]
         lengths = np.where(is_null, 0, stops - starts)
@@ -107,9 +117,14 @@ class RowTable:
         }
         for name in options.extra_columns:
             columns[name] = self._texts(name, rows, first)
-        kinds = {"label": pa.float64(), "features": VECTOR_TYPE}
-        schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
-        return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+        return _as_batch(columns)
+
+    def _nulls(self, n: int, first: int, options: ReadOptions) -> pa.RecordBatch:
+        """Return the batch of malformed records that have no rows beside them."""
+        columns = {"label": pa.nulls(n, pa.float64()), "features": pa.nulls(n, VECTOR_TYPE)}
+        for name in options.extra_columns:
+            columns[name] = self._texts(name, np.full(n, -1), first)
+        return _as_batch(columns)
 
     def _texts(self, name: str, rows: NDArray[np.int64], first: int) -> pa.Array:
         if name == "fileName":
@@ -123,12 +138,13 @@ class RowTable:
         return pa.array([self.reasons.get(first + i) for i in range(len(rows))], pa.string())
 
 
+def _as_batch(columns: dict[str, pa.Array]) -> pa.RecordBatch:
+    kinds = {"label": pa.float64(), "features": VECTOR_TYPE}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
 def _width_text(claimed: int, top: int, width: int) -> str:
-    if not width:
-        return (
-            "no record says how many features there are. Set the option featureDim, such as "
-            '.option("featureDim", 100000).'
-        )
     if claimed >= 0 and claimed != width and top <= width:
         return (
             f"it has {claimed} features, others have featureDim={width}. Set the option "

@@ -7,6 +7,7 @@ all tasks are done, moves the files of the attempts that succeeded into place.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -96,37 +97,55 @@ class RecordIOWriter(DataSourceArrowWriter):
         self._overwrite = overwrite
         self._job = uuid4().hex
 
-    @property
-    def _staging(self) -> str:
-        return f"{self._options.path.rstrip('/')}/_temporary-{self._job}"
+    def _places(self) -> tuple[Any, str, str]:
+        """Return the store, the folder in it, and the folder of this job in that."""
+        store, folder = store_of(self._options.path)
+        folder = folder.rstrip("/")
+        return store, folder, f"{folder}/_temporary-{self._job}"
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> PartFile:
         """Write the rows of a task into a file that readers do not see yet."""
         context = TaskContext.get()
         number = context.partitionId() if context is not None else 0
         name = f"part-{number:05d}-{uuid4().hex}.pbr"
-        store, folder, _ = store_of(self._staging)
-        store.create_dir(folder, recursive=True)
+        store, _, staging = self._places()
+        store.create_dir(staging, recursive=True)
         n_rows = 0
-        with store.open_output_stream(f"{folder}/{name}") as stream:
+        with store.open_output_stream(f"{staging}/{name}") as stream:
             for batch in iterator:
                 stream.write(encoded(batch, self._options, first_row=n_rows))
                 n_rows += batch.num_rows
         return PartFile(name if n_rows else "")
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
-        """Move the files of the successful attempts into place, old ones away first."""
-        store, folder, _ = store_of(self._options.path)
-        _, staging, _ = store_of(self._staging)
+        """Move the files of the successful attempts into place, then old ones away.
+
+        New files have names of their own, so that a failure can take them back before
+        anything old is gone.
+        """
+        store, folder, staging = self._places()
         store.create_dir(folder, recursive=True)
-        if self._overwrite:
-            for info in store.get_file_info(pafs.FileSelector(folder)):
-                if info.path.rstrip("/") != staging.rstrip("/"):
-                    remove = store.delete_file if info.is_file else store.delete_dir
-                    remove(info.path)
-        for message in messages:
-            if isinstance(message, PartFile) and message.name:
-                store.move(f"{staging}/{message.name}", f"{folder}/{message.name}")
+        found = store.get_file_info(pafs.FileSelector(folder)) if self._overwrite else []
+        old = [info for info in found if info.path.rstrip("/") != staging]
+        placed: list[str] = []
+        try:
+            for message in messages:
+                if isinstance(message, PartFile) and message.name:
+                    placed.append(f"{folder}/{message.name}")
+                    store.move(f"{staging}/{message.name}", placed[-1])
+            for i, info in enumerate(old):
+                try:
+                    (store.delete_file if info.is_file else store.delete_dir)(info.path)
+                except Exception:
+                    if i:
+                        placed = []  # without these the folder would miss rows, old and new
+                    raise
+        except BaseException:
+            for path in placed:
+                with suppress(Exception):
+                    store.delete_file(path)
+            self._clean()
+            raise
         self._clean()
         with store.open_output_stream(f"{folder}/_SUCCESS"):
             pass
@@ -136,7 +155,7 @@ class RecordIOWriter(DataSourceArrowWriter):
         self._clean()
 
     def _clean(self) -> None:
-        store, staging, _ = store_of(self._staging)
+        store, _, staging = self._places()
         if store.get_file_info(staging).type == pafs.FileType.Directory:
             store.delete_dir(staging)
 

@@ -160,8 +160,7 @@ def _flag(options: Any, name: str) -> bool:
 class FileSplit:
     """Bytes of a file: the records that start from ``start`` on and before ``stop``."""
 
-    path: str
-    size: int
+    file: DataFile
     start: int
     stop: int
     is_compressed: bool
@@ -205,41 +204,63 @@ def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[File
     groups: list[list[FileSplit]] = []
     room = 0
     for file in files:
-        step = file.size if file.is_compressed else split_bytes
+        # What a small file is shows when it is read.
+        is_whole = file.is_compressed or (file.size > split_bytes and _starts_compressed(file))
+        step = file.size if is_whole else split_bytes
         for start in range(0, file.size, step):
             stop = min(start + step, file.size)
-            split = FileSplit(file.path, file.size, start, stop, file.is_compressed)
             cost = stop - start + FILE_COST
             if not groups or cost > room:
                 groups.append([])
                 room = split_bytes + FILE_COST
-            groups[-1].append(split)
+            groups[-1].append(FileSplit(file, start, stop, is_whole))
             room -= cost
     return groups
 
 
+def _starts_compressed(file: DataFile) -> bool:
+    from spark_fm.formats.loading import GZIP_BYTES
+
+    with file.open() as stream:
+        return stream.read(len(GZIP_BYTES)) == GZIP_BYTES
+
+
 def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
-    """Return the number of features that the first records claim; 0 when none does."""
+    """Return the number of features that the first records claim; 0 when there are none.
+
+    Raises
+    ------
+    InvalidDataError
+        When there are records, but none says.
+    """
+    n_rows = 0
     for file in files[:8]:
         end = min(file.size, options.split_bytes)
-        head = FileSplit(file.path, file.size, 0, end, file.is_compressed)
+        head = FileSplit(file, 0, end, file.is_compressed)
         lenient = replace(options, mode="DROPMALFORMED")
         for batch in _batches(head, lenient, chunk_bytes=2**18):
             known = batch.widths[batch.widths >= 0]
             if len(known):
                 return int(known[0])
-            break
+            n_rows += batch.n_rows
+            if batch.n_rows:
+                break
+    if n_rows:
+        raise InvalidDataError(
+            f"None of the first {n_rows} records says how many features there are. Set the option "
+            'featureDim, such as .option("featureDim", 100000).'
+        )
     return 0
 
 
 def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterator[RowBatch]:
     """Read a split, from one proven boundary to the next."""
-    from spark_fm.formats.boundaries import find_boundary
-    from spark_fm.formats.files import open_file
+    from spark_fm.formats.boundaries import REACH_BYTES, find_boundary
     from spark_fm.formats.loading import unzipped
     from spark_fm.formats.reading import RecordReader
 
-    with open_file(split.path) as stream:
+    size = split.file.size
+    with split.file.open() as stream:
 
         def read_at(offset: int, length: int) -> bytes:
             stream.seek(offset)
@@ -247,14 +268,19 @@ def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterat
 
         start, stop = 0, None
         if not split.is_compressed:
-            start = find_boundary(read_at, split.size, split.start)
-            stop = find_boundary(read_at, split.size, split.stop)
+            start, stop = (
+                find_boundary(
+                    read_at, size, place, max_record_bytes=options.max_record_bytes,
+                    reach=min(REACH_BYTES, options.split_bytes),
+                )
+                for place in (split.start, split.stop)
+            )  # fmt: skip
             if start >= stop:
                 return
         stream.seek(start)
         yield from RecordReader(
             unzipped(stream) if start == 0 else stream,
-            source=split.path, offset=start, stop=None if stop == split.size else stop,
+            source=split.file.path, offset=start, stop=None if stop == size else stop,
             on_malformed=None if options.mode == "FAILFAST" else (lambda malformed: None),
             with_texts=bool({"uid", "metadata"} & set(options.extra)),
             chunk_bytes=chunk_bytes, max_record_bytes=options.max_record_bytes,
@@ -267,11 +293,11 @@ def read_split(split: FileSplit, options: ReadOptions, width: int) -> Iterator[p
 
     n_malformed = 0
     for batch in _batches(split, options, chunk_bytes=2**22):
-        table = RowTable.of(batch, width, is_set=bool(options.feature_dim), source=split.path)
+        table = RowTable.of(batch, width, is_set=bool(options.feature_dim), source=split.file.path)
         if table.reasons and options.mode == "FAILFAST":
             first = min(table.reasons)
             raise InvalidDataError(table.reasons[first])
         n_malformed += len(table.reasons)
         yield from table.record_batches(options)
     if n_malformed:
-        log.warning("%s: %d malformed record(s), %s", split.path, n_malformed, options.mode)
+        log.warning("%s: %d malformed record(s), %s", split.file.path, n_malformed, options.mode)

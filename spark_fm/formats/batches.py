@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 
@@ -24,6 +23,8 @@ class Malformed:
     row : int
         Rows of the batch that come before it.
     reason : str
+    since : int
+        Byte of the file at which reading started.
     """
 
     source: str
@@ -31,10 +32,12 @@ class Malformed:
     record: int
     row: int
     reason: str
+    since: int = 0
 
     def __str__(self) -> str:
         """Return file, offset, record number and reason."""
-        return f"{self.source}: record {self.record} at byte {self.offset}: {self.reason}"
+        counted = f"record {self.record}" + (f" after byte {self.since}," if self.since else "")
+        return f"{self.source}: {counted} at byte {self.offset}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,18 @@ class RowBatch(Rows):
     uids, metadata : list of bytes or None
         Empty unless asked for.
     malformed : list of Malformed
+    first_record : int
+        Records read before the batch, malformed ones included, since reading started.
+    since : int
+        Byte of the file at which it started.
     """
 
     offsets: NDArray[np.int64]
     uids: list[bytes | None]
     metadata: list[bytes | None]
     malformed: list[Malformed]
+    first_record: int
+    since: int
 
 
 def summed(
@@ -95,7 +104,12 @@ def summed(
     rising[starts[(starts > 0) & (starts < len(indices))] - 1] = True
     if rising.all():
         return indptr, indices, values
-    shape = (len(indptr) - 1, int(indices.max()) + 1)
-    matrix = sp.csr_matrix((values, indices, indptr), shape=shape, copy=True)
-    matrix.sum_duplicates()
-    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    order = np.lexsort((indices, rows))  # stable: repeated ones are added as they came
+    rows, indices, values = rows[order], indices[order], values[order]
+    is_first = np.ones(len(indices), np.bool_)
+    is_first[1:] = (np.diff(indices) != 0) | (np.diff(rows) != 0)
+    sums = values[is_first]
+    np.add.at(sums, np.cumsum(is_first)[~is_first] - 1, values[~is_first])
+    starts = np.concatenate([[0], np.cumsum(is_first)])[indptr]
+    return starts, indices[is_first], sums

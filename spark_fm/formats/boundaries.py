@@ -11,13 +11,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from spark_fm.formats.frames import Frames, NeedMoreError
 from spark_fm.formats.framing import HEADER_SIZE, LENGTH_MASK, MAGIC, MAGIC_BYTES, padded
 
 WINDOW_BYTES = 2**20
+REACH_BYTES = 2**24
 
 
 def find_boundary(
-    read_at: Callable[[int, int], bytes], size: int, start: int, *, window: int = WINDOW_BYTES
+    read_at: Callable[[int, int], bytes],
+    size: int,
+    start: int,
+    *,
+    window: int = WINDOW_BYTES,
+    max_record_bytes: int = 2**26,
+    reach: int = REACH_BYTES,
 ) -> int:
     """Return the first proven start of a record at or after ``start``.
 
@@ -29,14 +37,20 @@ def find_boundary(
         Bytes of the file; returned when no record starts in the rest of it.
     start : int
     window : int
-        Bytes looked at on either side, doubled until there is a proof.
+        Bytes looked at on either side, quadrupled until there is a proof.
+    max_record_bytes : int
+        The window grows no further than this.
+    reach : int
+        Without a proof, how far to look for any readable record.
 
     Notes
     -----
     Reads two windows as a rule. A proof needs a true boundary among the bytes before
-    ``start``, so records longer than the window are proven by widening it, in the end to
-    the whole file. A payload that holds a valid recordIO file of its own, longer than the
-    window, would be taken for records.
+    ``start``, so records longer than the window are proven by widening it. Around broken
+    bytes there is no proof; then the first readable record that another one follows is
+    taken, or, without any, the end of the reach. Everybody who asks gets the same answer.
+    A payload that holds a valid recordIO file of its own, longer than the window, would
+    be taken for records.
     """
     if start <= 0:
         return 0
@@ -48,8 +62,22 @@ def find_boundary(
             return found
         if first == 0 and last == size:
             break
+        if window >= max_record_bytes:
+            return _any_record(read_at, size, start, max_record_bytes, reach)
         window *= 4
     return size
+
+
+def _any_record(
+    read_at: Callable[[int, int], bytes], size: int, start: int, max_record_bytes: int, reach: int
+) -> int:
+    data = np.frombuffer(read_at(start, min(reach, size - start)), np.uint8)
+    frames = Frames(data, at_end=start + len(data) == size, max_record_bytes=max_record_bytes)
+    try:
+        found = frames.next_record(0)
+    except NeedMoreError:
+        found = None
+    return start + len(data) if found is None else start + found
 
 
 def _proven(

@@ -15,7 +15,7 @@ import numpy as np
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.batches import Rows
-from spark_fm.formats.files import list_files, open_file
+from spark_fm.formats.files import DataFile, list_files
 from spark_fm.formats.lines import LineParser, TextFormat
 from spark_fm.formats.loading import unzipped
 from spark_fm.formats.npz import NpzSink, read_npz
@@ -136,7 +136,11 @@ class _Source:
     path: str
     file_format: str
     size: int
-    is_stream: bool
+    file: DataFile | None  # None: standard input or a named pipe
+
+    @property
+    def is_stream(self) -> bool:
+        return self.file is None
 
 
 def _sources(job: Conversion) -> list[_Source]:
@@ -144,10 +148,10 @@ def _sources(job: Conversion) -> list[_Source]:
     found = []
     for path in job.inputs:
         if path == STDIN or is_pipe(path):
-            found.append(_Source(path, _input_format(job, path), 0, True))
+            found.append(_Source(path, _input_format(job, path), 0, None))
             continue
         for file in list_files([path]):
-            found.append(_Source(file.path, _input_format(job, file.path), file.size, False))
+            found.append(_Source(file.path, _input_format(job, file.path), file.size, file))
     if not found:
         raise InvalidDataError(f"There is no data in {', '.join(job.inputs)}.")
     for source in found:
@@ -239,7 +243,7 @@ def _rows_of(
 def _opened(source: _Source) -> Any:
     if source.path == STDIN:
         return open(os.dup(sys.stdin.fileno()), "rb")
-    return open(source.path, "rb") if source.is_stream else open_file(source.path)
+    return open(source.path, "rb") if source.file is None else source.file.open()
 
 
 class _Counted:

@@ -226,10 +226,24 @@ _row_kind = njit(_kind_of_row, variant="recordio")
 
 
 def _decode(  # type: ignore[no-untyped-def]
-    buf, pos, stop, ends, labels, widths, kinds, places, texts, indices, values, n_rows, n_entries
+    buf,
+    pos,
+    stop,
+    most,
+    ends,
+    labels,
+    widths,
+    kinds,
+    places,
+    texts,
+    indices,
+    values,
+    n_rows,
+    n_entries,
 ):
     """Decode frames that start before ``stop``; return (status, position, rows, entries).
 
+    Payloads of more than ``most`` bytes are left to others.
     ``texts`` takes the spans of uid and metadata, -1 for none, if it has rows.
     """
     n_bytes = len(buf)
@@ -242,6 +256,8 @@ def _decode(  # type: ignore[no-untyped-def]
         if words[1] > LENGTH_MASK:
             return MULTIPART, pos, n_rows, n_entries
         length = np.int64(words[1])
+        if length > most:
+            return UNSURE, pos, n_rows, n_entries
         p, end = pos + 8, pos + 8 + length
         after = end + (-length & 3)
         if after > n_bytes:

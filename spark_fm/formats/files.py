@@ -26,22 +26,33 @@ class DataFile:
     Parameters
     ----------
     path : str
-        Local path or URI, as a caller would write it.
+        Name for people: the local path, or scheme and path.
     size : int
         Bytes.
+    root : str
+        What the caller named, from which the store is known again.
+    inner : str
+        Path in the store.
     """
 
     path: str
     size: int
+    root: str
+    inner: str
 
     @property
     def is_compressed(self) -> bool:
         """Tell by the name: such a file cannot be read from the middle."""
         return self.path.endswith((".gz", ".gzip"))
 
+    def open(self) -> BinaryIO:
+        """Open the file for reading; it can seek where its store can."""
+        store, _ = store_of(self.root)
+        return cast(BinaryIO, store.open_input_file(self.inner))
 
-def store_of(path: str) -> tuple[Any, str, str]:
-    """Return file system, path in it, and what to put before it for a full path.
+
+def store_of(path: str) -> tuple[Any, str]:
+    """Return the file system of a path or URI, and the path in it.
 
     Raises
     ------
@@ -49,10 +60,9 @@ def store_of(path: str) -> tuple[Any, str, str]:
         When neither pyarrow nor fsspec knows the scheme.
     """
     if path.startswith("file:"):
-        return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path), ""
+        return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path)
     if not _SCHEME.match(path):
-        return pafs.LocalFileSystem(), os.path.abspath(path), ""
-    scheme = path.split(":", 1)[0]
+        return pafs.LocalFileSystem(), os.path.abspath(path)
     try:
         store, inner = pafs.FileSystem.from_uri(path.replace("s3a://", "s3://", 1))
     except Exception as unknown:  # noqa: BLE001 - pyarrow raises whatever its store does
@@ -66,7 +76,7 @@ def store_of(path: str) -> tuple[Any, str, str]:
                 f"No reader for {path!r}: {unknown}; {err}. Install the fsspec package of its "
                 "store, or use a local, s3://, gs://, abfs:// or hdfs:// path."
             ) from None
-    return store, inner, f"{scheme}://"
+    return store, inner
 
 
 def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFile]:
@@ -100,16 +110,17 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
 
 
 def _behind(path: str, recursive: bool) -> list[DataFile]:
-    store, inner, prefix = store_of(path)
-    if _MAGIC.search(inner):
-        base = inner[: _MAGIC.search(inner).start()].rsplit("/", 1)[0] or "/"  # type: ignore[union-attr]
+    store, inner = store_of(path)
+    magic = _MAGIC.search(inner)
+    if magic:
+        base = inner[: magic.start()].rsplit("/", 1)[0] or "/"
         depth = inner.count("/")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
         infos = store.get_file_info(selector)
         matches = [
             info for info in infos
             if info.path.count("/") == depth and fnmatchcase(info.path, inner)
-            and not _is_hidden(info.base_name)
+            and not any(map(_is_hidden, info.path[len(base) :].split("/")))
         ]  # fmt: skip
         folders = [info.path for info in matches if info.type == pafs.FileType.Directory]
         files = [info for info in matches if info.is_file]
@@ -123,8 +134,19 @@ def _behind(path: str, recursive: bool) -> list[DataFile]:
         matches = [info]
     if not matches:
         raise InvalidDataError(f"Path does not exist: {path} (no file matches)")
-    chosen = [info for info in files if info.size]
-    return [DataFile(prefix + info.path, info.size) for info in sorted(chosen, key=_by_path)]
+    prefix = _shown_prefix(path, inner)
+    return [
+        DataFile(prefix + info.path, info.size, path, info.path)
+        for info in sorted(files, key=_by_path)
+        if info.size
+    ]
+
+
+def _shown_prefix(path: str, inner: str) -> str:
+    """Return what stands before paths of a store in messages."""
+    if path.startswith("file:") or not _SCHEME.match(path) or _SCHEME.match(inner):
+        return ""
+    return path.split(":", 1)[0] + "://"
 
 
 def _inside(store: Any, folder: str, recursive: bool) -> list[Any]:
@@ -166,5 +188,5 @@ def _manifest(path: str) -> list[str]:
 
 def open_file(path: str) -> BinaryIO:
     """Open a file for reading; it can seek where its store can."""
-    store, inner, _ = store_of(path)
+    store, inner = store_of(path)
     return cast(BinaryIO, store.open_input_file(inner))

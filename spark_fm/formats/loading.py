@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
@@ -14,18 +15,22 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.batches import RowBatch
-from spark_fm.formats.reading import RecordReader
+from spark_fm.formats.reading import MAX_RECORD_BYTES, RecordReader
 
 GZIP_BYTES = b"\x1f\x8b"
 
 
-def read_batches(file: str | os.PathLike[str] | BinaryIO) -> Iterator[RowBatch]:
+def read_batches(
+    file: str | os.PathLike[str] | BinaryIO, *, max_record_bytes: int = MAX_RECORD_BYTES
+) -> Iterator[RowBatch]:
     """Yield the rows of a recordIO-protobuf file in batches, in bounded memory.
 
     Parameters
     ----------
     file : path or binary file object
         Gzip-compressed or not; an object is read from where it stands.
+    max_record_bytes : int
+        A record that claims more is an error; at most 2**29 - 1.
 
     Raises
     ------
@@ -34,9 +39,12 @@ def read_batches(file: str | os.PathLike[str] | BinaryIO) -> Iterator[RowBatch]:
     """
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
-            yield from RecordReader(unzipped(stream), source=os.fspath(file))
+            yield from RecordReader(
+                unzipped(stream), source=os.fspath(file), max_record_bytes=max_record_bytes
+            )
     else:
-        yield from RecordReader(unzipped(file), source=str(getattr(file, "name", "<stream>")))
+        name = str(getattr(file, "name", "<stream>"))
+        yield from RecordReader(unzipped(file), source=name, max_record_bytes=max_record_bytes)
 
 
 def unzipped(stream: IO[bytes]) -> BinaryIO:
@@ -44,8 +52,32 @@ def unzipped(stream: IO[bytes]) -> BinaryIO:
     if not hasattr(stream, "peek"):
         stream = io.BufferedReader(cast(Any, _Readable(stream)), 2**20)
     if stream.peek(2)[:2] == GZIP_BYTES:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+        return cast(BinaryIO, _Gunzip(stream))
     return cast(BinaryIO, stream)
+
+
+class _Gunzip:
+    """Decompress a stream; all that comes before damage is given out before the error."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._file = gzip.GzipFile(fileobj=stream)
+        self._error: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, fewer only at the end."""
+        taken = bytearray()
+        while len(taken) < size and self._error is None:
+            try:
+                part = self._file.read1(size - len(taken))
+            except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+                self._error = err
+                break
+            if not part:
+                break
+            taken += part
+        if not taken and self._error is not None:
+            raise self._error
+        return bytes(taken)
 
 
 class _Readable(io.RawIOBase):
@@ -64,7 +96,10 @@ class _Readable(io.RawIOBase):
 
 
 def read_records(
-    file: str | os.PathLike[str] | BinaryIO, *, n_features: int | None = None
+    file: str | os.PathLike[str] | BinaryIO,
+    *,
+    n_features: int | None = None,
+    max_record_bytes: int = MAX_RECORD_BYTES,
 ) -> tuple[sp.csr_matrix, NDArray[np.float32]]:
     """Return the rows and labels of a recordIO-protobuf file.
 
@@ -73,6 +108,8 @@ def read_records(
     file : path or binary file object
     n_features : int, optional
         Columns of the matrix; by default what the records say.
+    max_record_bytes : int
+        As in `read_batches`.
 
     Returns
     -------
@@ -84,8 +121,8 @@ def read_records(
     Raises
     ------
     InvalidDataError
-        When a record is broken, when records disagree on the number of features, or when
-        one has a feature outside ``n_features``.
+        When a record is broken, when records disagree on the number of features, when one
+        has a feature outside ``n_features`` or a number too large for float32.
 
     Examples
     --------
@@ -99,7 +136,7 @@ def read_records(
     >>> X.shape, y.tolist()
     ((2, 2), [1.0, 0.0])
     """
-    batches = list(read_batches(file))
+    batches = list(read_batches(file, max_record_bytes=max_record_bytes))
     indptr = [np.zeros(1, np.int64)]
     total = 0
     for batch in batches:
@@ -143,4 +180,12 @@ def common_width(widths: NDArray[np.int64], n_features: int | None = None) -> in
 
 def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+        small = numbers.astype(np.float32)
+    if np.isinf(small).any():
+        large = np.isinf(small) & np.isfinite(numbers)
+        if large.any():
+            raise InvalidDataError(
+                f"A record holds {numbers[large][0]}, too large for float32. Read it by "
+                "read_batches, which gives float64."
+            )
+    return small

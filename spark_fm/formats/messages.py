@@ -23,6 +23,10 @@ class MalformedMessageError(ValueError):
     """A payload is no row; the text says why."""
 
 
+class NotAMessageError(MalformedMessageError):
+    """A payload is no message at all, so that its length may be wrong too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of features.
@@ -68,9 +72,9 @@ def read_row(payload: bytes) -> Row:
         features = _tensor(record.features, "features")
         label = _label(record)
     except DecodeError as err:
-        raise MalformedMessageError(f"not a Record message ({err})") from None
+        raise NotAMessageError(f"not a Record message ({err})") from None
     except UnicodeDecodeError:
-        raise MalformedMessageError("a feature or label name is not UTF-8") from None
+        raise NotAMessageError("a feature or label name is not UTF-8") from None
     if features is None:
         names = ", ".join(sorted(map(repr, record.features)))[:100] or "none"
         raise MalformedMessageError(f'no features under the name "values" (names: {names})')
@@ -130,7 +134,8 @@ def _width(shape: list[int]) -> int:
     if not shape:
         return -1
     if len(shape) > 1 and any(size != 1 for size in shape[:-1]):
-        raise MalformedMessageError(f"a tensor of shape {shape}; a row has one dimension")
+        shown = str(shape[:8]) + ("..." if len(shape) > 8 else "")
+        raise MalformedMessageError(f"a tensor of shape {shown}; a row has one dimension")
     if shape[-1] > MAX_FEATURE_ID + 1:
         raise MalformedMessageError(
             f"a shape of {shape[-1]} features; at most {MAX_FEATURE_ID + 1} are possible"

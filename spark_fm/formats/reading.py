@@ -6,7 +6,8 @@ word is never believed before its bytes have arrived.
 
 from __future__ import annotations
 
-import logging
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -18,11 +19,10 @@ from spark_fm.errors import InvalidDataError
 from spark_fm.formats import decoding
 from spark_fm.formats.batches import Malformed, RowBatch, summed
 from spark_fm.formats.decoding import DENSE, SPARSE, UNSORTED, decode_float64
-from spark_fm.formats.framing import HEADER_SIZE, LENGTH_MASK, MAGIC, MAGIC_BYTES, padded
-from spark_fm.formats.messages import MalformedMessageError, Row, read_row
+from spark_fm.formats.frames import ENDS_INSIDE, Frames, NeedMoreError
+from spark_fm.formats.framing import LENGTH_MASK
+from spark_fm.formats.messages import MalformedMessageError, NotAMessageError, Row, read_row
 from spark_fm.learner.csr import frozen
-
-log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**23
 MAX_RECORD_BYTES = 2**26
@@ -128,156 +128,137 @@ class RecordReader:
         self._on_malformed = on_malformed
         self._with_texts = with_texts
         self._chunk_bytes = chunk_bytes
-        self._max_record_bytes = max_record_bytes
-        self._buffer = np.empty(0, np.uint8)
+        self._frames = Frames(np.empty(0, np.uint8), False, max_record_bytes)
+        self._since = offset
         self._origin = offset  # place of the buffer's first byte in the file
-        self._at_end = False
-        self._n_records = 0
+        self._n_records = self._first_record = 0
         self._malformed: list[Malformed] = []
-        self._gap_end = -1  # where the search after a broken frame stands
+        self._in_gap = False  # between a broken frame and the next record
 
     def __iter__(self) -> Iterator[RowBatch]:
         """Yield batches; the last may have no rows, when only malformed ones remain."""
-        position = 0
-        while not self._at_end or position < len(self._buffer):
+        position, done = 0, False
+        while not done:
             position = self._refill(position)
             rows = _Rows(self._with_texts)
+            self._first_record = self._n_records
             position, done = self._decode(rows, position)
             if rows.n_rows or self._malformed:
                 yield self._batch(rows)
-            if done:
-                return
 
     def _refill(self, position: int) -> int:
         """Drop what was read, take the next chunk, return the new position: 0."""
-        taken = self._stream.read(self._chunk_bytes)
-        if not taken:
-            self._at_end = True
-        rest = self._buffer[position:]
+        rest = self._frames.buffer[position:]
+        try:  # much at once when a record is long, or each chunk would copy it again
+            taken = self._stream.read(max(self._chunk_bytes, len(rest)))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+            self._frames.end_reason = f"the compressed data are damaged ({err})"
+            taken = b""
+        self._frames.at_end = not taken
         self._origin += position
         fresh = np.frombuffer(taken, np.uint8)
-        self._buffer = frozen(np.concatenate([rest, fresh]) if len(rest) else fresh)
+        self._frames.buffer = frozen(np.concatenate([rest, fresh]) if len(rest) else fresh)
         return 0
 
     def _decode(self, rows: _Rows, position: int) -> tuple[int, bool]:
         """Read the buffer into ``rows``; return the next position and whether all is read."""
-        buffer = self._buffer
-        n_bytes = len(buffer)
-        limit = n_bytes if self._stop is None else min(n_bytes, self._stop - self._origin)
         while True:
-            before = rows.n_rows
-            a = rows.arrays
-            status, position, rows.n_rows, rows.n_entries = decode_float64(
-                buffer, position, limit, a["ends"], a["labels"], a["widths"], a["kinds"],
-                a["places"], a["texts"], a["indices"], a["values"], rows.n_rows, rows.n_entries,
-            )  # fmt: skip
-            self._n_records += rows.n_rows - before
-            if self._with_texts:
-                rows.row_texts += [self._texts(span) for span in a["texts"][before : rows.n_rows]]
-            if status == decoding.AT_STOP:
-                past = self._stop is not None and self._origin + position >= self._stop
-                return position, past or (self._at_end and position >= n_bytes)
+            if self._in_gap:
+                position, is_found = self._cross_gap(position)
+                if not is_found:
+                    return position, self._frames.at_end
+            if self._is_past(position):
+                return position, True
+            position, status = self._decode_sure(rows, position)
+            n_bytes = len(self._frames.buffer)
+            if status == decoding.AT_STOP and position >= n_bytes:
+                if self._frames.at_end and self._frames.end_reason != ENDS_INSIDE:
+                    self._report(rows, position, self._frames.end_reason)
+                return position, self._frames.at_end
             if status == decoding.FULL:
                 rows.grow(self._length_at(position))
-                continue
-            if status == decoding.INCOMPLETE:
-                length = self._length_at(position) if n_bytes - position >= HEADER_SIZE else 0
-                if not self._at_end and length <= self._max_record_bytes:
+            elif status != decoding.AT_STOP:
+                try:
+                    position = self._look_closer(rows, position)
+                except NeedMoreError:
                     return position, False
-            next_position = self._look_closer(rows, position, status)
-            if next_position is None:
-                return position, False  # needs more bytes
-            position = next_position
-            if position >= limit and self._stop is not None and limit < n_bytes:
-                return position, True
+
+    def _is_past(self, position: int) -> bool:
+        return self._stop is not None and self._origin + position >= self._stop
+
+    def _decode_sure(self, rows: _Rows, position: int) -> tuple[int, int]:
+        """Let the kernel read what it is sure of; return where and why it stopped."""
+        buffer, a = self._frames.buffer, rows.arrays
+        limit = len(buffer)
+        if self._stop is not None:
+            limit = min(limit, self._stop - self._origin)
+        before = rows.n_rows
+        status, position, rows.n_rows, rows.n_entries = decode_float64(
+            buffer, position, limit, self._frames.max_record_bytes, a["ends"], a["labels"],
+            a["widths"], a["kinds"], a["places"], a["texts"], a["indices"], a["values"],
+            rows.n_rows, rows.n_entries,
+        )  # fmt: skip
+        self._n_records += rows.n_rows - before
+        if self._with_texts:
+            rows.row_texts += [self._texts(span) for span in a["texts"][before : rows.n_rows]]
+        return position, status
 
     def _length_at(self, position: int) -> int:
-        word = self._buffer[position + 4 : position + 8].tobytes()
+        word = self._frames.buffer[position + 4 : position + 8].tobytes()
         return int(int.from_bytes(word, "little") & LENGTH_MASK)
 
     def _texts(self, span: NDArray[np.int64]) -> tuple[bytes | None, bytes | None]:
-        uid, metadata = span[:2], span[2:]
+        buffer, uid, metadata = self._frames.buffer, span[:2], span[2:]
         return (
-            None if uid[0] < 0 else self._buffer[uid[0] : uid[1]].tobytes(),
-            None if metadata[0] < 0 else self._buffer[metadata[0] : metadata[1]].tobytes(),
+            None if uid[0] < 0 else buffer[uid[0] : uid[1]].tobytes(),
+            None if metadata[0] < 0 else buffer[metadata[0] : metadata[1]].tobytes(),
         )
 
-    def _look_closer(self, rows: _Rows, position: int, status: int) -> int | None:
-        """Read or report the record at ``position``; return the next one's place.
+    def _look_closer(self, rows: _Rows, position: int) -> int:
+        """Read or report the record at ``position``; return where to go on.
 
-        None when more bytes are needed to tell.
+        After a message that is no row the next frame is trusted if there is one; after
+        a frame that is none, or that holds no message, the next record is searched for.
         """
+        is_framed = False
         try:
-            payload, after = self._payload(position, status)
-        except _NeedMoreError:
-            return None
+            parts, after = self._frames.extent(position)
+            try:
+                row = read_row(self._frames.payload(parts))
+            except NotAMessageError:
+                raise
+            except MalformedMessageError:
+                is_framed = self._frames.is_followed(after)
+                raise
         except MalformedMessageError as err:
-            if self._origin + position != self._gap_end:  # else it was reported
-                self._report(rows, position, str(err))
-            following, is_sure = self._resynchronised(position)
-            self._gap_end = -1 if is_sure else self._origin + following
-            return following
-        self._n_records += 1
-        try:
-            row = read_row(payload)
-        except MalformedMessageError as err:
-            self._n_records -= 1
             self._report(rows, position, str(err))
-            return after
+            if is_framed:
+                return after
+            self._in_gap, self._frames.spent = True, 0
+            return position + 1
+        self._n_records += 1
         rows.append(row, position)
         if self._with_texts:
             rows.row_texts.append((row.uid, row.metadata))
         return after
 
-    def _payload(self, position: int, status: int) -> tuple[bytes, int]:
-        """Return the payload of the record at ``position`` and where the next one starts.
-
-        The parts of a record that was cut at the magic are joined with it put back.
-        """
-        parts: list[bytes] = []
-        place, total = position, 0
-        while True:
-            header = self._buffer[place : place + HEADER_SIZE].tobytes()
-            if len(header) < HEADER_SIZE:
-                if not self._at_end:
-                    raise _NeedMoreError
-                raise MalformedMessageError(
-                    f"the file ends inside a record, {len(header)} bytes into a header of 8"
-                )
-            if header[:4] != MAGIC_BYTES:
-                raise MalformedMessageError(
-                    f"expected the magic {MAGIC_BYTES.hex(' ')}, found {header[:4].hex(' ')}"
-                )
-            word = int.from_bytes(header[4:], "little")
-            flag, length = word >> 29, word & LENGTH_MASK
-            if flag != (0 if not parts else flag) and not (not parts and flag == 1):
-                raise MalformedMessageError(f"part {flag} of a record without its first part")
-            if parts and flag not in (2, 3):
-                raise MalformedMessageError(f"part {flag} inside a record of several parts")
-            total += length
-            if total > self._max_record_bytes:
-                raise MalformedMessageError(
-                    f"a record claims {total} bytes, more than the limit of "
-                    f"{self._max_record_bytes}; raise maxRecordBytes if it is real"
-                )
-            stop = place + HEADER_SIZE + padded(length)
-            if stop > len(self._buffer):
-                if not self._at_end:
-                    raise _NeedMoreError
-                there = len(self._buffer) - place - HEADER_SIZE
-                raise MalformedMessageError(
-                    f"the file ends inside a record, {there} of {padded(length)} bytes"
-                )
-            start = place + HEADER_SIZE
-            parts.append(self._buffer[start : start + length].tobytes())
-            place = stop
-            if flag in (0, 3):
-                return MAGIC_BYTES.join(parts), place
+    def _cross_gap(self, position: int) -> tuple[int, bool]:
+        """Return where the next record is, or where to search on, and which of both."""
+        try:
+            found = self._frames.next_record(position)
+        except NeedMoreError as err:
+            # What lies past the end of the split is not of interest.
+            return err.keep, self._is_past(err.keep)
+        if found is None:
+            return len(self._frames.buffer), False
+        self._in_gap = False
+        return found, True
 
     def _report(self, rows: _Rows, position: int, reason: str) -> None:
         found = Malformed(
-            self._source, self._origin + position, self._n_records, rows.n_rows, reason
-        )
+            self._source, self._origin + position, self._n_records, rows.n_rows, reason,
+            self._since,
+        )  # fmt: skip
         self._n_records += 1
         if self._on_malformed is None:
             raise InvalidDataError(
@@ -285,31 +266,6 @@ class RecordReader:
             )
         self._on_malformed(found)
         self._malformed.append(found)
-
-    def _resynchronised(self, position: int) -> tuple[int, bool]:
-        """Return where to go on after a broken frame, and whether a record is there.
-
-        One that is complete, readable, and followed by another or the end.
-        """
-        skip = -(self._origin + position) % 4  # records start at whole words of the file
-        first = position + (skip or 4)
-        usable = (len(self._buffer) - first) // 4
-        if usable <= 0:
-            return len(self._buffer), False
-        words = self._buffer[first : first + 4 * usable].view("<u4")
-        for word in np.flatnonzero(words == MAGIC):
-            candidate = first + 4 * int(word)
-            try:
-                payload, after = self._payload(candidate, decoding.UNSURE)
-                read_row(payload)
-            except _NeedMoreError:
-                return candidate, False
-            except MalformedMessageError:
-                continue
-            follower = self._buffer[after : after + 4].tobytes()
-            if follower == MAGIC_BYTES[: len(follower)]:
-                return candidate, True
-        return first + 4 * usable, False
 
     def _batch(self, rows: _Rows) -> RowBatch:
         n, a = rows.n_rows, rows.arrays
@@ -324,8 +280,5 @@ class RecordReader:
             indptr, indices.astype(np.int32, copy=False), values, a["labels"][:n], a["widths"][:n],
             kinds == DENSE, a["places"][:n] + self._origin,
             [uid for uid, _ in rows.row_texts], [text for _, text in rows.row_texts], malformed,
+            self._first_record, self._since,
         )  # fmt: skip
-
-
-class _NeedMoreError(Exception):
-    """The bytes at hand do not hold the whole record."""

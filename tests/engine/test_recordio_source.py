@@ -113,19 +113,21 @@ def test_splits_give_every_row_once(session, matrix, file, split_bytes):
 
 def test_payloads_that_hold_the_magic_and_whole_frames_are_split_right(session, tmp_path):
     rng = random.Random(3)
-    records = [nasty_record(rng) for _ in range(400)]
+    records = [nasty_record(rng, width=8) for _ in range(400)]
     (tmp_path / "nasty.pbr").write_bytes(b"".join(map(framed, records)))
-    options = {"includeMetadata": "true", "mode": "DROPMALFORMED"}
 
-    (whole, split) = (
-        sorted(str(row.metadata) for row in load(
-            session, str(tmp_path), featureDim=8, splitBytes=size, **options
-        ).select("metadata").collect())
+    whole, split = (
+        sorted(
+            (row.features[0], str(row.metadata))
+            for row in load(session, str(tmp_path), splitBytes=size, includeMetadata="true")
+            .select("features", "metadata")
+            .collect()
+        )
         for size in (2**25, 1024)
-    )  # fmt: skip
+    )
 
     assert whole == split
-    assert 0 < len(whole) <= 400
+    assert len(whole) == 400
 
 
 def test_files_are_found_like_spark_finds_them(session, matrix, file, tmp_path):
@@ -191,6 +193,42 @@ def test_the_modes_do_what_spark_users_know(session, matrix, tmp_path):
         load(session, str(path), mode="LOOSE").collect()
 
 
+def test_a_file_without_any_record_is_malformed_in_every_mode(session, tmp_path):
+    (tmp_path / "zeros.pbr").write_bytes(b"\0" * 100)
+
+    assert load(session, str(tmp_path), mode="DROPMALFORMED").count() == 0
+    (row,) = load(session, str(tmp_path), mode="PERMISSIVE").collect()
+    assert (row.label, row.features) == (None, None)
+    assert "record 0 at byte 0: expected the magic" in row._corrupt_record
+    with pytest.raises(PySparkException, match="record 0 at byte 0: expected the magic"):
+        load(session, str(tmp_path)).count()
+
+
+def test_compressed_files_are_known_by_their_content_and_damage_is_told(session, file, tmp_path):
+    packed = gzip.compress(file.read_bytes())
+    (tmp_path / "a.pbr").write_bytes(packed)
+    (tmp_path / "b.pbr.gz").write_bytes(packed[:-100])
+
+    assert load(session, str(tmp_path / "a.pbr"), splitBytes=1024).count() == 900
+    with pytest.raises(PySparkException, match=r"b.pbr.gz: record \d+ at byte \d+: the compressed"):
+        load(session, str(tmp_path / "b.pbr.gz")).count()
+    assert 0 < load(session, str(tmp_path / "b.pbr.gz"), mode="DROPMALFORMED").count() < 900
+
+
+def test_records_that_say_no_width_need_feature_dim_in_every_mode(session, tmp_path):
+    from spark_fm.formats.record_pb2 import Record
+
+    record = Record()
+    record.features["values"].float32_tensor.values.extend([1.0])
+    record.features["values"].float32_tensor.keys.extend([3])
+    (tmp_path / "a.pbr").write_bytes(framed(record.SerializeToString()) * 9)
+
+    for mode in ("FAILFAST", "DROPMALFORMED", "PERMISSIVE"):
+        with pytest.raises(PySparkException, match="None of the first 9 records says"):
+            load(session, str(tmp_path), mode=mode).count()
+    assert load(session, str(tmp_path), featureDim=4).count() == 9
+
+
 def test_a_file_cut_off_in_a_record_is_malformed_not_short(session, file, tmp_path):
     (tmp_path / "cut.pbr").write_bytes(file.read_bytes()[:-6])
 
@@ -203,7 +241,10 @@ def test_records_that_disagree_on_their_width_need_feature_dim(session, tmp_path
     for name, width in (("a", 5), ("b", 7)):
         write_records(tmp_path / f"{name}.pbr", sp.csr_matrix(([2.0], ([0], [3])), (1, width)), [1])
 
-    with pytest.raises(PySparkException, match="it has 7 features, others have featureDim=5"):
+    with pytest.raises(
+        PySparkException,
+        match=r"b.pbr: record 0 at byte 0: it has 7 features, others have featureDim=5",
+    ):
         load(session, str(tmp_path)).collect()
     sizes = [row.features.size for row in load(session, str(tmp_path), featureDim=9).collect()]
     assert sizes == [9, 9]

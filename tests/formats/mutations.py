@@ -12,6 +12,7 @@ import struct
 import tracemalloc
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from spark_fm.formats.framing import MAGIC_BYTES
 from spark_fm.formats.messages import MalformedMessageError, read_row
@@ -134,21 +135,103 @@ def check_message(rng: random.Random) -> None:
     assert same(rows[-1], slowly(sound)), payload.hex()
 
 
-def check_file(rng: random.Random) -> None:
-    """A broken file: no crash, an end, and no row that is in none of its frames."""
-    payloads = [random_record(rng) for _ in range(rng.randrange(1, 6))]
-    data = mutated(b"".join(map(framed, payloads)), rng)
-    rows, reasons = quickly(data, chunk_bytes=rng.choice((64, 2**20)))
-    again = quickly(data, chunk_bytes=2**20)
-    assert same((rows, reasons), again) or data != b"".join(map(framed, payloads)), data.hex()
-    assert len(rows) + len(reasons) <= len(data) // 8 + 1, data.hex()
-    if not reasons:
-        places, place = [], 0
+def frame_at(data: bytes, place: int) -> tuple[bytes, int] | None:
+    """Return payload and end of the record whose frames start at a place, if any do."""
+    parts: list[bytes] = []
+    total = 0
+    while True:
+        header = data[place : place + 8]
+        if len(header) < 8 or header[:4] != MAGIC_BYTES:
+            return None
+        (word,) = struct.unpack("<I", header[4:])
+        flag, length = word >> 29, word & 0x1FFFFFFF
+        if flag not in ((2, 3) if parts else (0, 1)):
+            return None
+        total += length + (8 if parts else 0)
+        after = place + 8 + length + -length % 4
+        if total > MAX_RECORD_BYTES or after > len(data):
+            return None
+        parts.append(data[place + 8 : place + 8 + length])
+        place = after
+        if flag in (0, 3):
+            return MAGIC_BYTES.join(parts), place
+
+
+def is_followed(data: bytes, place: int) -> bool:
+    """Tell whether another frame, or the end, comes next."""
+    return data[place : place + 4] == MAGIC_BYTES[: len(data) - place]
+
+
+def is_message(payload: bytes) -> bool:
+    """Tell whether the bytes are a Record, whatever is in it."""
+    try:
+        Record.FromString(payload)
+    except (DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def slow_file(data: bytes) -> tuple[list[object], int]:
+    """Return the rows of a file, and how many places in it hold none, one byte at a time."""
+    rows: list[object] = []
+    n_bad, place = 0, 0
+    while place < len(data):
+        found = frame_at(data, place)
+        row = "no frame" if found is None else slowly(found[0])
+        if found is not None and not isinstance(row, str):
+            rows.append(row)
+            place = found[1]
+            continue
+        n_bad += 1
+        if found is not None and is_message(found[0]) and is_followed(data, found[1]):
+            place = found[1]
+            continue
+        place += 1
         while place < len(data):
-            length = int.from_bytes(data[place + 4 : place + 8], "little") & (2**29 - 1)
-            places.append(data[place + 8 : place + 8 + length])
-            place += 8 + length + (-length % 4)
-        assert len(rows) <= len(places), data.hex()
+            found = frame_at(data, place)
+            if (
+                found is not None
+                and is_followed(data, found[1])
+                and not isinstance(slowly(found[0]), str)
+            ):
+                break
+            place += 1
+    return rows, n_bad
+
+
+def check_file(rng: random.Random) -> None:
+    """A broken file: the rows of the slow reader, whatever the chunks."""
+    payloads = [random_record(rng) for _ in range(rng.randrange(1, 6))]
+    flags = [rng.choice((0, 0, 0, 0, 0, 1, 2, 3)) for _ in payloads]
+    data = mutated(b"".join(map(framed, payloads, flags)), rng)
+    rows, reasons = quickly(data, chunk_bytes=rng.choice((1, 7, 64, 2**20)))
+    slow_rows, n_bad = slow_file(data)
+    assert same(rows, slow_rows), (data.hex(), rows, slow_rows)
+    assert len(reasons) == n_bad, (data.hex(), reasons, n_bad)
+
+
+def check_damage(rng: random.Random) -> None:
+    """One damaged frame among many: all other rows are found, but for the very next."""
+    payloads = [random_record(rng) for _ in range(20)]
+    frames = [framed(payload) for payload in payloads]
+    damaged = rng.randrange(20)
+    place = rng.randrange(len(frames[damaged]))
+    broken = bytearray(frames[damaged])
+    if rng.random() < 0.5:
+        broken[place] ^= 1 << rng.randrange(8)
+    else:
+        del broken[place]
+    rows, _ = quickly(b"".join([*frames[:damaged], bytes(broken), *frames[damaged + 1 :]]))
+    before, after = (
+        [row for row in map(slowly, some) if not isinstance(row, str)]
+        for some in (payloads[:damaged], payloads[damaged + 2 :])
+    )
+    assert same(rows[: len(before)], before), (place, broken.hex())
+    assert same(rows[len(rows) - len(after) :], after), (place, broken.hex())
+    assert len(rows) - len(before) - len(after) in (0, 1, 2), (place, broken.hex())
+
+
+CHECKS = (check_message, check_file, check_damage)
 
 
 def main() -> None:
@@ -161,7 +244,7 @@ def main() -> None:
     tracemalloc.start()
     for case in range(args.cases):
         rng = random.Random(args.seed * 1_000_003 + case)
-        (check_file if case % 2 else check_message)(rng)
+        CHECKS[case % len(CHECKS)](rng)
         if case % 10_000 == 9_999:
             print(f"{case + 1:,} cases, peak {tracemalloc.get_traced_memory()[1] >> 20} MiB")
     print(f"{args.cases:,} cases: no crash, no hang, no wrong row")

@@ -13,10 +13,11 @@ from spark_fm.formats.record_pb2 import Record
 from tests.formats.mutations import framed
 
 
-def nasty_record(rng: random.Random) -> bytes:
+def nasty_record(rng: random.Random, width: int = 0) -> bytes:
     """Return a record whose metadata holds magics, headers, or whole valid frames."""
     record = Record()
-    record.features["values"].float32_tensor.values.extend([rng.random()] * rng.randrange(1, 9))
+    values = [rng.random()] * (width or rng.randrange(1, 9))
+    record.features["values"].float32_tensor.values.extend(values)
     inner = Record()
     inner.features["values"].float32_tensor.values.extend([1.0])
     frame = framed(inner.SerializeToString())
@@ -76,3 +77,27 @@ def test_a_record_longer_than_the_window_is_stepped_over():
     found = find_boundary(lambda a, n: data[a : a + n], len(data), 5000, window=64)
 
     assert found == 12 + len(long)
+
+
+def test_around_broken_bytes_the_search_is_bounded_and_all_splits_agree():
+    rng = random.Random(4)
+    frames = [framed(nasty_record(rng)) for _ in range(2000)]
+    data = b"".join(frames[:1000]) + b"\0" * 50_000 + b"".join(frames[1000:])
+    largest = 0
+
+    def read_at(offset: int, length: int) -> bytes:
+        nonlocal largest
+        largest = max(largest, length)
+        return data[offset : offset + length]
+
+    cuts = [
+        find_boundary(read_at, len(data), start, window=512, max_record_bytes=2048, reach=4096)
+        for start in range(0, len(data), 4096)
+    ]
+
+    assert cuts == sorted(cuts)
+    assert largest <= 2 * 2048 + 4096
+    sound = {sum(map(len, frames[:i])) for i in range(1001)}
+    sound |= {sum(map(len, frames[:i])) + 50_000 for i in range(1000, 2001)}
+    inside = range(sum(map(len, frames[:1000])) - 4096, sum(map(len, frames[:1000])) + 54_096)
+    assert all(cut in sound or cut in inside for cut in cuts)

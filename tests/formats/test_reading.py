@@ -12,6 +12,7 @@ import pytest
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.framing import MAGIC_BYTES
+from spark_fm.formats.loading import unzipped
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.record_pb2 import Record
 from spark_fm.recordio import read_batches, read_records, write_records
@@ -19,11 +20,59 @@ from tests.formats import mutations
 from tests.formats.mutations import framed, quickly, random_record, slowly
 
 
-@pytest.mark.parametrize("kind", ["message", "file"])
-def test_broken_input_never_gives_a_wrong_row_or_hangs(kind):
+@pytest.mark.parametrize(("kind", "cases"), [("message", 2500), ("file", 2500), ("damage", 500)])
+def test_broken_input_never_gives_a_wrong_row_or_hangs(kind, cases):
     check = getattr(mutations, f"check_{kind}")
-    for case in range(2500):
+    for case in range(cases):
         check(random.Random(case))
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda rows: rows[:-1], lambda rows: [*rows, 7], lambda rows: []]
+)
+def test_the_checks_see_wrong_rows(monkeypatch, wrong):
+    def quickly_but_wrong(data, chunk_bytes=2**20):
+        rows, reasons = quickly(data, chunk_bytes)
+        return wrong(rows), reasons
+
+    monkeypatch.setattr(mutations, "quickly", quickly_but_wrong)
+    for check in mutations.CHECKS:
+        found = []
+        for case in range(20):
+            try:
+                check(random.Random(case))
+            except (AssertionError, IndexError) as err:
+                found.append(err)
+        assert found, check.__name__
+
+
+def test_time_is_bounded_on_bytes_made_to_look_like_frames():
+    """A megabyte of each takes a second or so; in quadratic time the test's limit strikes."""
+    many_parts = framed(b"", 1) + framed(b"", 2) * 2**17
+    nested = (MAGIC_BYTES + (2**19).to_bytes(4, "little")) * 2**17
+    shared = b"".join(framed(b"x" * 8 * n, 1)[:8] for n in range(2**16, 0, -1)) + many_parts
+    for data in (many_parts, nested, shared, MAGIC_BYTES * 2**18):
+        rows, reasons = [], []
+        reader = RecordReader(
+            io.BytesIO(data + framed(random_record(random.Random(1)))),
+            on_malformed=reasons.append,
+            chunk_bytes=2**16,
+        )
+        for batch in reader:
+            rows.append(batch.n_rows)
+        assert sum(rows) == 1
+        assert reasons
+
+
+def test_a_long_run_of_damage_is_one_report_and_good_rows_follow(monkeypatch):
+    monkeypatch.setattr("spark_fm.formats.frames.SEARCH_BYTES", 1000)
+    good = framed(random_record(random.Random(1)))
+    look_alikes = framed(b"\x07" * 20) * 200
+
+    rows, reasons = quickly(good + b"junk" + look_alikes + good * 2)
+
+    assert len(rows) == 3
+    assert len(reasons) == 1
 
 
 def test_sound_records_of_every_form_are_read_as_the_library_reads_them():
@@ -208,6 +257,42 @@ def test_matrices_come_back_as_they_were_written(tmp_path):
     np.testing.assert_array_equal(dense.toarray(), X)
     np.testing.assert_array_equal(labels, y)
     assert dense.dtype == sparse.dtype == np.float32
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_compressed_data_are_malformed_after_the_rows_before(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    write_records(tmp_path / "a.pbr", rng.random((4000, 3)))
+    packed = bytearray(gzip.compress((tmp_path / "a.pbr").read_bytes()))
+    if damage == "cut":
+        del packed[-200:]
+    else:
+        packed[-200] ^= 255
+    (tmp_path / "a.pbr.gz").write_bytes(packed)
+
+    found = []
+    with (tmp_path / "a.pbr.gz").open("rb") as stream:
+        reader = RecordReader(unzipped(stream), source="a", on_malformed=found.append)
+        n_rows = sum(batch.n_rows for batch in reader)
+
+    assert 3900 < n_rows < 4000 if damage == "cut" else n_rows <= 4000
+    assert len(found) == 1
+    assert damage == "changed" or "the compressed data are damaged" in str(found[0])
+    with pytest.raises(InvalidDataError, match=r"a\.pbr\.gz: record \d+ at byte \d+: "):
+        read_records(tmp_path / "a.pbr.gz")
+
+
+def test_numbers_beyond_float32_and_records_beyond_the_limit_are_refused(tmp_path):
+    record = Record()
+    record.features["values"].float64_tensor.values.extend([1.0, 1e300])
+    (tmp_path / "a.pbr").write_bytes(framed(record.SerializeToString()))
+    write_records(tmp_path / "b.pbr", np.ones((1, 100_000)))
+
+    with pytest.raises(InvalidDataError, match="1e\\+300"):
+        read_records(tmp_path / "a.pbr")
+    with pytest.raises(InvalidDataError, match="limit of 100000"):
+        read_records(tmp_path / "b.pbr", max_record_bytes=100_000)
+    assert read_records(tmp_path / "b.pbr", max_record_bytes=2**20)[0].shape == (1, 100_000)
 
 
 def test_records_that_disagree_on_the_number_of_features_are_refused(tmp_path):

@@ -1,0 +1,80 @@
+"""Files are listed and opened on stores of every kind."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from spark_fm.errors import InvalidDataError
+from spark_fm.formats.files import list_files, open_file, store_of
+
+
+@pytest.fixture
+def memory():
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    for name, content in (("a.pbr", b"aa"), ("b.pbr", b"b"), ("_c", b"c"), ("empty", b"")):
+        store.pipe_file(f"/data/{name}", content)
+    return store
+
+
+def test_files_of_an_fsspec_store_are_listed_and_opened_again(memory):
+    found = list_files(["memory://data", "memory://data/b*"])
+
+    assert [(file.path, file.size) for file in found] == [
+        ("memory:///data/a.pbr", 2), ("memory:///data/b.pbr", 1), ("memory:///data/b.pbr", 1),
+    ]  # fmt: skip
+    with pickle.loads(pickle.dumps(found[0])).open() as stream:
+        assert stream.read() == b"aa"
+    with open_file("memory://data/b.pbr") as stream:
+        assert stream.read() == b"b"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "abfss://container@account.dfs.core.windows.net/folder",
+        "s3://bucket/folder?region=eu-west-1&endpoint_override=localhost:1",
+    ],
+)
+def test_a_listed_file_remembers_account_and_options_of_its_store(uri, monkeypatch):
+    store, inner = store_of(uri)
+    asked = []
+    monkeypatch.setattr(
+        "spark_fm.formats.files.store_of", lambda path: (asked.append(path), (store, inner))[1]
+    )
+
+    class Info:
+        path, size, is_file, type, base_name = f"{inner}/a.pbr", 3, True, None, "a.pbr"
+
+    class Store:
+        def get_file_info(self, where):
+            return Info()
+
+        def open_input_file(self, where):
+            return where
+
+    store = Store()
+    (file,) = list_files([uri])
+
+    assert file.open() == f"{inner}/a.pbr"
+    assert asked == [uri, uri]
+
+
+def test_a_glob_passes_hidden_folders_over(tmp_path):
+    for folder in ("_temporary-1", "x"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.pbr").write_bytes(b"a")
+
+    found = list_files([f"{tmp_path}/*/*"])
+
+    assert [file.path for file in found] == [f"{tmp_path}/x/a.pbr"]
+
+
+def test_an_unknown_store_and_a_missing_path_are_named(tmp_path):
+    with pytest.raises(InvalidDataError, match="No reader for 'nope://x'"):
+        list_files(["nope://x"])
+    with pytest.raises(InvalidDataError, match=r"Path does not exist: .*nothing"):
+        list_files([f"{tmp_path}/nothing"])
