@@ -104,12 +104,21 @@ def summed(
     rising[starts[(starts > 0) & (starts < len(indices))] - 1] = True
     if rising.all():
         return indptr, indices, values
-    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    order = np.lexsort((indices, rows))  # stable: repeated ones are added as they came
-    rows, indices, values = rows[order], indices[order], values[order]
-    is_first = np.ones(len(indices), np.bool_)
-    is_first[1:] = (np.diff(indices) != 0) | (np.diff(rows) != 0)
-    sums = values[is_first]
-    np.add.at(sums, np.cumsum(is_first)[~is_first] - 1, values[~is_first])
-    starts = np.concatenate([[0], np.cumsum(is_first)])[indptr]
-    return starts, indices[is_first], sums
+    lengths = np.diff(indptr)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    is_bad = np.zeros(len(lengths), np.bool_)
+    is_bad[rows[1:][~rising]] = True
+    places = np.flatnonzero(np.repeat(is_bad, lengths))  # all entries of rows out of order
+    # Stable: repeated ones are added in the order in which they came.
+    order = places[np.lexsort((indices[places], rows[places]))]
+    ids = indices[order]
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = (np.diff(ids) != 0) | (np.diff(rows[order]) != 0)
+    sums = values[order[is_first]]
+    np.add.at(sums, np.cumsum(is_first)[~is_first] - 1, values[order[~is_first]])
+    indices, values = indices.copy(), values.copy()
+    indices[places] = ids
+    values[places[is_first]] = sums
+    kept = np.ones(len(indices), np.bool_)
+    kept[places[~is_first]] = False
+    return np.concatenate([[0], np.cumsum(kept)])[indptr], indices[kept], values[kept]
