@@ -52,6 +52,8 @@ class RecordIODataSource(DataSource):
     maxRecordBytes : int
         A record that claims more is malformed; 64 MiB.
     recursiveFileLookup : bool
+    maxFilesPerTrigger : int
+        Of a streaming query; all files that are there by default.
 
     Options for writing
     -------------------
@@ -83,6 +85,13 @@ class RecordIODataSource(DataSource):
             )
         return RecordIOReader(options)
 
+    def streamReader(self, schema: StructType) -> Any:  # noqa: N802 - Spark's name
+        """Return the reader of a streaming query."""
+        from spark_fm.engine.recordio_stream import stream_reader
+
+        self.reader(schema)  # checks it
+        return stream_reader(ReadOptions.of(self.options))
+
     def writer(self, schema: StructType, overwrite: bool) -> Any:
         """Return the writer of a batch query."""
         from spark_fm.engine.recordio_sink import RecordIOWriter, WriteOptions
@@ -102,6 +111,7 @@ class ReadOptions:
     split_bytes: int
     max_record_bytes: int
     recursive: bool
+    max_files: int
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
@@ -124,6 +134,7 @@ class ReadOptions:
             split_bytes=_whole(options, "splitBytes", SPLIT_BYTES, lowest=2**10, highest=2**40),
             max_record_bytes=_whole(options, "maxRecordBytes", 2**26, lowest=1, highest=2**29 - 1),
             recursive=_flag(options, "recursiveFileLookup"),
+            max_files=_whole(options, "maxFilesPerTrigger", 0, lowest=1, highest=2**31 - 1),
         )
 
 

@@ -1,0 +1,112 @@
+"""The Spark data source ``recordio-protobuf``: follow a growing folder.
+
+An offset is the set of files seen so far, as digests of their names: whatever the times
+of files are and however often a query restarts, a file belongs to exactly one batch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
+
+from spark_fm.engine.recordio_source import (
+    NAME,
+    ReadOptions,
+    SplitGroup,
+    first_width,
+    packed_splits,
+    read_split,
+)
+from spark_fm.errors import InvalidDataError, InvalidParamError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from spark_fm.formats.files import DataFile
+
+DIGEST_BYTES = 8
+
+
+class RecordIOStreamReader(DataSourceStreamReader):
+    """Reads each new file of the paths once.
+
+    Files must appear complete, by a rename or an upload, and stay until their batch is
+    done. An offset takes 11 characters a file.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        if not options.paths:
+            raise InvalidParamError(f'{NAME} needs a path: readStream.format("{NAME}").load(path).')
+        self._options = options
+
+    def initialOffset(self) -> dict[str, Any]:  # noqa: N802 - Spark's name
+        """Return the offset at which no file has been seen."""
+        return offset_of([])
+
+    def latestOffset(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802
+        """Return the offset after all files that are there."""
+        return offset_of(self.files())
+
+    def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
+        """Return the splits of the files between two offsets."""
+        wanted = digests_of(end) - digests_of(start)
+        if not wanted:
+            return []
+        found = self.files()
+        missing = wanted - found.keys()
+        if missing:
+            raise InvalidDataError(
+                f"{len(missing)} of {len(wanted)} files of a batch are gone from "
+                f"{', '.join(self._options.paths)}. Files must stay until their batch is done: "
+                "put them back."
+            )
+        files = [file for digest, file in found.items() if digest in wanted]
+        width = self._options.feature_dim or first_width(files, self._options)
+        return [
+            SplitGroup(group, width) for group in packed_splits(files, self._options.split_bytes)
+        ]
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """Yield record batches of the rows of a task."""
+        if isinstance(partition, SplitGroup):
+            for split in partition.splits:
+                yield from read_split(split, self._options, partition.feature_dim)
+
+    def files(self) -> dict[bytes, DataFile]:
+        """Return the files that are there, by digest, in the order of the paths."""
+        from spark_fm.formats.files import list_files
+
+        options = self._options
+        return {
+            hashlib.blake2b(file.path.encode(), digest_size=DIGEST_BYTES).digest(): file
+            for file in list_files(options.paths, recursive=options.recursive)
+        }
+
+
+def stream_reader(options: ReadOptions) -> RecordIOStreamReader:
+    """Return the reader that this PySpark can use."""
+    try:
+        from spark_fm.engine.recordio_limits import LimitedStreamReader
+    except ImportError:
+        if options.max_files:
+            raise InvalidParamError(
+                "maxFilesPerTrigger needs PySpark 4.2 or newer. Leave it out."
+            ) from None
+        return RecordIOStreamReader(options)
+    return LimitedStreamReader(options)
+
+
+def offset_of(digests: Iterable[bytes]) -> dict[str, Any]:
+    """Return the offset at which these files have been seen."""
+    ordered = sorted(digests)
+    return {"count": len(ordered), "files": base64.b64encode(b"".join(ordered)).decode()}
+
+
+def digests_of(offset: dict[str, Any]) -> set[bytes]:
+    """Return the files of an offset."""
+    joined = base64.b64decode(offset["files"])
+    return {joined[i : i + DIGEST_BYTES] for i in range(0, len(joined), DIGEST_BYTES)}
