@@ -17,9 +17,11 @@ from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, 
 
 from spark_fm.cli.failures import UsageError, raised_on_worker
 from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
+from spark_fm.cli.pipes import is_stream, piped
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.recordio_source import NAME as RECORDIO
 from spark_fm.engine.registration import register
+from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.lines import LineParser
 
@@ -62,22 +64,24 @@ class Source:
     ----------
     frame : DataFrame
         Columns as the InputSpec names them; ``input_file`` too when asked for.
-    labels : DataFrame
-        One column ``label``, double, cheap to scan; null where there is no number.
+    labels : DataFrame or None
+        One column ``label``, double, cheap to scan; null where there is no number. None
+        where rows can be read only once.
     faults : callable, optional
         Returns the DataFrame of the lines that cannot be read.
     """
 
     frame: DataFrame
-    labels: DataFrame
+    labels: DataFrame | None
     faults: Callable[[], DataFrame] | None = None
 
 
-def add_input_flags(parser: argparse.ArgumentParser, *, what: str) -> None:
+def add_input_flags(parser: argparse.ArgumentParser, *, what: str, has_pipes: bool = False) -> None:
     """Add ``--input`` and ``--format``."""
+    pipes = "; a named pipe; - is standard input" if has_pipes else ""
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="PATH",
-        help=f"{what}: files, folders or globs, also .gz",
+        help=f"{what}: files, folders or globs, also .gz" + pipes,
     )  # fmt: skip
     parser.add_argument(
         "--format", required=True, choices=FORMATS,
@@ -107,11 +111,33 @@ def open_source(
     InvalidDataError
         For files that are not of the format.
     """
+    for path in paths:
+        if is_stream(path):
+            raise UsageError(f"{path} can be read only once, which is enough for training only.")
     if spec.file_format == "parquet":
         return _open_parquet(spark, paths, spec)
     if spec.file_format == RECORDIO:
         return _open_recordio(spark, paths, spec)
     return _open_text(spark, paths, spec, with_file=with_file)
+
+
+@contextmanager
+def opened(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Iterator[Source]:
+    """Open an input that is read once, a pipe too, inside the block."""
+    if not any(map(is_stream, paths)):
+        yield open_source(spark, paths, spec)
+        return
+    if len(paths) > 1 or spec.file_format == "parquet":
+        raise UsageError(
+            f"{' '.join(paths)}: a pipe is read alone, as libsvm, libfm or {RECORDIO}."
+        )
+    if is_connect(spark) and not is_local_master(spark):
+        raise UsageError(
+            f"{paths[0]}: a pipe needs the driver in this process; use --master, or spark-submit."
+        )
+    columns = (spec.label_col, spec.features_col)
+    with piped(spark, paths[0], spec.file_format, spec.num_features or 0, columns) as frame:
+        yield Source(frame, None)
 
 
 def _open_parquet(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
@@ -202,6 +228,8 @@ def _first_fault(source: Source) -> str | None:
 
 def minus_one_means_zero(source: Source) -> bool:
     """Tell whether the labels are -1 and 1, and log it; one pass over the labels."""
+    if source.labels is None:
+        return False
     found = {
         row[0]
         for row in source.labels.where("label is not null")

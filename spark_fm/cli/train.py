@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from spark_fm.cli.inputs import (
     add_input_flags,
     explained,
     minus_one_means_zero,
-    open_source,
+    opened,
     path_exists,
     with_binary_labels,
 )
@@ -48,7 +49,7 @@ VALIDATION_COL = "is_validation"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add_input_flags(parser, what="training set")
+    add_input_flags(parser, what="training set", has_pipes=True)
     parser.add_argument("--model", required=True, metavar="OUT", help="where the model is saved")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     parser.add_argument(
@@ -97,21 +98,30 @@ def fit(
         num_features=estimator.getFeatureDim(),
     )
     _check_num_features(spec)
-    train = open_source(spark, args.input, spec)
-    sources = [train]
-    frame = train.frame
-    if args.validation is not None:
-        sources.append(open_source(spark, args.validation, spec))
-        frame = _joined(frame, sources[1].frame, estimator)
-    check_training_columns(frame.schema, _columns(estimator))
-    if estimator.getPredictorType() == BINARY:
-        labels = train.labels
-        for source in sources[1:]:
-            labels = labels.union(source.labels)
-        if minus_one_means_zero(Source(frame, labels)):
+    with ExitStack() as stack:
+        train = stack.enter_context(opened(spark, args.input, spec))
+        sources, frame = [train], train.frame
+        if args.validation is not None:
+            sources.append(stack.enter_context(opened(spark, args.validation, spec)))
+            frame = _joined(frame, sources[1].frame, estimator)
+        check_training_columns(frame.schema, _columns(estimator))
+        if estimator.getPredictorType() == BINARY and minus_one_means_zero(
+            Source(frame, _all_labels(sources))
+        ):
             frame = with_binary_labels(frame, spec.label_col)
-    with explained(*sources):
-        return estimator.fit(frame)
+        with explained(*sources):
+            return estimator.fit(frame)
+
+
+def _all_labels(sources: list[Source]) -> DataFrame | None:
+    """Return the labels of all inputs, None when some can be read only once."""
+    labels = sources[0].labels
+    for source in sources[1:]:
+        if labels is not None and source.labels is not None:
+            labels = labels.union(source.labels)
+        else:
+            labels = None
+    return labels
 
 
 def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None:
