@@ -15,7 +15,7 @@ from spark_fm.engine.blocks import REPORT, TRAIN, VALIDATION, decode, encode, re
 from spark_fm.engine.packing import PackTask
 from spark_fm.errors import VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
-from tests.engine.test_arrow import VECTOR, dense, sparse
+from tests.formats.test_vectors import VECTOR, dense, sparse
 
 TASK = PackTask(
     version=__version__,

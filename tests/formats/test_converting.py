@@ -63,7 +63,7 @@ def same(found, expected):
     assert (found != sp.csr_array(expected)).nnz == 0
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.product(FORMATS, FORMATS))
+@pytest.mark.parametrize(("before", "after"), [*itertools.product(FORMATS, FORMATS)])
 def test_every_format_becomes_every_other_and_keeps_its_rows(
     before, after, source, tmp_path, matrix, labels
 ):
