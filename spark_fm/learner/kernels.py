@@ -21,7 +21,22 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
+from spark_fm.learner.lanes import (
+    LINE_FLOATS,
+    WIDTH,
+    clipped,
+    load,
+    load_at,
+    local_floats,
+    prefetch,
+    root,
+    spread,
+    store,
+    store_at,
+    total,
+)
 from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.predict import make_score_row
 from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import Layout, TrainState
 
@@ -112,46 +127,62 @@ def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) 
 
 def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     loss_of, gradient_of = LOSSES[loss]
-    score_row = _make_score_row(k)
+    score_row = make_score_row(k)
     update_feature = _make_feature_update(k, optimizer)
     update_bias = _make_bias_update(optimizer)
-    decay_column = Layout(k, optimizer).decay
-    touch_column = Layout(k, optimizer).touches
+    layout = Layout(k, optimizer)
+    decay_column, touch_column = layout.decay, layout.touches
+    stride = layout.stride
+    n_lanes = k // WIDTH * WIDTH
 
     def row_pass(  # type: ignore[no-untyped-def]
         rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
     ):
-        sums = np.empty(k, np.float32)
-        gradient = np.empty(k + 1, np.float32)
+        sums = local_floats(k)
+        squares = local_floats(k)
+        gradient = local_floats(k)
         rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0
         linear_wd = np.float32(hyper[LINEAR_WD])
         factors_wd = np.float32(hyper[FACTORS_WD])
         clip = np.float32(hyper[CLIP])
+        bound = spread(clip)
         loss_sum = 0.0
         weight_sum = 0.0
-        for r in order:
+        for i in range(len(order)):
+            r = order[i]
+            # The features of the row after this one come from memory while this one is
+            # being worked on.
+            ahead, ahead_stop = 0, 0
+            if i + 1 < len(order):
+                ahead, ahead_stop = indptr[order[i + 1]], indptr[order[i + 1] + 1]
             weight = weights[r]
             if weight == 0:
                 continue
             start, stop = indptr[r], indptr[r + 1]
-            score = bias[0] + score_row(rows, indices, values, start, stop, sums)
+            score = bias[0] + score_row(rows, indices, values, start, stop, sums, squares)
             loss_sum += weight * loss_of(score, labels[r])
             weight_sum += weight
             slope = gradient_of(score, labels[r])
             step = update_bias(bias, weight * slope * rescale, weight, hyper)
             scaled = np.float32(slope * rescale)
             for p in range(start, stop):
+                if ahead < ahead_stop:
+                    for column in range(0, stride, LINE_FLOATS):
+                        prefetch(rows, indices[ahead], column)
+                    ahead += 1
                 j = indices[p]
                 x = values[p]
-                gx = scaled * x
-                decay = rows[j, decay_column]
-                for f in range(k):
-                    v = rows[j, f]
-                    g = weight * (gx * (sums[f] - v * x) + factors_wd * decay * v)
-                    gradient[f] = min(max(g, -clip), clip)
-                g = weight * (gx + linear_wd * decay * rows[j, k])
-                gradient[k] = min(max(g, -clip), clip)
-                update_feature(rows, j, gradient, hyper, step)
+                # g_f = weight (slope x (s_f - v_f x) + wd v_f), a sum over s and v.
+                of_sum = weight * scaled * x
+                of_v = weight * factors_wd * rows[j, decay_column] - of_sum * x
+                for f in range(0, n_lanes, WIDTH):
+                    g = load_at(sums, f) * spread(of_sum) + load(rows, j, f) * spread(of_v)
+                    store_at(gradient, f, clipped(g, bound))
+                for f in range(n_lanes, k):
+                    g1 = of_sum * sums[f] + of_v * rows[j, f]
+                    gradient[f] = min(max(g1, -clip), clip)
+                g1 = of_sum + weight * linear_wd * rows[j, decay_column] * rows[j, k]
+                update_feature(rows, j, gradient, min(max(g1, -clip), clip), hyper, step)
                 rows[j, touch_column] += weight
         return loss_sum, weight_sum
 
@@ -160,18 +191,20 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
 
 def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     loss_of, gradient_of = LOSSES[loss]
-    score_row = _make_score_row(k)
+    score_row = make_score_row(k)
     update_feature = _make_feature_update(k, optimizer)
     update_bias = _make_bias_update(optimizer)
     decay_column = Layout(k, optimizer).decay
     touch_column = Layout(k, optimizer).touches
+    n_lanes = k // WIDTH * WIDTH
 
     def mini_batch_pass(  # type: ignore[no-untyped-def]
         rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
     ):
         # slots[j] is the row of feature j in the batch's gradient, -1 outside a batch.
-        sums = np.empty(k, np.float32)
-        gradient = np.empty(k + 1, np.float32)
+        sums = local_floats(k)
+        squares = local_floats(k)
+        gradient = local_floats(k)
         capacity = 1024
         batch_gradient = np.empty((capacity, k + 1), np.float32)
         touched = np.empty(capacity, np.int32)
@@ -192,7 +225,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                 if weight == 0:
                     continue
                 start, stop = indptr[r], indptr[r + 1]
-                score = bias[0] + score_row(rows, indices, values, start, stop, sums)
+                score = bias[0] + score_row(rows, indices, values, start, stop, sums, squares)
                 loss_sum += weight * loss_of(score, labels[r])
                 batch_weight += weight
                 n_rows += 1
@@ -216,10 +249,14 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                         batch_gradient[slot] = 0
                         n_touched += 1
                     x = values[p]
-                    gx = np.float32(slope) * x
-                    for f in range(k):
-                        batch_gradient[slot, f] += gx * (sums[f] - rows[j, f] * x)
-                    batch_gradient[slot, k] += gx
+                    of_sum = np.float32(slope) * x
+                    of_v = -of_sum * x
+                    for f in range(0, n_lanes, WIDTH):
+                        g = load_at(sums, f) * spread(of_sum) + load(rows, j, f) * spread(of_v)
+                        store(batch_gradient, slot, f, load(batch_gradient, slot, f) + g)
+                    for f in range(n_lanes, k):
+                        batch_gradient[slot, f] += of_sum * sums[f] + of_v * rows[j, f]
+                    batch_gradient[slot, k] += of_sum
                     rows[j, touch_column] += weight
             if batch_weight == 0:
                 continue
@@ -232,80 +269,77 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                 slots[j] = -1
                 decay = rows[j, decay_column]
                 for f in range(k):
-                    g = scale * batch_gradient[slot, f] + factors_wd * decay * rows[j, f]
-                    gradient[f] = min(max(g, -clip), clip)
-                g = scale * batch_gradient[slot, k] + linear_wd * decay * rows[j, k]
-                gradient[k] = min(max(g, -clip), clip)
-                update_feature(rows, j, gradient, hyper, step)
+                    g1 = scale * batch_gradient[slot, f] + factors_wd * decay * rows[j, f]
+                    gradient[f] = min(max(g1, -clip), clip)
+                g1 = scale * batch_gradient[slot, k] + linear_wd * decay * rows[j, k]
+                update_feature(rows, j, gradient, min(max(g1, -clip), clip), hyper, step)
         return loss_sum, weight_sum
 
     return mini_batch_pass
 
 
-def _make_score_row(k: int) -> Any:
-    def score_row(rows, indices, values, start, stop, sums):  # type: ignore[no-untyped-def]
-        # Leaves s_f in sums. Squares are summed by lane, for the vector units.
-        squares = np.empty(k, np.float32)
-        sums[:] = 0
-        squares[:] = 0
-        linear = np.float32(0)
-        for p in range(start, stop):
-            j = indices[p]
-            x = values[p]
-            for f in range(k):
-                t = rows[j, f] * x
-                sums[f] += t
-                squares[f] += t * t
-            linear += rows[j, k] * x
-        pairs = np.float32(0)
-        for f in range(k):
-            pairs += sums[f] * sums[f] - squares[f]
-        return linear + np.float32(0.5) * pairs
-
-    return njit(score_row, variant=f"k{k}")
-
-
 def _make_feature_update(k: int, optimizer: Optimizer) -> Any:
-    """Return ``update(rows, j, gradient, hyper, step)``; factors first, then linear."""
+    """Return ``update(rows, j, gradient, linear_gradient, hyper, step)``."""
     one_kth = np.float32(1.0 / k)
     beta1, beta2 = np.float32(ADAM_BETA1), np.float32(ADAM_BETA2)
+    rest1, rest2 = np.float32(1) - beta1, np.float32(1) - beta2
     first, second = k + 1, 2 * (k + 1)
     factor_sum, linear_sum = k + 1, k + 2
+    n_lanes = k // WIDTH * WIDTH
 
-    def adagrad(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
+    def descend(rows, j, gradient, rate):  # type: ignore[no-untyped-def]
+        for f in range(0, n_lanes, WIDTH):
+            store(rows, j, f, load(rows, j, f) - load_at(gradient, f) * spread(rate))
+        for f in range(n_lanes, k):
+            rows[j, f] -= rate * gradient[f]
+
+    descend = njit(descend, variant=f"descend-k{k}")
+
+    def adagrad(rows, j, gradient, linear_gradient, hyper, step):  # type: ignore[no-untyped-def]
         # Row-wise: one accumulator of the mean square for the whole factor vector.
         eps = np.float32(hyper[EPS])
-        total = np.float32(0)
-        for f in range(k):
-            total += gradient[f] * gradient[f]
-        total = rows[j, factor_sum] + total * one_kth
-        rows[j, factor_sum] = total
-        rate = np.float32(hyper[FACTORS_LR]) / (np.sqrt(total) + eps)
-        for f in range(k):
-            rows[j, f] -= rate * gradient[f]
-        total = rows[j, linear_sum] + gradient[k] * gradient[k]
-        rows[j, linear_sum] = total
-        rows[j, k] -= np.float32(hyper[LINEAR_LR]) / (np.sqrt(total) + eps) * gradient[k]
+        parts = spread(np.float32(0))
+        for f in range(0, n_lanes, WIDTH):
+            g = load_at(gradient, f)
+            parts = parts + g * g
+        square = total(parts)
+        for f in range(n_lanes, k):
+            square += gradient[f] * gradient[f]
+        square = rows[j, factor_sum] + square * one_kth
+        descend(rows, j, gradient, np.float32(hyper[FACTORS_LR]) / (np.sqrt(square) + eps))
+        rows[j, factor_sum] = square
+        square = rows[j, linear_sum] + linear_gradient * linear_gradient
+        rows[j, linear_sum] = square
+        rows[j, k] -= np.float32(hyper[LINEAR_LR]) / (np.sqrt(square) + eps) * linear_gradient
 
-    def sgd(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
-        rate = np.float32(hyper[FACTORS_LR])
-        for f in range(k):
-            rows[j, f] -= rate * gradient[f]
-        rows[j, k] -= np.float32(hyper[LINEAR_LR]) * gradient[k]
+    def sgd(rows, j, gradient, linear_gradient, hyper, step):  # type: ignore[no-untyped-def]
+        descend(rows, j, gradient, np.float32(hyper[FACTORS_LR]))
+        rows[j, k] -= np.float32(hyper[LINEAR_LR]) * linear_gradient
 
-    def adam(rows, j, gradient, hyper, step):  # type: ignore[no-untyped-def]
+    def adam_one(rows, j, f, g, rate, eps):  # type: ignore[no-untyped-def]
+        m = beta1 * rows[j, first + f] + rest1 * g
+        s = beta2 * rows[j, second + f] + rest2 * g * g
+        rows[j, first + f] = m
+        rows[j, second + f] = s
+        rows[j, f] -= rate * m / (np.sqrt(s) + eps)
+
+    adam_one = njit(adam_one, variant=f"adam-k{k}")
+
+    def adam(rows, j, gradient, linear_gradient, hyper, step):  # type: ignore[no-untyped-def]
         # Lazy: only rows of this batch move; step is the shared bias correction.
         eps = np.float32(hyper[EPS])
         rate = np.float32(hyper[FACTORS_LR] * step)
-        for f in range(k + 1):
-            g = gradient[f]
-            m = beta1 * rows[j, first + f] + (np.float32(1) - beta1) * g
-            s = beta2 * rows[j, second + f] + (np.float32(1) - beta2) * g * g
-            rows[j, first + f] = m
-            rows[j, second + f] = s
-            if f == k:
-                rate = np.float32(hyper[LINEAR_LR] * step)
-            rows[j, f] -= rate * m / (np.sqrt(s) + eps)
+        for f in range(0, n_lanes, WIDTH):
+            g = load_at(gradient, f)
+            m = load(rows, j, first + f) * spread(beta1) + g * spread(rest1)
+            s = load(rows, j, second + f) * spread(beta2) + g * g * spread(rest2)
+            store(rows, j, first + f, m)
+            store(rows, j, second + f, s)
+            move = m * spread(rate) / (root(s) + spread(eps))
+            store(rows, j, f, load(rows, j, f) - move)
+        for f in range(n_lanes, k):
+            adam_one(rows, j, f, gradient[f], rate, eps)
+        adam_one(rows, j, k, linear_gradient, np.float32(hyper[LINEAR_LR] * step), eps)
 
     return njit({"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer], variant=f"feature-k{k}")
 

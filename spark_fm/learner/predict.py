@@ -10,6 +10,19 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
+from spark_fm.learner.lanes import (
+    LINE_FLOATS,
+    WIDTH,
+    load,
+    load_at,
+    local_floats,
+    prefetch,
+    spread,
+    store_at,
+    total,
+)
+
+AHEAD = 32  # entries between asking for a feature's parameters and their use
 
 
 def margins(
@@ -65,32 +78,63 @@ def table_positions(features: NDArray[np.int32], indices: NDArray[np.int32]) -> 
     return np.where(features[places] == indices, places, -1).astype(np.int32)
 
 
+def make_score_row(k: int) -> Any:
+    """Return ``score(table, indices, values, start, stop, sums, squares)`` of a row.
+
+    Leaves s_f in ``sums``; negative indices are passed over. O(nnz k).
+    """
+    n_lanes = k // WIDTH * WIDTH
+
+    def score_row(rows, indices, values, start, stop, sums, squares):  # type: ignore[no-untyped-def]
+        nothing = spread(np.float32(0))
+        for f in range(0, n_lanes, WIDTH):
+            store_at(sums, f, nothing)
+            store_at(squares, f, nothing)
+        for f in range(n_lanes, k):
+            sums[f] = 0
+            squares[f] = 0
+        linear = np.float32(0)
+        for p in range(start, stop):
+            j = indices[p]
+            if j < 0:
+                continue
+            x = values[p]
+            for f in range(0, n_lanes, WIDTH):
+                t = load(rows, j, f) * spread(x)
+                store_at(sums, f, load_at(sums, f) + t)
+                store_at(squares, f, load_at(squares, f) + t * t)
+            for f in range(n_lanes, k):
+                t1 = rows[j, f] * x
+                sums[f] += t1
+                squares[f] += t1 * t1
+            linear += rows[j, k] * x
+        parts = nothing
+        for f in range(0, n_lanes, WIDTH):
+            s = load_at(sums, f)
+            parts = parts + (s * s - load_at(squares, f))
+        pairs = total(parts)
+        for f in range(n_lanes, k):
+            pairs += sums[f] * sums[f] - squares[f]
+        return linear + np.float32(0.5) * pairs
+
+    return njit(score_row, variant=f"k{k}")
+
+
 @lru_cache(maxsize=64)
 def scoring_kernel(k: int) -> Any:
     """Return the scorer for k factors, compiled now; negative indices are passed over."""
+    score_row = make_score_row(k)
 
     def score_rows(table, bias, indptr, indices, values):  # type: ignore[no-untyped-def]
-        sums = np.empty(k, np.float32)
-        squares = np.empty(k, np.float32)
+        sums = local_floats(k)
+        squares = local_floats(k)
         scores = np.empty(len(indptr) - 1, np.float32)
         for r in range(len(indptr) - 1):
-            sums[:] = 0
-            squares[:] = 0
-            linear = np.float32(0)
-            for p in range(indptr[r], indptr[r + 1]):
-                j = indices[p]
-                if j < 0:
-                    continue
-                x = values[p]
-                for f in range(k):
-                    t = table[j, f] * x
-                    sums[f] += t
-                    squares[f] += t * t
-                linear += table[j, k] * x
-            pairs = np.float32(0)
-            for f in range(k):
-                pairs += sums[f] * sums[f] - squares[f]
-            scores[r] = bias + linear + np.float32(0.5) * pairs
+            start, stop = indptr[r], indptr[r + 1]
+            for p in range(start + AHEAD, min(stop + AHEAD, len(indices))):
+                for column in range(0, k + 1, LINE_FLOATS):
+                    prefetch(table, max(indices[p], 0), column)
+            scores[r] = bias + score_row(table, indices, values, start, stop, sums, squares)
         return scores
 
     kernel = njit(score_rows, tag=f"score-k{k}")

@@ -54,8 +54,7 @@ class Layout:
     @property
     def stride(self) -> int:
         """Floats from one row to the next: a multiple of 8, so vectors load aligned."""
-        used = self.n_exchanged + 2
-        return 4 if used <= 4 else -(-used // 8) * 8
+        return -(-(self.n_exchanged + 2) // 8) * 8
 
     @property
     def bytes_per_feature(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from spark_fm.learner import kernels
+from spark_fm.learner.predict import make_score_row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def test_helpers_inside_kernels_have_names_of_their_own() -> None:
         make(k).py_func.__qualname__
         for k in (2, 5)
         for make in (
-            kernels._make_score_row,
+            make_score_row,
             lambda k: kernels._make_feature_update(k, "adagrad"),
             lambda k: kernels._make_feature_update(k, "adam"),
         )
