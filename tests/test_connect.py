@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
     "chosen",
     [
         ["tests/ml/test_transform.py", "tests/ml/test_persistence.py"],
-        ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train"],
+        ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train or lost"],
         ["tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py"],
     ],
     ids=["transform-save-load", "training", "recordio"],

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from spark_fm.cli.failures import UsageError
-from spark_fm.formats.converting import FORMATS, Conversion, convert
+from spark_fm.formats.converting import FORMATS, STDIN, Conversion, convert
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
 USAGE = "--input PATH --output FILE [more flags]"
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
             f"--num-features {args.num_features} is not allowed: expected 1 to "
             f"{MAX_FEATURE_ID + 1:,}."
         )
+    if args.output == STDIN:
+        raise UsageError("--output - is not possible: the output appears when it is complete.")
     if os.path.exists(args.output) and not args.overwrite:
         raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
     if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):

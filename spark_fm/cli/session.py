@@ -24,6 +24,7 @@ from spark_fm.errors import SparkFMError
 log = logging.getLogger(__name__)
 
 OLDEST_JAVA = 17
+DEFAULT_MASTER = "local[*,4]"  # a lost worker's task is run again, as on a cluster
 _INSTALL_JAVA = (
     "Install one (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; Fedora: dnf install "
     "java-17-openjdk-headless; macOS: brew install openjdk@17) or set JAVA_HOME to where it is."
@@ -35,7 +36,9 @@ def add_session_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Spark")
     where = group.add_mutually_exclusive_group()
     where.add_argument(
-        "--master", help="Spark master, such as local[4]; default: spark-submit's, or local[*]"
+        "--master",
+        help="Spark master, such as local[4]; default: spark-submit's, or "
+        f"{DEFAULT_MASTER}: all cores, four attempts a task",
     )
     where.add_argument("--remote", help="Spark Connect server, such as sc://host:15002")
     group.add_argument(
@@ -110,8 +113,8 @@ def _start(args: argparse.Namespace, settings: dict[str, str]) -> SparkSession:
         if args.remote.startswith("local"):
             # The server starts the workers; it has no other way to know the interpreter.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    elif args.master is not None:
-        builder = builder.master(args.master)
+    elif args.master is not None or _starts_local_jvm(None):
+        builder = builder.master(args.master or DEFAULT_MASTER)
     for key, value in (defaults | settings).items():
         builder = builder.config(key, value)
     session: SparkSession = builder.getOrCreate()

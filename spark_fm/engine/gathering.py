@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.session import result_limit
@@ -48,11 +47,19 @@ def gather(
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Name the two faults of a cluster's set-up that only workers can see."""
+    """Name the faults that only workers can see: of a cluster's set-up, and their loss."""
     try:
         yield
-    except PySparkException as err:
+    except SparkFMError:
+        raise
+    except Exception as err:  # on Classic a lost worker comes as py4j's own error
         text = str(err)
+        if "Python worker exited unexpectedly" in text:
+            raise SparkFMError(
+                "A Python worker was lost: killed, or out of memory. Its task was not run again, "
+                "or not often enough: set spark.task.maxFailures, or the master local[*,4] instead "
+                "of local[*]; if memory is short, use fewer cores or lower numFactors."
+            ) from err
         mismatch = re.search(r"VersionMismatchError: ([^\n]+)", text)
         if mismatch:
             raise VersionMismatchError(mismatch[1]) from err

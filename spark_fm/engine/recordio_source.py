@@ -295,6 +295,7 @@ def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterat
             on_malformed=None if options.mode == "FAILFAST" else (lambda malformed: None),
             with_texts=bool({"uid", "metadata"} & set(options.extra)),
             chunk_bytes=chunk_bytes, max_record_bytes=options.max_record_bytes,
+            advice="Repair the file, or leave such records out by the option mode=DROPMALFORMED.",
         )  # fmt: skip
 
 
@@ -311,4 +312,4 @@ def read_split(split: FileSplit, options: ReadOptions, width: int) -> Iterator[p
         n_malformed += len(table.reasons)
         yield from table.record_batches(options)
     if n_malformed:
-        log.warning("%s: %d malformed record(s), %s", split.file.path, n_malformed, options.mode)
+        log.warning("%s: %d malformed place(s), %s", split.file.path, n_malformed, options.mode)

@@ -62,7 +62,7 @@ class RecordIOStreamReader(DataSourceStreamReader):
             raise InvalidDataError(
                 f"{len(missing)} of {len(wanted)} files of a batch are gone from "
                 f"{', '.join(self._options.paths)}. Files must stay until their batch is done: "
-                "put them back."
+                "put them back, or start from a new checkpoint."
             )
         files = [file for digest, file in found.items() if digest in wanted]
         width = self._options.feature_dim or first_width(files, self._options)

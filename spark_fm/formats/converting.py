@@ -121,6 +121,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
                 raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")
             out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
         sink = _sink(kind, out, job)
+        stack.callback(sink.discard)
         for rows in _all_rows(job, sources, lambda at, n: listener("converting", at, n)):
             rows = _completed(rows, width, job, done.n_rows)
             sink.write(rows)
@@ -300,6 +301,8 @@ class _Sink(Protocol):
 
     def close(self) -> None: ...
 
+    def discard(self) -> None: ...
+
 
 def _sink(kind: str, out: BinaryIO, job: Conversion) -> _Sink:
     if kind == "parquet":
@@ -324,4 +327,7 @@ class _ByteSink:
         self._n_rows += rows.n_rows
 
     def close(self) -> None:
+        """Do nothing."""
+
+    def discard(self) -> None:
         """Do nothing."""

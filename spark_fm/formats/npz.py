@@ -198,6 +198,9 @@ class NpzSink:
                     continue
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                     self._spools[name].copy(stream, np.dtype(dtype))
+
+    def discard(self) -> None:
+        """Remove the temporary files."""
         for spool in self._spools.values():
             spool.close()
 

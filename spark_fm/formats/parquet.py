@@ -158,6 +158,10 @@ class ParquetSink:
         self._flush()
         self._writer.close()
 
+    def discard(self) -> None:
+        """Let go of the file, finished or not."""
+        self._writer.close()
+
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.Table.from_batches(self._waiting, schema=self._schema))

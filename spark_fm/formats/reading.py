@@ -99,6 +99,8 @@ class RecordReader:
         Bytes taken from the stream at a time; a batch holds their rows.
     max_record_bytes : int
         A record that claims more is malformed.
+    advice : str
+        What the error says to do.
 
     Raises
     ------
@@ -121,11 +123,13 @@ class RecordReader:
         with_texts: bool = False,
         chunk_bytes: int = CHUNK_BYTES,
         max_record_bytes: int = MAX_RECORD_BYTES,
+        advice: str = "Repair the file.",
     ) -> None:
         self._stream = stream
         self._source = source
         self._stop = stop
         self._on_malformed = on_malformed
+        self._advice = advice
         self._with_texts = with_texts
         self._chunk_bytes = chunk_bytes
         self._frames = Frames(np.empty(0, np.uint8), False, max_record_bytes)
@@ -261,9 +265,7 @@ class RecordReader:
         )  # fmt: skip
         self._n_records += 1
         if self._on_malformed is None:
-            raise InvalidDataError(
-                f"{found}. Repair the file, or leave such records out (mode DROPMALFORMED)."
-            )
+            raise InvalidDataError(f"{found}. {self._advice}")
         self._on_malformed(found)
         self._malformed.append(found)
 

@@ -63,7 +63,12 @@ def njit(
     unique = tag or variant
     if unique is not None:
         function.__qualname__ = f"{function.__qualname__}_{unique.replace('-', '_')}"
-    dispatcher = numba.njit(function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy")
+    dispatcher = numba.njit(
+        function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy",
+        # A helper left out of line is there twice where it was compiled, optimised by
+        # itself and within the kernel; the linker's choice would decide about bits.
+        forceinline=tag is None,
+    )  # fmt: skip
     folder = cache_folder()
     if tag is not None and folder is not None and not getattr(numba.config, "DISABLE_JIT", 0):
         dispatcher._cache = _KernelCache(dispatcher.py_func, tag, folder)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 WIDTH = 8
 
@@ -191,30 +192,23 @@ def local_floats(typing_context: Any, size: Any) -> Any:
     return kind(size), generate
 
 
-def _arithmetic(name: str) -> Any:
-    @_operation
-    def operation(typing_context: Any, left: Any, right: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return getattr(builder, name)(*args, flags=_FLAGS)
+def _define(symbol: Callable[..., Any], instruction: str) -> None:
+    """Make an operator of two vectors one instruction.
 
-        return lanes_type(left, right), generate
+    Generated in place: a function of its own would need a name that is unique among all
+    that are ever loaded from the cache together (see ``jit.njit``).
+    """
 
-    return operation
+    @infer_global(symbol)  # type: ignore[untyped-decorator]
+    class _Typing(ConcreteTemplate):  # type: ignore[misc]
+        cases: ClassVar = [signature(lanes_type, lanes_type, lanes_type)]
 
-
-def _overload_operator(symbol: Callable[..., Any], operation: Any) -> None:
-    # Without annotations: Numba compares signatures.
-    @overload(symbol)  # type: ignore[untyped-decorator]
-    def chosen(left, right):  # type: ignore[no-untyped-def]
-        if isinstance(left, LanesType) and isinstance(right, LanesType):
-            return lambda left, right: operation(left, right)
-        return None
+    @lower_builtin(symbol, lanes_type, lanes_type)  # type: ignore[untyped-decorator]
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args, flags=_FLAGS)
 
 
-for _symbol, _name in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _overload_operator(_symbol, _arithmetic(_name))
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from benchmarks.datasets import Rows, to_frame
 from spark_fm import FactorizationMachine
 from spark_fm.engine import packed, planning, rounds, session, solo_training
-from spark_fm.errors import ModelTooLargeError
+from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
 
@@ -79,6 +79,17 @@ def test_that_many_workers_train_as_were_asked_for(frame, workers):
     model = machine(numWorkers=workers, epochs=1).fit(frame)
 
     assert model.summary.facts["numWorkers"] == workers
+
+
+def test_a_lost_worker_is_called_so(frame):
+    def die(batches):
+        import os
+
+        os._exit(1)
+        yield from batches
+
+    with pytest.raises(SparkFMError, match=r"A Python worker was lost.*local\[\*,4\]"):
+        machine().fit(frame.mapInArrow(die, frame.schema))
 
 
 def test_more_workers_than_rows_are_legal(spark):

@@ -34,12 +34,12 @@ from spark_fm.learner.predict import margins
 from spark_fm.learner.kernels import training_kernel
 from spark_fm.learner.predict import scoring_kernel
 kernels = []
-for k in (2, 5, 11):
+for k in (2, 5, 11, 16):
     kernels += [scoring_kernel(k), training_kernel(k, "logistic", "adagrad", False)]
 # Equal symbols would let the linker take one for the other, at its whim.
 symbols = [o.fndesc.mangled_name for kernel in kernels for o in kernel.overloads.values()]
-assert len(set(symbols)) == len(symbols) == 6, symbols
-for k in (11, 5, 2):
+assert len(set(symbols)) == len(symbols) == 8, symbols
+for k in (16, 11, 5, 2):
     batch = random_batch(30, 8, seed=k, loss="logistic")
     spec = train_spec(k=k, loss="logistic", optimizer="adagrad", mini_batch_size=1)
     state = worn_state(spec, 8, seed=k)
@@ -52,6 +52,25 @@ for k in (11, 5, 2):
     seen = np.hstack([state.rows[:, : layout.n_exchanged], state.rows[:, [layout.touches]]])
     np.testing.assert_allclose(seen, twin.table(), atol=1e-4)
 print("ok")
+"""
+
+
+BITS = """
+import hashlib
+import numpy as np
+from tests.builders import random_batch, train_spec, worn_state
+from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.predict import margins
+digest = hashlib.md5()
+for optimizer in ("adagrad", "sgd", "adam"):
+    for k in (2, 4, 10):
+        batch = random_batch(100, 20, seed=k, loss="logistic")
+        spec = train_spec(k=k, loss="logistic", optimizer=optimizer, mini_batch_size=1)
+        state = worn_state(spec, 20, seed=k)
+        train_inplace(state, batch, np.arange(100), spec=spec)
+        digest.update(state.exchanged().tobytes())
+        digest.update(margins(batch, state.parameters(), 0.5).tobytes())
+print(digest.hexdigest())
 """
 
 
@@ -74,10 +93,19 @@ def run(program: str, *arguments: str, folder: Path) -> str:
 )
 def test_specialisations_compiled_apart_keep_their_own_code(tmp_path: Path) -> None:
     folder = tmp_path / "kernels"
-    for k in (2, 5, 11):
+    for k in (2, 5, 11, 16):
         run(COMPILE, str(k), folder=folder)
 
     assert run(USE, folder=folder) == "ok"
+
+
+@pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled or cached"
+)
+def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path: Path) -> None:
+    compiled, loaded = (run(BITS, folder=tmp_path / "kernels") for _ in range(2))
+
+    assert compiled == loaded
 
 
 def test_helpers_inside_kernels_have_names_of_their_own() -> None:
