@@ -213,7 +213,7 @@ class PipeTask:
             try:
                 for columns in rows(stream):
                     yield pa.RecordBatch.from_arrays(list(columns), schema=schema)
-            except InvalidDataError as err:
+            except Exception as err:
                 # For attempts of this task to come: they cannot read it again to find out.
                 with suppress(OSError, InvalidDataError), self._connected(_REPORT) as report:
                     report.sendall(str(err).encode())

@@ -134,12 +134,9 @@ class RecordIOWriter(DataSourceArrowWriter):
                     placed.append(f"{folder}/{message.name}")
                     store.move(f"{staging}/{message.name}", placed[-1])
             for i, info in enumerate(old):
-                try:
-                    (store.delete_file if info.is_file else store.delete_dir)(info.path)
-                except Exception:
-                    if i:
-                        placed = []  # without these the folder would miss rows, old and new
-                    raise
+                if i or not info.is_file:
+                    placed = []  # from here on the old rows are not whole: keep the new ones
+                (store.delete_file if info.is_file else store.delete_dir)(info.path)
         except BaseException:
             for path in placed:
                 with suppress(Exception):

@@ -359,7 +359,7 @@ class DistributedTraining:
         Partitions that each learn well may still make an exploding model together.
         """
         if self._sample is None:
-            return True
+            return run.state.is_finite()
         loss, weight = sample_loss(run.state, self._sample, self._spec)
         self._mean = loss / weight if weight else 0.0
         return run.state.is_finite() and self._mean <= self._limit

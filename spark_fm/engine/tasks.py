@@ -199,7 +199,7 @@ class ExchangeTask:
 
     def _sample(self, rows: CsrBatch) -> CsrBatch | None:
         fitting = int(np.searchsorted(rows.indptr, self.sample_nnz, "right")) - 1
-        n_rows = min(self.sample_rows, fitting)
+        n_rows = min(self.sample_rows, max(1, fitting))
         return rows.take(np.arange(n_rows)) if n_rows > 0 else None
 
     def _train_window(

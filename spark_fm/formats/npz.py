@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO
 
@@ -51,7 +52,10 @@ def read_npz(
     try:
         with zipfile.ZipFile(file) as archive:
             yield from _matrix_rows(archive, file, source, advance)
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as err:
+    except InvalidDataError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError,
+            KeyError) as err:  # fmt: skip
         raise InvalidDataError(
             f"{source} is no file of scipy.sparse.save_npz: {err}. A matrix X becomes one by "
             "scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(X))."
@@ -101,6 +105,8 @@ def _csr_batches(indptr: _Array, indices: _Array, data: _Array, n_rows: int) -> 
     if indptr.length != n_rows + 1 or indices.length != data.length:
         raise ValueError("its arrays have lengths that do not fit together")
     last = int(indptr.take(1)[0])
+    if last:
+        raise ValueError(f"its indptr starts at {last}, not at 0")
     done = 0
     while done < n_rows:
         ends = indptr.take(min(BATCH_ROWS, n_rows - done)).astype(np.int64)

@@ -74,7 +74,14 @@ def read_parquet(
     _check_columns(schema, label_col, features_col, source)
     columns = [name for name in (label_col, features_col) if name in schema.names]
     n_read = 0
-    for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+    batches = parquet.iter_batches(BATCH_ROWS, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as err:
+            raise InvalidDataError(f"{source} is damaged after row {n_read}: {err}") from None
+        if batch is None:
+            return
         yield _rows(batch, label_col, features_col, source, n_read)
         n_read += batch.num_rows
         advance(n_read / max(1, parquet.metadata.num_rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -39,7 +41,12 @@ def read_text(
     """
     n_lines, rest = 0, b""
     while True:
-        taken = stream.read(chunk_bytes)
+        try:
+            taken = stream.read(chunk_bytes)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+            raise InvalidDataError(
+                f"{source}: the compressed data are damaged after line {n_lines}: {err}."
+            ) from None
         whole, newline, rest = (rest + taken).rpartition(b"\n")
         if not taken:
             whole, rest = rest, b""

@@ -25,6 +25,7 @@ from spark_fm.learner.lanes import (
     LINE_FLOATS,
     WIDTH,
     clipped,
+    less_product,
     load,
     load_at,
     local_floats,
@@ -172,16 +173,17 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                     ahead += 1
                 j = indices[p]
                 x = values[p]
-                # g_f = weight (slope x (s_f - v_f x) + wd v_f), a sum over s and v.
-                of_sum = weight * scaled * x
-                of_v = weight * factors_wd * rows[j, decay_column] - of_sum * x
+                gx = weight * scaled * x
+                wd = weight * factors_wd * rows[j, decay_column]
                 for f in range(0, n_lanes, WIDTH):
-                    g = load_at(sums, f) * spread(of_sum) + load(rows, j, f) * spread(of_v)
-                    store_at(gradient, f, clipped(g, bound))
+                    v = load(rows, j, f)
+                    g = less_product(load_at(sums, f), v, spread(x)) * spread(gx)
+                    store_at(gradient, f, clipped(g + v * spread(wd), bound))
                 for f in range(n_lanes, k):
-                    g1 = of_sum * sums[f] + of_v * rows[j, f]
+                    v1 = rows[j, f]
+                    g1 = gx * (sums[f] - v1 * x) + wd * v1
                     gradient[f] = min(max(g1, -clip), clip)
-                g1 = of_sum + weight * linear_wd * rows[j, decay_column] * rows[j, k]
+                g1 = gx + weight * linear_wd * rows[j, decay_column] * rows[j, k]
                 update_feature(rows, j, gradient, min(max(g1, -clip), clip), hyper, step)
                 rows[j, touch_column] += weight
         return loss_sum, weight_sum
@@ -249,14 +251,13 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                         batch_gradient[slot] = 0
                         n_touched += 1
                     x = values[p]
-                    of_sum = np.float32(slope) * x
-                    of_v = -of_sum * x
+                    gx = np.float32(slope) * x
                     for f in range(0, n_lanes, WIDTH):
-                        g = load_at(sums, f) * spread(of_sum) + load(rows, j, f) * spread(of_v)
+                        g = less_product(load_at(sums, f), load(rows, j, f), spread(x)) * spread(gx)
                         store(batch_gradient, slot, f, load(batch_gradient, slot, f) + g)
                     for f in range(n_lanes, k):
-                        batch_gradient[slot, f] += of_sum * sums[f] + of_v * rows[j, f]
-                    batch_gradient[slot, k] += of_sum
+                        batch_gradient[slot, f] += gx * (sums[f] - rows[j, f] * x)
+                    batch_gradient[slot, k] += gx
                     rows[j, touch_column] += weight
             if batch_weight == 0:
                 continue

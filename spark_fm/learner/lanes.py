@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -48,6 +49,13 @@ class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, kind, _VECTOR)
 
 
+def _check(array: Any) -> None:
+    """Refuse arrays whose neighbours are not the next float32."""
+    if not (isinstance(array, types.Array) and array.dtype == types.float32
+            and array.layout == "C"):  # fmt: skip
+        raise TypingError(f"{array} is no C-ordered array of float32")
+
+
 def _address(context: Any, builder: Any, signature: Any, args: Any, n_indices: int) -> Any:
     """Return the pointer to an item of the array that is the first argument."""
     array = context.make_array(signature.args[0])(context, builder, args[0])
@@ -74,24 +82,28 @@ def _store(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 @_operation
 def load(typing_context: Any, array: Any, i: Any, column: Any) -> Any:
     """Return ``array[i, column : column + 8]``, which must lie inside the array."""
+    _check(array)
     return lanes_type(array, i, column), _load
 
 
 @_operation
 def load_at(typing_context: Any, array: Any, start: Any) -> Any:
     """Return ``array[start : start + 8]``, which must lie inside the array."""
+    _check(array)
     return lanes_type(array, start), _load
 
 
 @_operation
 def store(typing_context: Any, array: Any, i: Any, column: Any, lanes: Any) -> Any:
     """Set ``array[i, column : column + 8]``."""
+    _check(array)
     return types.void(array, i, column, lanes), _store
 
 
 @_operation
 def store_at(typing_context: Any, array: Any, start: Any, lanes: Any) -> Any:
     """Set ``array[start : start + 8]``."""
+    _check(array)
     return types.void(array, start, lanes), _store
 
 
@@ -120,6 +132,20 @@ def total(typing_context: Any, lanes: Any) -> Any:
         return builder.call(function, [ir.Constant(_FLOAT, -0.0), args[0]], fastmath=_FLAGS)
 
     return types.float32(lanes), generate
+
+
+@_operation
+def less_product(typing_context: Any, lanes: Any, left: Any, right: Any) -> Any:
+    """Return ``lanes - left * right`` with the product rounded first.
+
+    Exactly 0 where ``lanes`` is that product: a fused operation would leave the rounding
+    error, which optimizers that divide by the size of gradients blow up to whole steps.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fsub(args[0], builder.fmul(args[1], args[2]))  # no flags: not fused
+
+    return lanes_type(lanes, left, right), generate
 
 
 @_operation

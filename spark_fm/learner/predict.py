@@ -59,7 +59,8 @@ def margins(
         indices = table_positions(features, indices)
     kernel = scoring_kernel(table.shape[1] - 1)
     inputs = (frozen(array) for array in (batch.indptr, indices, batch.values))
-    return kernel(frozen(table), float(bias), *inputs)  # type: ignore[no-any-return]
+    plain = np.ascontiguousarray(table, np.float32)
+    return kernel(frozen(plain), float(bias), *inputs)  # type: ignore[no-any-return]
 
 
 def sigmoid(scores: NDArray[Any]) -> NDArray[Any]:

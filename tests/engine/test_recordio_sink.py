@@ -12,14 +12,15 @@ from spark_fm.engine.recordio_sink import PartFile, RecordIOWriter, WriteOptions
 class FailingStore:
     """A local store whose n-th call of one kind fails."""
 
-    def __init__(self, method, number):
+    def __init__(self, method, number, error=None):
         self._store, self._method, self._number = pafs.LocalFileSystem(), method, number
+        self._error = error or OSError("the store is down")
 
     def __getattr__(self, name):
         if name == self._method:
             self._number -= 1
             if self._number == 0:
-                raise OSError("the store is down")
+                raise self._error
         return getattr(self._store, name)
 
 
@@ -70,3 +71,13 @@ def test_without_failures_only_the_new_files_are_there(writer, tmp_path):
     writer.commit(PARTS)
 
     assert names(tmp_path) == ["_SUCCESS", *[part.name for part in PARTS]]
+
+
+def test_an_interruption_while_old_files_go_keeps_the_new_ones(writer, tmp_path, monkeypatch):
+    store = FailingStore("delete_file", 2, KeyboardInterrupt())
+    monkeypatch.setattr(recordio_sink, "store_of", lambda path: (store, path))
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.commit(PARTS)
+
+    assert [name for name in names(tmp_path) if name.startswith("part")] == [p.name for p in PARTS]

@@ -155,7 +155,8 @@ def test_large_rows_and_many_rows_of_npz_are_cut_into_batches(tmp_path, monkeypa
         ({"indptr": np.array([0, 2, 1], np.int32)}, "does not rise"),
         ({"indptr": np.array([0, 1, 9], np.int32)}, "ends after the data"),
         ({"indptr": np.array([0, 2], np.int32)}, "do not fit together"),
-        ({"y": np.zeros(5)}, "5 labels"),
+        ({"indptr": np.array([1, 1, 2], np.int32)}, "starts at 1"),
+        ({"y": np.zeros(5)}, r"^\S+ has 5 labels"),
         ({"data": np.array(["a", "b"])}, "type"),
         ({"shape": np.array([2, 0])}, "0 columns"),
         ({"format": np.array([object()], object)}, "pickle"),
@@ -173,6 +174,26 @@ def test_a_broken_npz_is_told_with_its_reason(tmp_path, change, reason):
         convert(Conversion((str(tmp_path / "a.npz"),), str(tmp_path / "a.pbr")))
 
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_damaged_input_of_every_kind_names_the_file(source, tmp_path):
+    path = Path(source("libsvm"))
+    gz = tmp_path / "cut.libsvm.gz"
+    gz.write_bytes(gzip.compress(path.read_bytes())[:-50])
+    npz = tmp_path / "broken.npz"
+    sp.save_npz(npz, sp.load_npz(source("npz")))
+    content = bytearray(npz.read_bytes())
+    content[200:400] = b"?" * 200
+    npz.write_bytes(content)
+    parquet = Path(source("parquet"))
+    content = bytearray(parquet.read_bytes())
+    content[10:400] = b"?" * 390
+    parquet.write_bytes(content)
+
+    for broken in (gz, npz, parquet):
+        with pytest.raises(InvalidDataError, match=broken.name):
+            convert(Conversion((str(broken),), str(tmp_path / "out.pbr"), num_features=40))
+    assert not (tmp_path / "out.pbr").exists()
 
 
 def test_dense_rows_stay_dense_where_the_format_can_say_so(tmp_path):

@@ -258,3 +258,28 @@ def test_a_table_without_rows_and_an_order_without_rows_do_no_harm() -> None:
     stats = train_inplace(state, batch, np.empty(0, np.int64), spec=spec)
 
     assert (stats.loss_sum, stats.weight_sum) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("mini_batch_size", [1, 4])
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+@pytest.mark.parametrize("k", [5, 8, 11, 16])
+def test_rows_of_one_feature_leave_the_factors_as_they_are(k, optimizer, mini_batch_size):
+    """Their gradient is zero; Adam would make a whole step of a rounding error."""
+    rng = np.random.default_rng(k)
+    n_rows, n_features = 300, 7
+    batch = CsrBatch.from_arrays(
+        np.arange(n_rows + 1), rng.integers(0, n_features, n_rows).astype(np.int32),
+        np.ones(n_rows, np.float32), labels=rng.integers(0, 2, n_rows).astype(np.float32),
+    )  # fmt: skip
+    spec = train_spec(
+        k=k, loss="logistic", optimizer=optimizer, mini_batch_size=mini_batch_size,
+        factors=GroupSpec(0.1, 0.0, "normal", init_sigma=0.3), clip_gradient=None,
+    )  # fmt: skip
+    state = worn_state(spec, n_features, seed=k)
+    if optimizer == "adam":
+        state.rows[:, k + 1 : 3 * (k + 1)] = 0
+    before = state.rows[:, :k].copy()
+
+    train_inplace(state, batch, np.arange(n_rows), spec=spec)
+
+    np.testing.assert_array_equal(state.rows[:, :k], before)
