@@ -1,6 +1,7 @@
 """Errors that spark_fm raises; each is also the built-in a caller would expect."""
 
 __all__ = [
+    "CheckpointError",
     "InvalidColumnError",
     "InvalidDataError",
     "InvalidParamError",
@@ -26,6 +27,10 @@ class InvalidColumnError(SparkFMError, ValueError):
 
 class InvalidDataError(SparkFMError, ValueError):
     """Rows hold values that a factorization machine cannot use."""
+
+
+class CheckpointError(SparkFMError, ValueError):
+    """A checkpoint is damaged, or of a training with other Params or data."""
 
 
 class ModelFormatError(SparkFMError, ValueError):

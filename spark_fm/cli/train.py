@@ -110,7 +110,8 @@ def fit(
         ):
             frame = with_binary_labels(frame, spec.label_col)
         with explained(*sources):
-            return estimator.fit(frame)
+            model: FactorizationMachineModel = estimator.fit(frame)
+            return model
 
 
 def _all_labels(sources: list[Source]) -> DataFrame | None:

@@ -12,8 +12,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import table_positions
 
 TRAIN, VALIDATION, REPORT = 0, 1, 2
 
@@ -107,3 +110,25 @@ def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, i
             if kind == REPORT:
                 continue
             yield kind, source, seq, decode(payloads[i].as_buffer(), n_rows, nnz)
+
+
+def checked(rows: CsrBatch, n_features: int) -> CsrBatch:
+    """Return the batch; raise when an index is no row of the table.
+
+    Kernels do not check indices, and blocks that are packed again may hold others when
+    the source gives other rows each time it is read.
+    """
+    if rows.nnz and not 0 <= int(rows.indices.min()) <= int(rows.indices.max()) < n_features:
+        raise InvalidDataError(
+            "The training rows changed between two passes over them: a feature turned up that the "
+            "first pass did not see. Cache the DataFrame, or write it out and read it back."
+        )
+    return rows
+
+
+def renumbered(rows: CsrBatch, ids: NDArray[np.int32] | None) -> CsrBatch:
+    """Return the batch with feature ids replaced by rows of the table of ``ids``."""
+    if ids is None:
+        return rows
+    places = table_positions(ids, rows.indices)
+    return CsrBatch(rows.indptr, places, rows.values, rows.labels, rows.weights)

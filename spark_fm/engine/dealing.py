@@ -7,8 +7,8 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.engine.blocks import REPORT
+from spark_fm.engine.deal_task import DealTask
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.tasks import DealTask
 
 HASH_SEED = 42  # of Spark's hash partitioning
 _WORD = 0xFFFFFFFF

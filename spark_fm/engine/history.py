@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,6 @@ from spark_fm.learner.run import EpochRecord
 from spark_fm.learner.spec import Loss
 
 log = logging.getLogger(__name__)
-
-Listener = Callable[["EpochReport"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +68,24 @@ class EpochReport:
 
 
 class Progress:
-    """Log a line an epoch; on a terminal or in a notebook also draw a bar."""
+    """Log a line an epoch; on a terminal or in a notebook also draw a bar.
+
+    Parameters
+    ----------
+    epochs : int
+        Of all models together.
+    what : str
+    """
 
     def __init__(self, epochs: int, what: str) -> None:
         self._bar = _bar(epochs, what)
 
-    def __call__(self, report: EpochReport) -> None:
-        """Take in a finished epoch."""
-        log.info("%s", report.text())
+    def __call__(self, report: EpochReport, of: str = "") -> None:
+        """Take in a finished epoch; ``of`` names the model where several train."""
+        log.info("%s%s", of and f"{of}, ", report.text())
         if self._bar is not None:
             self._bar.set_postfix_str(report.text().split(", ", 1)[1])
-            self._bar.update(report.record.epoch + 1 - self._bar.n)
+            self._bar.update(1)
 
     def __enter__(self) -> Progress:
         """Start showing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import time
@@ -51,6 +53,8 @@ class PackedData:
     warnings : tuple of str
     seconds : float
         Wall time of the packing pass.
+    fingerprint : str
+        Digest of every row, its set and its place: the same for the same data.
     """
 
     frame: DataFrame
@@ -63,6 +67,23 @@ class PackedData:
     n_zero_weight: int
     warnings: tuple[str, ...]
     seconds: float
+    fingerprint: str
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all rows were drawn for validation: too few of them to hold any out."""
+        return self.train.weight == 0
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to validate on."""
+        return self.validation.weight > 0 and not self.nothing_left
+
+    def sums(self, *, all_rows: bool) -> SetSums:
+        """Return the sums of the training rows, or of all."""
+        if not all_rows:
+            return self.train
+        return self.train.plus(self.validation)
 
     @property
     def n_bytes(self) -> int:
@@ -101,9 +122,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         counts = _counts(frame, session, reports)
         train, validation = SetSums(), SetSums()
         for report in reports:
-            for total, part in ((train, report.train), (validation, report.validation)):
-                for name in SetSums.__slots__:
-                    setattr(total, name, getattr(total, name) + getattr(part, name))
+            train, validation = train.plus(report.train), validation.plus(report.validation)
         zero_weight = sum(report.n_zero_weight for report in reports)
         if train.rows + validation.rows == 0 and zero_weight:
             raise InvalidDataError(
@@ -123,7 +142,16 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
             n_zero_weight=zero_weight,
             warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
+            fingerprint=_fingerprint(reports),
         )  # fmt: skip
+
+
+def packing_key(request: TrainRequest) -> tuple[object, ...]:
+    """Return what of a request decides how rows are packed: equal keys share the blocks."""
+    return (
+        request.columns, request.feature_dim, request.handle_invalid, request.validation_fraction,
+        request.spec.loss, request.spec.seed, request.spec.shuffle, block_multiple(request),
+    )  # fmt: skip
 
 
 def block_multiple(request: TrainRequest) -> int:
@@ -160,6 +188,11 @@ def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) 
         if len(waiting) == 64:
             total, waiting = FeatureCounts.merge([total, *waiting]), []
     return FeatureCounts.merge([total, *waiting])
+
+
+def _fingerprint(reports: list[PackReport]) -> str:
+    facts = [[r.source, r.train.rows, r.validation.rows, r.checksum] for r in reports]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 _COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
@@ -218,6 +251,39 @@ def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...
     for text in texts:
         log.warning("%s", text)
     return tuple(texts)
+
+
+def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
+    """Return what there is to warn of in the training and validation rows.
+
+    Raises
+    ------
+    InvalidDataError
+        When the caller's validation column leaves nothing to train on.
+    """
+    texts = []
+    name, sums = request.columns.validation, data.sums(all_rows=True)
+    if name is not None and data.nothing_left:
+        raise InvalidDataError(
+            f"validationIndicatorCol={name!r} is true in every row; rows to train on have "
+            "false. Negate it, or use validationFraction."
+        )
+    if name is not None and not data.has_validation:
+        texts.append(
+            f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
+            "early stopping."
+        )
+    if request.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
+        texts.append(
+            f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
+        )
+    skipped = sum(data.n_skipped.values())
+    if skipped > 0.1 * (skipped + sums.rows):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in data.n_skipped.items())
+        texts.append(f"{skipped} of {skipped + sums.rows} rows were skipped: {reasons}.")
+    for text in texts:
+        log.warning("%s", text)
+    return texts
 
 
 def label_scale(request: TrainRequest, sums: SetSums) -> float:

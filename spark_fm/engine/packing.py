@@ -7,6 +7,7 @@ decides whether they are an error.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -59,12 +60,17 @@ class SetSums:
         self.label += float((weights * labels).sum())
         self.label_square += float((weights * labels**2).sum())
 
+    def plus(self, other: SetSums) -> SetSums:
+        """Return the sums over both row sets."""
+        return SetSums(*(getattr(self, n) + getattr(other, n) for n in SetSums.__slots__))
+
 
 @dataclass(slots=True)
 class PackReport:
     """What packing one source partition found; travels as JSON."""
 
     source: int
+    checksum: int = 0  # of the blocks' payloads, in order
     train: SetSums = field(default_factory=SetSums)
     validation: SetSums = field(default_factory=SetSums)
     n_zero_weight: int = 0
@@ -81,6 +87,12 @@ class PackReport:
         for name in ("train", "validation"):
             facts[name] = SetSums(**facts[name])
         return cls(**facts)
+
+    def summed_up(self, blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass blocks on, taking them into the checksum."""
+        for block in blocks:
+            self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
+            yield block
 
     def note_bad(self, reason: str, rows: NDArray[np.bool_], example: str) -> None:
         """Count rows that are bad for this reason, keeping the first example."""
@@ -137,9 +149,9 @@ class PackTask:
                         counter.add(subset, validation=kind == VALIDATION)
                         sums = report.validation if kind == VALIDATION else report.train
                         sums.add(subset)
-                        yield from writers[kind].add(subset)
+                        yield from report.summed_up(writers[kind].add(subset))
         for writer in writers.values():
-            yield from writer.flush()
+            yield from report.summed_up(writer.flush())
         report.magnitudes = counter.magnitudes()
         yield report_row(source, 0, "stats", json.dumps(asdict(report)).encode())
         counts = counter.counts()

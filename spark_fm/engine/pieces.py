@@ -1,7 +1,8 @@
 """Large results of a task as rows of at most 4 MiB, and back; both ends.
 
-One row carries a part of a named array, or the JSON facts of a partition (``name`` is
-``"facts"``). One row of 100 MB is known to kill a 1 GB driver; many small ones are not.
+One row carries a part of a named array of one of the models that a job trains, or the
+JSON facts of a partition (``name`` is ``"facts"``). One row of 100 MB is known to kill a
+1 GB driver; many small ones are not.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ FACTS = "facts"
 
 PIECE_SCHEMA = pa.schema(
     [
+        pa.field("model", pa.int32()),
         pa.field("partition", pa.int32()),
         pa.field("name", pa.string()),
         pa.field("part", pa.int32()),
         pa.field("payload", pa.binary()),
     ]
 )
-PIECE_DDL = "partition int, name string, part int, payload binary"
+PIECE_DDL = "model int, partition int, name string, part int, payload binary"
 
 
-def piece(partition: int, name: str, part: int, payload: bytes) -> pa.RecordBatch:
+def piece(
+    partition: int, name: str, part: int, payload: bytes, *, model: int = 0
+) -> pa.RecordBatch:
     """Return the record batch of one piece."""
     return pa.RecordBatch.from_arrays(
         [
+            pa.array([model], pa.int32()),
             pa.array([partition], pa.int32()),
             pa.array([name], pa.string()),
             pa.array([part], pa.int32()),
@@ -43,23 +48,25 @@ def piece(partition: int, name: str, part: int, payload: bytes) -> pa.RecordBatc
 
 
 def array_pieces(
-    partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
+    partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], *, model: int = 0
 ) -> Iterator[pa.RecordBatch]:
     """Yield the pieces of arrays and facts; the facts also keep shapes and dtypes."""
     flats = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in arrays.items()}
     forms = {n: [a.dtype.str, list(a.shape), zlib.crc32(flats[n].data)] for n, a in arrays.items()}
-    yield piece(partition, FACTS, 0, json.dumps({**facts, "arrays": forms}).encode())
+    content = json.dumps({**facts, "arrays": forms}).encode()
+    yield piece(partition, FACTS, 0, content, model=model)
     for name, flat in flats.items():
         for part, start in enumerate(range(0, len(flat), PIECE_BYTES)):
-            yield piece(partition, name, part, flat[start : start + PIECE_BYTES].tobytes())
+            payload = flat[start : start + PIECE_BYTES].tobytes()
+            yield piece(partition, name, part, payload, model=model)
 
 
 def join_pieces(
-    rows: Iterable[tuple[int, str, int, Any]],
+    rows: Iterable[tuple[str, int, Any]],
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the facts and arrays of one partition from its pieces in any order."""
+    """Return facts and arrays from their pieces (name, part, payload), in any order."""
     parts: dict[str, list[tuple[int, Any]]] = {}
-    for _, name, part, payload in rows:
+    for name, part, payload in rows:
         parts.setdefault(name, []).append((part, payload))
     facts = json.loads(bytes(parts[FACTS][0][1]))
     arrays = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, task_slots
 from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.counting import FeatureCounts
 from spark_fm.learner.state import Layout
+from spark_fm.learner.weights import FMWeights
 
 log = logging.getLogger(__name__)
 
@@ -46,29 +49,53 @@ class TrainPlan:
     solo : bool
         All epochs run in one task.
     merge_on_executors : bool
+    feature_dim : int
+        Length of the feature vectors.
     ids : ndarray of shape (n_features,), int32, or None
-        Sorted ids of the table's rows; None when the table has all of featureDim.
+        Sorted ids of the table's rows; None when the table has all of feature_dim.
     n_features : int
         Rows of the table.
     train_counts, all_counts : ndarray of shape (n_features,), int64
         Non-zeros of each row's feature in the training rows, and in all rows.
+    n_bytes : int
+        Memory that training needs on this machine.
     """
 
     n_partitions: int
     n_exchanges: int
     solo: bool
     merge_on_executors: bool
+    feature_dim: int
     ids: NDArray[np.int32] | None
     n_features: int
     train_counts: NDArray[np.int64]
     all_counts: NDArray[np.int64]
+    n_bytes: int
+
+    @property
+    def key(self) -> tuple[bool, int, int, bool, bool]:
+        """What must agree for two trainings to share jobs."""
+        has_all_ids = self.ids is None
+        return (
+            self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors, has_all_ids
+        )  # fmt: skip
 
 
-def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) -> TrainPlan:
-    """Return the plan; raise ModelTooLargeError when the model cannot fit."""
+def make_plan(
+    request: TrainRequest,
+    data: PackedData,
+    session: SparkSession,
+    *,
+    known: FMWeights | None = None,
+) -> TrainPlan:
+    """Return the plan; raise ModelTooLargeError when the model cannot fit.
+
+    ``known`` is the model that training starts from: its features stay in the table.
+    """
     spec = request.spec
     layout = Layout(spec.k, spec.optimizer)
-    ids, train_counts, all_counts = _table(data, spec.k)
+    feature_dim = max(data.feature_dim, 0 if known is None else known.feature_dim)
+    ids, train_counts, all_counts = _table(data.counts, feature_dim, spec.k, known)
     n_features = len(train_counts)
     n_partitions = request.num_workers or _choose_partitions(data, spec.k, session)
     solo = n_partitions == 1 and data.n_bytes <= SOLO_BYTES
@@ -81,13 +108,13 @@ def make_plan(request: TrainRequest, data: PackedData, session: SparkSession) ->
     rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
     collected = exchanged if depth == 1 else 0
     extra = rows_in_task if solo else collected
-    check_memory(
+    n_bytes = check_memory(
         layout, n_features, n_partitions=n_partitions, solo=solo, extra=extra, session=session
     )
     return TrainPlan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
-        merge_on_executors=depth == 2 and not solo, ids=ids, n_features=n_features,
-        train_counts=train_counts, all_counts=all_counts,
+        merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
+        n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
     )  # fmt: skip
 
 
@@ -119,14 +146,18 @@ def _choose_partitions(data: PackedData, k: int, session: SparkSession) -> int:
 
 
 def _table(
-    data: PackedData, k: int
+    counts: FeatureCounts, feature_dim: int, k: int, known: FMWeights | None
 ) -> tuple[NDArray[np.int32] | None, NDArray[np.int64], NDArray[np.int64]]:
     """Return ids or None, whichever makes the smaller model, and the counts by row."""
-    counts = data.counts
+    if known is not None:
+        ids = np.arange(known.feature_dim, dtype=np.int32)
+        ids = ids if known.features is None else known.features
+        nothing = np.zeros(len(ids), np.int64)
+        counts = FeatureCounts.merge([counts, FeatureCounts(ids, nothing, nothing)])
     everything = counts.train + counts.validation
-    if len(counts.ids) * (k + 2) < data.feature_dim * (k + 1):
+    if len(counts.ids) * (k + 2) < feature_dim * (k + 1):
         return counts.ids, counts.train, everything
-    dense = np.zeros((2, data.feature_dim), np.int64)
+    dense = np.zeros((2, feature_dim), np.int64)
     dense[0, counts.ids] = counts.train
     dense[1, counts.ids] = everything
     return None, dense[0], dense[1]
@@ -140,15 +171,12 @@ def check_memory(
     solo: bool,
     extra: int,
     session: SparkSession,
-) -> None:
-    """Raise ModelTooLargeError, with the arithmetic, when memory cannot hold the model.
+) -> int:
+    """Return the bytes needed here; raise ModelTooLargeError when memory cannot hold them.
 
     ``extra`` bytes are the rows that one task takes in, or the deltas that the driver
     collects.
     """
-    available = available_memory()
-    if available is None:
-        return
     parameters = 4 * n_features * (layout.k + 1)
     exchanged = 4 * n_features * (layout.n_exchanged + 1)
     state = n_features * layout.bytes_per_feature
@@ -161,7 +189,8 @@ def check_memory(
     local = is_local_master(session)
     n_workers = min(n_partitions, task_slots(session)) if local else 0
     needed = driver + n_workers * worker
-    if needed > MEMORY_SHARE * available:
+    available = available_memory()
+    if available is not None and needed > MEMORY_SHARE * available:
         gib = 2**30
         where = f" + {n_workers} workers x {worker / gib:.2f} GiB" if local else ""
         raise ModelTooLargeError(
@@ -171,6 +200,16 @@ def check_memory(
             f"{available / gib:.2f} GiB are free. Lower numFactors, hash the features into fewer, "
             "or use a larger driver."
         )
+    return needed
+
+
+def trained_together(plans: Sequence[TrainPlan]) -> int:
+    """Return how many of these plans, from the first on, memory holds at once (>= 1)."""
+    available = available_memory()
+    if available is None:
+        return len(plans)
+    total = np.cumsum([plan.n_bytes for plan in plans])
+    return max(1, int(np.searchsorted(total, MEMORY_SHARE * available, "right")))
 
 
 def available_memory() -> int | None:

@@ -51,6 +51,12 @@ class TrainRequest:
     handle_invalid : {"error", "skip", "keep"}
     standardize_label : bool
         Train a regressor on labels divided by their standard deviation.
+    keep_snapshot : bool
+        Give where the training stands with the model, to go on from there.
+    checkpoint_dir : str
+        Folder where the training is written down as it goes; "" for nowhere.
+    checkpoint_interval : int
+        Epochs from one checkpoint to the next (>= 1).
     """
 
     spec: TrainSpec
@@ -66,6 +72,9 @@ class TrainRequest:
     refit: Literal["auto", "always", "never"] = "never"
     handle_invalid: Literal["error", "skip", "keep"] = "error"
     standardize_label: bool = True
+    keep_snapshot: bool = False
+    checkpoint_dir: str = ""
+    checkpoint_interval: int = 1
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""
@@ -86,6 +95,11 @@ class TrainRequest:
                 '"auto", "always" or "never"')  # fmt: skip
         require(self.handle_invalid in ("error", "skip", "keep"), "handleInvalid",
                 self.handle_invalid, '"error", "skip" or "keep"')  # fmt: skip
+        require(self.checkpoint_interval >= 1, "checkpointInterval", self.checkpoint_interval,
+                "1 or more epochs")  # fmt: skip
+        require(not (self.keep_snapshot and self.refit == "always"), "refit", self.refit,
+                '"auto" or "never" with keepTrainingState=True: a refit is another training than '
+                "the one that is kept")  # fmt: skip
         known = METRICS[self.spec.loss]
         if self.metric not in known:
             raise InvalidParamError(

@@ -1,42 +1,24 @@
-"""Drive a training cut into partitions: ship, train apart, merge; driver only.
+"""One training cut into partitions, as a generator of its exchanges; driver only.
 
-An exchange is one Spark job. Its tasks are pure functions of (state, seed, epoch,
-exchange, partition, rows), so retries and speculation change nothing, and the deltas
-are merged in the order of partitions, so float addition has one order.
+The deltas of an exchange are merged in the order of partitions, so float addition has
+one order.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from spark_fm._version import __version__
-from spark_fm.engine.blocks import decode
-from spark_fm.engine.gathering import gather
-from spark_fm.engine.handles import Handle
+from spark_fm.engine.exchanges import VALIDATE_ONLY, Exchange, ExchangeResult, Steps
 from spark_fm.engine.history import EpochReport
-from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
-from spark_fm.engine.shipping import shipped
-from spark_fm.engine.tasks import (
-    PIECE_NAMES,
-    SAMPLE,
-    ExchangeTask,
-    MergeTask,
-    Units,
-    merge_range,
-)
+from spark_fm.engine.tasks import ExchangePart, merge_range
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
 from spark_fm.learner.candidate import MERGED_ETA, Candidate
@@ -53,6 +35,7 @@ from spark_fm.learner.safety import (
 )
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
+from spark_fm.learner.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +59,28 @@ class _EpochTotals:
 
 
 class DistributedTraining:
-    """Trains one run on the partitions of a layout of blocks."""
+    """Trains one run on the partitions of a layout of blocks.
+
+    Parameters
+    ----------
+    spec : TrainSpec
+    plan : TrainPlan
+    units : Units
+    metric : str
+        Validation metric that decides.
+    train_on_all : bool
+        Train on validation rows too, and validate nothing.
+    has_validation : bool
+    n_rows : int
+        Training rows of an epoch.
+    tell : callable
+        Takes each finished epoch; False ends the training.
+    keep : callable or None
+        Takes the run where it may be taken up again: after every ``keep_every`` epochs.
+    """
 
     def __init__(
         self,
-        layout_frame: DataFrame,
-        session: SparkSession,
         spec: TrainSpec,
         plan: TrainPlan,
         *,
@@ -89,67 +88,72 @@ class DistributedTraining:
         metric: str,
         train_on_all: bool,
         has_validation: bool,
-        first_loss: float,
         n_rows: int,
+        tell: Callable[[EpochReport], bool],
+        keep: Callable[[TrainRun], None] | None = None,
+        keep_every: int = 1,
     ) -> None:
-        self._frame = layout_frame
-        self._session = session
         self._spec = spec
         self._plan = plan
         self._units = units
         self._metric = metric
         self._train_on_all = train_on_all
         self._has_validation = has_validation
-        self._last_loss = first_loss
         self._n_rows = n_rows
+        self._tell = tell
+        self._keep = keep
+        self._keep_every = keep_every
         self._mean = self._limit = float("nan")
         self._sample: CsrBatch | None = None  # rows to judge merged models by
-        self.workers_seen = 0
         self._candidate: Candidate | None = None
+        self._turn = 0
+        self.workers_seen = 0
 
-    def train(self, run: TrainRun, tell: Callable[[EpochReport], None]) -> TrainRun:
-        """Advance ``run`` in place to its end and return it.
+    def steps(self, run: TrainRun) -> Steps:
+        """Advance ``run`` in place to its end and return it, exchange by exchange.
 
         An epoch is validated by the first job of the next one, which saves a job.
         """
         waiting: _EpochTotals | None = None
-        while run.epoch < self._spec.epochs:
+        while run.epoch < self._spec.epochs and not run.finished:
             totals = _EpochTotals()
-            self._epoch(run, totals, waiting, tell)
-            if run.stopping.should_stop:
-                run.finished = True
+            yield from self._epoch(run, totals, waiting)
+            if run.finished:
                 return run
             self._finish_epoch(run, totals)
-            if not self._has_validation:
-                self._close_epoch(run, totals, None, tell)
             waiting = totals
-        if self._has_validation and waiting is not None:
-            self._exchange(run, -1, waiting, waiting, tell)
+            keeps = self._keep is not None and run.epoch % self._keep_every == 0
+            if not self._has_validation:
+                self._close_epoch(run, totals, None)
+                waiting = None
+            elif keeps:
+                yield from self._exchange(run, VALIDATE_ONLY, totals, totals)
+                waiting = None
+            if keeps and self._keep is not None:
+                self._keep(run)
+        if waiting is not None:
+            yield from self._exchange(run, VALIDATE_ONLY, waiting, waiting)
         run.finished = True
         return run
 
     def _epoch(
-        self,
-        run: TrainRun,
-        totals: _EpochTotals,
-        waiting: _EpochTotals | None,
-        tell: Callable[[EpochReport], None],
-    ) -> None:
+        self, run: TrainRun, totals: _EpochTotals, waiting: _EpochTotals | None
+    ) -> Generator[Exchange, ExchangeResult, None]:
         """Train one epoch in place; again with smaller steps when it diverges.
 
         ``waiting`` is the epoch before, which the first job validates: when that ends the
         training, nothing is merged.
         """
-        before, bias, last_loss = run.state.exchanged(), run.state.bias.copy(), self._last_loss
-        closing = waiting if self._has_validation else None
+        before, bias, last_loss = run.state.exchanged(), run.state.bias.copy(), run.last_loss
+        closing = waiting
         order = exchange_order(self._spec, self._plan.n_exchanges, run.epoch)
         for _ in range(MAX_SHRINKS + 1):
             totals.loss_sum = totals.weight_sum = 0.0
             totals.n_rows = totals.n_exchanges = 0
             for exchange in order:
-                sound = self._exchange(run, int(exchange), totals, closing, tell)
+                sound = yield from self._exchange(run, int(exchange), totals, closing)
                 closing = None
-                if run.stopping.should_stop:
+                if run.finished:
                     return
                 if not sound:
                     break
@@ -158,7 +162,7 @@ class DistributedTraining:
             totals.rejected += 1
             run.step_scale *= STEP_SHRINK
             run.state = TrainState.from_exchanged(run.state.layout, before, bias)
-            self._last_loss = last_loss
+            run.last_loss = last_loss
             log.warning(
                 "epoch %d, exchange %d: training diverged; the epoch starts again, steps now x%g",
                 run.epoch, exchange, run.step_scale,
@@ -177,13 +181,7 @@ class DistributedTraining:
         totals.step_scale = run.step_scale
         run.epoch += 1
 
-    def _close_epoch(
-        self,
-        run: TrainRun,
-        totals: _EpochTotals,
-        sums: MetricSums | None,
-        tell: Callable[[EpochReport], None],
-    ) -> None:
+    def _close_epoch(self, run: TrainRun, totals: _EpochTotals, sums: MetricSums | None) -> None:
         """Record the epoch that was finished last, with its validation."""
         epoch = run.epoch - 1
         mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
@@ -203,7 +201,8 @@ class DistributedTraining:
                 run.best = self._epoch_candidate().copy()
         run.history.append(record)
         seconds = sum(totals.phases.values())
-        tell(EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases))
+        report = EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases)
+        run.finished = not self._tell(report) or run.stopping.should_stop
 
     def _epoch_candidate(self) -> Candidate:
         if self._candidate is None:
@@ -211,113 +210,54 @@ class DistributedTraining:
         return self._candidate
 
     def _exchange(
-        self,
-        run: TrainRun,
-        exchange: int,
-        totals: _EpochTotals,
-        closing: _EpochTotals | None,
-        tell: Callable[[EpochReport], None],
-    ) -> bool:
+        self, run: TrainRun, exchange: int, totals: _EpochTotals, closing: _EpochTotals | None
+    ) -> Generator[Exchange, ExchangeResult, bool]:
         """Train every partition's share of an exchange and merge; tell whether it is sound.
 
-        ``closing`` is the epoch that the same job validates. Exchange -1 only validates.
+        ``closing`` is the epoch that the same job validates.
         """
+        old = run.state.exchanged()
+        result = yield self._wanted(run, exchange, old, validates=closing is not None)
         clock = time.perf_counter()
-        with self._shipment(run, closing is not None) as (state, candidate, old):
-            shipped_at = time.perf_counter()
-            task = ExchangeTask(
-                version=__version__, spec=self._spec, state=state, candidate=candidate,
-                units=self._units, epoch=run.epoch, exchange=exchange,
-                step_scale=run.step_scale, train_on_all=self._train_on_all,
-                sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // self._plan.n_partitions),
-                sample_nnz=max(1, SAMPLE_NNZ // self._plan.n_partitions),
-            )  # fmt: skip
-            facts, pieces = self._run_job(task, state, self._rule(run))
-        trained_at = time.perf_counter()
+        self._turn += 1
+        facts = result.facts
+        self._sample = self._sample or result.sample
         self.workers_seen = max(self.workers_seen, len(facts))
         validate_seconds = 0.0
         if closing is not None:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
+            validate_seconds = min(validate_seconds, result.job_seconds)
             closing.phases["validate"] += validate_seconds
             sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
-            self._close_epoch(run, closing, sums, tell)
-        if exchange < 0 or run.stopping.should_stop:
+            self._close_epoch(run, closing, sums)
+        if exchange == VALIDATE_ONLY or run.finished:
             return True
         self._note(totals, facts)
         totals.n_exchanges += 1
         sound = self._is_sound(run, totals, facts)
         if sound:
-            self._merge(run, old, facts, pieces)
+            self._merge(run, old, result)
             sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
-        totals.phases["ship"] += shipped_at - clock
-        totals.phases["train"] += trained_at - shipped_at - validate_seconds
-        totals.phases["merge"] += time.perf_counter() - trained_at
+        totals.phases["ship"] += result.ship_seconds
+        totals.phases["train"] += result.job_seconds - validate_seconds
+        totals.phases["merge"] += time.perf_counter() - clock
         return sound
 
-    @contextmanager
-    def _shipment(
-        self, run: TrainRun, validates: bool
-    ) -> Iterator[tuple[Handle, Handle | None, Any]]:
-        old = run.state.exchanged()
-        with ExitStack() as stack:
-            state = stack.enter_context(
-                shipped(self._session, (old, run.state.bias), n_bytes=old.nbytes)
-            )
-            candidate = None
-            if validates:
-                chosen = self._epoch_candidate()
-                candidate = stack.enter_context(
-                    shipped(self._session, (chosen.table, chosen.bias), n_bytes=chosen.table.nbytes)
-                )
-            yield state, candidate, old
-
-    def _run_job(
-        self, task: ExchangeTask, state: Handle, rule: MergeRule
-    ) -> tuple[list[dict[str, Any]], dict[int, list[tuple[int, bytes]]]]:
-        """Return the partitions' facts in order, and the pieces by range of ids."""
-        frame = self._frame
-        train_rows = F.col("exchange") == task.exchange
-        is_validation = F.col("kind") == 1
-        if self._train_on_all:
-            wanted = train_rows
-        elif task.candidate is not None:
-            wanted = (train_rows & ~is_validation) | is_validation
-        else:
-            wanted = train_rows & ~is_validation
-        results = frame.where(wanted).mapInArrow(task, PIECE_DDL)
-        layout_bytes = 4 * self._plan.n_features * (rule.layout.n_exchanged + 2)
-        if self._plan.merge_on_executors and task.exchange >= 0:
-            results = self._merged_on_executors(results, state, rule)
-            n_bytes = layout_bytes
-        else:
-            n_bytes = layout_bytes * self._plan.n_partitions
-        facts: dict[int, dict[str, Any]] = {}
-        samples: dict[int, bytes] = {}
-        pieces: dict[int, list[tuple[int, bytes]]] = {}
-        rows = gather(
-            results, self._session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
-            spread=["name", "part", "partition"],
+    def _wanted(
+        self, run: TrainRun, exchange: int, old: NDArray[np.float32], *, validates: bool
+    ) -> Exchange:
+        n_partitions = self._plan.n_partitions
+        part = ExchangePart(
+            spec=self._spec, units=self._units, epoch=run.epoch, exchange=exchange,
+            step_scale=run.step_scale,
+            sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
+            sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
         )  # fmt: skip
-        for partition, name, part, payload in rows:
-            if name == FACTS:
-                facts[partition] = json.loads(bytes(payload))
-            elif name == SAMPLE:
-                samples[partition] = bytes(payload)
-            else:
-                pieces.setdefault(part, []).append((partition, payload))
-        if samples:
-            parts = [decode(samples[p], *facts[p]["sample_shape"]) for p in sorted(samples)]
-            self._sample = CsrBatch.concat(parts)
-        return [facts[p] for p in sorted(facts)], pieces
-
-    def _merged_on_executors(self, results: DataFrame, state: Handle, rule: MergeRule) -> DataFrame:
-        task = MergeTask(version=__version__, rule=rule, state=state)
-
-        def merge(group: pa.Table) -> pa.Table:
-            return task(group)
-
-        # One job: facts and deltas leave the training tasks together.
-        return results.groupBy("name", "part").applyInArrow(merge, PIECE_DDL)
+        return Exchange(
+            part=part, columns=old, bias=run.state.bias, rule=self._rule(run),
+            candidate=self._epoch_candidate() if validates else None,
+            train_on_all=self._train_on_all, turn=self._turn,
+        )  # fmt: skip
 
     def _rule(self, run: TrainRun) -> MergeRule:
         spec = self._spec
@@ -326,7 +266,7 @@ class DistributedTraining:
             n_partitions=self._plan.n_partitions,
             linear_lr=spec.linear.lr * run.step_scale,
             factors_lr=spec.factors.lr * run.step_scale,
-            residual=self._last_loss if spec.loss == "squared" else 1.0,
+            residual=run.last_loss if spec.loss == "squared" else 1.0,
         )
 
     def _is_sound(self, run: TrainRun, totals: _EpochTotals, facts: list[dict[str, Any]]) -> bool:
@@ -364,15 +304,9 @@ class DistributedTraining:
         self._mean = loss / weight if weight else 0.0
         return run.state.is_finite() and self._mean <= self._limit
 
-    def _merge(
-        self,
-        run: TrainRun,
-        old: NDArray[np.float32],
-        facts: list[dict[str, Any]],
-        pieces: dict[int, list[tuple[int, bytes]]],
-    ) -> None:
+    def _merge(self, run: TrainRun, old: NDArray[np.float32], result: ExchangeResult) -> None:
         """Write the merged rows and bias into the run's state, in place."""
-        rule, width = self._rule(run), run.state.layout.n_exchanged
+        rule, width, pieces = self._rule(run), run.state.layout.n_exchanged, result.pieces
         for part in sorted(pieces):
             payloads = [payload for _, payload in sorted(pieces.pop(part), key=lambda p: p[0])]
             if self._plan.merge_on_executors:
@@ -380,12 +314,12 @@ class DistributedTraining:
             else:
                 merged = merge_range(old, part, payloads, rule)
             run.state.rows[merged.ids, :width] = merged.columns
-        active = [f for f in facts if f["n_rows"]]
+        active = [f for f in result.facts if f["n_rows"]]
         if active:
             run.state.bias[:] = np.mean([f["bias"] for f in active], axis=0)
             weight = sum(f["weight_sum"] for f in active)
             if weight:
-                self._last_loss = sum(f["loss_sum"] for f in active) / weight
+                run.last_loss = sum(f["loss_sum"] for f in active) / weight
 
     @staticmethod
     def _note(totals: _EpochTotals, facts: list[dict[str, Any]]) -> None:

@@ -1,9 +1,11 @@
-"""Drive a training that runs in one Spark task, a stretch of epochs a job; driver only."""
+"""Drive trainings that each run in one Spark task, a stretch of epochs a job; driver only."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -16,99 +18,191 @@ from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
-from spark_fm.engine.tasks import PIECE_NAMES, SoloTask, Units
+from spark_fm.engine.solo_task import SoloPart, SoloTask
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.run import EpochRecord, TrainRun
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
+from spark_fm.learner.units import Units
 
 # A job trains for this long before it reports: short at first, so that the user sees
 # something, longer later, so that jobs cost little.
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 16.0
+# Most that the models of one job may have together, one model a task apart.
+JOB_BYTES = 2**27
 
 
-def train_solo(
-    run: TrainRun,
-    frame: DataFrame,
-    session: SparkSession,
-    spec: TrainSpec,
-    *,
-    ids: Handle | None,
-    units: Units,
-    metric: str,
-    train_on_all: bool,
-    tell: Callable[[EpochReport], None],
-) -> TrainRun:
-    """Return the finished run.
+@dataclass(slots=True)
+class SoloTraining:
+    """One of the trainings that share the rows.
 
     Parameters
     ----------
     run : TrainRun
-        Where to start.
+        Where it stands.
+    spec : TrainSpec
+    units : Units
+    metric : str
+        Validation metric that decides.
+    tell : callable
+        Takes each finished epoch; False ends the training.
+    keep : callable or None
+        Takes the run after each job that brought it at least ``keep_every`` epochs
+        further: there it may be taken up again.
+    keep_every : int
+    """
+
+    run: TrainRun
+    spec: TrainSpec
+    units: Units
+    metric: str
+    tell: Callable[[EpochReport], bool]
+    keep: Callable[[TrainRun], None] | None = None
+    keep_every: int = 1
+    kept_epoch: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """About what the run's arrays weigh."""
+        run = self.run
+        tables = [c.table.nbytes for c in (run.average, run.best) if c is not None]
+        return int(run.state.rows.nbytes) + sum(tables)
+
+
+def train_solo(
+    trainings: Sequence[SoloTraining],
+    frame: DataFrame,
+    session: SparkSession,
+    *,
+    ids: Handle | None,
+    train_on_all: bool,
+    n_tasks: int,
+) -> list[TrainRun | TrainingDivergedError]:
+    """Return the finished runs, or for each that no step size saves its error.
+
+    Parameters
+    ----------
+    trainings : sequence of SoloTraining
     frame : DataFrame
         Packed blocks.
-    tell : callable
-        Called after each job for each epoch it finished.
-
-    Raises
-    ------
-    TrainingDivergedError
-        When no step size keeps the model finite.
+    session : SparkSession
+    ids : Handle or None
+        Sorted feature ids of the table's rows.
+    train_on_all : bool
+        Train on validation rows too and validate nothing.
+    n_tasks : int
+        Tasks that may train at once, each all the rows and some of the models.
     """
     blocks = frame.where(F.col("kind") != REPORT).select(
         "kind", "source", "seq", "n_rows", "nnz", "payload"
     )
-    layout = Layout(spec.k, spec.optimizer)
+    failed: dict[int, TrainingDivergedError] = {}
+    for training in trainings:
+        training.kept_epoch = training.run.epoch
     seconds = FIRST_SECONDS
-    while not run.finished:
+    while True:
+        going = [
+            number for number, training in enumerate(trainings)
+            if number not in failed and not training.run.finished
+        ]  # fmt: skip
+        if not going:
+            break
+        lanes = _lanes(trainings, going, n_tasks)
+        chosen = {number: trainings[number] for lane in lanes for number in lane}
+        stored = {number: t.run.to_arrays(since=t.run.epoch) for number, t in chosen.items()}
+        n_bytes = sum(training.n_bytes for training in chosen.values())
         started = time.perf_counter()
-        facts, arrays = run.to_arrays(since=run.epoch)
-        n_bytes = sum(array.nbytes for array in arrays.values())
-        with shipped(session, (facts, arrays), n_bytes=n_bytes) as handle:
-            task = SoloTask(
-                version=__version__, spec=spec, run=handle, ids=ids, units=units, metric=metric,
-                train_on_all=train_on_all, seconds=seconds,
-            )  # fmt: skip
-            rows = gather(
-                blocks.coalesce(1).mapInArrow(task, PIECE_DDL), session,
-                columns=list(PIECE_NAMES), n_bytes=3 * n_bytes, spread=["name", "part"],
-            )  # fmt: skip
-            facts, arrays = join_pieces(rows)
-        if "diverged" in facts:
-            raise TrainingDivergedError(facts["diverged"])
-        history = run.history
-        run = TrainRun.from_arrays(layout, facts, arrays)
-        job_seconds = time.perf_counter() - started
-        _tell_all(run.history, facts, spec, job_seconds, tell)
-        run.history = history + run.history
+        with shipped(session, stored, n_bytes=n_bytes) as runs:
+            tasks = [
+                SoloTask(
+                    version=__version__, runs=runs, ids=ids, train_on_all=train_on_all,
+                    parts=tuple(
+                        SoloPart(n, chosen[n].spec, chosen[n].units, chosen[n].metric)
+                        for n in lane
+                    ),
+                    seconds=seconds,
+                )
+                for lane in lanes
+            ]  # fmt: skip
+            results = _run_job(tasks, blocks, session, n_bytes)
+        job_seconds = (time.perf_counter() - started) / max(1, len(results))
+        for number, (facts, arrays) in sorted(results.items()):
+            if "diverged" in facts:
+                failed[number] = TrainingDivergedError(facts["diverged"])
+            else:
+                _take_in(trainings[number], facts, arrays, job_seconds)
         seconds = min(2 * seconds, LONGEST_SECONDS)
-    return run
+    return [failed.get(number) or t.run for number, t in enumerate(trainings)]
 
 
-def _tell_all(
-    records: list[EpochRecord],
-    facts: dict[str, Any],
-    spec: TrainSpec,
-    job_seconds: float,
-    tell: Callable[[EpochReport], None],
+def _lanes(
+    trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int
+) -> list[list[int]]:
+    """Deal trainings to tasks, as many as the job may ship."""
+    n_tasks = min(n_tasks, len(going))
+    n_chosen, n_bytes = 0, 0
+    for number in going:
+        n_bytes += trainings[number].n_bytes
+        if n_chosen >= n_tasks and n_bytes > JOB_BYTES:
+            break
+        n_chosen += 1
+    return [list(going[lane:n_chosen:n_tasks]) for lane in range(n_tasks)]
+
+
+def _run_job(
+    tasks: Sequence[SoloTask], blocks: DataFrame, session: SparkSession, n_bytes: int
+) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return facts and arrays by number of the model."""
+    # One partition a task, each over all the blocks, in one job and without a shuffle.
+    frames = [blocks.coalesce(1).mapInArrow(task, PIECE_DDL) for task in tasks]
+    rows = gather(
+        reduce(DataFrame.union, frames), session, columns=["model", "name", "part", "payload"],
+        n_bytes=3 * n_bytes, spread=["model", "name", "part"],
+    )  # fmt: skip
+    pieces: dict[int, list[tuple[str, int, Any]]] = {}
+    for model, name, part, payload in rows:
+        pieces.setdefault(model, []).append((name, part, payload))
+    return {model: join_pieces(parts) for model, parts in pieces.items()}
+
+
+def _take_in(
+    training: SoloTraining, facts: dict[str, Any], arrays: dict[str, Any], job_seconds: float
 ) -> None:
-    """Report the epochs of one job; its own overhead is spread over them evenly."""
+    """Take over what a job made of the run, and report its epochs."""
+    layout = Layout(training.spec.k, training.spec.optimizer)
+    history = training.run.history
+    run = training.run = TrainRun.from_arrays(layout, facts, arrays)
+    records = run.history
+    run.history = history + records
+    for report in _reports(records, facts["n_rows"], training.spec, job_seconds):
+        if not training.tell(report):
+            run.finished = True
+    if training.keep is not None and (
+        run.finished or run.epoch - training.kept_epoch >= training.keep_every
+    ):
+        training.keep(run)
+        training.kept_epoch = run.epoch
+
+
+def _reports(
+    records: list[EpochRecord], n_rows: int, spec: TrainSpec, job_seconds: float
+) -> list[EpochReport]:
+    """Return what is told of one job; its own overhead is spread over the epochs evenly."""
     inside = sum(r.train_seconds + r.validate_seconds for r in records)
-    overhead = (job_seconds - inside) / max(1, len(records))
-    for record in records:
-        train_seconds = record.train_seconds - record.compile_seconds
-        tell(
-            EpochReport(
-                record=record,
-                loss=spec.loss,
-                n_rows=facts["n_rows"],
-                seconds=record.train_seconds + record.validate_seconds + overhead,
-                phases={
-                    "train": max(0.0, train_seconds),
-                    "validate": record.validate_seconds,
-                    "ship": overhead,
-                    "merge": 0.0,
-                },
-            )
+    overhead = max(0.0, job_seconds - inside) / max(1, len(records))
+    return [
+        EpochReport(
+            record=record,
+            loss=spec.loss,
+            n_rows=n_rows,
+            seconds=record.train_seconds + record.validate_seconds + overhead,
+            phases={
+                "train": max(0.0, record.train_seconds - record.compile_seconds),
+                "validate": record.validate_seconds,
+                "ship": overhead,
+                "merge": 0.0,
+            },
         )
+        for record in records
+    ]

@@ -53,6 +53,9 @@ class TrainRun:
         Factor on the step sizes, lowered by the safety net.
     loss_limit : float
         Mean loss above which an epoch counts as exploded; NaN before the first one.
+    last_loss : float
+        Mean squared loss of the last exchange, before that the variance of the labels;
+        in the labels' units, for the merge rule.
     average, best : Candidate or None
     """
 
@@ -61,6 +64,7 @@ class TrainRun:
     epoch: int = 0
     step_scale: float = 1.0
     loss_limit: float = float("nan")
+    last_loss: float = float("nan")
     average: Candidate | None = None
     best: Candidate | None = None
     finished: bool = False
@@ -81,6 +85,7 @@ class TrainRun:
             "epoch": self.epoch,
             "step_scale": self.step_scale,
             "loss_limit": self.loss_limit,
+            "last_loss": self.last_loss,
             "finished": self.finished,
             "history": [record.to_dict() for record in self.history if record.epoch >= since],
         }
@@ -105,6 +110,7 @@ class TrainRun:
             epoch=facts["epoch"],
             step_scale=facts["step_scale"],
             loss_limit=facts["loss_limit"],
+            last_loss=facts["last_loss"],
             finished=facts["finished"],
             history=[EpochRecord.from_dict(record) for record in facts["history"]],
             **candidates,

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pyspark import keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_training_columns, internal_rows, vector_size
+from spark_fm.engine.columns import vector_size
+from spark_fm.engine.model_training import TrainResult
 from spark_fm.engine.request import ColumnNames, TrainRequest
-from spark_fm.engine.training import train
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.spec import GroupSpec, TrainSpec
+from spark_fm.ml.fitting import FittedModels, fit_all
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY, REGRESSOR
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.setters import FMSetters
 from spark_fm.ml.summary import FMTrainingSummary
+
+if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
 
 
 class FactorizationMachine(
@@ -120,6 +125,9 @@ class FactorizationMachine(
         patience: int | None = None,
         refit: str | None = None,
         handleInvalid: str | None = None,
+        keepTrainingState: bool | None = None,
+        checkpointDir: str | None = None,
+        checkpointInterval: int | None = None,
         seed: int | None = None,
         tol: float | None = None,
     ) -> None:
@@ -182,19 +190,96 @@ class FactorizationMachine(
         patience: int | None = None,
         refit: str | None = None,
         handleInvalid: str | None = None,
+        keepTrainingState: bool | None = None,
+        checkpointDir: str | None = None,
+        checkpointInterval: int | None = None,
         seed: int | None = None,
         tol: float | None = None,
     ) -> FactorizationMachine:
         """Set the Params that are given."""
         return self._set(**self._input_kwargs)
 
-    def _fit(self, dataset: DataFrame) -> FactorizationMachineModel:
-        request = self._request(dataset)
-        request.check()
-        check_training_columns(dataset.schema, request.columns)
-        result = train(internal_rows(dataset, request.columns), request)
+    def fit(
+        self,
+        dataset: DataFrame,
+        params: ParamMap | list[ParamMap] | tuple[ParamMap, ...] | None = None,
+        *,
+        warmStart: FactorizationMachineModel | str | None = None,
+    ) -> Any:
+        """Train a model, or one for each param map.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+        params : dict or list of dict, optional
+            Params for this fit only. A list trains all its models in shared passes over
+            the rows (``fitMultiple``) and returns a list.
+        warmStart : FactorizationMachineModel or str, optional
+            Model, or path of a saved one, to go on from: with its parameters for the
+            features it knows, and new ones for the rest. ``numFactors`` is the model's.
+            When the model was trained with ``keepTrainingState`` on the same rows, the
+            training goes on for ``epochs`` more, bit for bit as if it had not stopped;
+            on other rows the optimizer's statistics are taken over.
+
+        Returns
+        -------
+        FactorizationMachineModel, or a list of them
+
+        Raises
+        ------
+        InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError,
+        TrainingDivergedError
+        CheckpointError
+            When ``checkpointDir`` holds the checkpoint of another training.
+        """
+        if isinstance(params, (list, tuple)):
+            fitted = dict(self._fit_multiple(dataset, params, warmStart))
+            return [fitted[number] for number in range(len(params))]
+        if warmStart is None:
+            return super().fit(dataset, params)
+        return (self.copy(params) if params else self)._fit(dataset, warmStart)
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
+    ) -> Iterator[tuple[int, FactorizationMachineModel]]:
+        """Train a model for each param map, in shared passes over the rows.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+        paramMaps : sequence of dict
+            Any Params. Maps that agree in the columns, featureDim, predictorType,
+            handleInvalid, seed, shuffle, validationFraction and numWorkers share the
+            packed rows; models of them that are cut up alike share the passes.
+
+        Returns
+        -------
+        iterator of (int, FactorizationMachineModel)
+            The number of the map and its model, which is the one that ``fit`` gives. Safe
+            to use from several threads. The first call trains all.
+        """
+        return self._fit_multiple(dataset, paramMaps, None)
+
+    def _fit_multiple(
+        self,
+        dataset: DataFrame,
+        param_maps: Sequence[ParamMap],
+        warm_start: FactorizationMachineModel | str | None,
+    ) -> FittedModels:
+        stages = [self.copy(param_map) for param_map in param_maps]
+        return FittedModels(lambda: fit_all(stages, dataset, warm_start), len(stages))
+
+    def _fit(
+        self, dataset: DataFrame, warm_start: FactorizationMachineModel | str | None = None
+    ) -> FactorizationMachineModel:
+        [outcome] = fit_all([self], dataset, warm_start)
+        if isinstance(outcome, TrainingDivergedError):
+            raise outcome
+        return outcome
+
+    def _fitted(self, result: TrainResult) -> FactorizationMachineModel:
         summary = FMTrainingSummary(result.history, result.facts)
-        model = FactorizationMachineModel(result.weights, summary)
+        model = FactorizationMachineModel(result.weights, summary, result.snapshot)
         model._resetUid(self.uid)
         return self._copyValues(model)
 
@@ -239,6 +324,9 @@ class FactorizationMachine(
             refit=self.getRefit(),  # type: ignore[arg-type]  # checked by TrainRequest.check
             handle_invalid=self.getHandleInvalid(),  # type: ignore[arg-type]  # likewise
             standardize_label=self.getStandardizeLabel(),
+            keep_snapshot=self.getKeepTrainingState(),
+            checkpoint_dir=self.getCheckpointDir(),
+            checkpoint_interval=self.getCheckpointInterval(),
         )
 
     def _spec(self) -> TrainSpec:

@@ -210,3 +210,15 @@ class FMParams(FMParamDeclarations):
     def getHandleInvalid(self) -> str:
         """Return handleInvalid."""
         return self.getOrDefault(self.handleInvalid)
+
+    def getKeepTrainingState(self) -> bool:
+        """Return keepTrainingState."""
+        return self.getOrDefault(self.keepTrainingState)
+
+    def getCheckpointDir(self) -> str:
+        """Return checkpointDir."""
+        return self.getOrDefault(self.checkpointDir)
+
+    def getCheckpointInterval(self) -> int:
+        """Return checkpointInterval."""
+        return self.getOrDefault(self.checkpointInterval)

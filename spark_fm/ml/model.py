@@ -22,6 +22,7 @@ from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.engine.shipping import lasting_handle
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.getters import FMParams
@@ -48,14 +49,20 @@ class FactorizationMachineModel(
     weights : FMWeights, optional
         The parameters. Without them the model is the empty shell that readers fill.
     summary : FMTrainingSummary, optional
+    training_state : Snapshot, optional
+        Where the training stands, for a warm start that goes on with it.
     """
 
     def __init__(
-        self, weights: FMWeights | None = None, summary: FMTrainingSummary | None = None
+        self,
+        weights: FMWeights | None = None,
+        summary: FMTrainingSummary | None = None,
+        training_state: Snapshot | None = None,
     ) -> None:
         super().__init__()
         self._weights = weights
         self._summary = summary
+        self._training_state = training_state
 
     @property
     def weights(self) -> FMWeights:
@@ -98,6 +105,11 @@ class FactorizationMachineModel(
     def summary(self) -> FMTrainingSummary | None:
         """What training did, or None for a model that was not trained here."""
         return self._summary
+
+    @property
+    def trainingState(self) -> Snapshot | None:
+        """Where the training stands, when it was fitted with keepTrainingState; else None."""
+        return self._training_state
 
     def predict(self, X: Any) -> NDArray[np.float32]:
         """Return scores without Spark.

@@ -69,6 +69,9 @@ DEFAULTS: dict[str, Any] = {
     "tol": 1e-4,
     "refit": "auto",
     "handleInvalid": "error",
+    "keepTrainingState": False,
+    "checkpointDir": "",
+    "checkpointInterval": 1,
 }
 
 
@@ -238,6 +241,19 @@ class FMParamDeclarations(
         "handleInvalid",
         'rows with null, NaN or out-of-range data: "error", "skip" (drop and count), or "keep" '
         "(null score in transform, the same as skip in fit)",
+    )
+
+    keepTrainingState: Param[bool] = _boolean(
+        "keepTrainingState",
+        "keep the state of the training with the model, so that a fit with warmStart=model goes on "
+        "as if it had never stopped; the model is then not refit on all rows",
+    )
+    checkpointDir: Param[str] = _string(
+        "checkpointDir",
+        'folder in which fit writes down where it stands, and from which it goes on ("" = nowhere)',
+    )
+    checkpointInterval: Param[int] = _int(
+        "checkpointInterval", "epochs from one checkpoint to the next (>= 1)"
     )
 
     def __init__(self, *args: Any) -> None:

@@ -1,9 +1,9 @@
 """Save and load estimators and models as JSON metadata and Parquet; driver only.
 
 A model folder holds ``data`` (Parquet: the pieces of the parameter table and, where
-there is one, the table of ids) and ``metadata`` (one line of JSON). The metadata is
-written last and names the checksum of the data, so an interrupted save leaves nothing
-that loads.
+there are such, the table of ids and the state of the training) and ``metadata`` (one line
+of JSON). The metadata is written last and names the checksum of the data, so an
+interrupted save leaves nothing that loads.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from spark_fm.engine.gathering import gather
 from spark_fm.engine.pieces import PIECE_BYTES, PIECE_SCHEMA
 from spark_fm.engine.session import is_connect
 from spark_fm.errors import ModelFormatError
+from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
+STATE = "training/"  # begins the names of the arrays of a training state
 WRITE_BYTES = 64 * 2**20
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)
@@ -118,6 +120,7 @@ class FMModelWriter(FMStageWriter):
         arrays: dict[str, NDArray[Any]] = {"table": weights.table}
         if weights.features is not None:
             arrays["features"] = weights.features
+        arrays |= _state_arrays(model.trainingState)
         data_path = path.rstrip("/") + "/data"
         mode = "error"  # a folder of somebody else's is never added to
         for table in _tables(arrays):
@@ -189,11 +192,27 @@ class FMModelReader(FMStageReader):
             )
             kept = facts["summary"]
             summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
+            state = _state_of(arrays)
         except ModelFormatError:
             raise
         except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
             raise ModelFormatError(f"{path} is a damaged model: {_reason(err)}") from err
-        return self._with_params(self._cls(weights, summary), metadata, path)
+        return self._with_params(self._cls(weights, summary, state), metadata, path)
+
+
+def _state_arrays(state: Snapshot | None) -> dict[str, NDArray[Any]]:
+    """Return a training state as arrays; its facts as the bytes of their JSON."""
+    if state is None:
+        return {}
+    facts = np.frombuffer(json.dumps(state.facts).encode(), np.uint8)
+    return {f"{STATE}{name}": array for name, array in ({"": facts} | state.arrays).items()}
+
+
+def _state_of(arrays: dict[str, NDArray[Any]]) -> Snapshot | None:
+    found = {name[len(STATE) :]: a for name, a in arrays.items() if name.startswith(STATE)}
+    if not found:
+        return None
+    return Snapshot(json.loads(found.pop("").tobytes()), found)
 
 
 def _tables(arrays: dict[str, NDArray[Any]]) -> list[pa.Table] | Any:

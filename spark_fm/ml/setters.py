@@ -227,3 +227,15 @@ class FMSetters(FMParams):
     def setTol(self: FM, value: float) -> FM:
         """Set tol."""
         return self._set(tol=value)
+
+    def setKeepTrainingState(self: FM, value: bool) -> FM:
+        """Set keepTrainingState."""
+        return self._set(keepTrainingState=value)
+
+    def setCheckpointDir(self: FM, value: str) -> FM:
+        """Set checkpointDir."""
+        return self._set(checkpointDir=value)
+
+    def setCheckpointInterval(self: FM, value: int) -> FM:
+        """Set checkpointInterval."""
+        return self._set(checkpointInterval=value)

@@ -8,7 +8,8 @@ import pyarrow as pa
 from pyspark import TaskContext
 
 from spark_fm.engine.packing import PackTask
-from spark_fm.engine.tasks import ExchangeTask, SoloTask
+from spark_fm.engine.solo_task import SoloTask
+from spark_fm.engine.tasks import ExchangeTask
 
 
 def _fail_first_attempt() -> None:

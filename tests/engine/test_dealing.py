@@ -8,8 +8,8 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.engine.blocks import TRAIN, block_row, read_blocks
+from spark_fm.engine.deal_task import DealTask
 from spark_fm.engine.dealing import partition_keys, spark_hash
-from spark_fm.engine.tasks import DealTask
 from spark_fm.learner.csr import CsrBatch
 
 

@@ -11,7 +11,8 @@ from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, join_pieces
 
 
 def rows_of(batches):
-    return [tuple(column[0].as_py() for column in batch.columns) for batch in batches]
+    names = ("name", "part", "payload")
+    return [tuple(batch.column(name)[0].as_py() for name in names) for batch in batches]
 
 
 def test_arrays_and_facts_come_back_whole_from_pieces_in_any_order():
@@ -27,7 +28,7 @@ def test_arrays_and_facts_come_back_whole_from_pieces_in_any_order():
     facts, back = join_pieces(rows)
 
     assert facts == {"bias": 0.1}
-    assert max(len(payload) for _, _, _, payload in rows) <= PIECE_BYTES
+    assert max(len(payload) for _, _, payload in rows) <= PIECE_BYTES
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)
         assert back[name].dtype == array.dtype

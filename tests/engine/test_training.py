@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
 from spark_fm import FactorizationMachine
-from spark_fm.engine import packed, planning, rounds, session, solo_training
+from spark_fm.engine import exchanges, packed, planning, session, solo_training
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
@@ -68,7 +68,7 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     calm = machine(numWorkers=workers).fit(frame)
 
     monkeypatch.setattr(packed, "PackTask", flaky.FlakyPackTask)
-    monkeypatch.setattr(rounds, "ExchangeTask", flaky.FlakyExchangeTask)
+    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.FlakyExchangeTask)
     monkeypatch.setattr(solo_training, "SoloTask", flaky.FlakySoloTask)
 
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
@@ -337,7 +337,7 @@ def test_small_data_choose_one_partition_and_large_data_more(spark):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
         data = packed.PackedData(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
-            n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0,
+            n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
         )  # fmt: skip
         return planning._choose_partitions(data, 16, spark)
 

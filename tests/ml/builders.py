@@ -77,6 +77,9 @@ VALUES: dict[str, Any] = {
     "patience": 3,
     "refit": "never",
     "handleInvalid": "skip",
+    "keepTrainingState": True,
+    "checkpointDir": "checkpoints",
+    "checkpointInterval": 3,
     "seed": 11,
     "tol": 0.5,
 }

@@ -1,0 +1,223 @@
+"""Run exchanges of one or more trainings as Spark jobs; driver only.
+
+An exchange is one Spark job, shared by all trainings that stand at the same place of
+their epoch: one pass over the rows trains them all. Its tasks are pure functions of
+(state, seed, epoch, exchange, partition, rows), so retries and speculation change
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.engine.blocks import VALIDATION, decode
+from spark_fm.engine.gathering import gather
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.pieces import FACTS, PIECE_DDL
+from spark_fm.engine.planning import TrainPlan
+from spark_fm.engine.shipping import shipped
+from spark_fm.engine.tasks import PIECE_NAMES, SAMPLE, ExchangePart, ExchangeTask, MergeTask
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.averaging import MergeRule
+from spark_fm.learner.candidate import Candidate
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.run import TrainRun
+
+VALIDATE_ONLY = -1  # the exchange that trains nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exchange:
+    """What one training asks of a job.
+
+    Parameters
+    ----------
+    part : ExchangePart
+    columns : ndarray of shape (n_features, n_exchanged + 1), float32
+        State to start from.
+    bias : ndarray of shape (4,), float64
+    candidate : Candidate or None
+        Parameters to validate in the same job.
+    rule : MergeRule
+    train_on_all : bool
+        Validation rows train too.
+    turn : int
+        Exchanges that this training has been through: those behind go first.
+    """
+
+    part: ExchangePart
+    columns: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    candidate: Candidate | None
+    rule: MergeRule
+    train_on_all: bool
+    turn: int
+
+    @property
+    def key(self) -> tuple[int, bool, bool]:
+        """What must agree for one job to serve two trainings."""
+        return self.part.exchange, self.train_on_all, self.candidate is not None
+
+
+@dataclass(slots=True)
+class ExchangeResult:
+    """What came back for one training.
+
+    Parameters
+    ----------
+    facts : list of dict
+        One a partition, in order.
+    pieces : dict of int to list
+        Deltas of (partition, payload) by range of ids; merged ones when the executors
+        merge.
+    sample : CsrBatch or None
+        First training rows of the partitions.
+    ship_seconds, job_seconds : float
+        This training's share of the wall time.
+    """
+
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    pieces: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
+    sample: CsrBatch | None = None
+    ship_seconds: float = 0.0
+    job_seconds: float = 0.0
+
+
+Steps = Generator[Exchange, ExchangeResult, TrainRun]
+
+
+def conduct(
+    trainings: Sequence[Steps], frame: DataFrame, session: SparkSession, plan: TrainPlan
+) -> list[TrainRun | TrainingDivergedError]:
+    """Run trainings to their ends, in shared passes over the rows.
+
+    Parameters
+    ----------
+    trainings : sequence of generators
+        Each yields the exchanges that it wants and takes what came back.
+    frame : DataFrame
+        Dealt blocks.
+    session : SparkSession
+    plan : TrainPlan
+        Partitions, exchanges and table that the trainings have in common.
+    """
+    results: dict[int, TrainRun | TrainingDivergedError] = {}
+    waiting: dict[int, Exchange] = {}
+
+    def resume(number: int, result: ExchangeResult | None) -> None:
+        waiting.pop(number, None)
+        try:
+            steps = trainings[number]
+            waiting[number] = next(steps) if result is None else steps.send(result)
+        except StopIteration as end:
+            results[number] = end.value
+        except TrainingDivergedError as err:
+            results[number] = err
+
+    for number in range(len(trainings)):
+        resume(number, None)
+    while waiting:
+        behind = min(waiting, key=lambda n: (waiting[n].turn, n))
+        key = waiting[behind].key
+        chosen = [n for n in sorted(waiting) if waiting[n].key == key]
+        outcome = run_job([waiting[n] for n in chosen], frame, session, plan)
+        for number, result in zip(chosen, outcome, strict=True):
+            resume(number, result)
+    return [results[number] for number in range(len(trainings))]
+
+
+def run_job(
+    exchanges: Sequence[Exchange], frame: DataFrame, session: SparkSession, plan: TrainPlan
+) -> list[ExchangeResult]:
+    """Return what one job brings for each of the exchanges, which have one key."""
+    clock = time.perf_counter()
+    values = [(e.columns, e.bias) for e in exchanges]
+    n_bytes = sum(e.columns.nbytes for e in exchanges)
+    chosen = [e.candidate for e in exchanges if e.candidate is not None]
+    with ExitStack() as stack:
+        states = stack.enter_context(shipped(session, values, n_bytes=n_bytes))
+        candidates = None
+        if chosen:
+            tables = [(c.table, c.bias) for c in chosen]
+            n_bytes = sum(c.table.nbytes for c in chosen)
+            candidates = stack.enter_context(shipped(session, tables, n_bytes=n_bytes))
+        shipped_at = time.perf_counter()
+        task = ExchangeTask(
+            version=__version__, parts=tuple(e.part for e in exchanges), states=states,
+            candidates=candidates, train_on_all=exchanges[0].train_on_all,
+        )  # fmt: skip
+        results = _gathered(task, [e.rule for e in exchanges], frame, session, plan)
+    share = 1 / len(exchanges)
+    for result in results:
+        result.ship_seconds = share * (shipped_at - clock)
+        result.job_seconds = share * (time.perf_counter() - shipped_at)
+    return results
+
+
+def _gathered(
+    task: ExchangeTask,
+    rules: list[MergeRule],
+    frame: DataFrame,
+    session: SparkSession,
+    plan: TrainPlan,
+) -> list[ExchangeResult]:
+    exchange = task.parts[0].exchange
+    frame = frame.where(_wanted(exchange, task)).mapInArrow(task, PIECE_DDL)
+    n_bytes = sum(4 * plan.n_features * (rule.layout.n_exchanged + 2) for rule in rules)
+    if plan.merge_on_executors and exchange != VALIDATE_ONLY:
+        frame = _merged_on_executors(frame, task.states, rules)
+    else:
+        n_bytes *= plan.n_partitions
+    rows = gather(
+        frame, session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
+        spread=["model", "name", "part", "partition"],
+    )  # fmt: skip
+    facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
+    samples: list[dict[int, bytes]] = [{} for _ in rules]
+    results = [ExchangeResult() for _ in rules]
+    for model, partition, name, part, payload in rows:
+        if name == FACTS:
+            facts[model][partition] = json.loads(bytes(payload))
+        elif name == SAMPLE:
+            samples[model][partition] = bytes(payload)
+        else:
+            results[model].pieces.setdefault(part, []).append((partition, payload))
+    for result, found, parts in zip(results, facts, samples, strict=True):
+        result.facts = [found[p] for p in sorted(found)]
+        if parts:
+            batches = [decode(parts[p], *found[p]["sample_shape"]) for p in sorted(parts)]
+            result.sample = CsrBatch.concat(batches)
+    return results
+
+
+def _wanted(exchange: int, task: ExchangeTask) -> Any:
+    """Return the condition on the blocks that the job reads."""
+    train_rows = F.col("exchange") == exchange
+    if task.train_on_all:
+        return train_rows
+    is_validation = F.col("kind") == VALIDATION
+    if task.candidates is not None:
+        return train_rows | is_validation
+    return train_rows & ~is_validation
+
+
+def _merged_on_executors(frame: DataFrame, states: Handle, rules: list[MergeRule]) -> DataFrame:
+    task = MergeTask(version=__version__, rules=tuple(rules), states=states)
+
+    def merge(group: pa.Table) -> pa.Table:
+        return task(group)
+
+    # One job: facts and deltas leave the training tasks together.
+    return frame.groupBy("model", "name", "part").applyInArrow(merge, PIECE_DDL)

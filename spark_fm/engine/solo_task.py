@@ -1,0 +1,120 @@
+"""The task that trains whole models on all rows, one model after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, read_blocks, renumbered
+from spark_fm.engine.collector import freeze_loaded_modules
+from spark_fm.engine.handles import Handle
+from spark_fm.engine.pieces import array_pieces
+from spark_fm.engine.version import check_version
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.run import TrainRun
+from spark_fm.learner.solo import advance
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import Layout
+from spark_fm.learner.units import Units
+
+
+@dataclass(frozen=True)
+class SoloPart:
+    """What a task must know to advance one model.
+
+    Parameters
+    ----------
+    model : int
+        Number of the model among those of the job.
+    spec : TrainSpec
+    units : Units
+    metric : str
+    """
+
+    model: int
+    spec: TrainSpec
+    units: Units
+    metric: str
+
+
+@dataclass(frozen=True)
+class SoloTask:
+    """Advance trainings for some seconds in this one task, in turn.
+
+    Parameters
+    ----------
+    version : str
+    parts : tuple of SoloPart
+    runs : Handle
+        Facts and arrays of a TrainRun for each model number of the job.
+    ids : Handle or None
+        Sorted feature ids of the table's rows; None when ids are rows.
+    train_on_all : bool
+        Train on validation rows too and validate nothing.
+    seconds : float
+        Start no further epoch after this much time; the first model trains at least one.
+    """
+
+    version: str
+    parts: tuple[SoloPart, ...]
+    runs: Handle
+    ids: Handle | None
+    train_on_all: bool
+    seconds: float
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the pieces of the advanced runs."""
+        check_version(self.version)
+        started = time.perf_counter()
+        runs = self.runs.load()
+        train, validation = self._read(batches)
+        for turn, part in enumerate(self.parts):
+            left = self.seconds - (time.perf_counter() - started)
+            if turn and left <= 0:
+                break
+            yield from self._advanced(part, runs[part.model], train, validation, left)
+        freeze_loaded_modules()
+
+    def _advanced(
+        self,
+        part: SoloPart,
+        stored: tuple[dict[str, object], dict[str, object]],
+        train: CsrBatch,
+        validation: CsrBatch | None,
+        seconds: float,
+    ) -> Iterator[pa.RecordBatch]:
+        facts, arrays = stored
+        layout = Layout(part.spec.k, part.spec.optimizer)
+        run = TrainRun.from_arrays(layout, facts, arrays)  # type: ignore[arg-type]
+        since, n_features = run.epoch, run.state.n_features
+        train = part.units.apply(checked(train, n_features))
+        if validation is not None:
+            validation = part.units.apply(checked(validation, n_features))
+        try:
+            for _ in advance(
+                run, train, validation, part.spec,
+                metric=part.metric, label_scale=part.units.label, seconds=seconds,
+            ):  # fmt: skip
+                pass
+        except TrainingDivergedError as err:
+            # As data: an exception would reach the driver as another class.
+            yield from array_pieces(0, {"diverged": str(err)}, {}, model=part.model)
+            return
+        result, advanced = run.to_arrays(since)
+        result["n_rows"] = train.n_rows
+        yield from array_pieces(0, result, advanced, model=part.model)
+
+    def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
+        # Sorted, because a coalesced partition may meet its sources in any order.
+        blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
+        ids = None if self.ids is None else self.ids.load()
+        kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
+        sets = []
+        for chosen in (kinds, () if self.train_on_all else (VALIDATION,)):
+            rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in chosen])
+            sets.append(renumbered(rows, ids))
+        return sets[0], sets[1] if sets[1].n_rows else None
