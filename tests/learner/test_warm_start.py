@@ -1,0 +1,129 @@
+"""First parameters that a model gives, in its own units and those of a training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spark_fm.learner.run import TrainRun, new_stopping
+from spark_fm.learner.snapshot import Snapshot
+from spark_fm.learner.solo import advance
+from spark_fm.learner.state import initial_state
+from spark_fm.learner.units import Units
+from spark_fm.learner.warm_start import WarmStart, warm_state_inplace
+from spark_fm.learner.weights import FMWeights
+from tests.builders import planted_batch, planted_weights, started_state, train_spec
+
+N = 12
+
+
+def snapshot_of(spec, seed, ids=None):
+    batch = planted_batch(planted_weights(N, spec.k, seed=seed), 60, seed=seed)
+    run = TrainRun(started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0))
+    for _ in advance(run, batch, None, spec, metric="rmse"):
+        pass
+    return Snapshot.of(run, fingerprint="", metric="rmse", units=Units(), ids=ids, history=[])
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_scores_of_the_first_state_are_the_model_s_in_other_units(scale):
+    spec = train_spec(loss="squared", optimizer="sgd")
+    model = planted_weights(N, spec.k, seed=1)
+    batch = planted_batch(model, 30, seed=2)
+    state = initial_state(spec, np.ones(N), label_mean=0.0)
+
+    warm_state_inplace(state, WarmStart(model), spec, ids=None, units=Units(label=scale))
+
+    started = FMWeights(float(state.bias[0]), state.parameters(), N)
+    np.testing.assert_allclose(
+        scale * started.margins(batch), model.margins(batch), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
+    spec = train_spec(optimizer="sgd")
+    model = planted_weights(3, spec.k, seed=1)
+    known = FMWeights(model.bias, model.table, 100, np.array([5, 7, 90], np.int32))
+    ids = np.array([1, 5, 7, 60, 90], np.int32)
+    state = initial_state(spec, np.ones(5), label_mean=0.0)
+    drawn = state.parameters()
+
+    warm_state_inplace(state, WarmStart(known), spec, ids=ids, units=Units())
+
+    np.testing.assert_array_equal(state.parameters()[[1, 2, 4]], model.table)
+    np.testing.assert_array_equal(state.parameters()[[0, 3]], drawn[[0, 3]])
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer):
+    spec = train_spec(loss="squared", optimizer=optimizer)
+    kept_ids = np.arange(0, 2 * N, 2, dtype=np.int32)
+    snapshot = snapshot_of(spec, seed=3, ids=kept_ids)
+    model = FMWeights(0.5, planted_weights(N, spec.k, seed=4).table, 2 * N, kept_ids)
+    ids = np.arange(2 * N, dtype=np.int32)
+    state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
+    fresh = state.rows[1::2].copy()
+
+    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, units=Units())
+
+    columns = slice(spec.k + 1, state.layout.n_exchanged)
+    np.testing.assert_array_equal(
+        state.rows[kept_ids][:, columns], snapshot.arrays["state"][:, columns]
+    )
+    np.testing.assert_array_equal(state.rows[1::2], fresh)
+    assert state.bias[1:].tolist() == snapshot.facts["run"]["bias"][1:]
+    assert state.bias[0] == 0.5
+
+
+def test_statistics_of_another_optimizer_begin_anew():
+    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=3)
+    spec = train_spec(loss="squared", optimizer="adagrad", adagrad_init=0.7)
+    state = initial_state(spec, np.ones(N), label_mean=0.0)
+    start = WarmStart(planted_weights(N, spec.k, seed=4), snapshot)
+
+    warm_state_inplace(state, start, spec, ids=None, units=Units())
+
+    assert np.all(state.rows[:, spec.k + 1 : spec.k + 3] == np.float32(0.7))
+
+
+@pytest.mark.parametrize("part", ["bias", "linear"])
+def test_a_part_that_is_switched_off_stays_off(part):
+    spec = train_spec(optimizer="sgd", **{f"use_{part}": False})
+    state = initial_state(spec, np.ones(N), label_mean=0.3)
+
+    start = WarmStart(planted_weights(N, spec.k, seed=4))
+    warm_state_inplace(state, start, spec, ids=None, units=Units())
+
+    values = state.bias[:1] if part == "bias" else state.rows[:, spec.k]
+    assert not values.any()
+
+
+def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
+    import json
+
+    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=5)
+    copied = Snapshot(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
+
+    one, other = snapshot.run(), copied.run()
+
+    np.testing.assert_array_equal(one.state.exchanged(), other.state.exchanged())
+    np.testing.assert_array_equal(one.state.bias, other.state.bias)
+    assert one.history == other.history
+    assert one.stopping.best_epoch == other.stopping.best_epoch
+
+
+def test_a_training_goes_on_only_on_the_same_rows_and_in_the_same_form():
+    spec = train_spec(loss="squared", optimizer="adam")
+    snapshot = snapshot_of(spec, seed=5)
+    same = {
+        "fingerprint": "", "layout": snapshot.layout, "metric": "rmse", "units": Units(),
+        "n_features": N,
+    }  # fmt: skip
+    assert snapshot.continues(**same)
+
+    others = {
+        "fingerprint": "x", "metric": "mae", "units": Units(2.0), "n_features": N + 1,
+        "layout": snapshot_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
+    }  # fmt: skip
+    for name, value in others.items():
+        assert not snapshot.continues(**{**same, name: value}), name
