@@ -1,0 +1,313 @@
+"""A training that was killed goes on from its checkpoint and ends with the same model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from benchmarks.datasets import a9a, to_frame
+from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm.engine import checkpoints, solo_training
+from spark_fm.engine.history import EpochReport, Progress
+from spark_fm.errors import CheckpointError, InvalidParamError
+from tests.conftest import MODE
+from tests.ml.builders import fast_fm
+
+FILE = "training.spark-fm-checkpoint"
+
+
+class CrashError(Exception):
+    """What stops a training in these tests."""
+
+
+def assert_same_model(a: FactorizationMachineModel, b: FactorizationMachineModel) -> None:
+    assert a.weights.bias == b.weights.bias
+    np.testing.assert_array_equal(a.weights.table, b.weights.table)
+
+
+@pytest.fixture
+def one_epoch_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(solo_training, "LONGEST_SECONDS", 0.0)
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
+    """Let the training stop as it reports that many epochs, refits counted."""
+    seen: list[int] = []
+    told = Progress.__call__
+
+    def tell(self: Progress, report: EpochReport, of: str = "") -> None:
+        told(self, report, of)
+        seen.append(report.record.epoch)
+        if len(seen) == n_reports:
+            raise CrashError
+
+    monkeypatch.setattr(Progress, "__call__", tell)
+
+
+def machine(folder: Path, **changes: Any) -> FactorizationMachine:
+    fixed = {"epochs": 10, "checkpointDir": str(folder), "validationFraction": 0.2, "patience": 0}
+    return fast_fm(**{**fixed, **changes})
+
+
+def crashed(
+    fm: FactorizationMachine, train: DataFrame, monkeypatch: pytest.MonkeyPatch, n_reports: int
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(patch, n_reports)
+        with pytest.raises(CrashError):
+            fm.fit(train)
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [8, 13], ids=["in epoch 7", "in the refit"])
+def test_a_training_stopped_at_any_place_ends_with_the_same_model(
+    train: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interval: int,
+    workers: int,
+    stop: int,
+) -> None:
+    params = {"numWorkers": workers, "averagingsPerEpoch": 2, "refit": "always"}
+    whole = machine(tmp_path / "other", **params).fit(train)
+    fm = machine(tmp_path, checkpointInterval=interval, **params)
+    crashed(fm, train, monkeypatch, stop)
+    assert (tmp_path / FILE).is_file()
+
+    resumed = fm.fit(train)
+
+    assert_same_model(whole, resumed)
+    assert resumed.summary.bestEpoch == whole.summary.bestEpoch
+    for name in ("epoch", "trainLoss", "validation_logloss"):
+        assert list(resumed.summary.history[name]) == list(whole.summary.history[name])
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+def test_epochs_behind_the_checkpoint_are_not_trained_again(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fm = machine(tmp_path, refit="never")
+    crashed(fm, train, monkeypatch, 8)
+    trained: list[int] = []
+    monkeypatch.setattr(
+        Progress, "__call__", lambda self, report, of="": trained.append(report.record.epoch)
+    )
+
+    fm.fit(train)
+
+    assert trained[0] >= 6
+    assert trained[-1] == 9
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+def test_a_checkpoint_is_written_every_interval_and_replaced_whole(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = checkpoints.Checkpoint.write
+
+    def spy(self: checkpoints.Checkpoint, snapshot: Any) -> None:
+        write(self, snapshot)
+        written.append(snapshot.facts["run"]["epoch"])
+        assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "write", spy)
+
+    machine(tmp_path, epochs=6, checkpointInterval=2, refit="never").fit(train)
+
+    assert written[:3] == [2, 4, 6]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"factorsLr": 0.01}, r"factorsLr is 0\.2 there and 0\.01 here"),
+        ({"epochs": 12}, "epochs is 10 there and 12 here"),
+        ({"numFactors": 3}, "numFactors is 4 there and 3 here"),
+        ({"validationFraction": 0.3}, "validationFraction is 0.2 there and 0.3 here"),
+        ({"weightCol": "label"}, "weightCol is None there and 'label' here"),
+        ({"validationMetric": "f1"}, "validationMetric is 'logloss' there and 'f1' here"),
+    ],
+)
+def test_a_checkpoint_of_other_params_is_refused_by_name(
+    train: DataFrame, stopped: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        machine(stopped, **changes).fit(train)
+
+    assert FILE in str(caught.value)
+    assert "remove" in str(caught.value)
+    assert (stopped / FILE).is_file()
+
+
+def test_a_checkpoint_of_other_rows_is_refused(train: DataFrame, stopped: Path) -> None:
+    with pytest.raises(CheckpointError, match="the rows, or the partitions they come in, are oth"):
+        machine(stopped).fit(train.limit(250))
+    with pytest.raises(CheckpointError, match="the rows"):
+        machine(stopped).fit(train.repartition(3))
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    train: DataFrame, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "__version__", "99.0")
+
+    with pytest.raises(CheckpointError, match=r"wrote it, this is 99\.0"):
+        machine(stopped).fit(train)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused_by_name(
+    train: DataFrame, stopped: Path, damage: str
+) -> None:
+    path = stopped / FILE
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "changed":
+        content[len(content) * 3 // 4] ^= 0xFF
+    else:
+        content = bytearray(b"" if damage == "empty" else b"not a checkpoint")
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=f"{FILE} is a damaged checkpoint"):
+        machine(stopped).fit(train)
+
+
+@pytest.fixture
+def stopped(train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the checkpoint of a training that was stopped."""
+    with monkeypatch.context() as patch:
+        patch.setattr(solo_training, "FIRST_SECONDS", 0.0)
+        crashed(machine(tmp_path), train, monkeypatch, 3)
+    return tmp_path
+
+
+def test_models_of_a_grid_have_checkpoints_of_their_own(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fm = machine(tmp_path, numWorkers=2, epochs=4, refit="never")
+    maps = [{fm.factorsLr: rate} for rate in (0.05, 0.1)]
+    whole = [fm.copy({**chosen, fm.checkpointDir: ""}).fit(train) for chosen in maps]
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(CrashError):
+            fm.fit(train, maps)
+    assert len(list(tmp_path.glob("training-*checkpoint"))) == 2
+
+    for one, other in zip(whole, fm.fit(train, maps), strict=True):
+        assert_same_model(one, other)
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
+def test_a_resumed_training_keeps_the_partitions_it_began_with(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spark_fm.engine import planning
+
+    def two(*_: Any) -> int:
+        return 2
+
+    fm = machine(tmp_path, epochs=4, refit="never")
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "_choose_partitions", two)
+        whole = fm.fit(train)
+        crashed(fm, train, monkeypatch, 2)
+
+    resumed = fm.fit(train)
+
+    assert_same_model(whole, resumed)
+    assert resumed.summary.facts["numWorkers"] == 2
+
+
+def test_the_interval_is_checked(train: DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(InvalidParamError, match="checkpointInterval=0"):
+        machine(tmp_path, checkpointInterval=0).fit(train)
+
+
+def test_a_store_that_fsspec_knows_holds_checkpoints_too(
+    train: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    fm = fast_fm(epochs=4, checkpointDir="memory://checkpoints/a", numWorkers=2)
+    whole = fast_fm(epochs=4, numWorkers=2).fit(train)
+    crashed(fm, train, monkeypatch, 2)
+    assert store.ls("/checkpoints/a", detail=False) == [f"/checkpoints/a/{FILE}"]
+
+    assert_same_model(whole, fm.fit(train))
+    assert not store.ls("/checkpoints/a", detail=False)
+
+
+SCRIPT = """
+import json, logging, sys
+from benchmarks.datasets import a9a, to_frame
+from benchmarks.local import local_session
+from tests.ml.test_checkpoints import facts_of, killed_machine
+
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+logging.getLogger("spark_fm").setLevel(logging.INFO)
+spark = local_session("local[2]")
+model = killed_machine(checkpointDir=sys.argv[1]).fit(to_frame(spark, a9a().train, 2))
+print(json.dumps(facts_of(model)))
+"""
+
+
+def killed_machine(**params: Any) -> FactorizationMachine:
+    return FactorizationMachine(
+        numFactors=4, epochs=10, seed=3, patience=0, numWorkers=2, averagingsPerEpoch=1,
+        refit="never", **params,
+    )  # fmt: skip
+
+
+def facts_of(model: FactorizationMachineModel) -> list[object]:
+    return [model.bias, hashlib.sha256(model.weights.table.tobytes()).hexdigest()]
+
+
+@pytest.mark.skipif(MODE == "connect", reason="the processes of this test start Spark themselves")
+def test_a_process_killed_in_epoch_7_is_taken_up_by_running_it_again(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT)]
+    root = Path(__file__).resolve().parents[2]
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], cwd=root, stdout=stream, stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
+        while "epoch 6, loss" not in log.read_text():  # the next one is the seventh from 0
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / "killed" / FILE).is_file()
+
+    done = subprocess.run(
+        [*command, str(tmp_path / "killed")], cwd=root, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stderr
+    assert "epoch 0, loss" not in done.stderr
+    assert not list((tmp_path / "killed").iterdir())
+    whole = killed_machine().fit(to_frame(spark, a9a().train, 2))
+    assert json.loads(done.stdout.splitlines()[-1]) == facts_of(whole)
