@@ -1,0 +1,83 @@
+"""A row of weight 3 counts as three rows: in training, in averaging, in the metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from benchmarks.datasets import Rows, a9a, to_frame
+from spark_fm import FactorizationMachine, FactorizationMachineModel
+
+RATE = 3.0
+
+
+@pytest.fixture(scope="module")
+def weighted(spark: SparkSession) -> DataFrame:
+    """a9a with its rarer class weighing three times as much."""
+    frame = to_frame(spark, a9a().train, 2)
+    weight = F.when(F.col("label") == 1, RATE).otherwise(1.0)
+    return frame.withColumn("weight", weight).cache()
+
+
+@pytest.fixture(scope="module")
+def repeated(spark: SparkSession) -> DataFrame:
+    """a9a with each row of its rarer class three times."""
+    rows = a9a().train
+    times = np.where(rows.y == 1, int(RATE), 1)
+    order = np.random.default_rng(1).permutation(np.repeat(np.arange(len(times)), times))
+    return to_frame(spark, Rows(rows.X[order], rows.y[order]), 2).cache()
+
+
+def balanced_loss(model: FactorizationMachineModel) -> float:
+    """Return the log loss of the test set with the rarer class weighing three times."""
+    test = a9a().test
+    score = np.clip(model.predict(test.X).astype(np.float64), 1e-12, 1 - 1e-12)
+    losses = -np.where(test.y == 1, np.log(score), np.log1p(-score))
+    return float(np.average(losses, weights=np.where(test.y == 1, RATE, 1.0)))
+
+
+def machine(**params: object) -> FactorizationMachine:
+    fixed = {"numFactors": 4, "epochs": 6, "seed": 2, "refit": "never"}
+    return FactorizationMachine(**{**fixed, **params})
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"optimizer": "sgd", "linearLr": 0.005, "factorsLr": 0.005},
+        {"optimizer": "adam", "miniBatchSize": 100},
+        {"numWorkers": 4, "averagingsPerEpoch": 4},
+    ],
+    ids=["adagrad", "sgd", "adam in batches", "four workers"],
+)
+def test_weighted_rows_train_the_model_of_repeated_rows(
+    weighted: DataFrame, repeated: DataFrame, params: dict[str, object]
+) -> None:
+    by_weight = machine(weightCol="weight", **params).fit(weighted)
+    by_rows = machine(**params).fit(repeated)
+    plain = machine(**params).fit(weighted)
+
+    losses = [balanced_loss(model) for model in (by_weight, by_rows, plain)]
+
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[2] > 1.1 * losses[1]
+
+
+def test_validation_counts_weights_and_holds_out_the_same_rows(
+    weighted: DataFrame, repeated: DataFrame
+) -> None:
+    still = {"biasLr": 0.0, "linearLr": 0.0, "factorsLr": 0.0, "epochs": 1, "patience": 0}
+    start = {"biasInitValue": 0.3, "linearInitMethod": "normal", "linearInitSigma": 0.3}
+
+    by_weight = machine(weightCol="weight", **still, **start).fit(weighted)
+    by_rows = machine(**still, **start).fit(repeated)
+
+    one, other = by_weight.summary.history.iloc[0], by_rows.summary.history.iloc[0]
+    names = [name for name in one.index if name.startswith("validation")]
+    assert len(names) >= 4
+    for name in names:
+        assert one[name] == pytest.approx(other[name], rel=1e-6), name
+    assert one["trainLoss"] == pytest.approx(other["trainLoss"], rel=1e-6)
