@@ -247,11 +247,7 @@ class PipeTask:
     def _lines(self, stream: BinaryIO) -> Iterator[tuple[Any, Any]]:
         parser = LineParser(cast(Any, self.file_format), self.num_features)
         for rows in read_text(stream, parser, source=self.name):
-            sizes = rows.widths
-            if not self.num_features:
-                sizes = np.zeros(rows.n_rows, np.int64)
-                filled = np.diff(rows.indptr) > 0
-                sizes[filled] = rows.indices[rows.indptr[1:][filled] - 1] + 1
+            sizes = rows.widths if self.num_features else rows.tops()
             nothing = np.zeros(rows.n_rows, np.bool_)
             features = vector_column(
                 rows.indptr, rows.indices, rows.values, sizes, is_dense=nothing, is_null=nothing

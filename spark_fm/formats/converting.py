@@ -127,7 +127,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
             sink.write(rows)
             done.n_rows += rows.n_rows
             done.n_entries += len(rows.indices)
-            done.width = max(done.width, _top(rows), int(rows.widths.max(initial=0)))
+            done.width = max(done.width, rows.n_features)
         sink.close()
     return done
 
@@ -197,7 +197,7 @@ def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -
         )
     width = 0
     for rows in _all_rows(job, sources, lambda at, n: listener("counting features", at, n)):
-        width = max(width, _top(rows), int(rows.widths.max(initial=0)))
+        width = max(width, rows.n_features)
     if not width:
         raise InvalidParamError("No row has a feature. Say their number with --num-features.")
     return width
@@ -260,10 +260,6 @@ class _Counted:
         return bytes(taken)
 
 
-def _top(rows: Rows) -> int:
-    return int(rows.indices.max()) + 1 if len(rows.indices) else 0
-
-
 def _completed(rows: Rows, width: int | None, job: Conversion, first_row: int) -> Rows:
     """Return the rows with the width of all, and labels where they were missing."""
     if job.missing_label is not None:
@@ -271,17 +267,10 @@ def _completed(rows: Rows, width: int | None, job: Conversion, first_row: int) -
         rows = _with(rows, labels=labels)
     if width is None:
         return rows
-    lengths = np.diff(rows.indptr)
-    differs = (rows.widths >= 0) & (rows.widths != width)
-    if job.num_features is not None:
-        differs &= rows.is_dense  # sparse rows are as wide as the caller says
-    outside = np.zeros(rows.n_rows, np.bool_)
-    filled = lengths > 0
-    outside[filled] = rows.indices[rows.indptr[1:][filled] - 1] >= width
-    if (differs | outside).any():
-        row = int((differs | outside).argmax())
-        claim = max(int(rows.widths[row]), int(rows.indices[rows.indptr[row + 1] - 1]) + 1
-                    if lengths[row] else 0)  # fmt: skip
+    misfits = rows.misfits(width, is_set=job.num_features is not None)
+    if misfits.any():
+        row = int(misfits.argmax())
+        claim = max(rows.widths[row], rows.tops()[row])
         raise InvalidDataError(
             f"Row {first_row + row} has {claim} features, where {width} were "
             + ("asked for" if job.num_features is not None else "found in others")
