@@ -230,7 +230,7 @@ def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[File
 
 
 def _starts_compressed(file: DataFile) -> bool:
-    from spark_fm.formats.loading import GZIP_BYTES
+    from spark_fm.formats.streams import GZIP_BYTES
 
     with file.open() as stream:
         return stream.read(len(GZIP_BYTES)) == GZIP_BYTES
@@ -267,8 +267,8 @@ def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
 def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterator[RowBatch]:
     """Read a split, from one proven boundary to the next."""
     from spark_fm.formats.boundaries import REACH_BYTES, find_boundary
-    from spark_fm.formats.loading import unzipped
     from spark_fm.formats.reading import RecordReader
+    from spark_fm.formats.streams import unzipped
 
     size = split.file.size
     with split.file.open() as stream:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import stat
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,18 +15,17 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.batches import Rows
 from spark_fm.formats.files import DataFile, list_files
 from spark_fm.formats.lines import LineParser, TextFormat
-from spark_fm.formats.loading import unzipped
 from spark_fm.formats.npz import NpzSink, read_npz
 from spark_fm.formats.parquet import ParquetSink, read_parquet
 from spark_fm.formats.placing import local_path, replacing
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.records import encode_records
+from spark_fm.formats.streams import GZIP_SUFFIXES, is_stream, opened, unzipped
 from spark_fm.formats.text import read_text, text_lines
 
 RECORDIO = "recordio-protobuf"
 TEXT_FORMATS = ("libsvm", "libfm")
 FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
-STDIN = "-"
 _SUFFIXES = {
     ".libsvm": "libsvm", ".svm": "libsvm", ".svmlight": "libsvm", ".libfm": "libfm",
     ".parquet": "parquet", ".npz": "npz", ".pbr": RECORDIO, ".recordio": RECORDIO,
@@ -116,7 +113,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
     with ExitStack() as stack:
         target = stack.enter_context(replacing(path))
         out: Any = stack.enter_context(open(target, "wb"))
-        if path.endswith((".gz", ".gzip")):
+        if path.endswith(GZIP_SUFFIXES):
             if kind in ("parquet", "npz"):
                 raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")
             out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
@@ -148,7 +145,7 @@ def _sources(job: Conversion) -> list[_Source]:
     """Return the files behind the inputs, with their formats."""
     found = []
     for path in job.inputs:
-        if path == STDIN or is_pipe(path):
+        if is_stream(path):
             found.append(_Source(path, _input_format(job, path), 0, None))
             continue
         for file in list_files([path]):
@@ -162,14 +159,6 @@ def _sources(job: Conversion) -> list[_Source]:
                 "file."
             )
     return found
-
-
-def is_pipe(path: str) -> bool:
-    """Tell whether a path is a named pipe."""
-    try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
 
 
 def _input_format(job: Conversion, path: str) -> str:
@@ -217,7 +206,7 @@ def _rows_of(
     job: Conversion, source: _Source, tell: Callable[[int], None]
 ) -> Generator[Rows, None, None]:
     """Yield the rows of one file; ``tell`` gets the bytes that were read."""
-    with _opened(source) as stream:
+    with opened(source.path) if source.file is None else source.file.open() as stream:
         if source.file_format in ("parquet", "npz"):
 
             def advance(share: float) -> None:
@@ -239,12 +228,6 @@ def _rows_of(
                 cast(TextFormat, source.file_format), job.num_features or 0, needs_label=False
             )
             yield from read_text(counted, parser, source=source.path)
-
-
-def _opened(source: _Source) -> Any:
-    if source.path == STDIN:
-        return open(os.dup(sys.stdin.fileno()), "rb")
-    return open(source.path, "rb") if source.file is None else source.file.open()
 
 
 class _Counted:
