@@ -25,10 +25,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from spark_fm.engine.recordio_batches import RowTable
-from spark_fm.engine.recordio_source import NAME as RECORDIO
 from spark_fm.engine.recordio_source import ReadOptions
 from spark_fm.engine.session import is_local_master, setting
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.lines import LineParser
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.streams import name_of, opened, unzipped

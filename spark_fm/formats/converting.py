@@ -14,6 +14,7 @@ import numpy as np
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.batches import Rows
 from spark_fm.formats.files import DataFile, list_files
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.lines import LineParser, TextFormat
 from spark_fm.formats.npz import NpzSink, read_npz
 from spark_fm.formats.parquet import ParquetSink, read_parquet
@@ -23,7 +24,6 @@ from spark_fm.formats.records import encode_records
 from spark_fm.formats.streams import GZIP_SUFFIXES, is_stream, opened, unzipped
 from spark_fm.formats.text import read_text, text_lines
 
-RECORDIO = "recordio-protobuf"
 TEXT_FORMATS = ("libsvm", "libfm")
 FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
 _SUFFIXES = {
