@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -198,8 +199,13 @@ def _all_rows(
     total = 0 if any(s.is_stream for s in sources) else sum(s.size for s in sources)
     before = 0
     for source in sources:
-        yield from _rows_of(job, source, lambda at, start=before: tell(start + at, total))  # type: ignore[misc]
+        yield from _rows_of(job, source, partial(_tell_whole, tell, total, before))
         before += source.size
+
+
+def _tell_whole(tell: Callable[[int, int], None], total: int, before: int, at: int) -> None:
+    """Tell how far all inputs are read, of which those before this one have so many bytes."""
+    tell(before + at, total)
 
 
 def _rows_of(
