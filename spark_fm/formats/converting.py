@@ -101,11 +101,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
     Memory: some 100 MB whatever the size of the files, if no single row is larger.
     """
     path = local_path(job.output, "output")
-    kind = job.output_format or format_of(path)
-    if kind is None:
-        raise InvalidParamError(
-            f"The format of {path} does not show in its name. Say it with --output-format."
-        )
+    kind = _chosen_format(path, job.output_format, "--output-format")
     sources = _sources(job)
     width = job.num_features
     if kind in (RECORDIO, "parquet") and width is None:
@@ -147,10 +143,12 @@ def _sources(job: Conversion) -> list[_Source]:
     found = []
     for path in job.inputs:
         if is_stream(path):
-            found.append(_Source(path, _input_format(job, path), 0, None))
+            kind = _chosen_format(path, job.input_format, "--format")
+            found.append(_Source(path, kind, 0, None))
             continue
         for file in list_files([path]):
-            found.append(_Source(file.path, _input_format(job, file.path), file.size, file))
+            kind = _chosen_format(file.path, job.input_format, "--format")
+            found.append(_Source(file.path, kind, file.size, file))
     if not found:
         raise InvalidDataError(f"There is no data in {', '.join(job.inputs)}.")
     for source in found:
@@ -162,11 +160,12 @@ def _sources(job: Conversion) -> list[_Source]:
     return found
 
 
-def _input_format(job: Conversion, path: str) -> str:
-    kind = job.input_format or format_of(path)
+def _chosen_format(path: str, choice: str | None, flag: str) -> str:
+    """Return the format that was chosen, else what the name ends in."""
+    kind = choice or format_of(path)
     if kind is None:
         raise InvalidParamError(
-            f"The format of {path} does not show in its name. Say it with --format."
+            f"The format of {path} does not show in its name. Say it with {flag}."
         )
     return kind
 

@@ -363,3 +363,13 @@ def test_mixed_labels_survive_a_batch(tmp_path):
     (batch,) = read_batches(tmp_path / "a.pbr")
 
     np.testing.assert_array_equal(batch.labels, [np.nan, 3])
+
+
+def test_a_format_that_no_name_tells_is_asked_for_by_its_flag(source, tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("1 1:2\n")
+
+    with pytest.raises(InvalidParamError, match=r"plain does not show .* with --format\."):
+        convert(Conversion((str(plain),), str(tmp_path / "a.npz")))
+    with pytest.raises(InvalidParamError, match=r"out does not show .* with --output-format\."):
+        convert(Conversion((source("libsvm"),), str(tmp_path / "out")))
