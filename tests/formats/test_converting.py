@@ -373,3 +373,16 @@ def test_a_format_that_no_name_tells_is_asked_for_by_its_flag(source, tmp_path):
         convert(Conversion((str(plain),), str(tmp_path / "a.npz")))
     with pytest.raises(InvalidParamError, match=r"out does not show .* with --output-format\."):
         convert(Conversion((source("libsvm"),), str(tmp_path / "out")))
+
+
+def test_the_listener_counts_the_bytes_of_all_inputs(source, tmp_path):
+    heard = []
+    inputs = (source("libsvm"), source("recordio-protobuf"), source("libsvm"))
+
+    convert(Conversion(inputs, str(tmp_path / "a.npz")), lambda *told: heard.append(told))
+
+    total = sum(map(os.path.getsize, inputs))
+    done = [done for _, done, _ in heard]
+    assert done == sorted(done)
+    assert heard[-1] == ("converting", total, total)
+    assert {os.path.getsize(inputs[0]), total} <= set(done)
