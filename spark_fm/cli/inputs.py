@@ -17,13 +17,14 @@ from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, 
 
 from spark_fm.cli.failures import UsageError, raised_on_worker
 from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
-from spark_fm.cli.pipes import is_stream, piped
+from spark_fm.cli.pipes import piped
 from spark_fm.engine.columns import quoted
-from spark_fm.engine.recordio_source import NAME as RECORDIO
 from spark_fm.engine.registration import register
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.lines import LineParser
+from spark_fm.formats.streams import is_stream
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def add_input_flags(parser: argparse.ArgumentParser, *, what: str, has_pipes: bo
     parser.add_argument(
         "--format", required=True, choices=FORMATS,
         help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
-        "parquet: a label column and a column of vectors or arrays; recordio-protobuf: the files "
+        f"parquet: a label column and a column of vectors or arrays; {RECORDIO}: the files "
         "of SageMaker's algorithms",
     )  # fmt: skip
 

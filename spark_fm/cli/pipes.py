@@ -8,11 +8,9 @@ is told so.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,14 +25,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from spark_fm.engine.recordio_batches import RowTable
-from spark_fm.engine.recordio_source import NAME as RECORDIO
 from spark_fm.engine.recordio_source import ReadOptions
 from spark_fm.engine.session import is_local_master, setting
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.converting import STDIN, is_pipe
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.lines import LineParser
-from spark_fm.formats.loading import unzipped
 from spark_fm.formats.reading import RecordReader
+from spark_fm.formats.streams import name_of, opened, unzipped
 from spark_fm.formats.text import read_text
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
@@ -46,16 +43,6 @@ SECONDS_A_LINE = 5.0
 _LENGTH = struct.Struct("<i")
 _END, _FAILED = 0, -1
 _READ, _REPORT = b"R", b"F"  # what a task wants: the data, or to say why it fails
-
-
-def is_stream(path: str) -> bool:
-    """Tell whether a path is standard input or a named pipe."""
-    return path == STDIN or is_pipe(path)
-
-
-def name_of(path: str) -> str:
-    """Return what a stream is called in messages."""
-    return "standard input" if path == STDIN else path
 
 
 class PipeServer:
@@ -123,8 +110,7 @@ class PipeServer:
         shown = name_of(self._path)
         log.info("reading %s", shown)
         told, n_bytes = time.monotonic(), 0
-        source = os.dup(sys.stdin.fileno()) if self._path == STDIN else self._path
-        with open(source, "rb", buffering=0) as stream:
+        with opened(self._path, buffering=0) as stream:
             while taken := stream.read(CHUNK_BYTES):
                 _send(connection, len(taken), taken)
                 n_bytes += len(taken)
@@ -247,11 +233,7 @@ class PipeTask:
     def _lines(self, stream: BinaryIO) -> Iterator[tuple[Any, Any]]:
         parser = LineParser(cast(Any, self.file_format), self.num_features)
         for rows in read_text(stream, parser, source=self.name):
-            sizes = rows.widths
-            if not self.num_features:
-                sizes = np.zeros(rows.n_rows, np.int64)
-                filled = np.diff(rows.indptr) > 0
-                sizes[filled] = rows.indices[rows.indptr[1:][filled] - 1] + 1
+            sizes = rows.widths if self.num_features else rows.tops()
             nothing = np.zeros(rows.n_rows, np.bool_)
             features = vector_column(
                 rows.indptr, rows.indices, rows.values, sizes, is_dense=nothing, is_null=nothing

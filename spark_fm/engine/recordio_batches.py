@@ -60,15 +60,10 @@ class RowTable:
                 "number of features is not known. Set the option featureDim, such as "
                 '.option("featureDim", 100000).'
             )
-        tops = np.zeros(n, np.int64)
-        lengths = np.diff(batch.indptr)
-        filled = lengths > 0
-        tops[filled] = batch.indices[batch.indptr[1:][filled] - 1].astype(np.int64) + 1
-        differs = (batch.widths >= 0) & (batch.widths != width)
-        wrong = (tops > width) | (differs & batch.is_dense if is_set else differs)
         order = np.arange(n)
         reasons: dict[int, str] = {}
-        bad_rows = np.flatnonzero(wrong)
+        bad_rows = np.flatnonzero(batch.misfits(width, is_set=is_set))
+        tops = batch.tops() if len(bad_rows) else bad_rows  # only to say why
         order[bad_rows] = -1
         places = np.array([bad.row for bad in batch.malformed], np.int64)
         order = np.insert(order, places, -1)

@@ -23,6 +23,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, Str
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.encoding import encode_rows
 from spark_fm.formats.files import store_of
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.vectors import read_vectors
 
 
@@ -49,7 +50,7 @@ class WriteOptions:
 
         path = options.get("path")
         if not path:
-            raise InvalidParamError("A write to recordio-protobuf needs a path: save(path).")
+            raise InvalidParamError(f"A write to {RECORDIO} needs a path: save(path).")
         features = options.get("featuresCol") or options.get("featuresColumnName") or "features"
         named = options.get("labelCol") or options.get("labelColumnName")
         label = named or "label"

@@ -16,6 +16,7 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.formats.framing import RECORDIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAME = "recordio-protobuf"
 MODES = ("FAILFAST", "DROPMALFORMED", "PERMISSIVE")
 SPLIT_BYTES = 2**25
 FILE_COST = 2**22  # opening a file counts as reading this much, as in Spark
@@ -63,7 +63,7 @@ class RecordIODataSource(DataSource):
     @classmethod
     def name(cls) -> str:
         """Return the name for ``format``."""
-        return NAME
+        return RECORDIO
 
     def schema(self) -> StructType:
         """Return label, features, and the columns that options ask for."""
@@ -80,8 +80,8 @@ class RecordIODataSource(DataSource):
         expected = self.schema()
         if schema.fieldNames() != expected.fieldNames():
             raise InvalidParamError(
-                f"The schema of {NAME} is {expected.simpleString()}; one of its own choice, such "
-                f"as {schema.simpleString()}, it cannot have. Leave schema() out and select."
+                f"The schema of {RECORDIO} is {expected.simpleString()}; one of its own choice, "
+                f"such as {schema.simpleString()}, it cannot have. Leave schema() out and select."
             )
         return RecordIOReader(options)
 
@@ -197,7 +197,9 @@ class RecordIOReader(DataSourceReader):
 
         options = self._options
         if not options.paths:
-            raise InvalidParamError(f'{NAME} needs a path: spark.read.format("{NAME}").load(path).')
+            raise InvalidParamError(
+                f'{RECORDIO} needs a path: spark.read.format("{RECORDIO}").load(path).'
+            )
         files = list_files(options.paths, recursive=options.recursive)
         width = options.feature_dim or first_width(files, options)
         return [SplitGroup(splits, width) for splits in packed_splits(files, options.split_bytes)]
@@ -230,7 +232,7 @@ def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[File
 
 
 def _starts_compressed(file: DataFile) -> bool:
-    from spark_fm.formats.loading import GZIP_BYTES
+    from spark_fm.formats.streams import GZIP_BYTES
 
     with file.open() as stream:
         return stream.read(len(GZIP_BYTES)) == GZIP_BYTES
@@ -267,8 +269,8 @@ def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
 def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterator[RowBatch]:
     """Read a split, from one proven boundary to the next."""
     from spark_fm.formats.boundaries import REACH_BYTES, find_boundary
-    from spark_fm.formats.loading import unzipped
     from spark_fm.formats.reading import RecordReader
+    from spark_fm.formats.streams import unzipped
 
     size = split.file.size
     with split.file.open() as stream:

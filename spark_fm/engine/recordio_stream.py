@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from spark_fm.engine.recordio_source import (
-    NAME,
     ReadOptions,
     SplitGroup,
     first_width,
@@ -22,6 +21,7 @@ from spark_fm.engine.recordio_source import (
     read_split,
 )
 from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.formats.framing import RECORDIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,9 @@ class RecordIOStreamReader(DataSourceStreamReader):
 
     def __init__(self, options: ReadOptions) -> None:
         if not options.paths:
-            raise InvalidParamError(f'{NAME} needs a path: readStream.format("{NAME}").load(path).')
+            raise InvalidParamError(
+                f'{RECORDIO} needs a path: readStream.format("{RECORDIO}").load(path).'
+            )
         self._options = options
 
     def initialOffset(self) -> dict[str, Any]:  # noqa: N802 - Spark's name

@@ -69,6 +69,38 @@ class Rows:
         """Number of rows."""
         return len(self.labels)
 
+    @property
+    def n_features(self) -> int:
+        """Smallest number of features that holds what all rows have and claim."""
+        return max(int(self.tops().max(initial=0)), int(self.widths.max(initial=0)))
+
+    def tops(self) -> NDArray[np.int64]:
+        """Return the largest index plus one of each row, 0 without entries; O(n)."""
+        tops = np.zeros(self.n_rows, np.int64)
+        filled = np.diff(self.indptr) > 0
+        tops[filled] = self.indices[self.indptr[1:][filled] - 1].astype(np.int64) + 1
+        return tops
+
+    def misfits(self, width: int, *, is_set: bool) -> NDArray[np.bool_]:
+        """Tell which rows are no vectors of ``width`` features.
+
+        Parameters
+        ----------
+        width : int
+        is_set : bool
+            The caller chose the width: it holds for sparse rows whatever they claim,
+            while dense ones must have just as many features.
+
+        Returns
+        -------
+        ndarray of shape (n,), bool
+        """
+        differs: NDArray[np.bool_] = (self.widths >= 0) & (self.widths != width)
+        if is_set:
+            differs &= self.is_dense
+        differs |= self.tops() > width
+        return differs
+
 
 @dataclass(frozen=True, slots=True)
 class RowBatch(Rows):

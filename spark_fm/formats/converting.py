@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import stat
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -16,19 +15,18 @@ import numpy as np
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.batches import Rows
 from spark_fm.formats.files import DataFile, list_files
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.formats.lines import LineParser, TextFormat
-from spark_fm.formats.loading import unzipped
 from spark_fm.formats.npz import NpzSink, read_npz
 from spark_fm.formats.parquet import ParquetSink, read_parquet
 from spark_fm.formats.placing import local_path, replacing
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.records import encode_records
+from spark_fm.formats.streams import GZIP_SUFFIXES, is_stream, opened, unzipped
 from spark_fm.formats.text import read_text, text_lines
 
-RECORDIO = "recordio-protobuf"
 TEXT_FORMATS = ("libsvm", "libfm")
 FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
-STDIN = "-"
 _SUFFIXES = {
     ".libsvm": "libsvm", ".svm": "libsvm", ".svmlight": "libsvm", ".libfm": "libfm",
     ".parquet": "parquet", ".npz": "npz", ".pbr": RECORDIO, ".recordio": RECORDIO,
@@ -103,11 +101,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
     Memory: some 100 MB whatever the size of the files, if no single row is larger.
     """
     path = local_path(job.output, "output")
-    kind = job.output_format or format_of(path)
-    if kind is None:
-        raise InvalidParamError(
-            f"The format of {path} does not show in its name. Say it with --output-format."
-        )
+    kind = _chosen_format(path, job.output_format, "--output-format")
     sources = _sources(job)
     width = job.num_features
     if kind in (RECORDIO, "parquet") and width is None:
@@ -116,7 +110,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
     with ExitStack() as stack:
         target = stack.enter_context(replacing(path))
         out: Any = stack.enter_context(open(target, "wb"))
-        if path.endswith((".gz", ".gzip")):
+        if path.endswith(GZIP_SUFFIXES):
             if kind in ("parquet", "npz"):
                 raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")
             out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
@@ -127,7 +121,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
             sink.write(rows)
             done.n_rows += rows.n_rows
             done.n_entries += len(rows.indices)
-            done.width = max(done.width, _top(rows), int(rows.widths.max(initial=0)))
+            done.width = max(done.width, rows.n_features)
         sink.close()
     return done
 
@@ -148,11 +142,13 @@ def _sources(job: Conversion) -> list[_Source]:
     """Return the files behind the inputs, with their formats."""
     found = []
     for path in job.inputs:
-        if path == STDIN or is_pipe(path):
-            found.append(_Source(path, _input_format(job, path), 0, None))
+        if is_stream(path):
+            kind = _chosen_format(path, job.input_format, "--format")
+            found.append(_Source(path, kind, 0, None))
             continue
         for file in list_files([path]):
-            found.append(_Source(file.path, _input_format(job, file.path), file.size, file))
+            kind = _chosen_format(file.path, job.input_format, "--format")
+            found.append(_Source(file.path, kind, file.size, file))
     if not found:
         raise InvalidDataError(f"There is no data in {', '.join(job.inputs)}.")
     for source in found:
@@ -164,19 +160,12 @@ def _sources(job: Conversion) -> list[_Source]:
     return found
 
 
-def is_pipe(path: str) -> bool:
-    """Tell whether a path is a named pipe."""
-    try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _input_format(job: Conversion, path: str) -> str:
-    kind = job.input_format or format_of(path)
+def _chosen_format(path: str, choice: str | None, flag: str) -> str:
+    """Return the format that was chosen, else what the name ends in."""
+    kind = choice or format_of(path)
     if kind is None:
         raise InvalidParamError(
-            f"The format of {path} does not show in its name. Say it with --format."
+            f"The format of {path} does not show in its name. Say it with {flag}."
         )
     return kind
 
@@ -197,7 +186,7 @@ def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -
         )
     width = 0
     for rows in _all_rows(job, sources, lambda at, n: listener("counting features", at, n)):
-        width = max(width, _top(rows), int(rows.widths.max(initial=0)))
+        width = max(width, rows.n_features)
     if not width:
         raise InvalidParamError("No row has a feature. Say their number with --num-features.")
     return width
@@ -209,15 +198,20 @@ def _all_rows(
     total = 0 if any(s.is_stream for s in sources) else sum(s.size for s in sources)
     before = 0
     for source in sources:
-        yield from _rows_of(job, source, lambda at, start=before: tell(start + at, total))  # type: ignore[misc]
+        yield from _rows_of(job, source, partial(_tell_whole, tell, total, before))
         before += source.size
+
+
+def _tell_whole(tell: Callable[[int, int], None], total: int, before: int, at: int) -> None:
+    """Tell how far all inputs are read, of which those before this one have so many bytes."""
+    tell(before + at, total)
 
 
 def _rows_of(
     job: Conversion, source: _Source, tell: Callable[[int], None]
 ) -> Generator[Rows, None, None]:
     """Yield the rows of one file; ``tell`` gets the bytes that were read."""
-    with _opened(source) as stream:
+    with opened(source.path) if source.file is None else source.file.open() as stream:
         if source.file_format in ("parquet", "npz"):
 
             def advance(share: float) -> None:
@@ -241,12 +235,6 @@ def _rows_of(
             yield from read_text(counted, parser, source=source.path)
 
 
-def _opened(source: _Source) -> Any:
-    if source.path == STDIN:
-        return open(os.dup(sys.stdin.fileno()), "rb")
-    return open(source.path, "rb") if source.file is None else source.file.open()
-
-
 class _Counted:
     """A stream that tells how many bytes were read."""
 
@@ -260,10 +248,6 @@ class _Counted:
         return bytes(taken)
 
 
-def _top(rows: Rows) -> int:
-    return int(rows.indices.max()) + 1 if len(rows.indices) else 0
-
-
 def _completed(rows: Rows, width: int | None, job: Conversion, first_row: int) -> Rows:
     """Return the rows with the width of all, and labels where they were missing."""
     if job.missing_label is not None:
@@ -271,17 +255,10 @@ def _completed(rows: Rows, width: int | None, job: Conversion, first_row: int) -
         rows = _with(rows, labels=labels)
     if width is None:
         return rows
-    lengths = np.diff(rows.indptr)
-    differs = (rows.widths >= 0) & (rows.widths != width)
-    if job.num_features is not None:
-        differs &= rows.is_dense  # sparse rows are as wide as the caller says
-    outside = np.zeros(rows.n_rows, np.bool_)
-    filled = lengths > 0
-    outside[filled] = rows.indices[rows.indptr[1:][filled] - 1] >= width
-    if (differs | outside).any():
-        row = int((differs | outside).argmax())
-        claim = max(int(rows.widths[row]), int(rows.indices[rows.indptr[row + 1] - 1]) + 1
-                    if lengths[row] else 0)  # fmt: skip
+    misfits = rows.misfits(width, is_set=job.num_features is not None)
+    if misfits.any():
+        row = int(misfits.argmax())
+        claim = max(rows.widths[row], rows.tops()[row])
         raise InvalidDataError(
             f"Row {first_row + row} has {claim} features, where {width} were "
             + ("asked for" if job.num_features is not None else "found in others")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow.fs as pafs
 
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.streams import GZIP_SUFFIXES
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAGIC = re.compile(r"[*?\[]")
@@ -43,7 +44,7 @@ class DataFile:
     @property
     def is_compressed(self) -> bool:
         """Tell by the name: such a file cannot be read from the middle."""
-        return self.path.endswith((".gz", ".gzip"))
+        return self.path.endswith(GZIP_SUFFIXES)
 
     def open(self) -> BinaryIO:
         """Open the file for reading; it can seek where its store can."""

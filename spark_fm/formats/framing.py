@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+RECORDIO = "recordio-protobuf"  # what Spark and the command line call the format
+
 MAGIC = 0xCED7230A
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import zlib
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,8 +13,7 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.batches import RowBatch
 from spark_fm.formats.reading import MAX_RECORD_BYTES, RecordReader
-
-GZIP_BYTES = b"\x1f\x8b"
+from spark_fm.formats.streams import unzipped
 
 
 def read_batches(
@@ -45,54 +41,6 @@ def read_batches(
     else:
         name = str(getattr(file, "name", "<stream>"))
         yield from RecordReader(unzipped(file), source=name, max_record_bytes=max_record_bytes)
-
-
-def unzipped(stream: IO[bytes]) -> BinaryIO:
-    """Return the stream, or what it decompresses to when it starts like a gzip file."""
-    if not hasattr(stream, "peek"):
-        stream = io.BufferedReader(cast(Any, _Readable(stream)), 2**20)
-    if stream.peek(2)[:2] == GZIP_BYTES:
-        return cast(BinaryIO, _Gunzip(stream))
-    return cast(BinaryIO, stream)
-
-
-class _Gunzip:
-    """Decompress a stream; all that comes before damage is given out before the error."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._file = gzip.GzipFile(fileobj=stream)
-        self._error: Exception | None = None
-
-    def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, fewer only at the end."""
-        taken = bytearray()
-        while len(taken) < size and self._error is None:
-            try:
-                part = self._file.read1(size - len(taken))
-            except (EOFError, zlib.error, gzip.BadGzipFile) as err:
-                self._error = err
-                break
-            if not part:
-                break
-            taken += part
-        if not taken and self._error is not None:
-            raise self._error
-        return bytes(taken)
-
-
-class _Readable(io.RawIOBase):
-    """A file object of any kind behind the interface that buffering needs."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        taken = self._stream.read(len(buffer))
-        buffer[: len(taken)] = taken
-        return len(taken)
 
 
 def read_records(

@@ -181,8 +181,7 @@ class NpzSink:
         self._spools["y"].append(rows.labels)
         self._n_rows += rows.n_rows
         self._nnz += len(rows.indices)
-        top = int(rows.indices.max()) + 1 if len(rows.indices) else 0
-        self._width = max(self._width, top, int(rows.widths.max(initial=0)))
+        self._width = max(self._width, rows.n_features)
 
     def close(self) -> None:
         """Write the archive."""

@@ -6,8 +6,6 @@ word is never believed before its bytes have arrived.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -22,6 +20,7 @@ from spark_fm.formats.decoding import DENSE, SPARSE, UNSORTED, decode_float64
 from spark_fm.formats.frames import ENDS_INSIDE, Frames, NeedMoreError
 from spark_fm.formats.framing import LENGTH_MASK
 from spark_fm.formats.messages import MalformedMessageError, NotAMessageError, Row, read_row
+from spark_fm.formats.streams import GZIP_ERRORS
 from spark_fm.learner.csr import frozen
 
 CHUNK_BYTES = 2**23
@@ -155,7 +154,7 @@ class RecordReader:
         rest = self._frames.buffer[position:]
         try:  # much at once when a record is long, or each chunk would copy it again
             taken = self._stream.read(max(self._chunk_bytes, len(rest)))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+        except GZIP_ERRORS as err:
             self._frames.end_reason = f"the compressed data are damaged ({err})"
             taken = b""
         self._frames.at_end = not taken

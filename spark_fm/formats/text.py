@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.batches import Rows, summed
 from spark_fm.formats.lines import FIRST_INDEX, LineParser, TextFormat, shortened
+from spark_fm.formats.streams import GZIP_ERRORS
 
 CHUNK_BYTES = 2**22
 MAX_LINE_BYTES = 2**28
@@ -43,7 +42,7 @@ def read_text(
     while True:
         try:
             taken = stream.read(chunk_bytes)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+        except GZIP_ERRORS as err:
             raise InvalidDataError(
                 f"{source}: the compressed data are damaged after line {n_lines}: {err}."
             ) from None

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
-from spark_fm.formats.converting import FORMATS, RECORDIO, Conversion, convert, format_of
+from spark_fm.formats.converting import FORMATS, Conversion, convert, format_of
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.recordio import read_batches, read_records, write_records
 
 ENDING = {"libsvm": "libsvm", "libfm": "libfm", "parquet": "parquet", "npz": "npz", RECORDIO: "pbr"}
@@ -362,3 +363,26 @@ def test_mixed_labels_survive_a_batch(tmp_path):
     (batch,) = read_batches(tmp_path / "a.pbr")
 
     np.testing.assert_array_equal(batch.labels, [np.nan, 3])
+
+
+def test_a_format_that_no_name_tells_is_asked_for_by_its_flag(source, tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("1 1:2\n")
+
+    with pytest.raises(InvalidParamError, match=r"plain does not show .* with --format\."):
+        convert(Conversion((str(plain),), str(tmp_path / "a.npz")))
+    with pytest.raises(InvalidParamError, match=r"out does not show .* with --output-format\."):
+        convert(Conversion((source("libsvm"),), str(tmp_path / "out")))
+
+
+def test_the_listener_counts_the_bytes_of_all_inputs(source, tmp_path):
+    heard = []
+    inputs = (source("libsvm"), source("recordio-protobuf"), source("libsvm"))
+
+    convert(Conversion(inputs, str(tmp_path / "a.npz")), lambda *told: heard.append(told))
+
+    total = sum(map(os.path.getsize, inputs))
+    done = [done for _, done, _ in heard]
+    assert done == sorted(done)
+    assert heard[-1] == ("converting", total, total)
+    assert {os.path.getsize(inputs[0]), total} <= set(done)

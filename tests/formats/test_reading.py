@@ -12,9 +12,9 @@ import pytest
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.framing import MAGIC_BYTES
-from spark_fm.formats.loading import unzipped
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.streams import unzipped
 from spark_fm.recordio import read_batches, read_records, write_records
 from tests.formats import mutations
 from tests.formats.mutations import framed, quickly, random_record, slowly

@@ -1,16 +1,11 @@
-"""Writing matrices: types, checks, files that are whole or absent, sharded sets."""
+"""Writing matrices: what is written, and what is refused."""
 
 from __future__ import annotations
 
-import gzip
 import io
-import json
-import os
 import re
-import stat
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +15,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.errors import InvalidDataError
 from spark_fm.formats import writing
-from spark_fm.recordio import write_record_set, write_records
+from spark_fm.recordio import write_records
 from tests.formats.test_encoding import DENSE_ROW, EMPTY_ROW, SPARSE_ROW, parse, payloads
 
 FORMATS = ["csr", "csc", "coo", "lil", "dok", "bsr", "dia"]
@@ -51,29 +46,6 @@ def rows_in(data: bytes) -> list[tuple[dict[int, float], list[int], list[float]]
 
 def one_sparse(index: int, width: int) -> sp.csr_array:
     return sp.csr_array(([1.0], np.array([index], np.int64), [0, 1]), shape=(1, width))
-
-
-class Failing(io.BytesIO):
-    """A file on a disk that is full from the second write on."""
-
-    def write(self, data: Any) -> int:
-        if self.tell():
-            raise OSError("disk full")
-        return super().write(data)
-
-
-class Sipping(io.RawIOBase):
-    """A file without a buffer that takes a few bytes at a time."""
-
-    def __init__(self) -> None:
-        self.taken = b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.taken += bytes(data[:7])
-        return min(7, len(data))
 
 
 # --- What is written ---
@@ -320,171 +292,6 @@ def test_index_outside_the_matrix_is_refused(index: int) -> None:
     X.indices[2] = index
     with pytest.raises(InvalidDataError, match=f"Feature index {index} in row 2"):
         written(X)
-
-
-# --- Files ---
-
-
-@pytest.mark.parametrize("convert", [str, Path])
-def test_path_gets_a_new_file_and_the_number_of_rows_comes_back(
-    convert: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "rows.pbr"
-    path.write_bytes(b"old and longer than the new file" * 99)
-    assert write_records(convert(path), TABLE, [1, 0, 1]) == 3
-    assert path.read_bytes() == written(TABLE, [1, 0, 1])
-    assert os.listdir(tmp_path) == ["rows.pbr"]
-
-
-def test_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
-    write_records(tmp_path / "rows.pbr", TABLE)
-    (tmp_path / "other").touch()
-    modes = {stat.S_IMODE(os.stat(path).st_mode) for path in tmp_path.iterdir()}
-    assert len(modes) == 1
-
-
-def test_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    write_records(tmp_path / "link", TABLE)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_bytes() == written(TABLE)
-
-
-def test_device_is_written_to_and_stays_a_device() -> None:
-    assert write_records("/dev/null", TABLE) == 3
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-
-
-def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "rows.pbr"
-    path.write_bytes(b"old")
-    with pytest.raises(InvalidDataError, match="row 1, column 0"):
-        write_records(path, [[1.0], [np.nan]])
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["rows.pbr"]
-
-
-def test_failure_without_an_old_file_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 1)  # the first row is on disk already
-    with pytest.raises(InvalidDataError, match="row 1, column 0"):
-        write_records(tmp_path / "rows.pbr", [[1.0], [np.nan]])
-    assert os.listdir(tmp_path) == []
-
-
-def test_file_object_is_appended_to_and_left_open() -> None:
-    file = io.BytesIO()
-    file.write(b"before")
-    write_records(file, [[1.5, 16]], [1])
-    write_records(file, sp.csr_array((1, 4)), [1])
-    assert file.getvalue() == b"before" + DENSE_ROW + EMPTY_ROW
-
-
-def test_compressed_file_object_is_written(tmp_path: Path) -> None:
-    with gzip.open(tmp_path / "rows.gz", "wb") as file:
-        write_records(file, TABLE)
-    with gzip.open(tmp_path / "rows.gz") as file:
-        assert file.read() == written(TABLE)
-
-
-def test_file_object_that_takes_few_bytes_at_a_time_gets_all() -> None:
-    file = Sipping()
-    write_records(file, TABLE)
-    assert file.taken == written(TABLE)
-
-
-def test_error_of_the_file_object_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 1)
-    with pytest.raises(OSError, match="disk full"):
-        write_records(Failing(), TABLE)
-
-
-@pytest.mark.parametrize("file", [io.StringIO(), 3, None, [], ""])
-def test_what_is_no_binary_file_is_refused(file: Any) -> None:
-    with pytest.raises(InvalidParamError, match="file must be a path"):
-        write_records(file, TABLE)
-
-
-def test_remote_path_is_refused() -> None:
-    with pytest.raises(InvalidParamError, match=r"path of this machine, got 's3://bucket/x.pbr'"):
-        write_records("s3://bucket/x.pbr", TABLE)
-
-
-def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="name a file in it"):
-        write_records(tmp_path, TABLE)
-
-
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="absent"):
-        write_records(tmp_path / "absent" / "rows.pbr", TABLE)
-
-
-# --- Sharded sets ---
-
-
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_record_set_is_files_and_a_manifest(tmp_path: Path, slash: str) -> None:
-    folder = f"{tmp_path}/deep/set"
-    manifest = write_record_set(folder + slash, TABLE, [1, 0, 1], num_files=2)
-    assert manifest == f"{folder}/.amazon.manifest"
-    listed = json.loads(Path(manifest).read_text("utf-8"))
-    assert listed == [{"prefix": folder + "/"}, "matrix_0.pbr", "matrix_1.pbr"]
-    assert sorted(os.listdir(folder)) == [".amazon.manifest", "matrix_0.pbr", "matrix_1.pbr"]
-    files = [Path(folder, name).read_bytes() for name in listed[1:]]
-    assert b"".join(files) == written(TABLE, [1, 0, 1])
-
-
-@pytest.mark.parametrize("convert", [np.asarray, sp.csr_array, sp.coo_matrix])
-def test_rows_are_dealt_out_evenly_and_in_order(tmp_path: Path, convert: Any) -> None:
-    X = np.arange(1.0, 24).reshape(23, 1)
-    listed = json.loads(
-        Path(write_record_set(tmp_path, convert(X), num_files=10, prefix="part")).read_text()
-    )
-    assert listed[1:] == [f"part_{i:02d}.pbr" for i in range(10)]
-    files = [rows_in((tmp_path / name).read_bytes()) for name in listed[1:]]
-    assert [features[0] for file in files for features, _, _ in file] == list(range(1, 24))
-    assert {len(file) for file in files} == {2, 3}
-
-
-def test_one_file_is_the_default(tmp_path: Path) -> None:
-    write_record_set(tmp_path, TABLE)
-    assert (tmp_path / "matrix_0.pbr").read_bytes() == written(TABLE)
-
-
-def test_more_files_than_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidDataError, match=r"3 rows do not fill 4 files.*num_files to 3"):
-        write_record_set(tmp_path / "set", TABLE, num_files=4)
-    assert not (tmp_path / "set").exists()
-
-
-def test_failure_in_a_later_file_leaves_the_old_set(tmp_path: Path) -> None:
-    write_record_set(tmp_path, TABLE, num_files=3)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    bad = TABLE.astype(float)
-    bad[2, 1] = np.nan
-    with pytest.raises(InvalidDataError, match="row 2, column 1"):
-        write_record_set(tmp_path, bad, num_files=2)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("num_files", [0, -1, 1.5, True, "2", None])
-def test_bad_number_of_files_is_refused(tmp_path: Path, num_files: Any) -> None:
-    with pytest.raises(InvalidParamError, match=f"num_files .*{num_files!r}"):
-        write_record_set(tmp_path, TABLE, num_files=num_files)
-
-
-@pytest.mark.parametrize("prefix", ["", "a/b", None])
-def test_bad_prefix_is_refused(tmp_path: Path, prefix: Any) -> None:
-    with pytest.raises(InvalidParamError, match="prefix must be"):
-        write_record_set(tmp_path, TABLE, prefix=prefix)
-
-
-@pytest.mark.parametrize("folder", ["", "s3://bucket/set", 3, None])
-def test_bad_folder_is_refused(folder: Any) -> None:
-    with pytest.raises(InvalidParamError, match="folder must be a path of this machine"):
-        write_record_set(folder, TABLE)
 
 
 def test_neither_spark_nor_pandas_is_imported() -> None:
