@@ -71,7 +71,7 @@ class _EpochTotals:
     step_scale: float = 1.0
     compile_seconds: float = 0.0
     phases: dict[str, float] = field(
-        default_factory=lambda: {"ship": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
+        default_factory=lambda: {"broadcast": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
     )
 
 
@@ -203,7 +203,7 @@ class DistributedTraining:
                 run.best = self._epoch_candidate().copy()
         run.history.append(record)
         seconds = sum(totals.phases.values())
-        tell(EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases))
+        tell(EpochReport(record, self._spec, totals.n_rows, seconds, totals.phases))
 
     def _epoch_candidate(self) -> Candidate:
         if self._candidate is None:
@@ -239,7 +239,7 @@ class DistributedTraining:
         if closing is not None:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
             closing.phases["validate"] += validate_seconds
-            sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
+            sums = sum((MetricSums.from_dict(f["validation"]) for f in facts), MetricSums())
             self._close_epoch(run, closing, sums, tell)
         if exchange < 0 or run.stopping.should_stop:
             return True
@@ -249,7 +249,7 @@ class DistributedTraining:
         if sound:
             self._merge(run, old, facts, pieces)
             sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
-        totals.phases["ship"] += shipped_at - clock
+        totals.phases["broadcast"] += shipped_at - clock
         totals.phases["train"] += trained_at - shipped_at - validate_seconds
         totals.phases["merge"] += time.perf_counter() - trained_at
         return sound

@@ -101,13 +101,13 @@ def _tell_all(
         tell(
             EpochReport(
                 record=record,
-                loss=spec.loss,
+                spec=spec,
                 n_rows=facts["n_rows"],
                 seconds=record.train_seconds + record.validate_seconds + overhead,
                 phases={
                     "train": max(0.0, train_seconds),
                     "validate": record.validate_seconds,
-                    "ship": overhead,
+                    "broadcast": overhead,
                     "merge": 0.0,
                 },
             )

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 
 from spark_fm.engine.dealing import dealt_blocks
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.history import EpochReport, Progress
+from spark_fm.engine.history import EpochReport, Progress, validation_curve
 from spark_fm.engine.packed import PackedData, label_scale, packed
 from spark_fm.engine.packing import SetSums
 from spark_fm.engine.planning import TrainPlan, make_plan
@@ -124,6 +124,11 @@ class _Trainer:
         run = self._train(spec, units, train_on_all=self._nothing_left, tell=self._tell)
         runs = [run]
         best_epoch = run.stopping.best_epoch if run.best is not None else run.epoch - 1
+        if self._has_validation and run.best is None:
+            self._warn(
+                f"validationMetric={request.metric!r} was undefined in every epoch, so the last "
+                "one was kept: the validation rows have one class only, or constant labels."
+            )
         result, refitted = run.result(), False
         clock = time.perf_counter()
         if self._wants_refit():
@@ -267,6 +272,8 @@ class _Trainer:
             "labelScale": units.label,
             "totalIterations": len(self._history),
             "bestEpoch": best_epoch,
+            "validationMetric": self._request.metric if self._has_validation else None,
+            "validationCurve": validation_curve(runs[0].history, best_epoch),
             "stepScale": runs[-1].step_scale,
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + _divergence_notes(records),
