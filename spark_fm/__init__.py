@@ -13,10 +13,14 @@ from spark_fm._version import __version__
 if TYPE_CHECKING:
     from spark_fm.engine.registration import register
     from spark_fm.ml.estimator import FactorizationMachine
+    from spark_fm.ml.evaluation import FMEvaluation
+    from spark_fm.ml.evaluator import FMEvaluator
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
 
 __all__ = [
+    "FMEvaluation",
+    "FMEvaluator",
     "FMTrainingSummary",
     "FactorizationMachine",
     "FactorizationMachineModel",
@@ -25,6 +29,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FMEvaluation": "spark_fm.ml.evaluation",
+    "FMEvaluator": "spark_fm.ml.evaluator",
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",

@@ -350,7 +350,34 @@ def metrics(name: str, raw: Floats, labels: Floats, weights: Floats) -> dict[str
         "logloss": sum(w * loss("logistic", s, y) for s, y, w in rows) / total,
         "accuracy": right / total,
         "f1": 2 * precision * recall / (precision + recall),
+        "roc_auc": roc_auc(raw, labels, weights),
+        "pr_auc": average_precision(raw, labels, weights),
     }
+
+
+def roc_auc(scores: Floats, labels: Floats, weights: Floats) -> float:
+    """Return the chance that a positive row scores higher than a negative one, ties half."""
+    rows = list(zip(scores, labels, weights, strict=True))
+    positive, negative = ([(s, w) for s, y, w in rows if y == label] for label in (1, 0))
+    total = sum(w for _, w in positive) * sum(w for _, w in negative)
+    won = sum(
+        w * v * (1.0 if s > t else 0.5 if s == t else 0.0) for s, w in positive for t, v in negative
+    )
+    return won / total if total else math.nan
+
+
+def average_precision(scores: Floats, labels: Floats, weights: Floats) -> float:
+    """Return the mean, over the positive rows, of the precision down to their score."""
+    rows = list(zip(scores, labels, weights, strict=True))
+    total = sum(w for _, y, w in rows if y == 1)
+    if not total or total == sum(w for _, _, w in rows):
+        return math.nan
+    area = 0.0
+    for score in set(scores):
+        above = [(y, w) for s, y, w in rows if s >= score]
+        precision = sum(w for y, w in above if y == 1) / max(sum(w for _, w in above), 1e-300)
+        area += precision * sum(w for s, y, w in rows if s == score and y == 1)
+    return area / total
 
 
 def first_decay_scale(count: int, power: float) -> float:

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_public_names_are_these():
     assert set(spark_fm.__all__) == {
+        "FMEvaluation",
+        "FMEvaluator",
         "FMTrainingSummary",
         "FactorizationMachine",
         "FactorizationMachineModel",

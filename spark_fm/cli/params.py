@@ -6,7 +6,6 @@ import argparse
 import difflib
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +156,6 @@ def _default_text(stage: Params, param: Param[Any]) -> str:
     return "" if value == "" else f" [{json.dumps(value) if value is not None else 'unset'}]"
 
 
-def apply_params(stage: Any, values: dict[str, Any], names: Iterable[str] = ()) -> Any:
-    """Return a copy of ``stage`` with these Params set, and the Params ``names`` cleared to ""."""
-    extra = {stage.getParam(name): value for name, value in values.items()}
-    extra |= {stage.getParam(name): "" for name in names}
-    return stage.copy(extra)
+def apply_params(stage: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of ``stage`` with these Params set."""
+    return stage.copy({stage.getParam(name): value for name, value in values.items()})

@@ -33,9 +33,9 @@ def check_features(schema: StructType, name: str) -> None:
 def check_training_columns(schema: StructType, columns: ColumnNames) -> None:
     """Raise InvalidColumnError naming the first column that cannot be trained on."""
     check_features(schema, columns.features)
-    _check_number(schema, columns.label, "labelCol")
+    check_number(schema, columns.label, "labelCol")
     if columns.weight is not None:
-        _check_number(schema, columns.weight, "weightCol")
+        check_number(schema, columns.weight, "weightCol")
     if columns.validation is not None:
         kind = _type_of(schema, columns.validation, "validationIndicatorCol")
         if not isinstance(kind, BooleanType):
@@ -100,7 +100,8 @@ def vector_size(schema: StructType, name: str) -> int | None:
     return int(size) if size else None
 
 
-def _check_number(schema: StructType, name: str, param: str) -> None:
+def check_number(schema: StructType, name: str, param: str) -> None:
+    """Raise InvalidColumnError unless the column, named by ``param``, holds numbers."""
     kind = _type_of(schema, name, param)
     if not isinstance(kind, (NumericType, BooleanType)):
         raise InvalidColumnError(

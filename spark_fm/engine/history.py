@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_fm.learner.run import EpochRecord
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import TrainSpec
 
 log = logging.getLogger(__name__)
+
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +22,19 @@ class EpochReport:
     Parameters
     ----------
     record : EpochRecord
-    loss : {"logistic", "squared"}
+    spec : TrainSpec
     n_rows : int
         Training rows visited.
     seconds : float
         Wall time of the epoch as the driver saw it, or the task's own when one job ran
         several epochs.
     phases : dict of str to float
-        Seconds spent shipping, training, merging and validating.
+        Seconds of broadcast, train, merge and validate. When one task trains, broadcast is
+        all of the job but its arithmetic: its start, and the model's way there and back.
     """
 
     record: EpochRecord
-    loss: Loss
+    spec: TrainSpec
     n_rows: int
     seconds: float
     phases: dict[str, float]
@@ -42,13 +45,15 @@ class EpochReport:
         row: dict[str, Any] = {"epoch": record.epoch, "trainLoss": record.train_loss}
         if record.validation is not None:
             row["validationLoss"] = record.validation.mean_loss()
-            for name, value in record.validation.values(self.loss).items():
+            for name, value in record.validation.values(self.spec.loss).items():
                 row[f"validation_{name}"] = value
         row["rowsPerSecond"] = self.n_rows / self.seconds if self.seconds else float("nan")
         row["seconds"] = self.seconds
         row |= {f"{name}Seconds": value for name, value in self.phases.items()}
         row["compileSeconds"] = record.compile_seconds
         row["stepScale"] = record.step_scale
+        for name in ("bias", "linear", "factors"):
+            row[f"{name}Lr"] = getattr(self.spec, name).lr * record.step_scale
         row["rejected"] = record.n_rejected
         return row
 
@@ -65,6 +70,18 @@ class EpochReport:
         if row["rejected"]:
             parts.append(f"{row['rejected']} diverged attempt(s), steps now x{row['stepScale']:g}")
         return ", ".join(parts)
+
+
+def validation_curve(history: list[EpochRecord], epoch: int) -> dict[str, Any] | None:
+    """Return a classifier's validation rows of an epoch in groups by score, to draw curves of.
+
+    None for a regressor, and for an epoch without validation.
+    """
+    for record in history:
+        if record.epoch == epoch and record.validation is not None:
+            groups = record.validation.histogram.groups()
+            return groups.thinned(CURVE_POINTS).to_dict() if len(groups.score) else None
+    return None
 
 
 class Progress:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.engine.checkpoints import Checkpoint
-from spark_fm.engine.history import EpochReport
+from spark_fm.engine.history import EpochReport, validation_curve
 from spark_fm.engine.packed import PackedData, check_sets, label_scale
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.request import REFIT_ROWS, TrainRequest
@@ -169,6 +169,12 @@ class ModelTraining:
         """
         if phase is not None and run is not None:
             best = run.stopping.best_epoch if run.best is not None else run.epoch - 1
+            if phase.has_validation and run.best is None:
+                self._warn(
+                    f"validationMetric={self._request.metric!r} was undefined in every epoch, so "
+                    "the last one was kept: the validation rows have one class only, or constant "
+                    "labels."
+                )
             self._first = _First(run.result(), phase.units, best, run.step_scale, run.history)
             if self._request.keep_snapshot:
                 self._snapshot = self._snapshot_of(run, phase, None)
@@ -360,6 +366,8 @@ class ModelTraining:
             "labelScale": units.label,
             "totalIterations": len(self._history),
             "bestEpoch": first.best_epoch,
+            "validationMetric": self._request.metric if data.has_validation else None,
+            "validationCurve": validation_curve(first.records, first.best_epoch),
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + _divergence_notes(records),
             "packSeconds": data.seconds,

@@ -54,7 +54,7 @@ class _EpochTotals:
     step_scale: float = 1.0
     compile_seconds: float = 0.0
     phases: dict[str, float] = field(
-        default_factory=lambda: {"ship": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
+        default_factory=lambda: {"broadcast": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
     )
 
 
@@ -201,7 +201,7 @@ class DistributedTraining:
                 run.best = self._epoch_candidate().copy()
         run.history.append(record)
         seconds = sum(totals.phases.values())
-        report = EpochReport(record, self._spec.loss, totals.n_rows, seconds, totals.phases)
+        report = EpochReport(record, self._spec, totals.n_rows, seconds, totals.phases)
         run.finished = not self._tell(report) or run.stopping.should_stop
 
     def _epoch_candidate(self) -> Candidate:
@@ -228,7 +228,7 @@ class DistributedTraining:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
             validate_seconds = min(validate_seconds, result.job_seconds)
             closing.phases["validate"] += validate_seconds
-            sums = sum((MetricSums(**f["validation"]) for f in facts), MetricSums())
+            sums = sum((MetricSums.from_dict(f["validation"]) for f in facts), MetricSums())
             self._close_epoch(run, closing, sums)
         if exchange == VALIDATE_ONLY or run.finished:
             return True
@@ -238,7 +238,7 @@ class DistributedTraining:
         if sound:
             self._merge(run, old, result)
             sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
-        totals.phases["ship"] += result.ship_seconds
+        totals.phases["broadcast"] += result.ship_seconds
         totals.phases["train"] += result.job_seconds - validate_seconds
         totals.phases["merge"] += time.perf_counter() - clock
         return sound

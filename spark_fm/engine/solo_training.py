@@ -194,13 +194,13 @@ def _reports(
     return [
         EpochReport(
             record=record,
-            loss=spec.loss,
+            spec=spec,
             n_rows=n_rows,
             seconds=record.train_seconds + record.validate_seconds + overhead,
             phases={
                 "train": max(0.0, record.train_seconds - record.compile_seconds),
                 "validate": record.validate_seconds,
-                "ship": overhead,
+                "broadcast": overhead,
                 "merge": 0.0,
             },
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,16 @@ class EpochRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for transport as JSON."""
-        return asdict(self)
+        facts = {item.name: getattr(self, item.name) for item in fields(self)}
+        sums = self.validation
+        return {**facts, "validation": None if sums is None else sums.to_dict()}
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> EpochRecord:
         """Rebuild a record from ``to_dict``."""
         sums = facts["validation"]
-        return cls(**{**facts, "validation": None if sums is None else MetricSums(**sums)})
+        validation = None if sums is None else MetricSums.from_dict(sums)
+        return cls(**{**facts, "validation": validation})
 
 
 @dataclass(slots=True)

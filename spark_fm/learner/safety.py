@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from spark_fm.learner.candidate import Candidate, evaluate
+from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.metrics import metric_sums
+from spark_fm.learner.metrics import loss_sum
+from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
 
@@ -34,7 +35,7 @@ def exploded_loss(start: float, nothing: float) -> float:
 def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
     """Return the weighted loss sum of a model that says 0 of every row."""
     zeros = np.zeros(batch.n_rows, np.float32)
-    return metric_sums(spec.loss, zeros, batch.labels, batch.weights).loss
+    return loss_sum(spec.loss, zeros, batch.labels, batch.weights)
 
 
 def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:
@@ -48,8 +49,10 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
         train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
         train.labels[:n_rows], train.weights[:n_rows],
     )  # fmt: skip
-    sums = evaluate(Candidate.of(state), head, spec)
-    return sums.loss, sums.weight
+    model = Candidate.of(state)
+    scores = margins(head, model.table, model.bias)
+    loss = loss_sum(spec.loss, scores, head.labels, head.weights)
+    return loss, float(head.weights.sum(dtype=np.float64))
 
 
 def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:

@@ -25,6 +25,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
+from spark_fm.ml.evaluation import FMEvaluation, evaluate
 from spark_fm.ml.getters import FMParams
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
@@ -129,6 +130,20 @@ class FactorizationMachineModel(
             For an index outside the model's features.
         """
         return self.weights.predict(CsrBatch.from_matrix(X), self._loss)
+
+    def evaluate(self, dataset: DataFrame) -> FMEvaluation:
+        """Return metrics, curves and calibration on rows with labels, in one job.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With featuresCol and labelCol; rows count by weightCol where that is there.
+
+        Raises
+        ------
+        InvalidColumnError, InvalidDataError
+        """
+        return evaluate(self, dataset)
 
     def setFeaturesCol(self, value: str) -> FactorizationMachineModel:
         """Set featuresCol."""

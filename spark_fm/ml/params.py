@@ -223,8 +223,8 @@ class FMParamDeclarations(
     )
     validationMetric: Param[str] = _string(
         "validationMetric",
-        'metric of the best epoch: "logloss", "accuracy", "f1", or "rmse", "mae", "r2"; unset: '
-        "logloss or rmse",
+        'metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a '
+        'classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse',
     )
     patience: Param[int] = _int(
         "patience", "epochs without improvement before training stops (>= 0); 0 never stops"

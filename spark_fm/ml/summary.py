@@ -7,18 +7,38 @@ from typing import Any
 
 import pandas as pd
 
+from spark_fm.learner.curves import ScoreGroups
+from spark_fm.ml.plots import (
+    draw_calibration,
+    draw_errors,
+    draw_losses,
+    draw_precision_recall,
+    draw_r2,
+    draw_roc,
+    finish,
+    new_figure,
+)
+
+CALIBRATION_GROUPS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class FMTrainingSummary:
-    """Summary of a training, kept with the model.
+    """Summary of a training, saved and loaded with the model.
 
     Parameters
     ----------
     rows : list of dict
-        One an epoch: losses and metrics, rows per second, seconds by phase, step scale.
+        One an epoch: losses and validation metrics, rows per second, seconds by phase,
+        step scale and the learning rates that it leaves.
     facts : dict
         Rows, features, skipped rows, partitions, averagings, best epoch, what the
-        safety net did (``warnings``), seconds of packing, compiling and refitting.
+        safety net did (``stepScale``, ``rejectedAttempts``, ``warnings``), seconds of
+        packing, compiling and refitting, and a classifier's ``validationCurve``.
+
+    Notes
+    -----
+    The summary holds no model: measure one on other rows with ``model.evaluate(df)``.
     """
 
     rows: list[dict[str, Any]]
@@ -49,12 +69,38 @@ class FMTrainingSummary:
         """Return what the statistics pass and the safety net had to say."""
         return list(self.facts["warnings"])
 
+    @property
+    def roc(self) -> pd.DataFrame | None:
+        """Return the best epoch's ROC on the validation rows: FPR, TPR, threshold.
+
+        At most 201 points. None for a regressor, or without validation.
+        """
+        groups = self._groups()
+        return None if groups is None else pd.DataFrame(groups.roc())
+
+    @property
+    def pr(self) -> pd.DataFrame | None:
+        """Return recall, precision and threshold likewise."""
+        groups = self._groups()
+        return None if groups is None else pd.DataFrame(groups.precision_recall())
+
+    @property
+    def calibration(self) -> pd.DataFrame | None:
+        """Return mean score, rate of label 1 and weight of groups of rows likewise."""
+        groups = self._groups()
+        if groups is None:
+            return None
+        return pd.DataFrame(groups.equal_weights(CALIBRATION_GROUPS).calibration())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the model's metadata."""
         return {"rows": self.rows, "facts": self.facts}
 
     def plot(self, path: str | None = None) -> Any:
-        """Draw training and validation loss by epoch.
+        """Draw the training, without data: also of a loaded model.
+
+        Losses by epoch; of a classifier also ROC, precision-recall and calibration on the
+        validation rows at the best epoch, of a regressor the metrics by epoch.
 
         Parameters
         ----------
@@ -70,24 +116,28 @@ class FMTrainingSummary:
         ImportError
             Without matplotlib: install ``spark-fm[plot]``.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as err:
-            raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
-        history = self.history
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
-        epochs = history["epoch"]
-        axes.plot(epochs, history["trainLoss"], "o-", ms=3, label="training, before each update")
-        if "validationLoss" in history:
-            axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
-            axes.axvline(self.bestEpoch, ls=":", c="gray", label=f"best: {self.bestEpoch}")
-        axes.set(xlabel="epoch", ylabel="mean loss", title="Loss by epoch")
-        axes.legend()
-        axes.grid(alpha=0.3)
-        if path is not None:
-            figure.savefig(path, dpi=144)
-        return figure
+        history, best = self.history, self.bestEpoch
+        groups = self._groups()
+        if groups is not None:
+            figure, axes = new_figure(2, 2)
+            values = self.rows[best]
+            calibration = groups.equal_weights(CALIBRATION_GROUPS).calibration()
+            draw_roc(axes[1], groups.roc(), values["validation_roc_auc"])
+            draw_precision_recall(axes[2], groups.precision_recall(), values["validation_pr_auc"])
+            draw_calibration(axes[3], calibration)
+            figure.suptitle(f"Training, and epoch {best} on the validation rows")
+        elif "validation_rmse" in history:
+            figure, axes = new_figure(1, 3)
+            draw_errors(axes[1], history, best)
+            draw_r2(axes[2], history, best)
+        else:
+            figure, axes = new_figure()
+        draw_losses(axes[0], history, best)
+        return finish(figure, path)
+
+    def _groups(self) -> ScoreGroups | None:
+        curve = self.facts.get("validationCurve")  # older models have none
+        return None if curve is None else ScoreGroups.from_dict(curve)
 
     def __repr__(self) -> str:
         """Show the main figures."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.cli.evaluate import areas, table
+from spark_fm.cli.evaluate import table
+from spark_fm.learner.curves import areas
 
 counts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8)
 

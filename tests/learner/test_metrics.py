@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from spark_fm.learner.metrics import METRICS, MetricSums, metric_sums
+from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums
 from spark_fm.learner.spec import Loss
 from tests import oracle
 
@@ -28,7 +29,8 @@ def test_metrics_equal_the_plain_formulas(loss: Loss) -> None:
     values = metric_sums(loss, scores, labels, weights).values(loss)
 
     expected = oracle.metrics(loss, *(a.astype(np.float64) for a in (scores, labels, weights)))
-    assert values == pytest.approx(expected, rel=1e-10)  # float64 sums in another order
+    # float64 sums in another order; no two of these scores share a bin of the histogram
+    assert values == pytest.approx(expected, rel=1e-10)
     assert values.keys() == METRICS[loss].keys()
 
 
@@ -41,20 +43,69 @@ def test_sums_of_two_row_sets_add_up_to_those_of_all(loss: Loss, cut: int) -> No
         loss, scores[cut:], labels[cut:], weights[cut:]
     )
 
-    whole = metric_sums(loss, scores, labels, weights)
+    assert_same_sums(added, metric_sums(loss, scores, labels, weights))
+
+
+def assert_same_sums(one: MetricSums, other: MetricSums) -> None:
+    """Compare sums whose float64 terms were added in another order."""
     for field in fields(MetricSums):
-        # float64 sums in another order
-        assert getattr(added, field.name) == pytest.approx(getattr(whole, field.name), rel=1e-12)
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if field.name == "histogram":
+            assert left.bins.tolist() == right.bins.tolist()
+            assert left.positive == pytest.approx(right.positive, rel=1e-12)
+            assert left.negative == pytest.approx(right.negative, rel=1e-12)
+        else:
+            assert left == pytest.approx(right, rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_a_row_of_weight_two_counts_like_two_rows(loss: Loss) -> None:
+def test_a_row_of_weight_three_counts_like_three_rows(loss: Loss) -> None:
     scores, labels, _ = rows(loss, seed=3)
 
-    once = metric_sums(loss, scores, labels, np.full(60, 2, np.float32))
+    once = metric_sums(loss, scores, labels, np.full(60, 3, np.float32))
 
-    twice = metric_sums(loss, np.tile(scores, 2), np.tile(labels, 2), np.ones(120, np.float32))
-    assert once.to_dict() == pytest.approx(twice.to_dict(), rel=1e-12)
+    thrice = metric_sums(loss, np.tile(scores, 3), np.tile(labels, 3), np.ones(180, np.float32))
+    assert_same_sums(once, thrice)
+    assert once.values(loss) == pytest.approx(thrice.values(loss), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_sums_travel_as_json_bit_for_bit(loss: Loss) -> None:
+    sums = metric_sums(loss, *rows(loss, seed=5))
+
+    came = MetricSums.from_dict(json.loads(json.dumps(sums.to_dict())))
+
+    assert came.to_dict() == sums.to_dict()
+    assert came.values(loss) == sums.values(loss)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_a_score_that_is_nan_makes_every_metric_nan(loss: Loss) -> None:
+    scores, labels, weights = rows(loss, seed=6)
+    weights[7], scores[7] = 1.0, np.nan
+
+    values = metric_sums(loss, scores, labels, weights).values(loss)
+
+    assert values.keys() == METRICS[loss].keys()
+    assert all(math.isnan(value) for value in values.values())
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_areas_of_a_single_class_are_undefined(label: float) -> None:
+    scores = np.array([-1, 2, 3], np.float32)
+
+    values = metric_sums("logistic", scores, np.full(3, label, np.float32), np.ones(3, np.float32))
+
+    found = values.values("logistic")
+    assert math.isnan(found["roc_auc"])
+    assert math.isnan(found["pr_auc"])
+    assert found["accuracy"] == pytest.approx(2 / 3 if label else 1 / 3)
+
+
+def test_the_loss_alone_is_that_of_the_sums() -> None:
+    for loss in ("logistic", "squared"):
+        drawn = rows(loss, seed=8)
+        assert loss_sum(loss, *drawn) == metric_sums(loss, *drawn).loss
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])

@@ -1,0 +1,193 @@
+"""Measure a model on a DataFrame: metrics, curves, calibration; driver only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_fm.engine.columns import check_training_columns, quoted
+from spark_fm.engine.measuring import (
+    ClassifierSums,
+    Names,
+    RegressorSums,
+    classifier_sums,
+    merged_means,
+    regressor_sums,
+)
+from spark_fm.engine.request import ColumnNames
+from spark_fm.learner.curves import Floats
+from spark_fm.ml.params import BINARY
+from spark_fm.ml.plots import (
+    draw_calibration,
+    draw_fit,
+    draw_precision_recall,
+    draw_residuals,
+    draw_roc,
+    finish,
+    new_figure,
+)
+from spark_fm.ml.summary import CALIBRATION_GROUPS
+
+if TYPE_CHECKING:
+    from spark_fm.ml.model import FactorizationMachineModel
+
+CURVE_POINTS = 1000
+RESIDUAL_BINS = 40
+TAIL = 0.001  # share of the rows on either side that the last bins of residuals take in
+_OTHER_OUTPUTS = ("predictedLabelCol", "predictionCol", "probabilityCol", "rawPredictionCol")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FMEvaluation:
+    """A model measured on rows with labels, as ``model.evaluate(df)`` returns it.
+
+    Parameters
+    ----------
+    metrics : dict of str to float
+        ``rows``; of a classifier ``logloss``, ``accuracy``, ``precision``, ``recall``,
+        ``f1``, ``roc_auc`` and ``pr_auc`` (average precision), of a regressor ``rmse``,
+        ``mae`` and ``r2``. NaN where undefined.
+    calibration : DataFrame
+        At most 20 groups of rows of about equal weight, by score: mean ``score``, the
+        share of label 1 (``rate``) or the mean ``label`` of a regressor, ``weight``.
+    confusion : DataFrame or None
+        Classifier: weight of rows by label (rows) and predicted label (columns).
+    roc : DataFrame or None
+        Classifier: ``FPR``, ``TPR`` and ``threshold``, at most 1,001 points.
+    pr : DataFrame or None
+        Classifier: ``recall``, ``precision`` and ``threshold``, at most 1,000 points.
+    residuals : DataFrame or None
+        Regressor: histogram of score minus label, ``low``, ``high`` and ``weight`` of 40
+        bins; the first and the last one also hold what lies further out, 0.1 % each.
+    """
+
+    metrics: dict[str, Any]
+    calibration: pd.DataFrame
+    confusion: pd.DataFrame | None = None
+    roc: pd.DataFrame | None = None
+    pr: pd.DataFrame | None = None
+    residuals: pd.DataFrame | None = None
+
+    def plot(self, path: str | None = None) -> Any:
+        """Draw ROC, precision-recall and calibration, or a regressor's fit and residuals.
+
+        Parameters
+        ----------
+        path : str, optional
+            Also save the picture there; the suffix gives the format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib: install ``spark-fm[plot]``.
+        """
+        is_classifier = self.roc is not None
+        figure, axes = new_figure(1, 3 if is_classifier else 2)
+        if is_classifier:
+            draw_roc(axes[0], self.roc, self.metrics["roc_auc"])
+            draw_precision_recall(axes[1], self.pr, self.metrics["pr_auc"])
+            draw_calibration(axes[2], self.calibration)
+        else:
+            draw_fit(axes[0], self.calibration)
+            draw_residuals(axes[1], self.residuals)
+        figure.suptitle(f"Evaluation on {self.metrics['rows']:,} rows")
+        return finish(figure, path)
+
+    def __repr__(self) -> str:
+        """Show the metrics."""
+        values = ", ".join(f"{k}={v:.6g}" for k, v in self.metrics.items() if k != "rows")
+        return f"FMEvaluation({self.metrics['rows']} rows, {values})"
+
+
+def evaluate(model: FactorizationMachineModel, dataset: DataFrame) -> FMEvaluation:
+    """Return the metrics of the model on a DataFrame with features and label.
+
+    Parameters
+    ----------
+    model : FactorizationMachineModel
+    dataset : DataFrame
+        With the model's featuresCol and labelCol, and its weightCol where there is one.
+
+    Raises
+    ------
+    InvalidColumnError, InvalidDataError
+
+    Notes
+    -----
+    One job, no row of data on the driver. Log loss and counts are exact; the curves and
+    areas treat scores whose log-odds agree to 1e-4 as ties. Rows without a score
+    (handleInvalid "skip" or "keep") are left out.
+    """
+    weight = model.getOrDefault("weightCol") if model.isDefined("weightCol") else ""
+    weight = weight if weight in dataset.schema.names else ""
+    features, label = model.getFeaturesCol(), model.getLabelCol()
+    check_training_columns(dataset.schema, ColumnNames(features, label, weight or None, None))
+    rows = dataset.select(
+        quoted(features).alias(features),
+        quoted(label).cast("double").alias("spark_fm_label"),
+        (quoted(weight).cast("double") if weight else F.lit(1.0)).alias("spark_fm_weight"),
+    )
+    scored = _scorer(model).transform(rows).select(
+        F.col("spark_fm_score").alias("score"),
+        F.col("spark_fm_label").alias("label"),
+        F.col("spark_fm_weight").alias("weight"),
+    )  # fmt: skip
+    names = Names(label=label, score=model.getScoreCol(), weight=weight or None)
+    if model.getPredictorType() == BINARY:
+        return _of_classifier(
+            classifier_sums(scored, names, threshold=model.getThreshold(), curves=True)
+        )
+    return _of_regressor(regressor_sums(scored, names, centre=model.bias))
+
+
+def _scorer(model: FactorizationMachineModel) -> FactorizationMachineModel:
+    """Return a copy that writes the score only, null where "skip" would drop the row."""
+    values = {"scoreCol": "spark_fm_score", **dict.fromkeys(_OTHER_OUTPUTS, "")}
+    if model.getHandleInvalid() == "skip":
+        values["handleInvalid"] = "keep"
+    return model.copy({model.getParam(name): value for name, value in values.items()})
+
+
+def _of_classifier(sums: ClassifierSums) -> FMEvaluation:
+    thinned = sums.groups.thinned(CURVE_POINTS)
+    return FMEvaluation(
+        metrics=sums.metrics(),
+        calibration=pd.DataFrame(sums.groups.equal_weights(CALIBRATION_GROUPS).calibration()),
+        confusion=pd.DataFrame(
+            [[sums.tn, sums.fp], [sums.fn, sums.tp]],
+            index=["label 0", "label 1"],
+            columns=["predicted 0", "predicted 1"],
+        ),
+        roc=pd.DataFrame(thinned.roc()),
+        pr=pd.DataFrame(thinned.precision_recall()),
+    )
+
+
+def _of_regressor(sums: RegressorSums) -> FMEvaluation:
+    groups = merged_means(sums.by_score, CALIBRATION_GROUPS)
+    return FMEvaluation(
+        metrics=sums.metrics(),
+        calibration=pd.DataFrame({name: groups[name] for name in ("score", "label", "weight")}),
+        residuals=_histogram(sums.by_residual["residual"], sums.by_residual["weight"]),
+    )
+
+
+def _histogram(residual: Floats, weight: Floats) -> pd.DataFrame:
+    """Return the weights of groups of rows, of ascending mean residual, in even bins."""
+    share = (np.cumsum(weight) - weight / 2) / weight.sum()
+    low, high = np.interp([TAIL, 1 - TAIL], share, residual)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(
+        np.clip(residual, low, high), RESIDUAL_BINS, (low, high), weights=weight
+    )
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "weight": counts})
