@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_fm.engine.session import result_limit
 from spark_fm.errors import SparkFMError, VersionMismatchError
 
-PART_BYTES = 64 * 2**20
+# A partition is in the JVM several times over while it travels: small ones, one at a time.
+PART_BYTES = 16 * 2**20
 
 
 def gather(
@@ -28,7 +29,7 @@ def gather(
         Columns to bring, in this order.
     n_bytes : int
         Upper bound of the result's size: above ``result_limit`` rows come partition by
-        partition, spread over partitions of about 64 MiB.
+        partition, spread over partitions of about 16 MiB.
     spread : list of str
         Columns whose values spread the rows evenly.
     """
@@ -41,7 +42,7 @@ def gather(
             return
         n_partitions = max(2, -(-n_bytes // PART_BYTES))
         pieces = frame.repartition(n_partitions, *spread)
-        for row in pieces.toLocalIterator(prefetchPartitions=True):
+        for row in pieces.toLocalIterator():
             yield tuple(row)
 
 
