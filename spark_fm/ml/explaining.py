@@ -89,11 +89,14 @@ class Explaining(FittedModel):
         names = lasting_handle(session, NameTable.of(named), n_bytes=BYTES_PER_NAME * len(named))
         task = ExplainTask(__version__, self._handle(session), names, reader, numPairs, numLinear)
         made = f"spark_fm_{uuid4().hex}"
+        # PySpark 4.0 gives a struct of nulls for a null struct.
+        is_explained = F.col(made)["margin"].isNotNull()
         column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
         result = row_based(dataset).select("*", column.alias(made))
         if reader.handle_invalid == "skip":
-            result = result.where(F.col(made).isNotNull())
-        return result.withColumnRenamed(made, explanationCol)
+            result = result.where(is_explained)
+        explanation = F.when(is_explained, F.col(made)).alias(explanationCol)
+        return result.select("*", explanation).drop(made)
 
     def feature_strengths(self, dataset: DataFrame) -> pd.DataFrame:
         """Measure how strongly each feature acts on the margins of a DataFrame's rows.

@@ -285,7 +285,8 @@ def _extent(contexts: DataFrame, candidates: DataFrame, question: Question, widt
 def _vectors(dataset: DataFrame, name: str, alias: str, made: Column) -> DataFrame:
     """Return ids and the fields of VECTORS, without rows that cannot be scored."""
     both = row_based(dataset).select(quoted(name).alias(alias), made.alias("made"))
-    return both.where(F.col("made").isNotNull()).select(alias, "made.*")
+    # Not "made": PySpark 4.0 gives a struct of nulls for a null struct.
+    return both.where(F.col("made.vector").isNotNull()).select(alias, "made.*")
 
 
 def _features(table: pa.Table) -> NDArray[np.int32]:

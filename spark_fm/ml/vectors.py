@@ -57,6 +57,6 @@ def _with_parts(
     whole = f"spark_fm_{uuid4().hex}"
     result = row_based(dataset).select("*", made.alias(whole))
     if model.getHandleInvalid() == "skip":
-        result = result.where(F.col(whole).isNotNull())
+        result = result.where(F.col(whole)["vector"].isNotNull())
     parts = (F.col(whole)[part].alias(name) for part, name in outputs.items())
     return result.select("*", *parts).drop(whole)
