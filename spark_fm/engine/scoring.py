@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import GenericAlias
-from typing import Any, Literal, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,8 @@ from spark_fm._version import __version__
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.handles import Handle
+from spark_fm.engine.readable import FeatureReader, HandleInvalid
 from spark_fm.engine.version import check_version
-from spark_fm.errors import InvalidDataError
-from spark_fm.formats.vectors import VectorColumn, read_vectors
-from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.predict import margins, sigmoid
 from spark_fm.learner.spec import Loss
 
@@ -53,62 +51,49 @@ class ScoreTask:
     model: Handle
     loss: Loss
     features_col: str
-    handle_invalid: Literal["error", "skip", "keep"]
+    handle_invalid: HandleInvalid
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield a struct of score and margin for each array of vectors."""
         check_version(self.version)
         table, bias, features, feature_dim = self.model.load()
+        reader = FeatureReader(self.features_col, self.handle_invalid)
         for column in columns:
-            vectors = read_vectors(column)
-            with np.errstate(over="ignore"):
-                values = vectors.values.astype(np.float32)
-            bad = self._bad_rows(vectors, values, feature_dim)
-            rows = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
-            if bad.any():
-                rows = rows.take(np.flatnonzero(~bad))
+            rows, bad = reader.read(column, feature_dim)
             margin = np.full(len(bad), np.nan)
-            margin[~bad] = margins(canonical(rows), table, bias, features=features)
+            margin[~bad] = margins(rows, table, bias, features=features)
             score = sigmoid(margin) if self.loss == "logistic" else margin
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
         freeze_loaded_modules()
 
-    def _bad_rows(
-        self, vectors: VectorColumn, values: np.ndarray[Any, Any], feature_dim: int
-    ) -> np.ndarray[Any, Any]:
-        bad = vectors.is_null | vectors.is_broken
-        if bad.any():
-            self._refuse("a null or broken vector", "")
-        outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
-        for flags, what, source in (
-            (outside, f"an index outside 0 to {feature_dim - 1}", vectors.indices),
-            (~np.isfinite(values), "a NaN or infinite value", vectors.values),
-        ):
-            if flags.any():
-                first = int(np.flatnonzero(flags)[0])
-                self._refuse(what, f" ({source[first]})")
-                total = np.concatenate([[0], np.cumsum(flags)])
-                bad = bad | (total[vectors.indptr[1:]] > total[vectors.indptr[:-1]])
-        return bad
 
-    def _refuse(self, what: str, example: str) -> None:
-        if self.handle_invalid == "error":
-            raise InvalidDataError(
-                f"featuresCol={self.features_col!r} holds {what}{example}, which the model cannot "
-                "score. Clean the data, or set handleInvalid='keep' for a null score or 'skip' to "
-                "drop such rows."
-            )
+class StructTask(Protocol):
+    """What makes structs of vectors: picklable, with one struct for each vector."""
+
+    @property
+    def features_col(self) -> str:
+        """Return the name of the column that it reads."""
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+        """Yield an array of structs for each array of vectors."""
 
 
 def score_column(task: ScoreTask, kind: DataType) -> Column:
-    """Return the struct column of score and margin for ``task.features_col``.
+    """Return the struct column of score and margin for ``task.features_col``."""
+    return struct_column(task, kind, RESULT)
+
+
+def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Column:
+    """Return the column of structs that a task makes of ``task.features_col``.
 
     Parameters
     ----------
-    task : ScoreTask
+    task : StructTask
     kind : DataType
         Type of the features column.
+    returns : StructType
+        Type of the structs.
 
     Notes
     -----
@@ -116,7 +101,7 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
     """
     features = quoted(task.features_col)
     if hasattr(F, "arrow_udf"):
-        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=RESULT)
+        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=returns)
         return cast(Column, scorer.asNondeterministic()(features))
     parts = [features]
     if isinstance(kind, VectorUDT):
@@ -124,7 +109,7 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
         parts = [plain[name] for name in ("type", "size", "indices", "values")]
     # PySpark's overloads know no iterator of tuples with a struct result.
     make: Any = pandas_udf
-    scorer = make(_pandas_scorer(task, len(parts)), returnType=RESULT)
+    scorer = make(_pandas_scorer(task, len(parts)), returnType=returns)
     return cast(Column, scorer.asNondeterministic()(*parts))
 
 
@@ -138,7 +123,7 @@ def row_based(dataset: DataFrame) -> DataFrame:
     return dataset.where(F.spark_partition_id() >= 0)
 
 
-def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:
+def _arrow_scorer(task: StructTask) -> Callable[..., Any]:
     def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         return task(columns)
 
@@ -147,7 +132,7 @@ def _arrow_scorer(task: ScoreTask) -> Callable[..., Any]:
     return score
 
 
-def _pandas_scorer(task: ScoreTask, n_columns: int) -> Callable[..., Any]:
+def _pandas_scorer(task: StructTask, n_columns: int) -> Callable[..., Any]:
     """Return the same scorer for PySpark 4.0, which has no Arrow UDFs.
 
     A vector comes as its four fields, an array as itself: pandas would make a dict of
@@ -189,7 +174,7 @@ def make_task(
     *,
     loss: Loss,
     features_col: str,
-    handle_invalid: Literal["error", "skip", "keep"],
+    handle_invalid: HandleInvalid,
 ) -> ScoreTask:
     """Return a task of this version."""
     return ScoreTask(__version__, model, loss, features_col, handle_invalid)

@@ -5,41 +5,36 @@ from __future__ import annotations
 import logging
 from typing import Any
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import check_features, check_outputs
-from spark_fm.engine.handles import Handle
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
-from spark_fm.engine.shipping import lasting_handle
-from spark_fm.errors import SparkFMError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
-from spark_fm.ml.getters import FMParams
+from spark_fm.ml.explaining import Explaining
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
+from spark_fm.ml.recommending import Recommending
 from spark_fm.ml.summary import FMTrainingSummary
 
 log = logging.getLogger(__name__)
 
-# Shipped weights by weights object: copies of a model share them.
-_handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Handle]] = WeakKeyDictionary()
-
 
 class FactorizationMachineModel(
     Model,
-    FMParams,
+    Explaining,
+    Recommending,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -64,13 +59,6 @@ class FactorizationMachineModel(
         self._weights = weights
         self._summary = summary
         self._training_state = training_state
-
-    @property
-    def weights(self) -> FMWeights:
-        """Parameters and feature ids; raises SparkFMError for an empty shell."""
-        if self._weights is None:
-            raise SparkFMError("This model has no parameters: fit or load one.")
-        return self._weights
 
     @property
     def bias(self) -> float:
@@ -229,16 +217,6 @@ class FactorizationMachineModel(
             columns["rawPredictionCol"] = (self.getRawPredictionCol(), raw)
         columns["predictionCol"] = (self.getPredictionCol(), label if is_classifier else score)
         return {param: pair_ for param, pair_ in columns.items() if pair_[0]}
-
-    def _handle(self, session: SparkSession) -> Handle:
-        weights = self.weights
-        kept = _handles.get(weights)
-        if kept is not None and kept[0] is session:
-            return kept[1]
-        value = (weights.table, weights.bias, weights.features, weights.feature_dim)
-        handle = lasting_handle(session, value, n_bytes=weights.table.nbytes)
-        _handles[weights] = (session, handle)
-        return handle
 
     def write(self) -> FMModelWriter:
         """Return a writer: ``model.write().overwrite().save(path)``."""

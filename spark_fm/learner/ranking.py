@@ -1,0 +1,205 @@
+"""Scores of contexts with candidates as inner products, and the best k of them.
+
+Runs on executors and driver. For ``x = x_c + x_i`` without a common feature, eq. (5) of
+Rendle 2010 splits. With ``s = sum_j v_j x_j`` and ``q = sum_j v_j^2 x_j^2`` of each part::
+
+    margin(x) = w0 + sum_j w_j x_j + 1/2 sum_f ((s_cf + s_if)^2 - q_cf - q_if)
+              = w0 + own(c) + own(i) + <s_c, s_i>
+    own(a)    = sum_j w_j a_j + 1/2 sum_f (s_af^2 - q_af)
+
+so that context vector ``[s_c, 1]`` and candidate vector ``[s_i, own(i)]``, both of k + 1
+numbers, have the inner product ``margin(x) - (w0 + own(c))``, and the constant in brackets
+does not change a context's order. A feature j in both parts would break it: x_cj + x_ij is
+squared as a sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch, frozen
+from spark_fm.learner.jit import njit
+from spark_fm.learner.predict import table_positions
+from spark_fm.learner.strongest import offer, sort
+
+CONTEXT_ROWS = 256  # of a block: 2 MiB of products
+CANDIDATE_ROWS = 2048
+
+
+def sums_and_own(
+    batch: CsrBatch, table: NDArray[np.float32], *, features: NDArray[np.int32] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return ``s``, float32 of shape (n_rows, k), and ``own``, float64, of canonical rows.
+
+    Parameters
+    ----------
+    batch : CsrBatch
+        Without ``features``, ``indices < len(table)``, checked by the caller.
+    table : ndarray of shape (n_features, k + 1), float32
+    features : ndarray of shape (n_features,), int32, optional
+        Sorted feature ids of the table's rows; an id that is not there adds nothing.
+
+    Notes
+    -----
+    O(nnz k), summed in float64.
+    """
+    places = batch.indices if features is None else table_positions(features, batch.indices)
+    inputs = (np.ascontiguousarray(table, np.float32), batch.indptr, places, batch.values)
+    return _split(*(frozen(array) for array in inputs))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best candidates of n contexts, best first.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n,), int64
+        Candidates found for each context, at most k.
+    places : ndarray of shape (n, k), int64
+        Rows of the candidates; of row r the first ``counts[r]`` count.
+    products : ndarray of shape (n, k), float64
+        Their inner products.
+    """
+
+    counts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    products: NDArray[np.float64]
+
+
+def best_candidates(
+    contexts: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    k: int,
+    *,
+    hidden: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> Best:
+    """Return for each context the k candidates with the largest inner product.
+
+    Parameters
+    ----------
+    contexts : ndarray of shape (n, d), float32
+    candidates : ndarray of shape (m, d), float32
+    k : int
+        At least 1; fewer come back when there are fewer candidates.
+    hidden : (ndarray of shape (n + 1,), ndarray), int64, optional
+        Starts and rows of candidates to leave out, rising within a context.
+
+    Returns
+    -------
+    Best
+        Equal products rank by the candidate's row, the smaller first. A product that is
+        not a number is left out.
+
+    Notes
+    -----
+    O(n m d) by blocked matrix products in float32, with O(n k) memory for results and 2 MiB
+    for a block. Their rounding depends on where in a block a candidate lies, so they only
+    choose who may be among the best: those within the error bound
+    ``d u |c| max |i|``, u = 2^-24 (Higham, "Accuracy and Stability of Numerical Algorithms",
+    section 3.5, with Cauchy-Schwarz), have their product taken again in float64, always in
+    the same order. So the result is exact for the given vectors, and candidates of equal
+    vectors tie.
+    """
+    k = min(k, len(candidates))
+    found = Best(
+        np.zeros(len(contexts), np.int64),
+        np.zeros((len(contexts), k), np.int64),
+        np.zeros((len(contexts), k)),
+    )
+    if k == 0:
+        return found
+    if hidden is None:
+        hidden = (np.zeros(len(contexts) + 1, np.int64), np.empty(0, np.int64))
+    largest = float(_norms(candidates).max())
+    # Twice the bound: it is for products rounded once each, here some are fused.
+    slack = 2.0 * (contexts.shape[1] + 1) * 2.0**-24 * largest * _norms(contexts)
+    starts, rows = frozen(hidden[0]), frozen(hidden[1])
+    left, right = frozen(np.ascontiguousarray(contexts)), frozen(np.ascontiguousarray(candidates))
+    across = np.ascontiguousarray(candidates.T)
+    for r in range(0, len(contexts), CONTEXT_ROWS):
+        block = left[r : r + CONTEXT_ROWS]
+        for c in range(0, len(candidates), CANDIDATE_ROWS):
+            _take_best(
+                frozen(block @ across[:, c : c + CANDIDATE_ROWS]), r, c, left, right, slack,
+                starts, rows, found.counts, found.places, found.products,
+            )  # fmt: skip
+    _sort_best(found.counts, found.places, found.products)
+    return found
+
+
+def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squares)
+
+
+def _split_rows(table, indptr, places, values):  # type: ignore[no-untyped-def]
+    n_rows, k = len(indptr) - 1, table.shape[1] - 1
+    sums = np.empty((n_rows, k), np.float32)
+    own = np.empty(n_rows, np.float64)
+    s = np.empty(k, np.float64)
+    for r in range(n_rows):
+        s[:] = 0
+        linear, squares = 0.0, 0.0
+        for p in range(indptr[r], indptr[r + 1]):
+            j = places[p]
+            if j >= 0:
+                x = np.float64(values[p])
+                linear += table[j, k] * x
+                for f in range(k):
+                    y = table[j, f] * x
+                    s[f] += y
+                    squares += y * y
+        total = 0.0
+        for f in range(k):
+            total += s[f] * s[f]
+            sums[r, f] = s[f]
+        own[r] = linear + 0.5 * (total - squares)
+    return sums, own
+
+
+_split = njit(_split_rows, tag="split-terms")
+
+
+def _take_best_inplace(  # type: ignore[no-untyped-def]
+    block, first_row, first_column, left, right, slack, starts, hidden, counts, places, products
+):
+    """Take a block of float32 products into the heaps of the best, in place."""
+    n_factors = left.shape[1]
+    k = places.shape[1]
+    for i in range(block.shape[0]):
+        r = first_row + i
+        size = counts[r]
+        at = starts[r] + np.searchsorted(hidden[starts[r] : starts[r + 1]], first_column)
+        limit = np.float32(products[r, 0] - slack[r]) if size == k else np.float32(-np.inf)
+        for j in range(block.shape[1]):
+            # "Not below", so that an overflowed product is looked at too.
+            if block[i, j] < limit:
+                continue
+            c = first_column + j
+            while at < starts[r + 1] and hidden[at] < c:
+                at += 1
+            if at < starts[r + 1] and hidden[at] == c:
+                continue
+            product = 0.0
+            for f in range(n_factors):
+                product += np.float64(left[r, f]) * np.float64(right[c, f])
+            size = offer(products[r], places[r], size, product, c)
+            if size == k:
+                limit = np.float32(products[r, 0] - slack[r])
+        counts[r] = size
+
+
+_take_best = njit(_take_best_inplace, tag="take-best")
+
+
+def _sort_rows_inplace(counts, places, products):  # type: ignore[no-untyped-def]
+    """Sort each context's heap, in place."""
+    for r in range(len(counts)):
+        sort(products[r], places[r], counts[r])
+
+
+_sort_best = njit(_sort_rows_inplace, tag="sort-best")

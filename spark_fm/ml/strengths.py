@@ -1,0 +1,208 @@
+"""How strongly features and groups of features act over a DataFrame; driver only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from spark_fm._version import __version__
+from spark_fm.engine.columns import quoted
+from spark_fm.engine.explaining import (
+    ALL_ROWS,
+    FEATURE_SUMS,
+    GROUP_SUMS,
+    LINEAR_PART,
+    FeatureSumsTask,
+    GroupSumsTask,
+)
+from spark_fm.engine.names import feature_names
+from spark_fm.engine.scoring import row_based
+from spark_fm.engine.session import tagged
+from spark_fm.engine.shipping import shipped
+from spark_fm.errors import InvalidParamError
+from spark_fm.learner.predict import table_positions
+from spark_fm.ml.fitted import FittedModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_GROUPS = 1000
+LINEAR = "linear"
+FEW = 12  # groups whose strengths are also written as numbers
+
+Groups = Mapping[str, Iterable[int]]
+
+
+def feature_strengths(model: FittedModel, dataset: DataFrame) -> pd.DataFrame:
+    """Do what ``Explaining.feature_strengths`` says."""
+    session = dataset.sparkSession
+    task = FeatureSumsTask(__version__, model._handle(session), model._reader(dataset))
+    columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
+    with tagged(session, "strengths"):
+        sums = _features_only(model, dataset).mapInArrow(task, FEATURE_SUMS)
+        found = sums.groupBy("feature").agg(*columns).toPandas()
+    is_count = found["feature"] == ALL_ROWS
+    n_rows = int(found.loc[is_count, "n_rows"].sum())
+    found = found[~is_count]
+    named = feature_names(dataset.schema, model.getFeaturesCol())
+    found.insert(1, "name", names_of(found["feature"].to_numpy(), named))
+    for column in ("linear", "pairs", "total"):
+        found[column] /= n_rows
+    return found.sort_values(["total", "feature"], ascending=[False, True], ignore_index=True)
+
+
+def group_strengths(model: FittedModel, dataset: DataFrame, groups: Groups | None) -> pd.DataFrame:
+    """Do what ``Explaining.group_strengths`` says."""
+    reader = model._reader(dataset)
+    if groups is None:
+        groups = groups_by_name(dataset.schema, reader.features_col)
+    names = list(groups)
+    group_of = _group_of(model, groups)
+    session = dataset.sparkSession
+    with (
+        tagged(session, "strengths"),
+        shipped(session, group_of, n_bytes=group_of.nbytes) as handle,
+    ):
+        task = GroupSumsTask(__version__, model._handle(session), reader, handle, len(names))
+        sums = _features_only(model, dataset).mapInArrow(task, GROUP_SUMS)
+        found = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
+    a, b, total = (found[name].to_numpy() for name in GROUP_SUMS.names)
+    n_rows = total[a == ALL_ROWS].sum()
+    strengths = np.zeros((len(names), 1 + len(names)))
+    is_part = a != ALL_ROWS
+    strengths[a[is_part], b[is_part] + 1] = total[is_part]
+    is_pair = is_part & (b != LINEAR_PART)
+    strengths[b[is_pair], a[is_pair] + 1] = total[is_pair]
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame(strengths / n_rows, index=names, columns=[LINEAR, *names])
+
+
+def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
+    """Group features by the column that their ml_attr names come from.
+
+    ``VectorAssembler`` calls a feature after its input column, followed by an underscore and
+    the attribute if the column is a vector. The group is the longest column of the
+    DataFrame that fits; without one the name up to its last underscore.
+    """
+    named = feature_names(schema, name)
+    if not named:
+        raise InvalidParamError(
+            f"groups=None needs names of features, and the metadata of {name!r} has none. Give "
+            "groups={'user': range(0, 943), ...}, or assemble the column with VectorAssembler."
+        )
+    columns = sorted(schema.names, key=len, reverse=True)
+    groups: dict[str, list[int]] = {}
+    for feature, called in named.items():
+        fitting = (c for c in columns if called == c or called.startswith(f"{c}_"))
+        group = next(fitting, called.rpartition("_")[0] or called)
+        groups.setdefault(group, []).append(feature)
+    return groups
+
+
+def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
+    """Return the number of the group of each row of the model's table, -1 for none."""
+    if not 1 <= len(groups) <= MOST_GROUPS:
+        raise InvalidParamError(
+            f"groups has {len(groups)} groups; allowed are 1 to {MOST_GROUPS}, because every pair "
+            "of them is measured. Join small groups."
+        )
+    if LINEAR in groups:
+        raise InvalidParamError(
+            f"groups has a group {LINEAR!r}, which is the name of a column of the result. Call "
+            "the group something else."
+        )
+    weights = model.weights
+    group_of = np.full(len(weights.table), -1, np.int32)
+    for number, (name, features) in enumerate(groups.items()):
+        ids = np.unique(np.array(list(features), np.int64))
+        outside = ids[(ids < 0) | (ids >= weights.feature_dim)]
+        if len(outside):
+            raise InvalidParamError(
+                f"groups[{name!r}] holds feature {outside[0]}; the model has features 0 to "
+                f"{weights.feature_dim - 1}."
+            )
+        places = ids.astype(np.int32)
+        if weights.features is not None:
+            places = table_positions(weights.features, places)
+            places = places[places >= 0]
+        twice = places[group_of[places] >= 0]
+        if len(twice):
+            feature = twice[0] if weights.features is None else weights.features[twice[0]]
+            raise InvalidParamError(
+                f"feature {feature} is in groups {list(groups)[group_of[twice[0]]]!r} and "
+                f"{name!r}. Put every feature in one group."
+            )
+        group_of[places] = number
+    return group_of
+
+
+def names_of(ids: NDArray[np.int32], named: dict[int, str]) -> NDArray[np.object_]:
+    """Return the name of each feature, None where it has none."""
+    return np.array([named.get(int(j)) for j in ids], object)
+
+
+def _features_only(model: FittedModel, dataset: DataFrame) -> DataFrame:
+    return row_based(dataset).select(quoted(model.getFeaturesCol()).alias("features"))
+
+
+def draw_strengths(
+    features: pd.DataFrame, groups: pd.DataFrame | None, *, top: int, path: str | None
+) -> Figure:
+    """Draw the strongest features as bars, and groups, if any, as a heat map."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
+    shown = features.head(top)
+    height = max(3.2, 1.2 + 0.32 * len(shown), 0 if groups is None else 1.6 + 0.36 * len(groups))
+    figure = Figure(figsize=(7 if groups is None else 13, height), layout="constrained")
+    panels = figure.subplots(1, 1 if groups is None else 2, squeeze=False)[0]
+    _draw_bars(panels[0], shown)
+    if groups is not None:
+        _draw_heat_map(figure, panels[1], groups)
+    if path is not None:
+        figure.savefig(path, dpi=144)
+    return figure
+
+
+def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
+    places = np.arange(len(shown))
+    labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
+    axes.barh(places, shown["total"], 0.82, color="#d9d9d9", label="linear and pairs together")
+    axes.barh(places - 0.18, shown["linear"], 0.3, color="#4c72b0", label="linear part")
+    axes.barh(places + 0.18, shown["pairs"], 0.3, color="#dd8452", label="all its pairs")
+    axes.set_yticks(places, labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean |contribution to the margin| a row", title="Strongest features")
+    axes.legend(loc="lower right")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _draw_heat_map(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
+    strengths = groups.to_numpy()
+    image = axes.imshow(strengths, cmap="YlOrRd", vmin=0, aspect="auto")
+    # Pairs are shown once: the lower triangle repeats them.
+    rows, columns = np.tril_indices(len(groups), -1)
+    hidden = np.full(strengths.shape, np.nan)
+    hidden[rows, columns + 1] = 0
+    axes.imshow(hidden, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    if len(groups) <= FEW:
+        for i in range(len(groups)):
+            for j in [0, *range(i + 1, len(groups) + 1)]:
+                dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
+                axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center",
+                          color="white" if dark else "black")  # fmt: skip
+    axes.axvline(0.5, color="white", lw=6)
+    axes.set_xticks(range(len(groups) + 1), groups.columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(groups)), groups.index)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Groups: linear parts, and pairs between them")
+    figure.colorbar(image, ax=axes, label="mean |contribution to the margin| a row")
