@@ -1,0 +1,53 @@
+"""Keep a model up to date: go on with it as new rows arrive, instead of from nothing.
+
+Trains on the first half of UCI Adult, then goes on with the second half for a few epochs,
+and compares that with the old model and with a new one from the second half alone. Last,
+shows that a training whose state was kept goes on bit for bit.
+Run: ``python -m examples.warm_start``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.datasets import Rows, a9a, to_frame
+from benchmarks.local import local_session
+from spark_fm import FactorizationMachine
+
+
+def main() -> None:
+    """Run the example."""
+    spark = local_session("local[*]")
+    split = a9a()
+    half = len(split.train.y) // 2
+    old = to_frame(spark, Rows(split.train.X[:half], split.train.y[:half])).cache()
+    new = to_frame(spark, Rows(split.train.X[half:], split.train.y[half:])).cache()
+    test = to_frame(spark, split.test).cache()
+
+    machine = FactorizationMachine(numFactors=8, seed=7)
+    first = machine.fit(old)
+    alone = machine.fit(new)
+    # Smaller steps: the model is nearly there.
+    updated = machine.setEpochs(5).setLinearLr(0.05).setFactorsLr(0.05).fit(new, warmStart=first)
+    print("log loss on held-out rows")
+    for name, model in (
+        ("first half", first),
+        ("second half alone", alone),
+        ("first half, gone on with the second", updated),
+    ):
+        epochs = model.summary.totalIterations
+        print(f"  {name:<38} {model.evaluate(test).metrics['logloss']:.4f}  ({epochs} epochs)")
+
+    keeping = FactorizationMachine(
+        numFactors=8, seed=7, epochs=5, patience=0, keepTrainingState=True
+    )
+    five = keeping.fit(old)
+    five_more = keeping.fit(old, warmStart=five)
+    ten = keeping.setEpochs(10).fit(old)
+    same = np.array_equal(five_more.weights.table, ten.weights.table)
+    print(f"\n5 epochs and 5 more are 10 epochs, bit for bit: {same}")
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()
