@@ -10,9 +10,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Model
-from pyspark.ml.functions import array_to_vector
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import check_features, check_outputs
@@ -26,7 +25,7 @@ from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.getters import FMParams
-from spark_fm.ml.params import BINARY
+from spark_fm.ml.outputs import outputs
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.summary import FMTrainingSummary
 
@@ -168,8 +167,8 @@ class FactorizationMachineModel(
                 '"error", "skip" or "keep"')  # fmt: skip
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
         check_features(dataset.schema, name)
-        columns = self._output_columns()
-        check_outputs(dataset.schema, {param: column for param, (column, _) in columns.items()})
+        columns = outputs(self)
+        check_outputs(dataset.schema, {param: output.name for param, output in columns.items()})
         session = dataset.sparkSession
         use_driver_interpreter(session)
         task = make_task(
@@ -181,39 +180,8 @@ class FactorizationMachineModel(
         result = row_based(dataset).select("*", score_column(task, kind).alias(scored))
         if invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
-        outputs = [make(F.col(scored)).alias(column) for column, make in columns.values()]
-        return result.select("*", *outputs).drop(scored)
-
-    def _output_columns(self) -> dict[str, tuple[str, Any]]:
-        """Return by Param the output's name and how it comes from the scored struct."""
-        threshold = self.getThreshold()
-
-        def score(scored: Column) -> Column:
-            return scored["score"]
-
-        def label(scored: Column) -> Column:
-            # A null score stays null.
-            return F.when(scored["score"].isNull(), None).otherwise(
-                (scored["score"] >= threshold).cast("double")
-            )
-
-        def pair(low: Column, high: Column) -> Column:
-            return F.when(high.isNull(), None).otherwise(array_to_vector(F.array(low, high)))
-
-        def probability(scored: Column) -> Column:
-            return pair(1.0 - scored["score"], scored["score"])
-
-        def raw(scored: Column) -> Column:
-            return pair(-scored["margin"], scored["margin"])
-
-        is_classifier = self.getPredictorType() == BINARY
-        columns: dict[str, tuple[str, Any]] = {"scoreCol": (self.getScoreCol(), score)}
-        if is_classifier:
-            columns["predictedLabelCol"] = (self.getPredictedLabelCol(), label)
-            columns["probabilityCol"] = (self.getProbabilityCol(), probability)
-            columns["rawPredictionCol"] = (self.getRawPredictionCol(), raw)
-        columns["predictionCol"] = (self.getPredictionCol(), label if is_classifier else score)
-        return {param: pair_ for param, pair_ in columns.items() if pair_[0]}
+        added = [output.column(F.col(scored)) for output in columns.values()]
+        return result.select("*", *added).drop(scored)
 
     def _handle(self, session: SparkSession) -> Handle:
         weights = self.weights
