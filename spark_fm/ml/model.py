@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, overload
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Model
+from pyspark.ml.linalg import Vector
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -24,7 +25,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
-from spark_fm.ml.getters import FMParams
+from spark_fm.ml.mllib import MLlibMethods
 from spark_fm.ml.outputs import outputs
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.summary import FMTrainingSummary
@@ -37,7 +38,7 @@ _handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Handle]] = WeakKeyDic
 
 class FactorizationMachineModel(
     Model,
-    FMParams,
+    MLlibMethods,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -110,23 +111,32 @@ class FactorizationMachineModel(
         """Where the training stands, when it was fitted with keepTrainingState; else None."""
         return self._training_state
 
-    def predict(self, X: Any) -> NDArray[np.float32]:
-        """Return scores without Spark.
+    @overload
+    def predict(self, X: Vector) -> float: ...
+
+    @overload
+    def predict(self, X: Any) -> NDArray[np.float32]: ...
+
+    def predict(self, X: Any) -> NDArray[np.float32] | float:
+        """Return predictions without Spark.
 
         Parameters
         ----------
-        X : sparse matrix or array_like of shape (n_rows, n_features)
+        X : sparse matrix or array_like of shape (n_rows, n_features), or a Spark vector
 
         Returns
         -------
-        ndarray of shape (n_rows,), float32
-            Probabilities of label 1, or the regressor's values.
+        ndarray of shape (n_rows,), float32, or float
+            Scores of a matrix's rows: probabilities of label 1, or the regressor's values.
+            Of one vector, as in MLlib, the prediction: the label, or the regressor's value.
 
         Raises
         ------
         InvalidDataError
             For an index outside the model's features.
         """
+        if isinstance(X, Vector):
+            return self._predict_vector(X)
         return self.weights.predict(CsrBatch.from_matrix(X), self._loss)
 
     def setFeaturesCol(self, value: str) -> FactorizationMachineModel:
