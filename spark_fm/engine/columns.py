@@ -92,12 +92,14 @@ def quoted(name: str) -> Column:
 
 
 def vector_size(schema: StructType, name: str) -> int | None:
-    """Return the number of attributes that the column's ml_attr metadata declare."""
-    attributes = schema[name].metadata.get("ml_attr", {})
-    size = attributes.get("num_attrs")
-    if size is None and "attrs" in attributes:
-        size = sum(len(group) for group in attributes["attrs"].values())
-    return int(size) if size else None
+    """Return the vectors' length as the column's ml_attr metadata declare it, or None.
+
+    Only ``num_attrs`` declares it, as in Spark's ``AttributeGroup``: attributes listed
+    without it need not be all.
+    """
+    attributes = schema[name].metadata.get("ml_attr")
+    size = attributes.get("num_attrs") if isinstance(attributes, dict) else None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def check_number(schema: StructType, name: str, param: str) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, overload
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml import Model
-from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import Vector
 from pyspark.ml.util import MLReadable, MLWritable
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import check_features, check_outputs
@@ -23,7 +23,8 @@ from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
 from spark_fm.ml.explaining import Explaining
-from spark_fm.ml.params import BINARY
+from spark_fm.ml.mllib import MLlibMethods
+from spark_fm.ml.outputs import outputs
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.recommending import Recommending
 from spark_fm.ml.summary import FMTrainingSummary
@@ -35,6 +36,7 @@ class FactorizationMachineModel(
     Model,
     Explaining,
     Recommending,
+    MLlibMethods,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -100,23 +102,32 @@ class FactorizationMachineModel(
         """Where the training stands, when it was fitted with keepTrainingState; else None."""
         return self._training_state
 
-    def predict(self, X: Any) -> NDArray[np.float32]:
-        """Return scores without Spark.
+    @overload
+    def predict(self, X: Vector) -> float: ...
+
+    @overload
+    def predict(self, X: Any) -> NDArray[np.float32]: ...
+
+    def predict(self, X: Any) -> NDArray[np.float32] | float:
+        """Return predictions without Spark.
 
         Parameters
         ----------
-        X : sparse matrix or array_like of shape (n_rows, n_features)
+        X : sparse matrix or array_like of shape (n_rows, n_features), or a Spark vector
 
         Returns
         -------
-        ndarray of shape (n_rows,), float32
-            Probabilities of label 1, or the regressor's values.
+        ndarray of shape (n_rows,), float32, or float
+            Scores of a matrix's rows: probabilities of label 1, or the regressor's values.
+            Of one vector, as in MLlib, the prediction: the label, or the regressor's value.
 
         Raises
         ------
         InvalidDataError
             For an index outside the model's features.
         """
+        if isinstance(X, Vector):
+            return self._predict_vector(X)
         return self.weights.predict(CsrBatch.from_matrix(X), self._loss)
 
     def evaluate(self, dataset: DataFrame) -> FMEvaluation:
@@ -171,8 +182,8 @@ class FactorizationMachineModel(
                 '"error", "skip" or "keep"')  # fmt: skip
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
         check_features(dataset.schema, name)
-        columns = self._output_columns()
-        check_outputs(dataset.schema, {param: column for param, (column, _) in columns.items()})
+        columns = outputs(self)
+        check_outputs(dataset.schema, {param: output.name for param, output in columns.items()})
         session = dataset.sparkSession
         use_driver_interpreter(session)
         task = make_task(
@@ -184,39 +195,8 @@ class FactorizationMachineModel(
         result = row_based(dataset).select("*", score_column(task, kind).alias(scored))
         if invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
-        outputs = [make(F.col(scored)).alias(column) for column, make in columns.values()]
-        return result.select("*", *outputs).drop(scored)
-
-    def _output_columns(self) -> dict[str, tuple[str, Any]]:
-        """Return by Param the output's name and how it comes from the scored struct."""
-        threshold = self.getThreshold()
-
-        def score(scored: Column) -> Column:
-            return scored["score"]
-
-        def label(scored: Column) -> Column:
-            # A null score stays null.
-            return F.when(scored["score"].isNull(), None).otherwise(
-                (scored["score"] >= threshold).cast("double")
-            )
-
-        def pair(low: Column, high: Column) -> Column:
-            return F.when(high.isNull(), None).otherwise(array_to_vector(F.array(low, high)))
-
-        def probability(scored: Column) -> Column:
-            return pair(1.0 - scored["score"], scored["score"])
-
-        def raw(scored: Column) -> Column:
-            return pair(-scored["margin"], scored["margin"])
-
-        is_classifier = self.getPredictorType() == BINARY
-        columns: dict[str, tuple[str, Any]] = {"scoreCol": (self.getScoreCol(), score)}
-        if is_classifier:
-            columns["predictedLabelCol"] = (self.getPredictedLabelCol(), label)
-            columns["probabilityCol"] = (self.getProbabilityCol(), probability)
-            columns["rawPredictionCol"] = (self.getRawPredictionCol(), raw)
-        columns["predictionCol"] = (self.getPredictionCol(), label if is_classifier else score)
-        return {param: pair_ for param, pair_ in columns.items() if pair_[0]}
+        added = [output.column(F.col(scored)) for output in columns.values()]
+        return result.select("*", *added).drop(scored)
 
     def write(self) -> FMModelWriter:
         """Return a writer: ``model.write().overwrite().save(path)``."""

@@ -1,0 +1,228 @@
+"""The estimator as a stage: fitted, nested, saved, overwritten, loaded in a new process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
+from pyspark.ml.feature import (
+    FeatureHasher,
+    OneHotEncoder,
+    SQLTransformer,
+    StringIndexer,
+    VectorAssembler,
+)
+from pyspark.sql import DataFrame, SparkSession
+
+from benchmarks.datasets import Rows, a9a
+from examples.adult import CATEGORIES, adult_frame
+from spark_fm import FactorizationMachine, FactorizationMachineModel
+from tests.conftest import MODE
+from tests.ml.builders import column, fast_fm
+
+COLUMNS = list(CATEGORIES)
+# ROC AUC of the held-out rows; labels dealt at random give 0.5, one column alone under 0.8.
+GOOD_AREA = 0.87
+
+
+def one_hot(columns: list[str]) -> list[Any]:
+    indexed, encoded = [f"{c}_index" for c in columns], [f"{c}_one_hot" for c in columns]
+    return [
+        StringIndexer(inputCols=columns, outputCols=indexed, handleInvalid="keep"),
+        OneHotEncoder(inputCols=indexed, outputCols=encoded, dropLast=False),
+        VectorAssembler(inputCols=encoded, outputCol="features"),
+    ]
+
+
+def hashing(columns: list[str]) -> list[Any]:
+    return [FeatureHasher(inputCols=columns, outputCol="features", numFeatures=2**12)]
+
+
+@pytest.fixture(scope="module")
+def people(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
+    """3,000 training and 1,000 held-out rows of UCI Adult, 14 raw columns with nulls."""
+    split = a9a()
+    parts = [(split.train, 3000), (split.test, 1000)]
+    return tuple(
+        adult_frame(spark, Rows(rows.X[:n], rows.y[:n]), n_partitions=1).cache()
+        for rows, n in parts
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(people: tuple[DataFrame, DataFrame]) -> PipelineModel:
+    return Pipeline(stages=[*one_hot(COLUMNS), fast_fm(epochs=6)]).fit(people[0])
+
+
+def area(model: PipelineModel, rows: DataFrame) -> float:
+    return BinaryClassificationEvaluator(rawPredictionCol="score").evaluate(model.transform(rows))
+
+
+def scores(model: Any, rows: DataFrame) -> np.ndarray:
+    return column(model.transform(rows), "score")
+
+
+def test_raw_columns_become_a_good_model(
+    fitted: PipelineModel, people: tuple[DataFrame, DataFrame]
+) -> None:
+    test = people[1]
+
+    scored = fitted.transform(test)
+
+    assert area(fitted, test) > GOOD_AREA
+    assert scored.columns[: len(test.columns)] == test.columns
+    assert scored.columns[-3:] == ["features", "score", "predicted_label"]
+    assert scored.count() == 1000
+
+
+def test_hashed_columns_become_a_good_model(people: tuple[DataFrame, DataFrame]) -> None:
+    train, test = people
+
+    model = Pipeline(stages=[*hashing(COLUMNS), fast_fm(epochs=6)]).fit(train)
+
+    assert area(model, test) > GOOD_AREA
+    assert model.stages[-1].numFeatures == 2**12
+
+
+def test_a_value_unknown_in_training_is_scored(
+    spark: SparkSession, fitted: PipelineModel, people: tuple[DataFrame, DataFrame]
+) -> None:
+    strange = people[1].limit(5).na.fill("never seen").replace("sex-1", "never seen")
+
+    assert np.isfinite(scores(fitted, strange)).all()
+
+
+def test_a_pipeline_is_saved_overwritten_and_loaded(
+    people: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    pipeline = Pipeline(stages=[*hashing(COLUMNS), fast_fm(epochs=1, seed=3)])
+    path = str(tmp_path / "pipeline")
+
+    pipeline.save(path)
+    pipeline.getStages()[-1].setEpochs(2)
+    pipeline.write().overwrite().save(path)
+    loaded = Pipeline.load(path)
+
+    machine = loaded.getStages()[-1]
+    assert isinstance(machine, FactorizationMachine)
+    assert (machine.uid, machine.getEpochs(), machine.getSeed()) == (
+        pipeline.getStages()[-1].uid, 2, 3,
+    )  # fmt: skip
+    train, test = people
+    expected = scores(pipeline.fit(train), test)
+    assert np.array_equal(scores(loaded.fit(train), test), expected)
+
+
+def test_a_pipeline_model_is_saved_overwritten_and_loaded(
+    fitted: PipelineModel, people: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "model")
+
+    fitted.save(path)
+    fitted.write().overwrite().save(path)
+    loaded = PipelineModel.load(path)
+
+    assert isinstance(loaded.stages[-1], FactorizationMachineModel)
+    assert loaded.uid == fitted.uid
+    assert loaded.stages[-1].summary == fitted.stages[-1].summary
+    assert np.array_equal(scores(loaded, people[1]), scores(fitted, people[1]))
+
+
+def test_a_pipeline_inside_a_pipeline_fits_and_comes_back(
+    people: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    train, test = people
+    inner = Pipeline(stages=[*hashing(COLUMNS), fast_fm(epochs=4)])
+    after = SQLTransformer(statement="SELECT *, score > 0.9 AS is_sure FROM __THIS__")
+    outer = Pipeline(stages=[inner, after])
+
+    outer.save(str(tmp_path / "estimator"))
+    model = Pipeline.load(str(tmp_path / "estimator")).fit(train)
+    model.save(str(tmp_path / "model"))
+    loaded = PipelineModel.load(str(tmp_path / "model"))
+
+    assert isinstance(loaded.stages[0], PipelineModel)
+    assert area(loaded, test) > GOOD_AREA
+    sure = loaded.transform(test).where("is_sure")
+    assert 0 < sure.count() < 1000
+    assert column(sure, "score").min() > 0.9
+    assert np.array_equal(scores(loaded, test), scores(model, test))
+
+
+def test_a_fitted_machine_is_a_transformer_of_a_later_pipeline(
+    fitted: PipelineModel, people: tuple[DataFrame, DataFrame]
+) -> None:
+    train, test = people
+    model = fitted.stages[-1].copy()._set(scoreCol="first_score", predictedLabelCol="")
+    second = fast_fm(epochs=1, featuresCol="both")
+    assembler = VectorAssembler(inputCols=["first_score", "features"], outputCol="both")
+
+    stacked = Pipeline(stages=[*fitted.stages[:-1], model, assembler, second]).fit(train)
+
+    assert area(stacked, test) > GOOD_AREA
+
+
+def test_params_given_to_fit_and_transform_reach_the_stage(
+    people: tuple[DataFrame, DataFrame],
+) -> None:
+    train, test = people
+    machine = fast_fm(epochs=3)
+    pipeline = Pipeline(stages=[*hashing(COLUMNS), machine])
+
+    model = pipeline.fit(train, {machine.epochs: 1, machine.scoreCol: "s"})
+
+    assert model.stages[-1].summary.totalIterations == 1
+    assert "s" in model.transform(test).columns
+    assert "t" in model.transform(test, {machine.scoreCol: "t"}).columns
+
+
+# It leaves at once: on Connect Spark's own stages call the server when they are freed, which
+# waits for ever while the interpreter ends.
+PROGRAM = """
+import os, sys
+from pyspark.sql import SparkSession
+from pyspark.ml import PipelineModel
+assert "spark_fm" not in sys.modules
+spark = SparkSession.builder.{where}.config("spark.ui.enabled", "false").getOrCreate()
+model = PipelineModel.load({path!r})
+rows = model.transform(spark.read.parquet({rows!r})).select("score").collect()
+print("scores", [row[0].hex() for row in rows], flush=True)
+os._exit(0)
+"""
+
+
+LOCAL = 'master("local[1]")'
+
+
+def server_port() -> int:
+    """Return where this process's Connect server listens: the new process is its client too."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    return DefaultChannelBuilder.default_port()
+
+
+def test_a_pipeline_model_loads_where_only_pyspark_ml_is_imported(
+    fitted: PipelineModel, people: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    few = people[1].limit(20).coalesce(1)
+    few.write.parquet(str(tmp_path / "rows"))
+    fitted.save(str(tmp_path / "model"))
+    where = f'remote("sc://localhost:{server_port()}")' if MODE == "connect" else LOCAL
+    program = PROGRAM.format(where=where, path=str(tmp_path / "model"), rows=str(tmp_path / "rows"))
+    environment = {name: value for name, value in os.environ.items() if "REMOTE" not in name}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = [float(s).hex() for s in scores(fitted, few)]
+    assert f"scores {expected}" in done.stdout
