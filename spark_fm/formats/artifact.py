@@ -320,7 +320,7 @@ def _lines(file: DataFile) -> list[str]:
 
 
 def _size(form: dict[str, Any]) -> int:
-    return int(math.prod(form["shape"])) * np.dtype(form["dtype"]).itemsize
+    return int(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize)
 
 
 def _facts_digest(facts: dict[str, Any]) -> str:
