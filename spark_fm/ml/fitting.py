@@ -9,6 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from spark_fm.engine.columns import check_training_columns, internal_rows
+from spark_fm.engine.mlflow_logging import logged_to_mlflow
 from spark_fm.engine.packed import packing_key
 from spark_fm.engine.training import training_set
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
@@ -89,11 +90,13 @@ def fit_all(
         request.check()
         check_training_columns(dataset.schema, request.columns)
         groups.setdefault(packing_key(request), []).append(number)
+    # Metrics of several models would share their names: only one alone is logged.
+    listeners = [logged_to_mlflow()] if len(stages) == 1 else []
     fitted: dict[int, Fitted] = {}
     for numbers in groups.values():
         chosen = [requests[number] for number in numbers]
         with training_set(internal_rows(dataset, chosen[0].columns), chosen[0]) as data:
-            outcomes = data.train(chosen, start=start)
+            outcomes = data.train(chosen, start=start, listeners=listeners)
         for number, outcome in zip(numbers, outcomes, strict=True):
             if isinstance(outcome, TrainingDivergedError):
                 fitted[number] = outcome

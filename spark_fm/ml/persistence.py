@@ -1,19 +1,13 @@
-"""Save and load estimators and models as JSON metadata and Parquet; driver only.
+"""Save and load estimators and models through Spark ML's writers and readers; driver only.
 
-A model folder holds ``data`` (Parquet: the pieces of the parameter table and, where
-there are such, the table of ids and the state of the training) and ``metadata`` (one line
-of JSON). The metadata is written last and names the checksum of the data, so an
-interrupted save leaves nothing that loads.
+What the files of a model hold, and how they are checked, is in ``formats/artifact.py``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
@@ -22,15 +16,23 @@ from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.gathering import gather
-from spark_fm.engine.pieces import PIECE_BYTES, PIECE_SCHEMA
 from spark_fm.engine.session import is_connect
 from spark_fm.errors import ModelFormatError
-from spark_fm.learner.snapshot import Snapshot
-from spark_fm.learner.weights import FMWeights
+from spark_fm.formats.artifact import (
+    checked_facts,
+    join_arrays,
+    model_arrays,
+    model_facts,
+    n_bytes_of,
+    parse_metadata,
+    piece_tables,
+    reason,
+    state_of,
+    unreadable_metadata,
+    weights_of,
+    write_model,
+)
 
-FORMAT_VERSION = 1
-STATE = "training/"  # begins the names of the arrays of a training state
-WRITE_BYTES = 64 * 2**20
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)
 
@@ -82,7 +84,7 @@ class FMStageReader(MLReader[Any]):
         except (AttributeError, KeyError, TypeError, ValueError) as err:
             raise ModelFormatError(
                 f"{path}/metadata has Params that spark_fm {__version__} cannot set: "
-                f"{_reason(err)}. It is damaged, or comes from another spark_fm."
+                f"{reason(err)}. It is damaged, or comes from another spark_fm."
             ) from err
         return stage
 
@@ -91,23 +93,8 @@ class FMStageReader(MLReader[Any]):
         try:
             rows = self.sparkSession.read.text(path.rstrip("/") + "/metadata").collect()
         except READ_ERRORS as err:
-            raise ModelFormatError(
-                f"{path} holds no {self._cls.__name__}: its metadata cannot be read "
-                f"({_reason(err)}). It may be another folder, or a save that was interrupted."
-            ) from err
-        try:
-            metadata: dict[str, Any] = json.loads(rows[0][0])
-            found = metadata["class"]
-        except (IndexError, KeyError, TypeError, ValueError) as err:
-            raise ModelFormatError(
-                f"{path}/metadata is not the metadata of a Spark ML stage. Restore it or save the "
-                "stage again."
-            ) from err
-        if found != wanted:
-            raise ModelFormatError(
-                f"{path} holds a {found}, not a {wanted}. Load it as what it is."
-            )
-        return metadata
+            raise unreadable_metadata(path, wanted, reason(err)) from err
+        return parse_metadata([row[0] for row in rows], path, wanted)
 
 
 class FMModelWriter(FMStageWriter):
@@ -116,38 +103,41 @@ class FMModelWriter(FMStageWriter):
     def saveImpl(self, path: str) -> None:
         """Write data and metadata."""
         model, session = self.instance, self.sparkSession
-        weights: FMWeights = model.weights
-        arrays: dict[str, NDArray[Any]] = {"table": weights.table}
-        if weights.features is not None:
-            arrays["features"] = weights.features
-        arrays |= _state_arrays(model.trainingState)
+        arrays = model_arrays(model.weights, model.trainingState)
         data_path = path.rstrip("/") + "/data"
         mode = "error"  # a folder of somebody else's is never added to
-        for table in _tables(arrays):
+        for table in piece_tables(arrays):
             frame = session.createDataFrame(table, schema=_PIECES_DDL).coalesce(1)
             frame.write.mode(mode).parquet(data_path)
             mode = "append"
-        summary = model.summary
-        facts = {
-            "format_version": FORMAT_VERSION,
-            "version": __version__,
-            "bias": weights.bias.hex(),
-            "feature_dim": weights.feature_dim,
-            "arrays": {
-                name: {
-                    "dtype": array.dtype.newbyteorder("<").str,
-                    "shape": list(array.shape),
-                    "sha256": _digest(array),
-                }
-                for name, array in arrays.items()
-            },
-            "summary": None if summary is None else summary.to_dict(),
-        }
-        facts["sha256"] = _facts_digest(facts)
+        facts = _facts_of(model, arrays)
         DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata={"spark_fm": facts})
 
 
 _PIECES_DDL = "name string, part int, payload binary"
+
+
+def _facts_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what the metadata says of a model with these arrays."""
+    summary = model.summary
+    return model_facts(model.weights, arrays, None if summary is None else summary.to_dict())
+
+
+def write_local(model: Any, path: str) -> None:
+    """Write a model's folder from this process alone, where executors do not reach.
+
+    Parameters
+    ----------
+    model : FactorizationMachineModel
+    path : str
+        Folder to make.
+    """
+    arrays = model_arrays(model.weights, model.trainingState)
+    session = SparkSession.active()
+    metadata = DefaultParamsWriter._get_metadata_to_save(
+        model, session, {"spark_fm": _facts_of(model, arrays)}
+    )
+    write_model(path, metadata, arrays)
 
 
 class FMModelReader(FMStageReader):
@@ -164,129 +154,23 @@ class FMModelReader(FMStageReader):
         from spark_fm.ml.summary import FMTrainingSummary
 
         metadata = self._metadata(path)
+        facts = checked_facts(metadata, path)
         try:
-            facts = metadata["spark_fm"]
-            version = int(facts["format_version"])
-        except (KeyError, TypeError, ValueError) as err:
-            raise ModelFormatError(
-                f"{path}/metadata lacks the model's facts; it is damaged."
-            ) from err
-        if version > FORMAT_VERSION:
-            raise ModelFormatError(
-                f"{path} has model format {version}, written by spark_fm {facts.get('version')}; "
-                f"this is spark_fm {__version__}, which reads up to format {FORMAT_VERSION}. "
-                "Upgrade spark_fm."
-            )
-        if facts.get("sha256") != _facts_digest(facts):
-            raise ModelFormatError(
-                f"{path}/metadata is damaged: it was changed since it was written. Restore the "
-                "folder or train again."
-            )
-        try:
-            arrays = _read_arrays(self.sparkSession, path, facts["arrays"])
-            weights = FMWeights(
-                bias=float.fromhex(facts["bias"]),
-                table=arrays["table"],
-                feature_dim=facts["feature_dim"],
-                features=arrays.get("features"),
-            )
+            arrays = join_arrays(self._pieces(path, facts["arrays"]), facts["arrays"], path)
+            weights = weights_of(facts, arrays)
             kept = facts["summary"]
             summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
-            state = _state_of(arrays)
+            state = state_of(arrays)
         except ModelFormatError:
             raise
         except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
-            raise ModelFormatError(f"{path} is a damaged model: {_reason(err)}") from err
+            raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
         return self._with_params(self._cls(weights, summary, state), metadata, path)
 
-
-def _state_arrays(state: Snapshot | None) -> dict[str, NDArray[Any]]:
-    """Return a training state as arrays; its facts as the bytes of their JSON."""
-    if state is None:
-        return {}
-    facts = np.frombuffer(json.dumps(state.facts).encode(), np.uint8)
-    return {f"{STATE}{name}": array for name, array in ({"": facts} | state.arrays).items()}
-
-
-def _state_of(arrays: dict[str, NDArray[Any]]) -> Snapshot | None:
-    found = {name[len(STATE) :]: a for name, a in arrays.items() if name.startswith(STATE)}
-    if not found:
-        return None
-    return Snapshot(json.loads(found.pop("").tobytes()), found)
-
-
-def _tables(arrays: dict[str, NDArray[Any]]) -> list[pa.Table] | Any:
-    """Yield Arrow tables of at most 64 MiB with the pieces of all arrays."""
-    rows: list[tuple[str, int, bytes]] = []
-    size = 0
-    for name, array in arrays.items():
-        flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        starts = range(0, max(1, len(flat)), PIECE_BYTES)  # an empty array has one piece
-        for part, start in enumerate(starts):
-            payload = flat[start : start + PIECE_BYTES].tobytes()
-            rows.append((name, part, payload))
-            size += len(payload)
-            if size >= WRITE_BYTES:
-                yield _table(rows)
-                rows, size = [], 0
-    if rows:
-        yield _table(rows)
-
-
-def _table(rows: list[tuple[str, int, bytes]]) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    fields = [PIECE_SCHEMA.field(name) for name in ("name", "part", "payload")]
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)],
-        schema=pa.schema(fields),
-    )
-
-
-def _read_arrays(
-    session: SparkSession, path: str, forms: dict[str, Any]
-) -> dict[str, NDArray[Any]]:
-    frame = session.read.schema(_PIECES_DDL).parquet(path.rstrip("/") + "/data")
-    sizes = {
-        name: int(np.prod(form["shape"])) * np.dtype(form["dtype"]).itemsize
-        for name, form in forms.items()
-    }
-    arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in forms.items()}
-    flats = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
-    seen: dict[str, int] = dict.fromkeys(forms, 0)
-    rows = gather(
-        frame, session, columns=["name", "part", "payload"], n_bytes=sum(sizes.values()),
-        spread=["name", "part"],
-    )  # fmt: skip
-    for name, part, payload in rows:
-        if name not in flats:
-            raise ModelFormatError(f"{path}/data holds an unknown array {name!r}.")
-        start = part * PIECE_BYTES
-        flats[name][start : start + len(payload)] = np.frombuffer(payload, np.uint8)
-        seen[name] += len(payload)
-    for name, form in forms.items():
-        if seen[name] != sizes[name] or _digest(arrays[name]) != form["sha256"]:
-            raise ModelFormatError(
-                f"{path}/data is damaged: {name} has {seen[name]} of {sizes[name]} bytes, or bytes "
-                "that were changed. Restore the folder or train again."
-            )
-    return arrays
-
-
-def _facts_digest(facts: dict[str, Any]) -> str:
-    """Return the digest of a model's facts, its own entry left out."""
-    rest = {name: value for name, value in facts.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(array: NDArray[Any]) -> str:
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.sha256(flat.data).hexdigest()
-
-
-def _reason(err: Exception) -> str:
-    """Return what went wrong in one line."""
-    if isinstance(err, KeyError):
-        return f"{err} is missing"
-    lines = (str(err) or type(err).__name__).strip().splitlines()
-    causes = [line.strip() for line in lines if line.strip().startswith("Caused by: ")]
-    return (causes or lines)[0]
+    def _pieces(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+        session = self.sparkSession
+        frame = session.read.schema(_PIECES_DDL).parquet(path.rstrip("/") + "/data")
+        return gather(
+            frame, session, columns=["name", "part", "payload"], n_bytes=n_bytes_of(forms),
+            spread=["name", "part"],
+        )  # fmt: skip

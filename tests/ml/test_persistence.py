@@ -19,8 +19,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import ModelFormatError
+from spark_fm.formats.artifact import FORMAT_VERSION
 from spark_fm.learner.predict import sigmoid
-from spark_fm.ml.persistence import FORMAT_VERSION
 from tests.ml.builders import column, fast_fm, frame_of
 
 HUGE_ID = 2**31 - 2  # the last index a Spark vector can have
