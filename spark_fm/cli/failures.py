@@ -11,6 +11,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 # Mistakes in what the caller gave: parameters, columns, data, paths.
 _CALLERS = (
+    errors.CheckpointError,
     errors.InvalidParamError,
     errors.InvalidColumnError,
     errors.InvalidDataError,

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "train a factorization machine on files and save it",
+    "tune": "search for the hyperparameters that do best on files, and save the best model",
     "evaluate": "measure a saved model on files with labels",
     "score": "write the scores of a saved model for files",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",

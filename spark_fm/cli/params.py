@@ -80,7 +80,7 @@ def collect_params(args: argparse.Namespace, stage: Params) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {assignment!r} is not name=value, such as numFactors=8.")
         check_name(name, stage, f"--set {assignment}")
-        values[name] = _from_text(name, text, stage)
+        values[name] = from_text(name, text, stage)
     for dest, value in vars(args).items():
         if dest.startswith(_DEST) and value is not None:
             values[dest.removeprefix(_DEST)] = value
@@ -136,7 +136,8 @@ def _from_file(path: str, stage: Params) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
-def _from_text(name: str, text: str, stage: Params) -> Any:
+def from_text(name: str, text: str, stage: Params) -> Any:
+    """Return the value that a text means for a Param; the text itself where it means none."""
     kind = _TYPES[stage.getParam(name).typeConverter]
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

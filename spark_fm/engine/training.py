@@ -93,6 +93,16 @@ class TrainingSet:
         self._ids: dict[bytes, Handle] = {}
         self._dealt: dict[tuple[object, ...], DataFrame] = {}
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of every row, its set and its place: the same for the same data."""
+        return self._data.fingerprint
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to validate on."""
+        return self._data.has_validation
+
     def train(
         self,
         requests: Sequence[TrainRequest],

@@ -1,0 +1,163 @@
+"""What the commands that train share: their flags, and the rows those name; driver only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm.cli.failures import UsageError
+from spark_fm.cli.inputs import (
+    InputSpec,
+    Source,
+    add_input_flags,
+    explained,
+    minus_one_means_zero,
+    opened,
+    path_exists,
+    with_binary_labels,
+)
+from spark_fm.cli.params import add_set_flag, collect_params
+from spark_fm.engine.columns import check_training_columns, quoted
+from spark_fm.engine.request import ColumnNames
+from spark_fm.errors import SparkFMError
+from spark_fm.ml.estimator import FactorizationMachine
+from spark_fm.ml.params import BINARY
+
+VALIDATION_COL = "is_validation"
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of inputs, model and Params, but those of each Param."""
+    add_input_flags(parser, what="training set", has_pipes=True)
+    parser.add_argument("--model", required=True, metavar="OUT", help="where the model is saved")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    parser.add_argument(
+        "--validation", nargs="+", metavar="PATH",
+        help="validation set, of the same format; without it a part of the input is held out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-features", "--feature-dim", type=int, metavar="N",
+        help="length of the feature vectors (1 to 2^31 - 1) [the largest index decides]",
+    )  # fmt: skip
+    parser.add_argument("--params", metavar="FILE.json", help="Params by their own names, as JSON")
+    add_set_flag(parser)
+
+
+def training_params(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the Params that the flags give, that of ``--validation`` included."""
+    values = collect_params(args, FactorizationMachine())
+    if args.validation is not None:
+        if (values.get("validationIndicatorCol") or VALIDATION_COL) != VALIDATION_COL:
+            raise UsageError("--validation and validationIndicatorCol exclude each other.")
+        values["validationIndicatorCol"] = VALIDATION_COL
+    return values
+
+
+@contextmanager
+def training_rows(
+    spark: SparkSession, args: argparse.Namespace, estimator: FactorizationMachine
+) -> Iterator[DataFrame]:
+    """Yield the rows of the inputs; inside the block their faults are told by file and line."""
+    spec = InputSpec(
+        file_format=args.format,
+        features_col=estimator.getFeaturesCol(),
+        label_col=estimator.getLabelCol(),
+        num_features=estimator.getFeatureDim(),
+    )
+    _check_num_features(spec)
+    with ExitStack() as stack:
+        train = stack.enter_context(opened(spark, args.input, spec))
+        sources, frame = [train], train.frame
+        if args.validation is not None:
+            sources.append(stack.enter_context(opened(spark, args.validation, spec)))
+            frame = _joined(frame, sources[1].frame, estimator)
+        check_training_columns(frame.schema, _columns(estimator))
+        if estimator.getPredictorType() == BINARY and minus_one_means_zero(
+            Source(frame, _all_labels(sources))
+        ):
+            frame = with_binary_labels(frame, spec.label_col)
+        with explained(*sources):
+            yield frame
+
+
+def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None:
+    """Raise UsageError unless a model may be written to ``path``."""
+    if not path_exists(spark, path):
+        return
+    if not overwrite:
+        raise UsageError(f"--model {path} exists already; give another path, or --overwrite.")
+    if not path_exists(spark, path.rstrip("/") + "/metadata"):
+        raise UsageError(
+            f"--model {path} exists and is not a saved model, so --overwrite does not replace it; "
+            "give another path, or remove it yourself."
+        )
+
+
+def check_local_folder(flag: str, path: str, folder: Path) -> None:
+    """Raise UsageError unless files can be written to the folder."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{flag} {path}: {folder} is not a folder that can be written to.")
+
+
+def check_installed(what: str, *modules: str, extra: str) -> None:
+    """Raise SparkFMError without the optional modules that ``what`` needs."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise SparkFMError(
+            f"{what} needs {' and '.join(missing)}: pip install 'spark-fm[{extra}]'."
+        )
+
+
+def _all_labels(sources: list[Source]) -> DataFrame | None:
+    """Return the labels of all inputs, None when some can be read only once."""
+    labels = sources[0].labels
+    for source in sources[1:]:
+        if labels is not None and source.labels is not None:
+            labels = labels.union(source.labels)
+        else:
+            labels = None
+    return labels
+
+
+def _check_num_features(spec: InputSpec) -> None:
+    size = spec.num_features
+    if size is not None and not 1 <= size <= 2**31 - 1:
+        raise UsageError(f"--num-features {size} is not allowed: expected 1 to 2,147,483,647.")
+
+
+def _columns(estimator: FactorizationMachine) -> ColumnNames:
+    return ColumnNames(
+        features=estimator.getFeaturesCol(),
+        label=estimator.getLabelCol(),
+        weight=_defined(estimator, "weightCol"),
+        validation=_defined(estimator, "validationIndicatorCol"),
+    )
+
+
+def _defined(estimator: FactorizationMachine, name: str) -> str | None:
+    value = estimator.getOrDefault(name) if estimator.isDefined(name) else None
+    return value or None
+
+
+def _joined(train: DataFrame, validation: DataFrame, estimator: FactorizationMachine) -> DataFrame:
+    """Return both sets as one, with the indicator column."""
+    columns = _columns(estimator)
+    names = [name for name in (columns.features, columns.label, columns.weight) if name]
+    parts = []
+    for frame, is_validation in ((train, False), (validation, True)):
+        kept = [quoted(name) for name in names if name in frame.schema.names]
+        parts.append(frame.select(*kept, F.lit(is_validation).alias(VALIDATION_COL)))
+    if parts[0].schema.names != parts[1].schema.names:
+        raise UsageError(
+            f"--input has the columns {', '.join(parts[0].schema.names[:-1])} and --validation "
+            f"{', '.join(parts[1].schema.names[:-1])}; both need {', '.join(names)}."
+        )
+    return parts[0].unionByName(parts[1])

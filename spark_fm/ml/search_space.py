@@ -1,0 +1,294 @@
+"""What a search for hyperparameters draws from: a range or choices for each Param; driver only.
+
+A draw is a place between 0 and 1 in every dimension, so that samplers need not know what
+a dimension means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spark_fm.errors import InvalidParamError
+from spark_fm.ml.params import DEFAULT_LR
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from ``low`` to ``high``.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends, both included; ``low < high``.
+    log : bool
+        Draw the logarithm evenly (``low > 0``).
+    whole : bool
+        Round to whole numbers.
+    relative : bool
+        In units of the optimizer's default step size.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+    relative: bool = False
+
+    def at(self, place: float) -> int | float:
+        """Return the value at a place from 0 to 1."""
+        # A whole number owns the stretch from half below to half above it.
+        half = 0.5 if self.whole else 0.0
+        low, high = self.low - half, self.high + half
+        value = low * (high / low) ** place if self.log else low + (high - low) * place
+        value = min(max(round(value) if self.whole else value, self.low), self.high)
+        return int(value) if self.whole else value
+
+    def place(self, value: float) -> float:
+        """Return the place of a value, the nearest end for one outside."""
+        value = min(max(value, self.low), self.high)
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One of some values.
+
+    Parameters
+    ----------
+    values : tuple
+        At least one.
+    """
+
+    values: tuple[Any, ...]
+
+    def at(self, place: float) -> Any:
+        """Return the value at a place from 0 to 1."""
+        return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+
+    def place(self, value: Any) -> float:
+        """Return the middle of a value's stretch; raise ValueError for one that is no choice."""
+        return (self.values.index(value) + 0.5) / len(self.values)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the values are numbers in rising order."""
+        numbers = [v for v in self.values if isinstance(v, (int, float)) and v is not True]
+        return len(numbers) == len(self.values) and sorted(numbers) == numbers
+
+
+Dimension = Range | Choices
+
+_LR = Range(1 / 8, 4.0, log=True, relative=True)
+_SPREAD = Range(1e-3, 0.1, log=True)
+_METHODS = Choices(("constant", "normal", "uniform"))
+
+# Searched unless they are set; docs/tuning.md says why these and why so far.
+SEARCHED: dict[str, Dimension] = {
+    "optimizer": Choices(("adagrad", "adam", "sgd")),
+    "numFactors": Choices((4, 8, 16, 32, 64)),
+    "biasLr": _LR,
+    "linearLr": _LR,
+    "factorsLr": _LR,
+    "linearWd": Range(2e-4, 0.1, log=True),
+    "factorsWd": Range(5e-4, 0.2, log=True),
+    "decayFrequencyPower": Range(0.0, 0.8),
+    "factorsInitSigma": Range(0.005, 0.5, log=True),
+    "factorsInitScale": Range(0.005, 0.5, log=True),
+    "adagradInit": Range(0.1, 10.0, log=True),
+}
+# Searched when asked for by name: they change little, or are seldom worth a change.
+ON_REQUEST: dict[str, Dimension] = {
+    "miniBatchSize": Range(1, 256, log=True, whole=True),
+    "biasWd": Range(1e-6, 1e-2, log=True),
+    "clipGradient": Range(0.1, 100.0, log=True),
+    "eps": Range(1e-10, 1e-4, log=True),
+    "rescaleGrad": Range(1e-3, 1.0, log=True),
+    "useBias": Choices((True, False)),
+    "useLinear": Choices((True, False)),
+    "averageEpochs": Choices((True, False)),
+    "standardizeLabel": Choices((True, False)),
+    "biasInitMethod": _METHODS,
+    "biasInitSigma": _SPREAD,
+    "biasInitScale": _SPREAD,
+    "biasInitValue": Range(-1.0, 1.0),
+    "linearInitMethod": _METHODS,
+    "linearInitSigma": _SPREAD,
+    "linearInitScale": _SPREAD,
+    "linearInitValue": Range(-0.1, 0.1),
+    "factorsInitMethod": Choices(("normal", "uniform")),
+    "factorsInitValue": Range(1e-3, 0.1, log=True),
+}
+USUAL = {**SEARCHED, **ON_REQUEST}
+_WHOLE = {"numFactors", "miniBatchSize"}
+
+# A Param counts only where another has this value.
+_CONDITIONS: dict[str, tuple[str, Any]] = {
+    "adagradInit": ("optimizer", "adagrad"),
+    "biasLr": ("useBias", True),
+    "biasWd": ("useBias", True),
+    "linearLr": ("useLinear", True),
+    "linearWd": ("useLinear", True),
+    "standardizeLabel": ("predictorType", "regressor"),
+} | {
+    f"{group}Init{kind}": (f"{group}InitMethod", method)
+    for group in ("bias", "linear", "factors")
+    for kind, method in (("Sigma", "normal"), ("Scale", "uniform"), ("Value", "constant"))
+}
+
+
+class SearchSpace:
+    """The Params of a search, and the values that the others have.
+
+    Parameters
+    ----------
+    dimensions : mapping of str to Range or Choices
+    fixed : mapping of str to Any
+        Values of Params that are not searched, as far as they decide which others count.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> None:
+        self._fixed = {name: v for name, v in fixed.items() if name not in dimensions}
+        self.dimensions = {
+            name: dimension for name, dimension in dimensions.items()
+            if self._may_count(name, dimensions)
+        }  # fmt: skip
+
+    @classmethod
+    def around(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        is_set: Sequence[str] = (),
+        overrides: Mapping[str, Dimension] | None = None,
+    ) -> SearchSpace:
+        """Return the usual space: all of SEARCHED but what is set, and the overrides.
+
+        Parameters
+        ----------
+        values : mapping of str to Any
+            Every Param's value, default or set.
+        is_set : sequence of str
+            Params that keep their value, unless they have an override.
+        overrides : mapping of str to Range or Choices, optional
+        """
+        usual = {name: d for name, d in SEARCHED.items() if name not in is_set}
+        # In the order of the table, whatever order the overrides are given in.
+        chosen = {**usual, **(overrides or {})}
+        return cls({name: chosen[name] for name in USUAL if name in chosen}, values)
+
+    def params(self, places: Mapping[str, float]) -> dict[str, Any]:
+        """Return the values at the places, of those Params that count.
+
+        Six digits are kept: what is written down is what was trained.
+        """
+        values: dict[str, Any] = {}
+        for name, dimension in self.dimensions.items():
+            values[name] = dimension.at(places[name])
+        for name, dimension in self.dimensions.items():
+            if isinstance(dimension, Range) and dimension.relative:
+                values[name] *= self._unit(values)
+        return {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value
+            for name, value in values.items() if self._counts(name, values)
+        }  # fmt: skip
+
+    def counting(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of ``values`` that are searched, defined, and count together."""
+        return {
+            name: values[name] for name in self.dimensions
+            if values.get(name) is not None and self._counts(name, values)
+        }  # fmt: skip
+
+    def places(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Return the places of values, of all that have one."""
+        found = {}
+        for name, dimension in self.dimensions.items():
+            value = params.get(name)
+            if value is None or (isinstance(dimension, Choices) and value not in dimension.values):
+                continue
+            if isinstance(dimension, Range) and dimension.relative:
+                value /= self._unit(params)
+            found[name] = dimension.place(value)
+        return found
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return settings that together hold every choice and both ends of every range."""
+        middle = dict.fromkeys(self.dimensions, 0.5)
+        corners = []
+        for name, dimension in self.dimensions.items():
+            places = [0.0, 1.0]
+            if isinstance(dimension, Choices):
+                places = [dimension.place(value) for value in dimension.values]
+            corners += [self.params({**middle, name: place}) for place in places]
+        return corners
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the space as JSON gives it back."""
+        return {
+            name: list(d.values) if isinstance(d, Choices) else asdict(d)
+            for name, d in self.dimensions.items()
+        }
+
+    def _unit(self, values: Mapping[str, Any]) -> float:
+        return DEFAULT_LR[values.get("optimizer") or self._fixed["optimizer"]]
+
+    def _counts(self, name: str, values: Mapping[str, Any]) -> bool:
+        if name not in _CONDITIONS:
+            return True
+        other, wanted = _CONDITIONS[name]
+        value = values.get(other, self._fixed.get(other))
+        return bool(value == wanted)
+
+    def _may_count(self, name: str, dimensions: Mapping[str, Dimension]) -> bool:
+        """Tell whether any draw makes the Param count."""
+        other, wanted = _CONDITIONS.get(name, (name, None))
+        dimension = dimensions.get(other)
+        if wanted is None:
+            return True
+        if isinstance(dimension, Choices):
+            return wanted in dimension.values
+        return bool(self._fixed.get(other) == wanted)
+
+
+def dimension_of(name: str, given: Any) -> Dimension:
+    """Return what to search a Param over.
+
+    Parameters
+    ----------
+    name : str
+    given : tuple, list or None
+        ``(low, high)`` or ``(low, high, "log")``; choices; None for the usual range.
+
+    Raises
+    ------
+    InvalidParamError
+        For a Param that cannot be searched, or that cannot be searched over this.
+    """
+    if name not in USUAL:
+        raise InvalidParamError(
+            f"{name} cannot be searched: expected one of {', '.join(sorted(USUAL))}."
+        )
+    usual = USUAL[name]
+    if given is None:
+        return usual
+    if isinstance(given, list) and given:
+        return Choices(tuple(given))
+    has_numbers = isinstance(usual, Range) or usual.ordered
+    is_range = isinstance(given, tuple) and (len(given) == 2 or given[2:] == ("log",))
+    if not is_range or not has_numbers:
+        allowed = '(low, high) or (low, high, "log") or ' if has_numbers else ""
+        raise InvalidParamError(
+            f"the space {given!r} of {name} is not allowed: expected {allowed}a list of choices."
+        )
+    low, high, log = given[0], given[1], len(given) == 3
+    if not (math.isfinite(low) and math.isfinite(high) and low < high and (low > 0 or not log)):
+        raise InvalidParamError(
+            f"the space {given!r} of {name} is not allowed: expected finite ends, the smaller one "
+            "first, and above 0 for a logarithmic range."
+        )
+    return Range(low, high, log=log, whole=name in _WHOLE)

@@ -1,0 +1,218 @@
+"""Trials of a search, and the file from which an interrupted search goes on; driver only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spark_fm.errors import CheckpointError
+
+COMPLETE, PRUNED, DIVERGED, TOO_LARGE = "complete", "pruned", "diverged", "too large"
+FILE_NAME = "trials.jsonl"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training of a search.
+
+    Parameters
+    ----------
+    number : int
+        From 0, which is the estimator as it was given.
+    params : dict of str to Any
+        Values of the Params searched, as far as they count together.
+    places : dict of str to float
+        Where the sampler put them, 0 to 1 in every dimension.
+    state : {"complete", "pruned", "diverged", "too large"}
+    larger_is_better : bool
+        Direction of the metric that decides.
+    curve : list of float
+        That metric on the validation rows after each epoch, up to where the trial ended.
+    metrics : dict of str to float
+        All validation metrics of the best epoch; empty without one.
+    seconds : float
+        Wall time of its epochs, those included that a job had begun before the trial was
+        stopped.
+    """
+
+    number: int
+    params: dict[str, Any]
+    places: dict[str, float]
+    state: str
+    larger_is_better: bool
+    curve: list[float]
+    metrics: dict[str, float]
+    seconds: float
+
+    @property
+    def costs(self) -> list[float]:
+        """Return the curve with small values the better ones, infinity where undefined."""
+        sign = -1.0 if self.larger_is_better else 1.0
+        return [math.inf if math.isnan(value) else sign * value for value in self.curve]
+
+    @property
+    def cost(self) -> float:
+        """Return the least cost, infinity where there is none."""
+        return min(self.costs, default=math.inf)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Return the epoch of the least cost, the first of several."""
+        return self.costs.index(self.cost) if math.isfinite(self.cost) else None
+
+    @property
+    def value(self) -> float:
+        """Return the metric at the best epoch, NaN without one."""
+        return math.nan if self.best_epoch is None else self.curve[self.best_epoch]
+
+    def to_json(self) -> str:
+        """Return the trial as one line; NaN becomes null."""
+        return json.dumps({k: _without_nan(v) for k, v in asdict(self).items()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Trial:
+        """Return the trial that ``to_json`` wrote."""
+        fields = json.loads(line)
+        for name in ("curve", "metrics"):
+            fields[name] = _with_nan(fields[name])
+        return cls(**fields)
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Return the complete trial of the least cost, the first of several; None without one."""
+    complete = [trial for trial in trials if trial.state == COMPLETE and trial.cost < math.inf]
+    return min(complete, key=lambda trial: trial.cost, default=None)
+
+
+def trials_frame(trials: Sequence[Trial], metric: str) -> pd.DataFrame:
+    """Return a row a trial: number, state, epochs, metrics, seconds, Params.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    metric : str
+        The one that decides; it stands before the others.
+    """
+    rows = []
+    for trial in trials:
+        others = {name: value for name, value in trial.metrics.items() if name != metric}
+        rows.append(
+            {
+                "number": trial.number, "state": trial.state, "epochs": len(trial.curve),
+                "bestEpoch": trial.best_epoch, metric: trial.value, **others,
+                "seconds": round(trial.seconds, 3), **trial.params,
+            }
+        )  # fmt: skip
+    # Objects, so that a whole number beside an empty cell stays a whole number.
+    return pd.DataFrame(rows, dtype=object)
+
+
+class TrialsFile:
+    """Lines of JSON, the first about the search, then one a trial, appended as they end.
+
+    Parameters
+    ----------
+    folder : str or path
+        On the driver's own disk; made when it is not there.
+    about : dict
+        What must agree for a search to go on, as JSON gives it back.
+
+    Raises
+    ------
+    CheckpointError
+        When the folder holds the trials of another search, or a damaged file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], about: dict[str, Any]) -> None:
+        self.path = Path(folder) / FILE_NAME
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.trials: list[Trial] = []
+        if not self.path.exists() or not self._read(about):
+            self._write("w", [json.dumps({"format": _FORMAT, "about": about}, allow_nan=False)])
+
+    def append(self, trials: Sequence[Trial]) -> None:
+        """Add trials; they are on the disk when this returns."""
+        self._write("a", [trial.to_json() for trial in trials])
+        self.trials += trials
+
+    def _write(self, mode: str, lines: list[str]) -> None:
+        with self.path.open(mode, encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, about: dict[str, Any]) -> bool:
+        """Take over the trials that are there; False when not even the first line is whole."""
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed process may leave a part of a line
+        if not whole:
+            return False
+        advice = f"give another folder, or remove {self.path} to start over."
+        head, *lines = whole.splitlines()
+        try:
+            there = json.loads(head)["about"]
+            self.trials = [Trial.from_json(line) for line in lines]
+            if [trial.number for trial in self.trials] != list(range(len(lines))):
+                raise ValueError("trials are missing or stand twice")
+        except (ValueError, KeyError, TypeError) as err:
+            raise CheckpointError(f"{self.path} is damaged ({err}); {advice}") from err
+        differences = _differences(there, about)
+        if differences:
+            raise CheckpointError(
+                f"{self.path} holds the trials of another search: {'; '.join(differences)}. Use "
+                f"the same data and Params to go on with it, or {advice}"
+            )
+        if len(whole) < len(text):
+            os.truncate(self.path, len(whole.encode()))
+        return True
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file that appears under its name when it is whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return what differs, one text a name; groups are compared name by name."""
+    texts = []
+    for name in sorted(there.keys() | here.keys()):
+        before, now = there.get(name), here.get(name)
+        if before == now:
+            continue
+        if name == "data":
+            texts.append("the rows, or the partitions they come in, are others")
+        elif isinstance(before, dict) and isinstance(now, dict):
+            texts += [
+                f"{name} {key} is {before.get(key)!r} there and {now.get(key)!r} here"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key) != now.get(key)
+            ]
+        else:
+            texts.append(f"{name} is {before!r} there and {now!r} here")
+    return texts
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
