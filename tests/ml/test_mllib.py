@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyspark.ml import Pipeline
-from pyspark.ml.classification import FMClassifier, LogisticRegression
+from pyspark.ml.classification import FMClassificationModel, FMClassifier, LogisticRegression
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import DenseMatrix, DenseVector, Vectors
 from pyspark.ml.regression import FMRegressor
@@ -28,13 +28,24 @@ VECTORS = [
 
 
 @pytest.fixture(scope="module")
-def their_classifier(train: DataFrame):
-    return FMClassifier(factorSize=3, maxIter=15, stepSize=0.3, seed=3).fit(train)
+def their_classifier(train: DataFrame, tmp_path_factory: pytest.TempPathFactory):
+    model = FMClassifier(factorSize=3, maxIter=15, stepSize=0.3, seed=3).fit(train)
+    return without_summary(model, tmp_path_factory.mktemp("theirs"))
 
 
 @pytest.fixture(scope="module")
 def their_regressor(ratings: DataFrame):
     return FMRegressor(factorSize=3, maxIter=15, stepSize=0.3, seed=3).fit(ratings)
+
+
+def without_summary(model: FMClassificationModel, folder: Path) -> FMClassificationModel:
+    """Return the model as saved and loaded.
+
+    A model just fitted holds its summary, and that the session, which Spark 4.3 can not
+    always send to a task ("Task not serializable").
+    """
+    model.save(str(folder / "model"))
+    return FMClassificationModel.load(str(folder / "model"))
 
 
 def entry(frame: DataFrame, name: str, place: int) -> np.ndarray:
@@ -131,12 +142,14 @@ def test_a_regressor_has_no_classes_as_in_mllib(
             getattr(regressor, name)(VECTORS[0]) if name != "numClasses" else regressor.numClasses
 
 
-def test_params_of_the_same_meaning_come_along(train: DataFrame) -> None:
+def test_params_of_the_same_meaning_come_along(train: DataFrame, tmp_path: Path) -> None:
     named = train.withColumnsRenamed({"label": "y", "features": "x"})
     theirs = FMClassifier(
         featuresCol="x", labelCol="y", predictionCol="p", probabilityCol="q", factorSize=2,
         fitIntercept=False, fitLinear=False, maxIter=3, stepSize=0.3, seed=9, thresholds=[0.6, 0.2],
     ).fit(named)  # fmt: skip
+
+    theirs = without_summary(theirs, tmp_path)
 
     ours = FactorizationMachineModel.from_mllib(theirs)
 
