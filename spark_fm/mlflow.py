@@ -6,7 +6,6 @@ Epochs reach an active MLflow run by themselves while ``fit`` runs. This module 
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,14 +69,11 @@ def log_model(
         raise ImportError("Logging models needs MLflow: pip install 'spark-fm[mlflow]'.") from err
     from spark_fm.ml.persistence import write_local
 
-    # MLflow 2 knows the name as artifact_path.
-    parameters = inspect.signature(mlflow.pyfunc.log_model).parameters
-    named = {"name" if "name" in parameters else "artifact_path": name}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         write_local(model, str(path))
         return mlflow.pyfunc.log_model(
-            **named,
+            name=name,
             loader_module=__name__,
             data_path=str(path),
             registered_model_name=registered_model_name,

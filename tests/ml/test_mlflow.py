@@ -145,7 +145,6 @@ def test_a_logged_model_scores_in_a_process_that_cannot_import_pyspark(
     assert float(done.stdout) == pytest.approx(classifier.predict(np.eye(20)).sum(), rel=1e-6)
 
 
-@pytest.mark.skipif(MODE == "connect", reason="mlflow.spark itself needs a SparkContext")
 def test_mlflow_s_own_spark_flavour_takes_the_model_and_a_pipeline_of_it(
     spark: SparkSession, classifier: FactorizationMachineModel, train: DataFrame, tmp_path: Path
 ) -> None:
