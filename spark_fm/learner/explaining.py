@@ -133,6 +133,7 @@ def _explain_into(  # type: ignore[no-untyped-def]
         # Linear parts.
         start = linear_starts[r]
         room = linear_starts[r + 1] - start
+        top, top_kept = keys[:room], kept[:room]  # views cost more than a pair
         size, linear_sum, n_known = 0, 0.0, 0
         for e in range(n):
             j = places[first + e]
@@ -145,7 +146,7 @@ def _explain_into(  # type: ignore[no-untyped-def]
                 own[n_known] = first + e
                 n_known += 1
             linear_sum += part
-            size = offer(keys[:room], kept[:room], size, abs(part), first + e)
+            size = offer(top, top_kept, size, abs(part), first + e)
         sort(keys, kept, size)
         rest = linear_sum
         for i in range(size):
@@ -158,14 +159,19 @@ def _explain_into(  # type: ignore[no-untyped-def]
         # Pair parts; a pair's place is the number of its two entries in one.
         start = pair_starts[r]
         room = pair_starts[r + 1] - start
+        top, top_kept = keys[:room], kept[:room]
         size, pair_sum = 0, 0.0
+        weakest = -1.0 if room > 0 else np.inf  # of those kept, once there are enough
         for a in range(n_known):
             for b in range(a + 1, n_known):
                 part = 0.0
                 for f in range(k):
                     part += scaled[a, f] * scaled[b, f]
                 pair_sum += part
-                size = offer(keys[:room], kept[:room], size, abs(part), a * n_known + b)
+                if abs(part) > weakest:
+                    size = offer(top, top_kept, size, abs(part), a * n_known + b)
+                    if size == room:
+                        weakest = top[0]
         sort(keys, kept, size)
         rest = pair_sum
         for i in range(size):

@@ -173,6 +173,7 @@ def _take_best_inplace(  # type: ignore[no-untyped-def]
     for i in range(block.shape[0]):
         r = first_row + i
         size = counts[r]
+        row_products, row_places = products[r], places[r]
         at = starts[r] + np.searchsorted(hidden[starts[r] : starts[r + 1]], first_column)
         limit = np.float32(products[r, 0] - slack[r]) if size == k else np.float32(-np.inf)
         for j in range(block.shape[1]):
@@ -187,7 +188,7 @@ def _take_best_inplace(  # type: ignore[no-untyped-def]
             product = 0.0
             for f in range(n_factors):
                 product += np.float64(left[r, f]) * np.float64(right[c, f])
-            size = offer(products[r], places[r], size, product, c)
+            size = offer(row_products, row_places, size, product, c)
             if size == k:
                 limit = np.float32(products[r, 0] - slack[r])
         counts[r] = size

@@ -76,7 +76,7 @@ class Explaining(FittedModel):
         Notes
         -----
         O(nnz^2 k) a row, as every pair is looked at, in compiled code on Spark's workers: about
-        4 ms for 784 non-zeros and k = 16. See docs/explaining.md.
+        1 ms for 784 non-zeros and k = 16. See docs/explaining.md.
         """
         is_legal = isinstance(numPairs, Integral) and 0 <= numPairs <= MOST_PAIRS
         require(is_legal, "numPairs", numPairs, f"a whole number from 0 to {MOST_PAIRS}")

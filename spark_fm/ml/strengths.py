@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 1000
 LINEAR = "linear"
-FEW = 12  # groups whose strengths are also written as numbers
+FEW = 10  # groups whose strengths are also written as numbers
+
+BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#d9d9d9"
+UNIT_OF_GROUPS = "mean |sum of contributions|"
 
 Groups = Mapping[str, Iterable[int]]
 
@@ -161,12 +164,15 @@ def draw_strengths(
     except ImportError as err:
         raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
     shown = features.head(top)
-    height = max(3.2, 1.2 + 0.32 * len(shown), 0 if groups is None else 1.6 + 0.36 * len(groups))
-    figure = Figure(figsize=(7 if groups is None else 13, height), layout="constrained")
-    panels = figure.subplots(1, 1 if groups is None else 2, squeeze=False)[0]
-    _draw_bars(panels[0], shown)
-    if groups is not None:
-        _draw_heat_map(figure, panels[1], groups)
+    height = max(3.4, 1.4 + 0.32 * len(shown), 0 if groups is None else 1.9 + 0.36 * len(groups))
+    figure = Figure(figsize=(7 if groups is None else 15, height), layout="constrained")
+    if groups is None:
+        _draw_bars(figure.subplots(), shown)
+    else:
+        panels = figure.subplots(1, 3, width_ratios=(5, 1.3, 6))
+        _draw_bars(panels[0], shown)
+        _draw_linear(panels[1], groups)
+        _draw_pairs(figure, panels[2], groups)
     if path is not None:
         figure.savefig(path, dpi=144)
     return figure
@@ -175,34 +181,37 @@ def draw_strengths(
 def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
     places = np.arange(len(shown))
     labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
-    axes.barh(places, shown["total"], 0.82, color="#d9d9d9", label="linear and pairs together")
-    axes.barh(places - 0.18, shown["linear"], 0.3, color="#4c72b0", label="linear part")
-    axes.barh(places + 0.18, shown["pairs"], 0.3, color="#dd8452", label="all its pairs")
+    axes.barh(places, shown["total"], 0.82, color=GRAY, label="linear and pairs together")
+    axes.barh(places - 0.18, shown["linear"], 0.3, color=BLUE, label="linear part")
+    axes.barh(places + 0.18, shown["pairs"], 0.3, color=ORANGE, label="all its pairs")
     axes.set_yticks(places, labels)
     axes.invert_yaxis()
-    axes.set(xlabel="mean |contribution to the margin| a row", title="Strongest features")
+    axes.set(xlabel="mean |contribution to the margin|", title="Strongest features")
     axes.legend(loc="lower right")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
 
-def _draw_heat_map(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
-    strengths = groups.to_numpy()
-    image = axes.imshow(strengths, cmap="YlOrRd", vmin=0, aspect="auto")
-    # Pairs are shown once: the lower triangle repeats them.
-    rows, columns = np.tril_indices(len(groups), -1)
-    hidden = np.full(strengths.shape, np.nan)
-    hidden[rows, columns + 1] = 0
-    axes.imshow(hidden, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+def _draw_linear(axes: Any, groups: pd.DataFrame) -> None:
+    axes.barh(range(len(groups)), groups[LINEAR], 0.6, color=BLUE)
+    axes.set_yticks(range(len(groups)), groups.index)
+    axes.set_ylim(len(groups) - 0.5, -0.5)  # as the rows of the heat map beside it
+    axes.set(title="Groups: linear", xlabel=UNIT_OF_GROUPS)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _draw_pairs(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
+    # Each pair is shown once: the lower triangle repeats the upper one.
+    strengths = np.where(np.tri(len(groups), k=-1), np.nan, groups[list(groups.index)])
+    image = axes.imshow(strengths, cmap="YlOrBr", vmin=0, aspect="auto")
     if len(groups) <= FEW:
-        for i in range(len(groups)):
-            for j in [0, *range(i + 1, len(groups) + 1)]:
-                dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
-                axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center",
-                          color="white" if dark else "black")  # fmt: skip
-    axes.axvline(0.5, color="white", lw=6)
-    axes.set_xticks(range(len(groups) + 1), groups.columns, rotation=45, ha="right")
+        for i, j in zip(*np.triu_indices(len(groups)), strict=True):
+            is_dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
+            axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center", fontsize=8,
+                      color="white" if is_dark else "black")  # fmt: skip
+    axes.set_xticks(range(len(groups)), groups.index, rotation=40, ha="right")
     axes.set_yticks(range(len(groups)), groups.index)
     axes.spines[:].set_visible(False)
-    axes.set_title("Groups: linear parts, and pairs between them")
-    figure.colorbar(image, ax=axes, label="mean |contribution to the margin| a row")
+    axes.set_title("Groups: pairs between them, and within")
+    figure.colorbar(image, ax=axes, label=UNIT_OF_GROUPS)

@@ -172,4 +172,4 @@ def test_the_picture_is_saved(
     assert [text.get_text() for text in bars.get_yticklabels()] == [
         f"feature {j}" for j in strongest
     ]
-    assert len(figure.axes) == (1 if groups is None else 3)
+    assert len(figure.axes) == (1 if groups is None else 4)
