@@ -13,6 +13,7 @@ from spark_fm._version import __version__
 if TYPE_CHECKING:
     from spark_fm.engine.registration import register
     from spark_fm.ml.estimator import FactorizationMachine
+    from spark_fm.ml.functions import register_udf
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
 
@@ -22,6 +23,7 @@ __all__ = [
     "FactorizationMachineModel",
     "__version__",
     "register",
+    "register_udf",
 ]
 
 _HOMES = {
@@ -29,6 +31,7 @@ _HOMES = {
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
     "register": "spark_fm.engine.registration",
+    "register_udf": "spark_fm.ml.functions",
 }
 
 
