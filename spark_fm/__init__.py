@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.evaluation import FMEvaluation
     from spark_fm.ml.evaluator import FMEvaluator
+    from spark_fm.ml.functions import register_udf
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
 
@@ -26,6 +27,7 @@ __all__ = [
     "FactorizationMachineModel",
     "__version__",
     "register",
+    "register_udf",
 ]
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
     "register": "spark_fm.engine.registration",
+    "register_udf": "spark_fm.ml.functions",
 }
 
 

@@ -22,6 +22,7 @@ def test_public_names_are_these():
         "FactorizationMachineModel",
         "__version__",
         "register",
+        "register_udf",
     }
     for name in spark_fm.__all__:
         assert getattr(spark_fm, name) is not None

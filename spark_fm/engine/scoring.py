@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -28,6 +29,7 @@ from spark_fm.engine.version import check_version
 from spark_fm.learner.predict import margins, sigmoid
 from spark_fm.learner.spec import Loss
 
+VECTOR_FIELDS = ("type", "size", "indices", "values")
 RESULT = StructType([StructField("score", DoubleType()), StructField("margin", DoubleType())])
 
 
@@ -106,11 +108,62 @@ def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Colu
     parts = [features]
     if isinstance(kind, VectorUDT):
         plain = F.unwrap_udt(features)
-        parts = [plain[name] for name in ("type", "size", "indices", "values")]
+        parts = [plain[name] for name in VECTOR_FIELDS]
     # PySpark's overloads know no iterator of tuples with a struct result.
     make: Any = pandas_udf
     scorer = make(_pandas_scorer(task, len(parts)), returnType=returns)
     return cast(Column, scorer.asNondeterministic()(*parts))
+
+
+@dataclass(frozen=True)
+class FunctionTask:
+    """Score arrays of vectors into one array each, as a SQL function returns it.
+
+    Parameters
+    ----------
+    task : ScoreTask
+    threshold : float or None
+        Score from which to return label 1.0, otherwise 0.0; None returns the score.
+    """
+
+    task: ScoreTask
+    threshold: float | None
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        """Yield doubles, null where the row has no score."""
+        for scored in self.task(columns):
+            score = scored.field("score")
+            if self.threshold is not None:
+                score = pc.cast(pc.greater_equal(score, self.threshold), pa.float64())
+            yield score
+
+
+def sql_function(task: FunctionTask) -> Any:
+    """Return a Python function of a vector or array column for ``spark.udf.register``.
+
+    It is deterministic, unlike ``score_column``: only then may SQL use it under an
+    aggregate, in a join or for a sort.
+    """
+    if hasattr(F, "arrow_udf"):
+        return F.arrow_udf(_arrow_scorer(task), returnType=DoubleType())
+
+    def score(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+        # A vector comes as a frame of its fields, an array as a series.
+        columns = (
+            _lists(batch)
+            if isinstance(batch, pd.Series)
+            else _vector_structs(tuple(batch[name] for name in VECTOR_FIELDS))
+            for batch in batches
+        )
+        for result in task(columns):
+            yield result.to_pandas()
+
+    score.__annotations__ = {
+        "batches": GenericAlias(Iterator, (pd.Series,)),
+        "return": GenericAlias(Iterator, (pd.Series,)),
+    }
+    make: Any = pandas_udf
+    return make(score, returnType=DoubleType())
 
 
 def row_based(dataset: DataFrame) -> DataFrame:
@@ -123,7 +176,7 @@ def row_based(dataset: DataFrame) -> DataFrame:
     return dataset.where(F.spark_partition_id() >= 0)
 
 
-def _arrow_scorer(task: StructTask) -> Callable[..., Any]:
+def _arrow_scorer(task: StructTask | FunctionTask) -> Callable[..., Any]:
     def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         return task(columns)
 
@@ -165,8 +218,7 @@ def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
         pa.array(field.astype("Int32") if kind in kinds[:2] else field, kind)
         for field, kind in zip(fields, kinds, strict=True)
     ]
-    names = ["type", "size", "indices", "values"]
-    return pa.StructArray.from_arrays(arrays, names=names, mask=pa.array(is_null))
+    return pa.StructArray.from_arrays(arrays, names=VECTOR_FIELDS, mask=pa.array(is_null))
 
 
 def make_task(

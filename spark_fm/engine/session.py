@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -94,6 +95,22 @@ def use_driver_interpreter(session: SparkSession) -> None:
     chosen = setting(session, "spark.pyspark.python", "")
     if not chosen and is_local_master(session) and context.pythonExec == "python3":
         context.pythonExec = sys.executable
+
+
+def hand_rows_to_functions(session: SparkSession) -> None:
+    """Let Python functions in SQL take vectors of a Parquet table.
+
+    From 4.2 on Spark hands columnar batches of such a source to them as they are, and
+    fails for VectorUDT (UNSUPPORTED_DATATYPE). Nothing in a SQL function can prevent it.
+    """
+    name = "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled"
+    try:
+        value = session.conf.get(name)  # with a default it would not tell Spark's own
+    except (PySparkException, Py4JJavaError):
+        return  # before 4.2 there is no such setting
+    if value == "true":
+        session.conf.set(name, "false")
+        log.info("%s is now false: with it no SQL function takes a vector column", name)
 
 
 @contextmanager
