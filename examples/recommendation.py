@@ -56,7 +56,8 @@ def main() -> None:
 
     title = spark.createDataFrame(list(enumerate(titles, 1)), "movie int, title string")
     stars = spark.createDataFrame(
-        np.column_stack([rated + 1, split.y]).tolist(), "user int, movie int, rating double"
+        np.column_stack([rated + 1, split.y.astype(int)]).tolist(),
+        "user int, movie int, rating int",
     )
     mine = F.col("user") == arguments.user
     print(f"\nUser {arguments.user} liked")
