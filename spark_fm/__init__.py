@@ -15,20 +15,25 @@ if TYPE_CHECKING:
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
+    from spark_fm.ml.tuning import TuningResult, tune
 
 __all__ = [
     "FMTrainingSummary",
     "FactorizationMachine",
     "FactorizationMachineModel",
+    "TuningResult",
     "__version__",
     "register",
+    "tune",
 ]
 
 _HOMES = {
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
+    "TuningResult": "spark_fm.ml.tuning",
     "register": "spark_fm.engine.registration",
+    "tune": "spark_fm.ml.tuning",
 }
 
 

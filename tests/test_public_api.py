@@ -18,8 +18,10 @@ def test_public_names_are_these():
         "FMTrainingSummary",
         "FactorizationMachine",
         "FactorizationMachineModel",
+        "TuningResult",
         "__version__",
         "register",
+        "tune",
     }
     for name in spark_fm.__all__:
         assert getattr(spark_fm, name) is not None
