@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spark_fm.ml.functions import register_udf
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
+    from spark_fm.ml.tuning import TuningResult, tune
 
 __all__ = [
     "FMEvaluation",
@@ -25,9 +26,11 @@ __all__ = [
     "FMTrainingSummary",
     "FactorizationMachine",
     "FactorizationMachineModel",
+    "TuningResult",
     "__version__",
     "register",
     "register_udf",
+    "tune",
 ]
 
 _HOMES = {
@@ -36,8 +39,10 @@ _HOMES = {
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
+    "TuningResult": "spark_fm.ml.tuning",
     "register": "spark_fm.engine.registration",
     "register_udf": "spark_fm.ml.functions",
+    "tune": "spark_fm.ml.tuning",
 }
 
 

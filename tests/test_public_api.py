@@ -20,9 +20,11 @@ def test_public_names_are_these():
         "FMTrainingSummary",
         "FactorizationMachine",
         "FactorizationMachineModel",
+        "TuningResult",
         "__version__",
         "register",
         "register_udf",
+        "tune",
     }
     for name in spark_fm.__all__:
         assert getattr(spark_fm, name) is not None

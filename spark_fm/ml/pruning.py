@@ -6,22 +6,24 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-GRACE_EPOCHS = 4
+GRACE_EPOCHS = 6
 FEWEST_RIVALS = 3
 
 
 def is_hopeless(costs: Sequence[float], rivals: Sequence[Sequence[float]]) -> bool:
     """Tell whether a trial is to be stopped: the median stopping rule [1]_.
 
-    Its least cost so far is above the median of what the complete trials of earlier rounds
-    had reached by the same epoch, or by their end where that came sooner.
+    Its least cost so far is above the median of what the trials of earlier rounds had
+    reached by the same epoch, or by their end where that came sooner. Trials that were
+    stopped count too: a median of the survivors alone would rise until it stopped good
+    ones.
 
     Parameters
     ----------
     costs : sequence of float
         Of the trial after each epoch, small ones better; infinity where undefined.
     rivals : sequence of sequence of float
-        Costs of the complete trials of earlier rounds.
+        Costs of the trials of earlier rounds.
 
     Returns
     -------

@@ -79,16 +79,21 @@ def tpe_places(
         sampler = optuna.samplers.TPESampler(seed=int(words[0]), constant_liar=True)
         study = optuna.create_study(sampler=sampler)
         for trial in earlier:
-            study.add_trial(_told(optuna, trial, distributions))
+            study.add_trial(_told(optuna, trial, space, distributions))
         return [dict(study.ask(distributions).params) for _ in numbers]
 
 
 SAMPLERS: dict[str, Sampler] = {"random": random_places, "tpe": tpe_places}
 
 
-def _told(optuna: Any, trial: Trial, distributions: dict[str, Any]) -> Any:
+def _told(
+    optuna: Any, trial: Trial, space: SearchSpace, distributions: dict[str, Any]
+) -> Any:  # fmt: skip
     """Return a trial in Optuna's terms: it ranks those that were stopped last."""
-    places = {name: place for name, place in trial.places.items() if name in distributions}
+    places = dict(trial.places)
+    for name, dimension in space.dimensions.items():
+        if name in places and isinstance(dimension, Choices):
+            places[name] = dimension.place(dimension.at(places[name]))
     complete = trial.state == COMPLETE
     reached = {} if complete else {e: c for e, c in enumerate(trial.costs) if np.isfinite(c)}
     return optuna.trial.create_trial(

@@ -138,17 +138,18 @@ class Search:
         curves = [self._curve(earlier) for _ in settings]
         requests = [self._trial_request(params if number else {}) for number, params, _ in settings]
         outcomes = self._train(data, requests, curves)
-        trials = [
-            Trial(
-                number=number, params=params, places=places, state=_state(outcome, curve),
-                larger_is_better=self._larger_is_better, curve=curve.values,
-                metrics=curve.best_metrics, seconds=curve.seconds,
-            )
-            for (number, params, places), curve, outcome in zip(
-                settings, curves, outcomes, strict=True
-            )
-        ]  # fmt: skip
-        for trial in trials:
+        trials: list[Trial] = []
+        for (number, params, places), curve, outcome in zip(
+            settings, curves, outcomes, strict=True
+        ):
+            state = _state(outcome, curve)
+            has_model = state in (COMPLETE, PRUNED)
+            trial = Trial(
+                number=number, params=params, places=places, state=state,
+                larger_is_better=self._larger_is_better, curve=curve.values if has_model else [],
+                metrics=curve.best_metrics if has_model else {}, seconds=curve.seconds,
+            )  # fmt: skip
+            trials.append(trial)
             self._tell(trial, [*done, *trials])
         return trials
 
@@ -182,7 +183,7 @@ class Search:
         return _Curve(
             self.metric,
             larger_is_better=self._larger_is_better,
-            rivals=[trial.costs for trial in earlier if trial.state == COMPLETE],
+            rivals=[trial.costs for trial in earlier if trial.curve],
         )
 
     def _train(

@@ -39,9 +39,7 @@ class Range:
 
     def at(self, place: float) -> int | float:
         """Return the value at a place from 0 to 1."""
-        # A whole number owns the stretch from half below to half above it.
-        half = 0.5 if self.whole else 0.0
-        low, high = self.low - half, self.high + half
+        low, high = self._ends
         value = low * (high / low) ** place if self.log else low + (high - low) * place
         value = min(max(round(value) if self.whole else value, self.low), self.high)
         return int(value) if self.whole else value
@@ -49,9 +47,16 @@ class Range:
     def place(self, value: float) -> float:
         """Return the place of a value, the nearest end for one outside."""
         value = min(max(value, self.low), self.high)
+        low, high = self._ends
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        # A whole number owns the stretch from half below to half above it.
+        half = 0.5 if self.whole else 0.0
+        return self.low - half, self.high + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +240,8 @@ class SearchSpace:
         }
 
     def _unit(self, values: Mapping[str, Any]) -> float:
-        return DEFAULT_LR[values.get("optimizer") or self._fixed["optimizer"]]
+        optimizer = values.get("optimizer") or self._fixed["optimizer"]
+        return DEFAULT_LR.get(optimizer, 1.0)  # of one unknown the check of the trial will tell
 
     def _counts(self, name: str, values: Mapping[str, Any]) -> bool:
         if name not in _CONDITIONS:
@@ -291,4 +297,4 @@ def dimension_of(name: str, given: Any) -> Dimension:
             f"the space {given!r} of {name} is not allowed: expected finite ends, the smaller one "
             "first, and above 0 for a logarithmic range."
         )
-    return Range(low, high, log=log, whole=name in _WHOLE)
+    return Range(float(low), float(high), log=log, whole=name in _WHOLE)

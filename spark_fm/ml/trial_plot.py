@@ -46,7 +46,7 @@ def plot_trials(
         raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
     names = list(space.dimensions)
     n_rows = math.ceil(len(names) / COLUMNS)
-    figure = Figure(figsize=(12, 3.6 + 2.6 * n_rows), layout="constrained")
+    figure = Figure(figsize=(12, 4.0 + 2.6 * n_rows), layout="constrained")
     grid = figure.add_gridspec(1 + n_rows, COLUMNS, height_ratios=[1.4, *[1.0] * n_rows])
     top = figure.add_subplot(grid[0, :])
     limits = _limits(trials)
@@ -71,8 +71,8 @@ def _limits(trials: Sequence[Trial]) -> tuple[float, float]:
         return 0.0, 1.0
     sign = -1.0 if trials[0].larger_is_better else 1.0
     costs = np.sort(sign * values)
-    quarter, middle = np.quantile(costs, [0.25, 0.5])
-    worst = min(costs[-1], middle + 4 * max(middle - quarter, 1e-3 * abs(middle)))
+    most = np.quantile(costs, 0.75)
+    worst = min(costs[-1], most + 0.5 * (most - costs[0]))
     room = 0.06 * max(worst - costs[0], 1e-9 + 1e-3 * abs(worst))
     low, high = sorted((sign * (costs[0] - room), sign * (worst + room)))
     return float(low), float(high)
@@ -97,11 +97,11 @@ def _by_number(
             label = f"trial 0, the estimator as given: {start:.4g}"
             axes.axhline(start, ls="--", lw=1, c="gray", label=label, zorder=0)
     better = "higher" if trials and trials[0].larger_is_better else "lower"
-    axes.set(xlabel="trial", ylabel=f"validation {metric}", ylim=limits,
-             title=f"Best validation {metric} of each trial ({better} is better)")  # fmt: skip
+    axes.set(xlabel="trial", ylabel=f"validation {metric}", ylim=limits)
+    axes.set_title(f"Best validation {metric} of each trial ({better} is better)", pad=30)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=9, frameon=False)
 
 
 def _by_param(
@@ -121,11 +121,22 @@ def _by_param(
     else:
         xs = values
         if dimension.log:
-            axes.set_xscale("log")
+            _logarithmic(axes, values)
     _points(axes, having, xs, limits)
     axes.set_ylim(limits)
     axes.set_title(name, fontsize=10)
     axes.grid(alpha=0.3)
+
+
+def _logarithmic(axes: Any, values: Sequence[float]) -> None:
+    """Scale the x axis by logarithms, with plain numbers, few enough not to touch."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    decades = math.log10(max(values, default=1.0) / min(values, default=1.0))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 3.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _points(

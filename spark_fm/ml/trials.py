@@ -35,7 +35,8 @@ class Trial:
     larger_is_better : bool
         Direction of the metric that decides.
     curve : list of float
-        That metric on the validation rows after each epoch, up to where the trial ended.
+        That metric on the validation rows after each epoch, up to where the trial ended;
+        empty without a model.
     metrics : dict of str to float
         All validation metrics of the best epoch; empty without one.
     seconds : float

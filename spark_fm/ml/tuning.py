@@ -16,7 +16,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 
 from spark_fm.engine.columns import internal_rows
-from spark_fm.engine.training import training_set
+from spark_fm.engine.training import TrainingSet, training_set
 from spark_fm.errors import InvalidDataError, InvalidParamError, TrainingDivergedError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
@@ -157,20 +157,8 @@ def tune(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
                 "raise validationFraction, or give more rows."
             )
-        file = TrialsFile(folder, search.about(data.fingerprint)) if folder is not None else None
-        done = list(file.trials) if file is not None else []
-        if done:
-            log.info("going on from %d trial(s) in %s", len(done), folder)
-        try:
-            while len(done) < trials and (not done or time.monotonic() - started < max_seconds):
-                fresh = search.round(data, done, trials)
-                done += fresh
-                if file is not None:
-                    file.append(fresh)
-        finally:
-            done = done[:trials]
-            if folder is not None and done:
-                search.report(done, Path(folder))
+        limit = started + max_seconds
+        done = _searched(search, data, trials=trials, folder=folder, limit=limit)
         best = best_trial(done)
         if best is None:
             raise TrainingDivergedError(
@@ -185,3 +173,29 @@ def tune(
         raise outcome
     model, found = stage._fitted(outcome), {**search.set_params, **best.params}
     return TuningResult(model, found, search.metric, done, search.space)
+
+
+def _searched(
+    search: Search,
+    data: TrainingSet,
+    *,
+    trials: int,
+    folder: str | PathLike[str] | None,
+    limit: float,
+) -> list[Trial]:
+    """Return the trials, those of ``folder`` first; leave the reports there, come what may."""
+    file = TrialsFile(folder, search.about(data.fingerprint)) if folder is not None else None
+    done = list(file.trials) if file is not None else []
+    if done:
+        log.info("going on from %d trial(s) in %s", len(done), folder)
+    try:
+        while len(done) < trials and (not done or time.monotonic() < limit):
+            fresh = search.round(data, done, trials)
+            done += fresh
+            if file is not None:
+                file.append(fresh)
+    finally:
+        done = done[:trials]
+        if folder is not None and done:
+            search.report(done, Path(folder))
+    return done

@@ -1,237 +1,261 @@
-"""CrossValidator and TrainValidationSplit over the estimator: in threads, saved and loaded."""
+"""A search on planted rows: its trials, what it stops, and how it goes on."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import json
 
-import numpy as np
 import pytest
-from pyspark.ml import Pipeline, PipelineModel
-from pyspark.ml.evaluation import BinaryClassificationEvaluator, RegressionEvaluator
-from pyspark.ml.feature import FeatureHasher
-from pyspark.ml.tuning import (
-    CrossValidator,
-    CrossValidatorModel,
-    ParamGridBuilder,
-    TrainValidationSplit,
-    TrainValidationSplitModel,
+
+from spark_fm import FactorizationMachine, tune
+from spark_fm.engine import training
+from spark_fm.errors import (
+    CheckpointError,
+    InvalidDataError,
+    InvalidParamError,
+    ModelTooLargeError,
+    TrainingDivergedError,
 )
-from pyspark.sql import DataFrame, SparkSession
+from spark_fm.ml import pruning, search
+from spark_fm.ml.trials import COMPLETE, PRUNED, TOO_LARGE
+from tests.ml.builders import fast_fm, planted_frame
 
-from benchmarks.datasets import Rows, a9a, to_frame
-from examples.adult import CATEGORIES, adult_frame
-from spark_fm import FactorizationMachine, FactorizationMachineModel
-from tests.ml.builders import VALUES, column, fast_fm
+pytestmark = pytest.mark.spark
 
-# What a grid cannot vary here: columns that the data lack, and what the evaluator reads.
-DATA_PARAMS = {"featuresCol", "labelCol", "weightCol", "validationIndicatorCol"}
-EVALUATED = {"predictorType", "scoreCol", "validationMetric"}
-STILL, MOVING = 1e-6, 0.2  # step sizes: one that changes nothing in two epochs, one that learns
+# Weak steps learn nothing in these epochs; one optimizer and K factors, so one kernel.
+SPACE = {"factorsLr": (0.001, 1.0, "log"), "linearLr": (0.001, 1.0, "log")}
 
 
-def by_area() -> BinaryClassificationEvaluator:
-    return BinaryClassificationEvaluator(rawPredictionCol="score")
-
-
-@pytest.fixture(scope="module")
-def adult(spark: SparkSession) -> DataFrame:
-    """1,500 rows of a9a."""
-    rows = a9a().train
-    return to_frame(spark, Rows(rows.X[:1500], rows.y[:1500]), n_partitions=1).cache()
-
-
-def validator_of(parallelism: int) -> CrossValidator:
-    """Return a cross-validation of 3 maps x 2 folds, whose last map learns."""
-    machine = fast_fm(linearLr=STILL, factorsLr=STILL)
-    grid = ParamGridBuilder().addGrid(machine.linearLr, [STILL, 1e-5, MOVING]).build()
-    return CrossValidator(
-        estimator=machine, estimatorParamMaps=grid, evaluator=by_area(),
-        numFolds=2, parallelism=parallelism, collectSubModels=True, seed=5,
-    )  # fmt: skip
+def machine(**changes):
+    others = {"optimizer": "adagrad", "epochs": 12, "validationFraction": 0.25, "patience": 0}
+    fixed = {"biasLr": 0.2, "linearWd": 0.005, "factorsWd": 0.012, "decayFrequencyPower": 0.5,
+             "factorsInitSigma": 0.1, "adagradInit": 1.0}  # fmt: skip
+    return fast_fm(**{**others, **fixed, **changes})
 
 
 @pytest.fixture(scope="module")
-def validated(adult: DataFrame) -> CrossValidatorModel:
-    return validator_of(parallelism=3).fit(adult)
-
-
-def same_maps(maps: list[dict[Any, Any]], others: list[dict[Any, Any]]) -> bool:
-    def plain(maps: list[dict[Any, Any]]) -> list[dict[tuple[str, str], Any]]:
-        return [{(p.parent, p.name): value for p, value in each.items()} for each in maps]
-
-    return plain(maps) == plain(others)
-
-
-def assert_same_scores(one: Any, other: Any, rows: DataFrame) -> None:
-    assert np.array_equal(
-        column(one.transform(rows), "score"), column(other.transform(rows), "score")
-    )
-
-
-# CrossValidator -------------------------------------------------------------------------
-
-
-def test_cross_validation_finds_the_map_that_learns(
-    validated: CrossValidatorModel, adult: DataFrame
-) -> None:
-    assert int(np.argmax(validated.avgMetrics)) == 2
-    assert validated.avgMetrics[2] > 0.85  # ROC AUC; labels dealt at random give 0.5
-    assert isinstance(validated.bestModel, FactorizationMachineModel)
-    assert validated.bestModel.getLinearLr() == MOVING
-    assert by_area().evaluate(validated.transform(adult)) > 0.85
-
-
-def test_all_models_are_kept_with_the_params_of_their_map(validated: CrossValidatorModel) -> None:
-    assert [len(models) for models in validated.subModels] == [3, 3]
-    for models in validated.subModels:
-        assert [model.getLinearLr() for model in models] == [STILL, 1e-5, MOVING]
-    first, second = (models[2] for models in validated.subModels)
-    assert not np.array_equal(first.linear, second.linear)  # of different folds
-
-
-def test_threads_change_no_figure(validated: CrossValidatorModel, adult: DataFrame) -> None:
-    alone = validator_of(parallelism=1).fit(adult)
-
-    assert alone.avgMetrics == validated.avgMetrics
-    assert alone.stdMetrics == validated.stdMetrics
-    assert np.array_equal(alone.bestModel.linear, validated.bestModel.linear)
-
-
-def test_a_cross_validator_is_saved_and_loaded(tmp_path: Path) -> None:
-    validator = validator_of(parallelism=3)
-    path = str(tmp_path / "validator")
-
-    validator.save(path)
-    validator.write().overwrite().save(path)
-    loaded = CrossValidator.load(path)
-
-    assert isinstance(loaded.getEstimator(), FactorizationMachine)
-    assert loaded.getEstimator().uid == validator.getEstimator().uid
-    assert loaded.getEstimator().getFactorsLr() == STILL
-    assert same_maps(loaded.getEstimatorParamMaps(), validator.getEstimatorParamMaps())
-    assert (loaded.getNumFolds(), loaded.getParallelism()) == (2, 3)
-    assert loaded.getCollectSubModels()
-
-
-def test_a_cross_validator_model_is_saved_and_loaded(
-    validated: CrossValidatorModel, adult: DataFrame, tmp_path: Path
-) -> None:
-    path = str(tmp_path / "model")
-
-    validated.save(path)
-    loaded = CrossValidatorModel.load(path)
-
-    assert loaded.avgMetrics == validated.avgMetrics
-    assert same_maps(loaded.getEstimatorParamMaps(), validated.getEstimatorParamMaps())
-    # Spark's reader gives every fold the last one's models: each is looked at in its folder.
-    for fold, models in enumerate(validated.subModels):
-        for number, model in enumerate(models):
-            kept = FactorizationMachineModel.load(f"{path}/subModels/fold{fold}/{number}")
-            assert np.array_equal(kept.linear, model.linear)
-            assert kept.summary == model.summary
-    assert np.array_equal(loaded.subModels[1][2].linear, validated.subModels[1][2].linear)
-    assert_same_scores(loaded, validated, adult)
-
-
-# Pipelines ------------------------------------------------------------------------------
+def rows(spark):
+    return planted_frame(spark, 600, seed=3)
 
 
 @pytest.fixture(scope="module")
-def people(spark: SparkSession) -> DataFrame:
-    """1,500 rows of UCI Adult in raw columns."""
-    rows = a9a().train
-    return adult_frame(spark, Rows(rows.X[:1500], rows.y[:1500]), n_partitions=1).cache()
+def whole(rows, tmp_path_factory):
+    """A search of 8 trials that nothing interrupted, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=folder), folder
 
 
-def test_a_pipeline_is_validated_over_params_of_all_its_stages(
-    people: DataFrame, tmp_path: Path
-) -> None:
-    hasher = FeatureHasher(inputCols=list(CATEGORIES), outputCol="features")
-    machine = fast_fm()
-    grid = (
-        ParamGridBuilder()
-        .addGrid(hasher.numFeatures, [2, 2**12])
-        .addGrid(machine.epochs, [3])
-        .build()
+def lines(trials):
+    """Return trials as text, without their seconds."""
+    found = [json.loads(trial.to_json()) for trial in trials]
+    return [json.dumps({**trial, "seconds": 0}) for trial in found]
+
+
+def test_the_first_trial_is_the_estimator_and_the_best_is_not_worse(rows, whole):
+    result, _ = whole
+    plain = machine(refit="never").fit(rows).summary
+
+    first = result.trials[0]
+    assert first.params == {"linearLr": 0.2, "factorsLr": 0.2}
+    assert first.curve == [row["validation_logloss"] for row in plain.rows]
+    assert result.best.value <= first.value
+    assert result.best.value == min(t.value for t in result.trials if t.state == COMPLETE)
+
+
+def test_the_model_is_that_of_the_best_params_refit_included(rows, whole):
+    result, folder = whole
+    again = FactorizationMachine(**result.bestParams).fit(rows)
+
+    assert again.weights.table.tobytes() == result.model.weights.table.tobytes()
+    assert result.model.summary.facts["refit"]
+    assert json.loads((folder / "best.json").read_text()) == result.bestParams
+    assert result.bestParams["seed"] == 7
+
+
+def test_the_folder_has_the_table_and_the_picture(whole):
+    result, folder = whole
+
+    assert (folder / "trials.csv").read_text() == result.frame.to_csv(index=False)
+    assert list(result.frame["number"]) == list(range(8))
+    assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trials_are_those_of_the_fits_that_they_stand_for(rows, whole):
+    result, _ = whole
+    trial = next(t for t in result.trials[1:] if t.state == COMPLETE)
+    alone = machine(refit="never", **trial.params).fit(rows).summary
+
+    assert trial.curve == [row["validation_logloss"] for row in alone.rows]
+    assert trial.metrics["accuracy"] == alone.rows[trial.best_epoch]["validation_accuracy"]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 5])
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(rows, whole, tmp_path, kept):
+    """Killed while it wrote a line, in the middle of a round too."""
+    result, folder = whole
+    written = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "trials.jsonl").write_text("".join(written[: kept + 1]) + written[kept + 1][:40])
+
+    again = tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=tmp_path)
+
+    assert lines(again.trials) == lines(result.trials)
+    assert (tmp_path / "trials.jsonl").read_text().count("\n") == 9
+    assert again.model.weights.table.tobytes() == result.model.weights.table.tobytes()
+
+
+def test_more_trials_later_are_those_of_one_long_search(rows, whole, tmp_path):
+    result, _ = whole
+    tune(machine(), rows, trials=4, space=SPACE, parallel=3, folder=tmp_path)
+    again = tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=tmp_path)
+
+    assert lines(again.trials) == lines(result.trials)
+
+
+def test_a_finished_search_trains_the_best_model_only(rows, whole, monkeypatch):
+    result, folder = whole
+    asked = []
+    train = training.TrainingSet.train
+
+    def counted(self, requests, **more):
+        asked.append(len(requests))
+        return train(self, requests, **more)
+
+    monkeypatch.setattr(training.TrainingSet, "train", counted)
+    again = tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=folder)
+
+    assert asked == [1]
+    assert lines(again.trials) == lines(result.trials)
+
+
+@pytest.mark.parametrize(
+    ("changes", "space", "says"),
+    [
+        ({"seed": 8}, SPACE, "params seed is 7 there and 8 here"),
+        ({"factorsWd": 0.5}, SPACE, "params factorsWd is 0.012 there and 0.5 here"),
+        ({}, {**SPACE, "linearLr": (0.001, 0.5)}, "space linearLr is"),
+    ],
+)
+def test_another_search_in_the_folder_is_refused(rows, whole, changes, space, says):
+    with pytest.raises(CheckpointError, match=says):
+        tune(machine(**changes), rows, trials=8, space=space, folder=whole[1])
+
+
+def test_other_rows_are_refused(spark, whole):
+    with pytest.raises(CheckpointError, match="the rows, or the partitions they come in"):
+        tune(machine(), planted_frame(spark, 600, seed=4), space=SPACE, folder=whole[1])
+
+
+def test_what_is_done_with_the_best_model_may_change(rows, whole):
+    result, folder = whole
+    again = tune(machine(refit="never", threshold=0.3), rows, trials=8, space=SPACE, parallel=3,
+                 folder=folder)  # fmt: skip
+
+    assert lines(again.trials) == lines(result.trials)
+    assert not again.model.summary.facts["refit"]
+    assert again.model.getThreshold() == 0.3
+
+
+def test_stopping_hopeless_trials_saves_epochs_and_keeps_the_best(rows, monkeypatch):
+    stopped = tune(machine(), rows, trials=12, space=SPACE, parallel=3)
+    monkeypatch.setattr(pruning, "GRACE_EPOCHS", 10**6)
+    full = tune(machine(), rows, trials=12, space=SPACE, parallel=3)
+
+    epochs = [sum(len(trial.curve) for trial in one.trials) for one in (stopped, full)]
+    assert any(trial.state == PRUNED for trial in stopped.trials)
+    assert epochs[1] == 12 * 12
+    assert epochs[0] < 0.85 * epochs[1]
+    assert stopped.best.number == full.best.number
+    for short, long in zip(stopped.trials, full.trials, strict=True):
+        assert short.curve == long.curve[: len(short.curve)]
+
+
+def test_all_trials_share_one_packing(rows, monkeypatch):
+    packings = []
+    packed = training.packed
+
+    def counted(*args):
+        packings.append(args)
+        return packed(*args)
+
+    monkeypatch.setattr(training, "packed", counted)
+    tune(machine(epochs=2), rows, trials=5, space=SPACE, parallel=2)
+
+    assert len(packings) == 1
+
+
+def test_a_metric_to_be_large_is_searched_upwards(rows):
+    result = tune(machine(epochs=3, validationMetric="accuracy"), rows, trials=6, space=SPACE)
+
+    assert result.best.value == max(trial.value for trial in result.trials)
+    assert result.metric == "accuracy"
+
+
+def test_a_regressor_is_tuned_by_rmse(spark):
+    ratings = planted_frame(spark, 300, seed=5, loss="squared")
+    result = tune(machine(epochs=3, predictorType="regressor"), ratings, trials=3, space=SPACE)
+
+    assert result.metric == "rmse"
+    assert {"rmse", "mae", "r2"} <= set(result.frame.columns)
+
+
+def test_no_round_begins_after_max_seconds(rows):
+    result = tune(machine(epochs=2), rows, trials=9, space=SPACE, parallel=2, max_seconds=0)
+
+    assert len(result.trials) == 2
+
+
+def test_tpe_trials_do_not_depend_on_interruptions(rows, tmp_path):
+    pytest.importorskip("optuna")
+    settings = {"space": SPACE, "sampler": "tpe", "parallel": 4}
+    long = tune(machine(epochs=2), rows, trials=16, **settings)
+    tune(machine(epochs=2), rows, trials=14, folder=tmp_path, **settings)
+    again = tune(machine(epochs=2), rows, trials=16, folder=tmp_path, **settings)
+
+    assert lines(again.trials) == lines(long.trials)
+
+
+def test_a_model_too_large_for_the_memory_is_a_trial_without_a_model(rows, monkeypatch):
+    make_plan = training.make_plan
+
+    def small(request, *args, **more):
+        if request.spec.k > 4:
+            raise ModelTooLargeError("too large")
+        return make_plan(request, *args, **more)
+
+    monkeypatch.setattr(training, "make_plan", small)
+    result = tune(machine(epochs=2), rows, trials=8, space={"numFactors": [4, 8]}, parallel=4)
+
+    for trial in result.trials:
+        assert (trial.state == TOO_LARGE) == (trial.params["numFactors"] == 8)
+        assert bool(trial.curve) == (trial.params["numFactors"] == 4)
+    assert {trial.state for trial in result.trials} == {COMPLETE, TOO_LARGE}
+
+
+def test_a_search_without_any_model_says_so(rows, monkeypatch):
+    diverged = TrainingDivergedError("no step size")
+    monkeypatch.setattr(
+        search.TrainingSet, "train", lambda self, requests, **more: [diverged] * len(requests)
     )
-    validator = CrossValidator(
-        estimator=Pipeline(stages=[hasher, machine]), estimatorParamMaps=grid, evaluator=by_area(),
-        numFolds=2, parallelism=3, seed=5,
-    )  # fmt: skip
-
-    model = validator.fit(people)
-    model.save(str(tmp_path / "model"))
-    loaded = CrossValidatorModel.load(str(tmp_path / "model"))
-
-    best = model.bestModel.stages[-1]
-    assert best.numFeatures == 2**12  # 14 columns in 2 features tell little
-    assert best.summary.totalIterations == 3
-    assert model.avgMetrics[1] > max(0.85, model.avgMetrics[0])
-    assert_same_scores(loaded, model, people)
+    with pytest.raises(TrainingDivergedError, match=r"None of 3 trials .*'diverged': 3"):
+        tune(machine(), rows, trials=3, space=SPACE)
 
 
-def test_a_cross_validator_is_a_stage_of_a_pipeline(people: DataFrame, tmp_path: Path) -> None:
-    hasher = FeatureHasher(inputCols=list(CATEGORIES), outputCol="features", numFeatures=2**12)
-    machine = fast_fm()
-    grid = ParamGridBuilder().addGrid(machine.epochs, [1, 3]).build()
-    validator = CrossValidator(
-        estimator=machine, estimatorParamMaps=grid, evaluator=by_area(), numFolds=2, parallelism=3
-    )
-
-    model = Pipeline(stages=[hasher, validator]).fit(people)
-    model.save(str(tmp_path / "model"))
-    loaded = PipelineModel.load(str(tmp_path / "model"))
-
-    assert isinstance(loaded.stages[-1], CrossValidatorModel)
-    assert_same_scores(loaded, model, people)
-
-
-# TrainValidationSplit -------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "settings", "says"),
+    [
+        ({}, {"trials": 0}, "trials=0"),
+        ({}, {"parallel": 0}, "parallel=0"),
+        ({}, {"sampler": "grid"}, "sampler='grid'"),
+        ({"validationFraction": 0.0}, {}, r"validationFraction=0\.0 leaves no rows"),
+        ({}, {"space": {"factorsLr": (-1, 1)}}, r"factorsLr=-1\.0"),
+        ({}, {"space": {"decayFrequencyPower": (0, 2)}}, r"decayFrequencyPower=2\.0"),
+        ({}, {"space": {"optimizer": ["adagrad", "lion"]}}, "optimizer='lion'"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_any_job(rows, changes, settings, says):
+    with pytest.raises(InvalidParamError, match=says):
+        tune(machine(**changes), rows, **settings)
 
 
-def test_a_split_finds_the_map_that_learns_and_comes_back(
-    ratings: DataFrame, tmp_path: Path
-) -> None:
-    machine = fast_fm(predictorType="regressor", predictionCol="prediction", scoreCol="")
-    learning = {machine.linearLr: MOVING, machine.factorsLr: MOVING, machine.epochs: 30}
-    still = {machine.linearLr: STILL, machine.factorsLr: STILL, machine.epochs: 1}
-    validator = TrainValidationSplit(
-        estimator=machine, estimatorParamMaps=[still, learning], evaluator=RegressionEvaluator(),
-        trainRatio=0.75, parallelism=3, collectSubModels=True, seed=5,
-    )  # fmt: skip
-
-    validator.save(str(tmp_path / "validator"))
-    model = TrainValidationSplit.load(str(tmp_path / "validator")).fit(ratings)
-    model.save(str(tmp_path / "model"))
-    loaded = TrainValidationSplitModel.load(str(tmp_path / "model"))
-
-    assert model.validationMetrics[1] < 0.9 * model.validationMetrics[0]  # RMSE
-    assert model.bestModel.summary.totalIterations == 30
-    assert [each.getEpochs() for each in model.subModels] == [1, 30]
-    assert loaded.validationMetrics == model.validationMetrics
-    assert [each.getEpochs() for each in loaded.subModels] == [1, 30]
-    assert np.array_equal(
-        column(loaded.transform(ratings), "prediction"),
-        column(model.transform(ratings), "prediction"),
-    )
-
-
-def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
-    machine = fast_fm()
-    names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED)
-    everything = {machine.getParam(name): VALUES[name] for name in names}
-    validator = TrainValidationSplit(
-        estimator=machine, estimatorParamMaps=[{machine.seed: 3}, everything], evaluator=by_area(),
-        parallelism=3, collectSubModels=True, seed=5,
-    )  # fmt: skip
-
-    first, second = validator.fit(train).subModels
-
-    assert first.getSeed() == 3
-    assert not first.isSet(first.optimizer)
-    for name in names:
-        assert second.getOrDefault(second.getParam(name)) == VALUES[name], name
-    assert second.numFeatures == VALUES["featureDim"]
-    assert second.factors.shape[1] == VALUES["numFactors"]
-    assert second.summary.facts["numWorkers"] == VALUES["numWorkers"]
+def test_too_few_rows_to_hold_any_out_are_refused(spark):
+    with pytest.raises(InvalidDataError, match="No rows were held out"):
+        tune(machine(validationFraction=0.01), planted_frame(spark, 4, seed=1), space=SPACE)

@@ -1,0 +1,32 @@
+"""A listener ends the training of its own model, and of no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from spark_fm.engine.columns import internal_rows
+from spark_fm.engine.training import training_set
+from tests.ml.builders import fast_fm, planted_frame
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_listener_that_says_no_ends_its_training_there(spark, workers):
+    frame = planted_frame(spark, 300, seed=3)
+    machine = fast_fm(epochs=4, validationFraction=0.2, patience=0, numWorkers=workers)
+    request = machine._request(frame)
+    heard = []
+
+    def two_epochs(report):
+        heard.append(report.record.epoch)
+        return len(heard) < 2
+
+    with training_set(internal_rows(frame, request.columns), request) as data:
+        assert data.has_validation
+        outcomes = data.train([request] * 2, listeners=[two_epochs, None])
+
+    lengths = [len(outcome.history) for outcome in outcomes]
+    assert lengths[1] == 4
+    # One task reports a stretch of epochs at once; many tasks are stopped at the epoch.
+    assert lengths[0] == len(heard) == (2 if workers == 2 else 4)
