@@ -101,14 +101,18 @@ def frappe() -> Split:
 
 def mnist0() -> Split:
     """Whether a digit is 0: 50,000 / 10,000 rows, 784 pixels scaled to [0, 1]."""
+    parts = [mnist("train", 50_000), mnist("t10k", 10_000)]
+    train, test = (Rows(rows.X, (rows.y == 0).astype(np.float64)) for rows in parts)
+    return Split("mnist0", train, test, "binary_classifier", 10)
+
+
+def mnist(part: str, n_rows: int) -> Rows:
+    """Load the first images of "train" or "t10k", pixels scaled to [0, 1]; labels 0 to 9."""
     folder = data_folder() / "mnist"
-    parts = []
-    for name, limit in (("train", 50_000), ("t10k", 10_000)):
-        pixels = _idx(folder / f"{name}-images-idx3-ubyte.gz")[:limit]
-        digits = _idx(folder / f"{name}-labels-idx1-ubyte.gz")[:limit]
-        matrix = sp.csr_matrix(pixels.reshape(len(pixels), -1) / 255.0)
-        parts.append(Rows(matrix, (digits == 0).astype(np.float64)))
-    return Split("mnist0", parts[0], parts[1], "binary_classifier", 10)
+    pixels = _idx(folder / f"{part}-images-idx3-ubyte.gz")[:n_rows]
+    digits = _idx(folder / f"{part}-labels-idx1-ubyte.gz")[:n_rows]
+    matrix = sp.csr_matrix(pixels.reshape(len(pixels), -1) / 255.0)
+    return Rows(matrix, digits.astype(np.float64))
 
 
 SPLITS: dict[str, Callable[[], Split]] = {
