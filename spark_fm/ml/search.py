@@ -150,8 +150,20 @@ class Search:
                 metrics=curve.best_metrics if has_model else {}, seconds=curve.seconds,
             )  # fmt: skip
             trials.append(trial)
-            self._tell(trial, [*done, *trials])
         return trials
+
+    def tell(self, done: Sequence[Trial], n_fresh: int) -> None:
+        """Log a line for each of the last trials."""
+        for count in range(len(done) - n_fresh + 1, len(done) + 1):
+            trial, best = done[count - 1], best_trial(done[:count])
+            log.info(
+                "trial %d %s: %s after %d epoch(s), %.1f s%s",
+                trial.number, trial.state,
+                "no model" if trial.best_epoch is None
+                else f"{self.metric} {trial.value:.6g} at epoch {trial.best_epoch}",
+                len(trial.curve), trial.seconds,
+                "" if best is None else f"; best so far {best.value:.6g}, trial {best.number}",
+            )  # fmt: skip
 
     def report(self, trials: Sequence[Trial], folder: Path) -> None:
         """Write the table, the picture and the best Params."""
@@ -199,16 +211,6 @@ class Search:
             curve.clear()
         pairs = zip(requests, curves, strict=True)
         return [self._train(data, [request], [curve])[0] for request, curve in pairs]
-
-    def _tell(self, trial: Trial, so_far: Sequence[Trial]) -> None:
-        best = best_trial(so_far)
-        log.info(
-            "trial %d %s: %s after %d epoch(s), %.1f s%s",
-            trial.number, trial.state,
-            f"{self.metric} {trial.value:.6g} at epoch {trial.best_epoch}" if trial.curve else "-",
-            len(trial.curve), trial.seconds,
-            "" if best is None else f"; best so far {best.value:.6g}, trial {best.number}",
-        )  # fmt: skip
 
 
 class _Curve:

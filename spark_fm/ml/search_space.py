@@ -222,15 +222,15 @@ class SearchSpace:
         return found
 
     def corners(self) -> list[dict[str, Any]]:
-        """Return settings that together hold every choice and both ends of every range."""
-        middle = dict.fromkeys(self.dimensions, 0.5)
-        corners = []
-        for name, dimension in self.dimensions.items():
-            places = [0.0, 1.0]
-            if isinstance(dimension, Choices):
-                places = [dimension.place(value) for value in dimension.values]
-            corners += [self.params({**middle, name: place}) for place in places]
-        return corners
+        """Return every choice and both ends of every range, each by itself."""
+        return [
+            {name: value}
+            for name, dimension in self.dimensions.items()
+            for value in (
+                dimension.values if isinstance(dimension, Choices)
+                else (dimension.at(0.0), dimension.at(1.0))
+            )
+        ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Return the space as JSON gives it back."""

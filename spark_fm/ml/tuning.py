@@ -185,15 +185,17 @@ def _searched(
 ) -> list[Trial]:
     """Return the trials, those of ``folder`` first; leave the reports there, come what may."""
     file = TrialsFile(folder, search.about(data.fingerprint)) if folder is not None else None
-    done = list(file.trials) if file is not None else []
+    done = file.trials if file is not None else []
     if done:
         log.info("going on from %d trial(s) in %s", len(done), folder)
     try:
         while len(done) < trials and (not done or time.monotonic() < limit):
             fresh = search.round(data, done, trials)
-            done += fresh
             if file is not None:
                 file.append(fresh)
+            else:
+                done += fresh
+            search.tell(done, len(fresh))  # of what is safe on the disk
     finally:
         done = done[:trials]
         if folder is not None and done:
