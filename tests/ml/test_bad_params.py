@@ -38,6 +38,7 @@ BAD_PARAMS: list[tuple[str, Any]] = [
     *[("aggregationDepth", value) for value in (-1, 3)],
     *[("validationFraction", value) for value in (-0.1, 1.0, NAN)],
     ("patience", -1),
+    ("checkpointInterval", 0),
     *[("tol", value) for value in NO_SIZE],
     ("seed", 2**63),
     ("predictorType", "classifier"),

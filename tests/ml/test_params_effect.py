@@ -83,9 +83,11 @@ ON_WEIGHTS: dict[str, Effect] = {
 }
 
 # Params whose effect has a test of its own below.
+# Below, or in test_checkpoints.py and test_warm_start.py.
 OWN_TEST = {
-    "aggregationDepth", "epochs", "featureDim", "handleInvalid", "numFactors", "patience",
-    "predictorType", "threshold", "tol", "validationMetric", *OUTPUTS,
+    "aggregationDepth", "checkpointDir", "checkpointInterval", "epochs", "featureDim",
+    "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType", "threshold", "tol",
+    "validationMetric", *OUTPUTS,
 }  # fmt: skip
 
 
