@@ -82,12 +82,12 @@ ON_WEIGHTS: dict[str, Effect] = {
     "averagingsPerEpoch": Effect(1, 3, {"numWorkers": 2}),
 }
 
-# Params whose effect has a test of its own below.
-# Below, or in test_checkpoints.py and test_warm_start.py.
+# Params whose effect has a test of its own, below, in test_checkpoints.py or in
+# test_warm_start.py.
 OWN_TEST = {
     "aggregationDepth", "checkpointDir", "checkpointInterval", "epochs", "featureDim",
-    "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType", "threshold", "tol",
-    "validationMetric", *OUTPUTS,
+    "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType",
+    "threshold", "tol", "validationMetric", *OUTPUTS,
 }  # fmt: skip
 
 
