@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
             "-k",
             "bit_for_bit or of_a_grid or fit_gives",
         ],
-        ["tests/ml/test_large_state.py"],
         [
             "tests/ml/test_evaluator.py",
             "tests/ml/test_functions.py",

@@ -21,6 +21,9 @@ from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.learner.state import Layout
 from tests.ml.builders import column
 
+# Run by itself (``pytest -m large``): a small driver's heap may not outlive it.
+pytestmark = pytest.mark.large
+
 N_FEATURES, K = 1_200_000, 64
 N_ROWS, NNZ = 100_000, 24  # each feature twice
 
