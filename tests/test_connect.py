@@ -47,7 +47,6 @@ ROOT = Path(__file__).resolve().parent.parent
         "recordio",
         "pipelines",
         "going-on",
-        "large-state",
         "scoring",
     ],
 )
