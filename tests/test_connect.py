@@ -24,31 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
         ["tests/ml/test_transform.py", "tests/ml/test_persistence.py"],
         ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train or lost"],
         ["tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py"],
-        ["tests/ml/test_pipelines.py", "tests/ml/test_cross_validation.py"],
-        [
-            "tests/ml/test_warm_start.py",
-            "tests/ml/test_checkpoints.py",
-            "tests/ml/test_fit_multiple.py",
-            "-k",
-            "bit_for_bit or of_a_grid or fit_gives",
-        ],
-        [
-            "tests/ml/test_evaluator.py",
-            "tests/ml/test_functions.py",
-            "tests/ml/test_explain.py",
-            "tests/ml/test_recommend.py",
-            "-k",
-            "not real",
-        ],
     ],
-    ids=[
-        "transform-save-load",
-        "training",
-        "recordio",
-        "pipelines",
-        "going-on",
-        "scoring",
-    ],
+    ids=["transform-save-load", "training", "recordio"],
 )
 def test_the_core_passes_on_spark_connect(chosen):
     pytest.importorskip("grpc", reason="Spark Connect needs spark-fm[connect]")
