@@ -205,14 +205,15 @@ def _record_batches(
     stream: BinaryIO, feature_dim: int, *, may_be_empty: bool = False
 ) -> Iterator[CsrBatch]:
     first = 0
-    for batch in RecordReader(stream, source="body", on_malformed=_refuse_record):
+    for batch in RecordReader(stream, source="body", on_malformed=refuse_record):
         yield checked_records(batch, feature_dim, first)
         first += batch.n_rows
     if not first and not may_be_empty:
         raise RequestError(f"The body has no record; expected one at least. {_RECORD_ADVICE}")
 
 
-def _refuse_record(found: Malformed) -> NoReturn:
+def refuse_record(found: Malformed) -> NoReturn:
+    """Raise RequestError for a place that holds no record."""
     raise RequestError(
         f"Instance {found.record} is no record (byte {found.offset}): {found.reason}. "
         f"{_RECORD_ADVICE}",
