@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 USAGE = (
     "--model PATH --input PATH (--format FORMAT | --content-type TYPE) --output OUT [more flags]"
 )
-EXAMPLE = """examples:
+EXAMPLE = """example:
   spark-fm score --model a9a.model --input a9a.t.gz --format libsvm --output a9a.scores \\
       --output-format csv
+example of batch transform, a file of predictions for each file of instances:
   spark-fm score --model a9a.model --input requests/ --content-type recordio-protobuf \\
       --output scores/
 """

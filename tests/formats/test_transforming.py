@@ -150,6 +150,38 @@ def test_damaged_and_missing_files_are_outcomes_too(model, tmp_path):
     assert files_below(tmp_path / "out") == []
 
 
+def test_an_interruption_leaves_nothing(model, tmp_path, monkeypatch):
+    job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
+    (tmp_path / "a").write_bytes(encode_request(X, JSONLINES))
+    (work,) = plan([str(tmp_path / "a")], job, overwrite=False)
+
+    def interrupt(*_):
+        assert files_below(tmp_path / "out")[0].startswith(".a.out.")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scorer, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        transform_file(model, job, work)
+
+    assert files_below(tmp_path / "out") == []
+
+
+def test_other_stores_are_read_and_written(model):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/batch/in/deep/a", encode_request(X, JSONLINES))
+    memory.pipe("/batch/in/b", b"{}")
+    job = Transform(JSONLINES, JSONLINES, "memory://batch/out")
+
+    for work in plan(["memory://batch/in"], job, overwrite=False):
+        transform_file(model, job, work)
+
+    assert memory.find("/batch/out") == ["/batch/out/deep/a.out"]
+    assert memory.cat("/batch/out/deep/a.out") == encode_response(*expected_of(model), JSONLINES)
+    with pytest.raises(InvalidDataError, match="exists"):
+        plan(["memory://batch/in"], job, overwrite=False)
+    memory.rm("/batch", recursive=True)
+
+
 def test_what_must_not_be_overwritten_or_mixed_up_is_refused_before_anything_is_done(
     folder, tmp_path
 ):
