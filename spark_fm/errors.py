@@ -7,6 +7,7 @@ __all__ = [
     "InvalidParamError",
     "ModelFormatError",
     "ModelTooLargeError",
+    "RequestError",
     "SparkFMError",
     "TrainingDivergedError",
     "VersionMismatchError",
@@ -27,6 +28,22 @@ class InvalidColumnError(SparkFMError, ValueError):
 
 class InvalidDataError(SparkFMError, ValueError):
     """Rows hold values that a factorization machine cannot use."""
+
+
+class RequestError(InvalidDataError):
+    """A request for scores holds what cannot be scored.
+
+    Parameters
+    ----------
+    message : str
+    instance : int, optional
+        Number of the instance at fault, counted from 0; None when it is the request as a
+        whole, or when the place cannot be told.
+    """
+
+    def __init__(self, message: str, *, instance: int | None = None) -> None:
+        super().__init__(message)
+        self.instance = instance
 
 
 class CheckpointError(SparkFMError, ValueError):
