@@ -84,6 +84,15 @@ def validation_curve(history: list[EpochRecord], epoch: int) -> dict[str, Any] |
     return None
 
 
+def running_history(history: list[EpochRecord], n_rows: int) -> list[dict[str, Any]]:
+    """Return the running metrics of each epoch that has some, with its rows and seconds."""
+    return [
+        {"epoch": r.epoch, "rows": n_rows, "seconds": r.train_seconds, **r.running}
+        for r in history
+        if r.running is not None
+    ]
+
+
 class Progress:
     """Log a line an epoch; on a terminal or in a notebook also draw a bar.
 

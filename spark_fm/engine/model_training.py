@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.engine.checkpoints import Checkpoint
-from spark_fm.engine.history import EpochReport, validation_curve
+from spark_fm.engine.history import EpochReport, running_history, validation_curve
 from spark_fm.engine.packed import PackedData, check_sets, label_scale
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.request import REFIT_ROWS, TrainRequest
@@ -368,6 +368,7 @@ class ModelTraining:
             "bestEpoch": first.best_epoch,
             "validationMetric": self._request.metric if data.has_validation else None,
             "validationCurve": validation_curve(first.records, first.best_epoch),
+            "running": running_history(first.records, data.sums(all_rows=data.nothing_left).rows),
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + _divergence_notes(records),
             "packSeconds": data.seconds,

@@ -112,6 +112,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         seed=request.spec.seed,
         shuffle=request.spec.shuffle,
         block_multiple=block_multiple(request),
+        keep_zeros=request.spec.sagemaker,
     )
     # A literal of its own keeps two fits on the same data out of each other's cache entry.
     plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
@@ -150,7 +151,8 @@ def packing_key(request: TrainRequest) -> tuple[object, ...]:
     """Return what of a request decides how rows are packed: equal keys share the blocks."""
     return (
         request.columns, request.feature_dim, request.handle_invalid, request.validation_fraction,
-        request.spec.loss, request.spec.seed, request.spec.shuffle, block_multiple(request),
+        request.spec.loss, request.spec.seed, request.spec.shuffle, request.spec.sagemaker,
+        block_multiple(request),
     )  # fmt: skip
 
 
@@ -198,6 +200,7 @@ def _fingerprint(reports: list[PackReport]) -> str:
 _COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
     packing.NULL_FEATURES: "features",
     packing.BROKEN_VECTOR: "features",
+    packing.WRONG_LENGTH: "features",
     packing.BAD_INDEX: "features",
     packing.BAD_VALUE: "features",
     packing.BAD_LABEL: "label",

@@ -38,6 +38,7 @@ BAD_INDEX = "feature index out of range"
 BAD_VALUE = "NaN or infinite feature value"
 BAD_LABEL = "null, NaN or infinite label"
 NOT_BINARY = "label other than 0 or 1"
+WRONG_LENGTH = "vector of another length than featureDim"
 BAD_WEIGHT = "null, negative, NaN or infinite weight"
 
 
@@ -120,6 +121,9 @@ class PackTask:
     block_multiple : int
         Every window gives a multiple of this many blocks, rows permitting, so that
         they can be dealt out evenly.
+    keep_zeros : bool
+        Keep entries of value 0, as SageMaker's algorithm does, to which they are
+        features that a row has; every vector must then have the length feature_dim.
     """
 
     version: str
@@ -131,6 +135,7 @@ class PackTask:
     seed: int
     shuffle: bool
     block_multiple: int
+    keep_zeros: bool = False
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield data blocks, then the report."""
@@ -165,7 +170,7 @@ class PackTask:
         self, batch: pa.RecordBatch, report: PackReport
     ) -> tuple[CsrBatch, NDArray[np.bool_] | None]:
         """Return the usable rows of a record batch and their validation flags."""
-        vectors = read_vectors(_column(batch, "features"))
+        vectors = read_vectors(_column(batch, "features"), keep_zeros=self.keep_zeros)
         labels = _column(batch, "label").to_numpy(zero_copy_only=False).astype(np.float64)
         n_rows = len(labels)
         weights = np.ones(n_rows)
@@ -188,6 +193,9 @@ class PackTask:
         ]
         if self.loss == "logistic":
             checks.append((NOT_BINARY, (labels != 0) & (labels != 1), labels))
+        if self.keep_zeros and self.feature_dim:
+            other = vectors.sizes != self.feature_dim
+            checks.insert(2, (WRONG_LENGTH, other, vectors.sizes.astype(np.float64)))
         good = np.ones(n_rows, bool)
         for reason, found, numbers in checks:
             found = found & good

@@ -95,10 +95,14 @@ def make_plan(
     spec = request.spec
     layout = Layout(spec.k, spec.optimizer)
     feature_dim = max(data.feature_dim, 0 if known is None else known.feature_dim)
-    ids, train_counts, all_counts = _table(data.counts, feature_dim, spec.k, known)
+    # Features that no row has keep their values under spec.sagemaker.
+    ids, train_counts, all_counts = _table(
+        data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
+    )
     n_features = len(train_counts)
-    n_partitions = request.num_workers or _choose_partitions(data, spec.k, session)
-    solo = n_partitions == 1 and data.n_bytes <= SOLO_BYTES
+    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session)
+    n_partitions = request.num_workers or chosen
+    solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
     exchanged = n_features * layout.n_exchanged * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
     exchanges = request.averagings or choose_exchanges(
@@ -146,16 +150,24 @@ def _choose_partitions(data: PackedData, k: int, session: SparkSession) -> int:
 
 
 def _table(
-    counts: FeatureCounts, feature_dim: int, k: int, known: FMWeights | None
+    counts: FeatureCounts,
+    feature_dim: int,
+    k: int,
+    known: FMWeights | None,
+    *,
+    every_id: bool,
 ) -> tuple[NDArray[np.int32] | None, NDArray[np.int64], NDArray[np.int64]]:
-    """Return ids or None, whichever makes the smaller model, and the counts by row."""
+    """Return ids or None, whichever makes the smaller model, and the counts by row.
+
+    None too when the model must have a row for ``every_id``.
+    """
     if known is not None:
         ids = np.arange(known.feature_dim, dtype=np.int32)
         ids = ids if known.features is None else known.features
         nothing = np.zeros(len(ids), np.int64)
         counts = FeatureCounts.merge([counts, FeatureCounts(ids, nothing, nothing)])
     everything = counts.train + counts.validation
-    if len(counts.ids) * (k + 2) < feature_dim * (k + 1):
+    if not every_id and len(counts.ids) * (k + 2) < feature_dim * (k + 1):
         return counts.ids, counts.train, everything
     dense = np.zeros((2, feature_dim), np.int64)
     dense[0, counts.ids] = counts.train

@@ -100,6 +100,9 @@ class TrainRequest:
         require(not (self.keep_snapshot and self.refit == "always"), "refit", self.refit,
                 '"auto" or "never" with keepTrainingState=True: a refit is another training than '
                 "the one that is kept")  # fmt: skip
+        require(not self.spec.sagemaker or self.num_workers <= 1, "numWorkers", self.num_workers,
+                "1, or 0 to choose, with sageMakerTraining=True: its mini-batches are of all rows "
+                "in their order")  # fmt: skip
         known = METRICS[self.spec.loss]
         if self.metric not in known:
             raise InvalidParamError(

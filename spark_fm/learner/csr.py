@@ -129,6 +129,19 @@ class CsrBatch:
             self.weights[rows],
         )
 
+    def padded(self, multiple: int) -> CsrBatch:
+        """Return the batch with empty rows of label 0 and weight 1 up to a whole multiple."""
+        missing = -self.n_rows % multiple
+        if not missing:
+            return self
+        return CsrBatch(
+            np.concatenate([self.indptr, np.full(missing, self.indptr[-1])]),
+            self.indices,
+            self.values,
+            np.concatenate([self.labels, np.zeros(missing, np.float32)]),
+            np.concatenate([self.weights, np.ones(missing, np.float32)]),
+        )
+
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """Return a read-only view: kernels take their inputs in this one form.

@@ -76,6 +76,7 @@ def train_inplace(
     *,
     spec: TrainSpec,
     step_scale: float = 1.0,
+    scores: NDArray[np.float32] | None = None,
 ) -> PassStats:
     """Change ``state`` in place by one visit of the rows ``order``; O(nnz k).
 
@@ -89,19 +90,24 @@ def train_inplace(
     spec : TrainSpec
     step_scale : float
         Factor on the step sizes (> 0).
+    scores : ndarray of shape (len(order),), float32, optional
+        Takes the raw score of each visited row before the update of its mini-batch.
     """
     started = time.perf_counter()
-    kernel = training_kernel(spec.k, spec.loss, spec.optimizer, spec.mini_batch_size > 1)
+    mini_batch = spec.mini_batch_size > 1 or scores is not None
+    kernel = training_kernel(spec.k, spec.loss, spec.optimizer, mini_batch)
     compile_seconds = time.perf_counter() - started
-    slots = np.full(state.n_features, -1, np.int32) if spec.mini_batch_size > 1 else _NO_SLOTS
+    slots = np.full(state.n_features, -1, np.int32) if mini_batch else _NO_SLOTS
     loss_sum, weight_sum = kernel(
         state.rows, state.bias, frozen(order), *_inputs(batch),
         hyperparameters(spec, step_scale), slots, spec.mini_batch_size,
+        _NO_SCORES if scores is None else scores,
     )  # fmt: skip
     return PassStats(loss_sum, weight_sum, compile_seconds)
 
 
 _NO_SLOTS = np.empty(0, np.int32)
+_NO_SCORES = np.empty(0, np.float32)
 
 
 def _inputs(batch: CsrBatch) -> list[NDArray[Any]]:
@@ -121,7 +127,7 @@ def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) 
     )
     kernel(
         np.zeros((0, layout.stride), np.float32), np.zeros(4), frozen(np.empty(0, np.int64)),
-        *_inputs(empty), np.zeros(9), _NO_SLOTS, 1,
+        *_inputs(empty), np.zeros(9), _NO_SLOTS, 1, _NO_SCORES,
     )  # fmt: skip
     return kernel
 
@@ -137,7 +143,18 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     n_lanes = k // WIDTH * WIDTH
 
     def row_pass(  # type: ignore[no-untyped-def]
-        rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
+        rows,
+        bias,
+        order,
+        indptr,
+        indices,
+        values,
+        labels,
+        weights,
+        hyper,
+        slots,
+        batch_size,
+        scores,
     ):
         sums = local_floats(k)
         squares = local_floats(k)
@@ -201,9 +218,21 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     n_lanes = k // WIDTH * WIDTH
 
     def mini_batch_pass(  # type: ignore[no-untyped-def]
-        rows, bias, order, indptr, indices, values, labels, weights, hyper, slots, batch_size
+        rows,
+        bias,
+        order,
+        indptr,
+        indices,
+        values,
+        labels,
+        weights,
+        hyper,
+        slots,
+        batch_size,
+        scores,
     ):
         # slots[j] is the row of feature j in the batch's gradient, -1 outside a batch.
+        keeps_scores = len(scores) > 0
         sums = local_floats(k)
         squares = local_floats(k)
         gradient = local_floats(k)
@@ -228,6 +257,8 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                     continue
                 start, stop = indptr[r], indptr[r + 1]
                 score = bias[0] + score_row(rows, indices, values, start, stop, sums, squares)
+                if keeps_scores:
+                    scores[i] = score
                 loss_sum += weight * loss_of(score, labels[r])
                 batch_weight += weight
                 n_rows += 1

@@ -27,6 +27,7 @@ class EpochRecord:
     compile_seconds: float
     step_scale: float
     n_rejected: int
+    running: dict[str, Any] | None = None  # as ``running_metrics`` gives them
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for transport as JSON."""

@@ -18,6 +18,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.predict import scoring_kernel
 from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, loss_unit
+from spark_fm.learner.running import running_metrics
 from spark_fm.learner.safety import (
     MAX_SHRINKS,
     STEP_SHRINK,
@@ -61,6 +62,8 @@ def advance(
         When no step size keeps the model finite.
     """
     started = time.perf_counter()
+    if spec.sagemaker:
+        train = train.padded(spec.mini_batch_size)
     if np.isnan(run.loss_limit):
         run.loss_limit = loss_limit(run.state, train, spec)
     first = run.epoch
@@ -89,8 +92,11 @@ def _one_epoch(
     clock = time.perf_counter()
     compile_seconds, rejected = 0.0, 0
     before = run.state.copy()
+    scores = np.zeros(train.n_rows, np.float32) if spec.sagemaker else None
     while True:
-        stats = train_inplace(run.state, train, order, spec=spec, step_scale=run.step_scale)
+        stats = train_inplace(
+            run.state, train, order, spec=spec, step_scale=run.step_scale, scores=scores
+        )
         compile_seconds += stats.compile_seconds
         mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
         if mean <= run.loss_limit and ends_sound(run.state, train, spec, run.loss_limit):
@@ -121,4 +127,7 @@ def _one_epoch(
         compile_seconds=compile_seconds,
         step_scale=run.step_scale,
         n_rejected=rejected,
+        running=None
+        if scores is None
+        else running_metrics(scores, train.labels[order], spec, label_scale=label_scale),
     )

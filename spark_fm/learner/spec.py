@@ -104,6 +104,9 @@ class TrainSpec:
     average_epochs : bool
         Give the average of the models after each epoch, late ones weighing most,
         in place of the last one.
+    sagemaker : bool
+        Train as Amazon SageMaker's algorithm does: fill the last mini-batch up with empty
+        rows of label 0, and let features that no row has keep their first values.
     """
 
     k: int
@@ -124,6 +127,7 @@ class TrainSpec:
     eps: float = 1e-8
     rescale_grad: float | None = None
     average_epochs: bool = True
+    sagemaker: bool = False
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""

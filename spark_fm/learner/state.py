@@ -132,7 +132,7 @@ def initial_state(spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: f
     spec : TrainSpec
     counts : ndarray of shape (n_features,), integer
         Non-zeros of each feature in the training rows. A feature with none starts and
-        stays at 0, so that it adds nothing to a score.
+        stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
     label_mean : float
         Weighted mean label of the training rows.
     """
@@ -145,7 +145,8 @@ def initial_state(spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: f
     _fill(rows[:, :k], spec.factors, factor_rng)
     if spec.use_linear:
         _fill(rows[:, k : k + 1], spec.linear, linear_rng)
-    rows[:, : k + 1] *= (counts > 0)[:, None]
+    if not spec.sagemaker:
+        rows[:, : k + 1] *= (counts > 0)[:, None]
     if spec.optimizer == "adagrad":
         rows[:, k + 1 : k + 3] = spec.adagrad_init
     scale = (np.maximum(counts, 1) / DECAY_REFERENCE) ** -spec.decay_frequency_power

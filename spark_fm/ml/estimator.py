@@ -16,6 +16,7 @@ from spark_fm.engine.request import ColumnNames, TrainRequest
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.spec import GroupSpec, TrainSpec
 from spark_fm.ml.fitting import FittedModels, fit_all
+from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY, REGRESSOR
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class FactorizationMachine(
     Estimator[FactorizationMachineModel],
     FMSetters,
+    FromHyperparameters,
     MLReadable["FactorizationMachine"],
     MLWritable,
 ):
@@ -104,6 +106,7 @@ class FactorizationMachine(
         eps: float | None = None,
         rescaleGrad: float | None = None,
         averageEpochs: bool | None = None,
+        sageMakerTraining: bool | None = None,
         standardizeLabel: bool | None = None,
         biasInitMethod: str | None = None,
         biasInitScale: float | None = None,
@@ -169,6 +172,7 @@ class FactorizationMachine(
         eps: float | None = None,
         rescaleGrad: float | None = None,
         averageEpochs: bool | None = None,
+        sageMakerTraining: bool | None = None,
         standardizeLabel: bool | None = None,
         biasInitMethod: str | None = None,
         biasInitScale: float | None = None,
@@ -360,6 +364,7 @@ class FactorizationMachine(
             eps=self.getEps(),
             rescale_grad=self._optional(self.rescaleGrad),
             average_epochs=self.getAverageEpochs(),
+            sagemaker=self.getSageMakerTraining(),
             **groups,
         )
 

@@ -121,6 +121,10 @@ class FMParams(FMParamDeclarations):
         value: float | None = self._optional(self.rescaleGrad)
         return value
 
+    def getSageMakerTraining(self) -> bool:
+        """Return sageMakerTraining."""
+        return self.getOrDefault(self.sageMakerTraining)
+
     def getAverageEpochs(self) -> bool:
         """Return averageEpochs."""
         return self.getOrDefault(self.averageEpochs)

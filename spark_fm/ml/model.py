@@ -23,6 +23,7 @@ from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
 from spark_fm.ml.explaining import Explaining
+from spark_fm.ml.hyperparameters import GivesHyperparameters
 from spark_fm.ml.mllib import MLlibMethods
 from spark_fm.ml.outputs import outputs
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 class FactorizationMachineModel(
     Model,
     Explaining,
+    GivesHyperparameters,
     Recommending,
     MLlibMethods,
     MLReadable["FactorizationMachineModel"],

@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "decayFrequencyPower": 0.5,
     "eps": 1e-8,
     "averageEpochs": True,
+    "sageMakerTraining": False,
     "standardizeLabel": True,
     "biasInitMethod": "constant",
     "biasInitScale": 0.01,
@@ -170,6 +171,12 @@ class FMParamDeclarations(
     )
     averageEpochs: Param[bool] = _boolean(
         "averageEpochs", "give the average of the models after each epoch, late ones weighing most"
+    )
+    sageMakerTraining: Param[bool] = _boolean(
+        "sageMakerTraining",
+        "treat rows as SageMaker's algorithm does: one worker; the last mini-batch is filled up "
+        "with empty rows of label 0; zeros of dense vectors are entries; vectors have the length "
+        "featureDim; features that no row has keep their first values",
     )
     standardizeLabel: Param[bool] = _boolean(
         "standardizeLabel",

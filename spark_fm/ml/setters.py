@@ -132,6 +132,10 @@ class FMSetters(FMParams):
         """Set rescaleGrad."""
         return self._set(rescaleGrad=value)
 
+    def setSageMakerTraining(self: FM, value: bool) -> FM:
+        """Set sageMakerTraining."""
+        return self._set(sageMakerTraining=value)
+
     def setAverageEpochs(self: FM, value: bool) -> FM:
         """Set averageEpochs."""
         return self._set(averageEpochs=value)

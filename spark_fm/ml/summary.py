@@ -92,6 +92,16 @@ class FMTrainingSummary:
             return None
         return pd.DataFrame(groups.equal_weights(CALIBRATION_GROUPS).calibration())
 
+    @property
+    def running(self) -> list[dict[str, Any]]:
+        """Return what SageMaker's algorithm would print of each epoch.
+
+        Only after a training with ``sageMakerTraining``: a dict an epoch with ``epoch``,
+        ``rows``, ``seconds`` (of arithmetic), ``metrics`` and ``batches``, see
+        ``spark_fm.learner.running.running_metrics``; otherwise an empty list.
+        """
+        return list(self.facts.get("running", []))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the model's metadata."""
         return {"rows": self.rows, "facts": self.facts}

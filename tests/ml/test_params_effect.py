@@ -62,6 +62,7 @@ ON_WEIGHTS: dict[str, Effect] = {
     "eps": Effect(1e-8, 0.5),
     "rescaleGrad": Effect(None, 0.5, {"miniBatchSize": 16}),
     "averageEpochs": Effect(True, False, {"epochs": 2}),
+    "sageMakerTraining": Effect(False, True, {"miniBatchSize": 16, "shuffle": False}),
     "standardizeLabel": Effect(True, False, on_ratings=True),
     "biasInitMethod": Effect("constant", "normal"),
     "biasInitScale": Effect(0.1, 0.2, init("bias", "uniform")),
