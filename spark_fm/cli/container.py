@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from spark_fm.cli.failures import FAILED, USAGE, UsageError, explain
 from spark_fm.cli.interrupts import held_back, interruptible, was_interrupted
 from spark_fm.cli.job import ROOT, JobFolder, TrainingJob
+from spark_fm.cli.params import kebab
 from spark_fm.cli.sagemaker_log import SageMakerLog
 from spark_fm.cli.sagemaker_telling import SageMakerTelling, sagemaker_metrics
 from spark_fm.cli.session import spark_session
@@ -28,6 +30,7 @@ from spark_fm.cli.training_input import training_rows
 from spark_fm.engine.session import is_local_master
 from spark_fm.formats.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
+from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.persistence import write_local
 from spark_fm.ml.trials import write_text
@@ -52,16 +55,21 @@ def is_container_call(args: argparse.Namespace) -> bool:
     if args.root is None:
         return not given and JobFolder(ROOT).config.is_dir()
     if given:
-        flag = "--" + given[0].removeprefix("param_").replace("_", "-")
         raise UsageError(
-            f"{flag} and --root exclude each other: the job's own configuration says what to "
-            "train on, and how."
+            f"{_flag(given[0])} and --root exclude each other: the job's own configuration says "
+            "what to train on, and how."
         )
     return True
 
 
 def _is_said_by_the_job(name: str) -> bool:
     return name in _SAID_BY_THE_JOB or name.startswith("param_")
+
+
+def _flag(name: str) -> str:
+    if name == "assignments":
+        return "--set"
+    return "--" + kebab(name.removeprefix("param_")).replace("_", "-")
 
 
 def train_in_container(args: argparse.Namespace) -> None:
@@ -95,6 +103,8 @@ def failure_text(err: BaseException, folder: JobFolder) -> str:
         text = "the job was stopped before it had a model"
         if folder.checkpoints.is_dir():
             text += f"; with the checkpoints in {folder.checkpoints} another one goes on from here"
+    for name in HYPERPARAMETERS:  # a job knows no Params
+        text = re.sub(rf"\b{param_name(name)}\b", name, text)
     return f"{'ClientError' if code == USAGE else 'AlgorithmError'}: {text}"
 
 

@@ -27,8 +27,6 @@ from spark_fm.cli.sagemaker_log import HOST
 ROOT = Path("/opt/ml")
 TRAIN, TEST = "train", "test"
 CONTENT_TYPE = "application/x-recordio-protobuf"
-# Put among the hyperparameters by the tuning service, not by the user.
-_BY_THE_SERVICE = ("_tuning_objective_metric",)
 _FILE_MODES, _PIPE_MODE = ("File", "FastFile"), "Pipe"
 
 
@@ -120,14 +118,15 @@ class TrainingJob:
 
     Parameters
     ----------
-    hyperparameters : dict of str to str
+    hyperparameters : dict
+        Text by name.
     train : tuple of str
         Files in the order of their names, or one named pipe.
     test : tuple of str or None
     host : str
     """
 
-    hyperparameters: dict[str, str]
+    hyperparameters: dict[str, Any]
     train: tuple[str, ...]
     test: tuple[str, ...] | None
     host: str
@@ -161,11 +160,7 @@ class TrainingJob:
             raise UsageError("the channel train is missing in inputdataconfig.json.")
         paths = {name: _paths(folder, name, about) for name, about in channels.items()}
         return cls(
-            hyperparameters={
-                name: value
-                for name, value in hyperparameters.items()
-                if name not in _BY_THE_SERVICE
-            },
+            hyperparameters=hyperparameters,
             train=paths[TRAIN],
             test=paths.get(TEST),
             host=str(resources.get("current_host", HOST)),

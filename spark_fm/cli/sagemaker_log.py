@@ -15,16 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from spark_fm.learner.running import RUNNING_METRICS
+
 ALGORITHM = "factorization-machines"
 HOST = "algo-1"
 # What follows a metric's name, by name; the order in which they are told.
 KINDS = {
-    "rmse": "loss",
-    "mse": "loss",
-    "absolute_loss": "loss",
-    "binary_classification_accuracy": "score",
-    "binary_classification_cross_entropy": "loss",
-    "binary_f_1.000": "score",
+    name: "score" if larger_is_better else "loss"
+    for metrics in RUNNING_METRICS.values()
+    for name, larger_is_better in metrics.items()
 }
 
 

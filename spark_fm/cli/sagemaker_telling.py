@@ -83,9 +83,10 @@ class SageMakerTelling(logging.Handler):
     def epoch(self, report: EpochReport, now: float) -> None:
         """Write the lines of an epoch that a job has just reported."""
         log, number = self._log, report.record.epoch
-        for batch in running_of(report).get("batches", ()):
+        running = running_of(report)
+        for batch in running["batches"]:
             log.quality("train", batch["metrics"], epoch=number, batch=batch["batch"])
-        self._last = running_of(report)["metrics"]
+        self._last = running["metrics"]
         log.quality("train", self._last, epoch=number)
         validation = validation_of(report)
         if validation:
@@ -143,10 +144,13 @@ def sagemaker_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def running_of(report: EpochReport) -> dict[str, Any]:
     """Return an epoch's running metrics, or of a training that keeps none its loss."""
+    if report.record.running is not None:
+        return report.record.running
     loss = report.record.train_loss
-    if report.spec.loss == "logistic":
-        return {"metrics": sagemaker_metrics({"logloss": loss})}
-    return {"metrics": sagemaker_metrics({"rmse": math.sqrt(loss), "mse": loss})}
+    names = {"logloss": loss} if report.spec.loss == "logistic" else {
+        "rmse": math.sqrt(loss), "mse": loss,
+    }  # fmt: skip
+    return {"metrics": sagemaker_metrics(names), "batches": []}
 
 
 def validation_of(report: EpochReport) -> dict[str, float]:

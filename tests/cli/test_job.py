@@ -65,13 +65,6 @@ def test_channels_are_what_lies_there_when_no_file_tells(tmp_path):
     assert job.test == (str(tmp_path / "input/data/test_0"),)
 
 
-def test_what_the_tuning_service_adds_is_no_hyperparameter(tmp_path):
-    service = {"_tuning_objective_metric": "test:rmse", "feature_dim": "4"}
-    folder = placed(tmp_path, DATA | {"input/config/hyperparameters.json": service})
-
-    assert TrainingJob.read(folder).hyperparameters == {"feature_dim": "4"}
-
-
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
