@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "eps": 1e-6,
     "rescaleGrad": 0.5,
     "averageEpochs": False,
+    "sageMakerTraining": True,
     "standardizeLabel": False,
     "biasInitMethod": "normal",
     "biasInitScale": 0.11,
