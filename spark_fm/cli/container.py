@@ -37,8 +37,8 @@ from spark_fm.ml.trials import write_text
 
 # What a job says in its configuration, and so not on the command line.
 _SAID_BY_THE_JOB = (
-    "input", "train", "test", "format", "model", "validation", "num_features", "params",
-    "assignments", "summary", "plot",
+    "input", "train", "test", "format", "model", "validation", "num_features", "hyperparameters",
+    "params", "assignments", "summary", "plot",
 )  # fmt: skip
 _GIB = 2**30
 

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from spark_fm.cli.container import is_container_call, train_in_container
 from spark_fm.cli.failures import UsageError
-from spark_fm.cli.params import add_param_flags
+from spark_fm.cli.params import add_param_flags, apply_params, json_object
 from spark_fm.cli.sagemaker_log import SageMakerLog
 from spark_fm.cli.sagemaker_telling import SageMakerTelling
 from spark_fm.cli.session import add_session_flags, spark_session
@@ -52,6 +52,11 @@ PICTURES = (".png", ".svg", ".pdf")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_training_flags(parser, has_channels=True)
+    parser.add_argument(
+        "--hyperparameters", metavar="FILE.json",
+        help="a SageMaker job's hyperparameters: train as its algorithm does, in file order; "
+        "Params that are given come on top",
+    )  # fmt: skip
     parser.add_argument("--summary", metavar="FILE.json", help="write the training summary there")
     parser.add_argument(
         "--plot", metavar="FILE.png", help="draw loss by epoch there (.png, .svg or .pdf)"
@@ -75,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         train_in_container(args)
         return
     _check_inputs(args)
-    estimator = FactorizationMachine(**training_params(args))
+    estimator = _estimator(args)
     _check_local_outputs(args)
     telling = _telling(args, estimator)
     with spark_session(args) as spark:
@@ -108,6 +113,17 @@ def _check_inputs(args: argparse.Namespace) -> None:
             f"the following arguments are required: {', '.join(missing)} "
             "(see spark-fm train --help)"
         )
+
+
+def _estimator(args: argparse.Namespace) -> FactorizationMachine:
+    values = training_params(args)
+    if args.hyperparameters is None:
+        return FactorizationMachine(**values)
+    mapping = json_object(args.hyperparameters, "--hyperparameters")
+    stage: FactorizationMachine = apply_params(
+        FactorizationMachine.from_hyperparameters(mapping), values
+    )
+    return stage
 
 
 def _telling(args: argparse.Namespace, estimator: FactorizationMachine) -> SageMakerTelling | None:

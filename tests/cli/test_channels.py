@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 from pathlib import Path
@@ -13,16 +14,16 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.cli.main import main
+from spark_fm.ml.estimator import FactorizationMachine
+from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.recordio import write_records
 from tests.cli.test_sagemaker_log import PREFIX, PROGRESS, TEST_SCORE, THROUGHPUT, definition
 
 pytestmark = pytest.mark.spark
 
-SAGEMAKER = ["--set", "sageMakerTraining=true", "--optimizer", "adam", "--mini-batch-size", "100",
-             "--no-shuffle", "--num-workers", "1", "--validation-fraction", "0", "--patience", "0",
-             "--refit", "never", "--no-average-epochs", "--no-standardize-label",
-             "--decay-frequency-power", "0"]  # fmt: skip
 FAST = ["--epochs", "3", "--num-factors", "2", "--seed", "7", "--log-level", "error"]
+HYPER = {"feature_dim": "9", "num_factors": "2", "predictor_type": "binary_classifier",
+         "mini_batch_size": "100", "epochs": "3"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,13 @@ def words(channels, kind, out, *more):
     files = {name: str(channels / f"{name}-{kind}.pbr") for name in ("train", "test")}
     return ["train", "--train", files["train"], "--test", files["test"], "--model", str(out),
             *FAST, *more]  # fmt: skip
+
+
+def sagemaker_flags(folder, **values):
+    """Flags of a training as SageMaker's, told as SageMaker tells it."""
+    path = folder / "hyperparameters.json"
+    path.write_text(json.dumps(HYPER | values))
+    return ["--hyperparameters", str(path), "--log-format", "sagemaker"]
 
 
 def evaluated(channels, kind, model, capfd):
@@ -86,7 +94,7 @@ def test_expressions_of_tuning_jobs_read_a_training_in_sagemaker_s_mode(
     spark, channels, tmp_path, capfd, kind, names
 ):
     predictor = {"binary": "binary_classifier", "regressor": "regressor"}[kind]
-    flags = [*SAGEMAKER, "--log-format", "sagemaker", "--predictor-type", predictor]
+    flags = sagemaker_flags(tmp_path, predictor_type=predictor)
     summary = tmp_path / "summary.json"
 
     assert main(words(channels, kind, tmp_path / "m", *flags, "--summary", str(summary))) == 0
@@ -115,7 +123,7 @@ def test_expressions_of_tuning_jobs_read_a_training_in_sagemaker_s_mode(
 def test_every_line_is_of_the_grammar_and_the_structured_ones_add_up(
     spark, channels, tmp_path, capfd
 ):
-    flags = [*SAGEMAKER, "--log-format", "sagemaker", "--log-level", "info"]
+    flags = [*sagemaker_flags(tmp_path), "--log-level", "info"]
     assert main(words(channels, "binary", tmp_path / "m", *flags)) == 0
 
     printed = capfd.readouterr()
@@ -157,9 +165,22 @@ def test_the_log_is_as_it_was_after_the_command(spark, channels, tmp_path):
     assert (logger.level, logger.handlers, logger.propagate) == before
 
 
-def test_the_test_channel_may_be_a_pipe(spark, channels, tmp_path, capfd):
-    import os
+def test_a_job_s_hyperparameters_train_what_the_estimator_made_of_them_trains(
+    spark, channels, tmp_path
+):
+    path = str(channels / "train-binary.pbr")
+    out = str(tmp_path / "m")
+    flags = [*sagemaker_flags(tmp_path), "--seed", "7", "--log-level", "error"]
+    assert main(["train", "--train", path, "--model", out, *flags]) == 0
 
+    frame = spark.read.format("recordio-protobuf").option("featureDim", 9).load(path)
+    expected = FactorizationMachine.from_hyperparameters(HYPER).setSeed(7).fit(frame)
+    model = FactorizationMachineModel.load(out)
+    np.testing.assert_array_equal(model.weights.table, expected.weights.table)
+    assert model.hyperparameters() == HYPER
+
+
+def test_the_test_channel_may_be_a_pipe(spark, channels, tmp_path, capfd):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     content = (channels / "test-binary.pbr").read_bytes()
@@ -180,6 +201,7 @@ def test_the_test_channel_may_be_a_pipe(spark, channels, tmp_path, capfd):
         (["--train", "TRAIN", "--test", "gone.pbr"], "not exist: gone.pbr"),
         (["--train", "TRAIN", "--test", "gone", "--format", "libsvm"], "test path gone does not"),
         (["--train", "TRAIN", "--root", "."], "--train and --root exclude each other"),
+        (["--train", "TRAIN", "--hyperparameters", "gone"], "--hyperparameters gone cannot be r"),
         (["--root", ".", "--num-factors", "3"], "--num-factors and --root exclude each other"),
     ],
 )
