@@ -51,7 +51,10 @@ def is_container_call(args: argparse.Namespace) -> bool:
     UsageError
         For ``--root`` beside flags that the job's configuration stands for.
     """
-    given = [name for name, value in vars(args).items() if value and _is_said_by_the_job(name)]
+    given = [
+        name for name, value in vars(args).items()
+        if value is not None and value != [] and _is_said_by_the_job(name)
+    ]  # fmt: skip
     if args.root is None:
         return not given and JobFolder(ROOT).config.is_dir()
     if given:

@@ -202,12 +202,12 @@ def test_the_test_channel_may_be_a_pipe(spark, channels, tmp_path, capfd):
         (["--train", "TRAIN", "--test", "gone", "--format", "libsvm"], "test path gone does not"),
         (["--train", "TRAIN", "--root", "."], "--train and --root exclude each other"),
         (["--train", "TRAIN", "--hyperparameters", "gone"], "--hyperparameters gone cannot be r"),
-        (["--root", ".", "--num-factors", "3"], "--num-factors and --root exclude each other"),
+        (["--root", ".", "--patience", "0"], "--patience and --root exclude each other"),
     ],
 )
 def test_mistakes_are_told_before_the_training(spark, channels, tmp_path, flags, reason, capfd):
     flags = [str(channels / "train-binary.pbr") if flag == "TRAIN" else flag for flag in flags]
-    model = [] if "--num-factors" in flags else ["--model", str(tmp_path / "m")]
+    model = [] if "--patience" in flags else ["--model", str(tmp_path / "m")]
     assert main(["train", *flags, *model]) == 2
     told = capfd.readouterr().err
     assert reason in told

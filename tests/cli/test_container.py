@@ -15,6 +15,8 @@ import scipy.sparse as sp
 
 from spark_fm.cli import container
 from spark_fm.cli.main import main
+from spark_fm.engine import solo_training
+from spark_fm.engine.checkpoints import Checkpoint
 from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
@@ -211,41 +213,46 @@ def test_a_model_folder_with_something_in_it_is_replaced_on_request_only(spark, 
     assert not (root / "output" / "failure").exists()
 
 
-def test_checkpoints_are_kept_where_the_job_has_a_folder_for_them(
-    spark, rows, tmp_path, monkeypatch
+def test_a_job_that_was_stopped_goes_on_from_its_checkpoint_bit_for_bit(
+    spark, rows, tmp_path, monkeypatch, capfd
 ):
-    root = job(tmp_path, rows, channels=("train",))
+    whole, root = job(tmp_path / "whole", rows), job(tmp_path / "stopped", rows)
     (root / "checkpoints").mkdir()
-    seen = []
-    fit = FactorizationMachine.fit
-    monkeypatch.setattr(
-        FactorizationMachine, "fit",
-        lambda stage, *rest: seen.append(stage.getCheckpointDir()) or fit(stage, *rest),
-    )  # fmt: skip
-    assert run(root) == 0
-    assert seen == [str(root / "checkpoints")]
+    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)  # a job an epoch
+    keep = Checkpoint.write
 
-
-def stopped(monkeypatch, what: str, *, first: bool):
-    """Let SIGTERM arrive when a step begins, or when it is done."""
-    step = getattr(container, what)
-
-    def interrupted(*args, **kwargs):
-        if first:
-            os.kill(os.getpid(), signal.SIGTERM)
-        result = step(*args, **kwargs)
+    def stops(*args, **kwargs):
+        keep(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGTERM)
-        return result
 
-    monkeypatch.setattr(container, what, interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", stops)
+        assert run(root) == 1
+    failure = (root / "output" / "failure").read_text()
+    assert f"with the checkpoints in {root}/checkpoints another one goes on" in failure
+    assert os.listdir(root / "model") == []
+    capfd.readouterr()
+
+    assert run(root) == 0
+    assert re.findall(r"completed (\S+) %", capfd.readouterr().out) == ["100.0"]
+    assert run(whole) == 0
+    models = [FactorizationMachineModel.load(str(path / "model")) for path in (root, whole)]
+    np.testing.assert_array_equal(models[0].weights.table, models[1].weights.table)
+    assert not (root / "output" / "failure").exists()
 
 
-@pytest.mark.parametrize(("step", "first"), [("write_local", True), ("tested", True)])
+@pytest.mark.parametrize("name", ["write_local", "tested"])
 def test_a_job_that_is_stopped_once_it_has_a_model_ends_well_with_it(
-    spark, rows, tmp_path, monkeypatch, capfd, step, first
+    spark, rows, tmp_path, monkeypatch, capfd, name
 ):
     root = job(tmp_path, rows)
-    stopped(monkeypatch, step, first=first)
+    step = getattr(container, name)
+
+    def stops(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(container, name, stops)
 
     assert run(root) == 0
 
@@ -253,20 +260,6 @@ def test_a_job_that_is_stopped_once_it_has_a_model_ends_well_with_it(
     FactorizationMachineModel.load(str(root / "model"))
     assert not (root / "output" / "failure").exists()
     assert not (root / "output" / "data" / "test.json").exists()
-
-
-def test_a_job_that_is_stopped_before_it_has_a_model_fails_and_says_what_goes_on(
-    spark, rows, tmp_path, monkeypatch
-):
-    root = job(tmp_path, rows)
-    (root / "checkpoints").mkdir()
-    stopped(monkeypatch, "training_rows", first=False)
-
-    assert run(root) == 1
-
-    failure = (root / "output" / "failure").read_text()
-    assert failure.startswith("AlgorithmError: the job was stopped before it had a model; with")
-    assert os.listdir(root / "model") == []
 
 
 def test_the_memory_of_the_machine_is_known():
