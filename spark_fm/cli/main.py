@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 when all went well, 2 for a mistake in the command, its files or columns, 130
-        when interrupted, 1 for everything else.
+        when interrupted, 143 when terminated, 1 for everything else.
     """
     from spark_fm.cli.failures import explain
 
