@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any, BinaryIO, cast
 
-from spark_fm.errors import InvalidDataError, ModelFormatError, SparkFMError
-from spark_fm.formats.files import open_file
+from spark_fm.errors import ModelFormatError, SparkFMError
+from spark_fm.formats.files import open_plain_file
 from spark_fm.formats.streams import GZIP_BYTES, GZIP_ERRORS
 
 MAX_BYTES = 4 * 2**30  # that the members of one layer may come to, uncompressed
@@ -57,7 +57,7 @@ def read_members(
     """
     if os.path.isdir(path):
         return _of_folder(path, wanted, max_bytes)
-    with _opened(path) as stream:
+    with open_plain_file(path) as stream:
         head = stream.read(TAR_MAGIC_AT + len(TAR_MAGIC))
         stream.seek(0)
         if head.startswith(GZIP_BYTES):
@@ -194,22 +194,6 @@ def _of_folder(path: str, wanted: Callable[[str], bool], max_bytes: int) -> dict
             found[name] = stream.read(info.st_size)
         left -= len(found[name])
     return found
-
-
-def _opened(path: str) -> BinaryIO:
-    """Open a local file that is one, or a file of a store."""
-    if "://" not in path:
-        try:
-            mode = os.stat(path).st_mode
-        except (OSError, ValueError) as err:
-            raise InvalidDataError(f"{path} cannot be opened: {err}.") from err
-        if not stat.S_ISREG(mode):
-            raise ModelFormatError(f"{path} is neither a file nor a folder. Name an archive.")
-        return open(path, "rb")
-    try:
-        return open_file(path)
-    except OSError as err:
-        raise InvalidDataError(f"{path} cannot be opened: {err}.") from err
 
 
 def _zip_kind(member: zipfile.ZipInfo) -> str:
