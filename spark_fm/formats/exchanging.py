@@ -202,7 +202,7 @@ def check_place(path: str, *, overwrite: bool) -> None:
     if info.type == pafs.FileType.NotFound:
         return
     if not overwrite:
-        raise InvalidParamError(f"{path} exists; give another path, or overwrite it.")
+        raise InvalidParamError(f"{path} exists; give another path, or --overwrite.")
     if info.type == pafs.FileType.Directory:
         names = {entry.base_name for entry in store.get_file_info(pafs.FileSelector(inner))}
         if names <= {"data", "metadata"}:

@@ -24,7 +24,7 @@ from spark_fm.formats.exchanging import full_table
 from spark_fm.formats.ndarrays import CSR as CSR_STORAGE
 from spark_fm.formats.ndarrays import ROW_SPARSE, RowSparse, write_ndarrays
 from spark_fm.formats.placing import local_path, replacing
-from spark_fm.formats.sagemaker import ARGUMENT, DENSE, HEADS, META, NAMES, SPARSE
+from spark_fm.formats.sagemaker_artifact import ARGUMENT, DENSE, HEADS, META, NAMES, SPARSE
 
 MEMBER = "model_algo-1"
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold

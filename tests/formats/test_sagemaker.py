@@ -20,7 +20,8 @@ from spark_fm.errors import InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import SavedModel
 from spark_fm.formats.exchanging import imported_model
 from spark_fm.formats.ndarrays import RowSparse, write_ndarrays
-from spark_fm.formats.sagemaker import open_sagemaker, read_sagemaker
+from spark_fm.formats.sagemaker import read_sagemaker
+from spark_fm.formats.sagemaker_artifact import open_sagemaker
 from spark_fm.formats.sagemaker_writing import write_sagemaker
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
@@ -222,6 +223,7 @@ FACTORS = {"training_parameters": {"num_factors": [], "predictor_type": "regress
         (arrays_of(), [], "no JSON object"),
         (arrays_of(), "{", "no JSON"),
         (arrays_of(), "[" * 100_000, "no JSON"),
+        (arrays_of(), '{"a":' * 70 + "1" + "}" * 70, "nested deeper than 64 levels"),
     ],
 )
 def test_damaged_models_are_refused_with_the_reason(
