@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -28,7 +29,7 @@ BLOCK = 2**20
 # Raised by the standard library for archives that are cut or damaged.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, ValueError,
-    OverflowError, NotImplementedError, RuntimeError, IndexError, KeyError,
+    OverflowError, NotImplementedError, RuntimeError, IndexError, KeyError, struct.error, OSError,
 )  # fmt: skip
 
 

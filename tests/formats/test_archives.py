@@ -157,6 +157,15 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None:
     fails(str(path), "damaged archive")
 
 
+def test_a_zip_that_points_before_its_beginning_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    zip_of(path, {"x": bytes(5000)})
+    data = path.read_bytes()
+    path.write_bytes(b"PK" + data[40:])  # what the directory points to is cut off
+
+    fails(str(path), "damaged archive")
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compressions_are_refused(tmp_path: Path, method: int) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
@@ -200,7 +209,8 @@ def test_cut_and_changed_archives_are_read_or_refused(
     content = bytearray(whole[kind])
     for _ in range(data.draw(st.integers(0, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    del content[data.draw(st.integers(0, len(content))) :]
+    at, length = data.draw(st.integers(0, len(content))), data.draw(st.integers(0, 50))
+    del content[at : at + length if data.draw(st.booleans()) else None]
     path = tmp_path / "archive"
     path.write_bytes(content)
 
