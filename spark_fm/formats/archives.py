@@ -7,7 +7,9 @@ links, devices, two members of one name, and more bytes than the limit are refus
 from __future__ import annotations
 
 import gzip
+import io
 import os
+import shutil
 import stat
 import struct
 import tarfile
@@ -92,7 +94,7 @@ def read_zip(
                 if member.file_size > left:
                     raise _too_large(source, member.filename, max_bytes)
                 with archive.open(member) as stream:
-                    data = stream.read(member.file_size + 1)
+                    data = _whole(stream)
                 if len(data) != member.file_size:
                     raise ValueError(f"{member.filename} ends early")
                 left -= len(data)
@@ -164,7 +166,7 @@ def _of_tar(
                 if member.size > max_bytes:
                     raise _too_large(source, member.name, max_bytes)
                 content = archive.extractfile(member)
-                data = b"" if content is None else content.read()
+                data = b"" if content is None else _whole(content)
                 if len(data) != member.size:
                     raise EOFError(f"{member.name} ends early")
                 found[plain] = data
@@ -195,6 +197,13 @@ def _of_folder(path: str, wanted: Callable[[str], bool], max_bytes: int) -> dict
             found[name] = stream.read(info.st_size)
         left -= len(found[name])
     return found
+
+
+def _whole(stream: IO[bytes]) -> bytes:
+    """Return all that is left, which is in memory once: ``read`` would join pieces."""
+    buffer = io.BytesIO()
+    shutil.copyfileobj(stream, buffer, BLOCK)
+    return buffer.getvalue()
 
 
 def _zip_kind(member: zipfile.ZipInfo) -> str:

@@ -197,7 +197,9 @@ def _bias_of(artifact: SageMakerArtifact, array: NDArray[Any]) -> float:
 
 def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return array.astype(np.float32)  # what grows infinite is refused by checked_weights
+        return array.astype(
+            np.float32, copy=False
+        )  # what grows infinite is refused by checked_weights
 
 
 def _plain(array: Stored, what: str, max_bytes: int) -> NDArray[Any]:

@@ -136,14 +136,9 @@ def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifac
 
     Notes
     -----
-    Nothing is written to disk. In memory: about twice the size of ``params``.
+    Nothing is written to disk. In memory: the zip and ``params``, of which dense arrays are views.
     """
-    members = read_members(path, _is_wanted, max_bytes=max_bytes)
-    layers = [name for name in members if _base(name).startswith(LAYER)]
-    if layers:
-        layer = min(layers)
-        inner = io.BytesIO(members[layer])
-        members = read_zip(inner, _is_wanted, f"{path}: {layer}", max_bytes=max_bytes)
+    members = _innermost(path, max_bytes)
     found = {_base(name): data for name, data in members.items()}
     if len(found) < len(members):
         raise ModelFormatError(f"{path} holds several members of one name: {', '.join(members)}.")
@@ -167,6 +162,17 @@ def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifac
             raise ModelFormatError(f"{source} has two arrays called {plain!r}.")
         arrays[plain] = array
     return SageMakerArtifact(path, arrays, symbol, documents)
+
+
+def _innermost(path: str, max_bytes: int) -> dict[str, bytes]:
+    """Return the members of the zip; the layers around it are let go."""
+    members = read_members(path, _is_wanted, max_bytes=max_bytes)
+    layers = [name for name in members if _base(name).startswith(LAYER)]
+    if not layers:
+        return members
+    layer = min(layers)
+    inner = io.BytesIO(members.pop(layer))
+    return read_zip(inner, _is_wanted, f"{path}: {layer}", max_bytes=max_bytes)
 
 
 def _json(data: bytes, path: str, name: str) -> Any:
