@@ -22,6 +22,7 @@ from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
+from spark_fm.ml.exchanging import Exchanging
 from spark_fm.ml.explaining import Explaining
 from spark_fm.ml.hyperparameters import GivesHyperparameters
 from spark_fm.ml.mllib import MLlibMethods
@@ -39,6 +40,7 @@ class FactorizationMachineModel(
     GivesHyperparameters,
     Recommending,
     MLlibMethods,
+    Exchanging,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -51,6 +53,8 @@ class FactorizationMachineModel(
     summary : FMTrainingSummary, optional
     training_state : Snapshot, optional
         Where the training stands, for a warm start that goes on with it.
+    origin : dict, optional
+        Where a model comes from that was not trained here.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class FactorizationMachineModel(
         weights: FMWeights | None = None,
         summary: FMTrainingSummary | None = None,
         training_state: Snapshot | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._weights = weights
         self._summary = summary
         self._training_state = training_state
+        self._origin = origin
 
     @property
     def bias(self) -> float:
