@@ -194,13 +194,13 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
             os.rename(inner, old)
         try:
             os.rename(temporary, inner)
-        except OSError:
+        except BaseException:
             if os.path.isdir(old):
                 os.rename(old, inner)
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only copy
 
 
 def check_place(path: str, *, overwrite: bool) -> None:
