@@ -185,14 +185,22 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
             store.delete_dir(inner)
         write_model(path, text, arrays)
         return
-    temporary = f"{inner}.{uuid.uuid4().hex[:12]}.tmp"
+    inner = os.path.realpath(inner)  # a link stays one, and what it leads to is replaced
+    mark = uuid.uuid4().hex[:12]
+    temporary, old = f"{inner}.{mark}.tmp", f"{inner}.{mark}.old"
     try:
         write_model(temporary, text, arrays)
         if os.path.isdir(inner):
-            shutil.rmtree(inner)
-        os.rename(temporary, inner)
+            os.rename(inner, old)
+        try:
+            os.rename(temporary, inner)
+        except BaseException:
+            if os.path.isdir(old):
+                os.rename(old, inner)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only copy
 
 
 def check_place(path: str, *, overwrite: bool) -> None:

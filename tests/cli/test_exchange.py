@@ -244,6 +244,25 @@ def test_overwriting_replaces_a_model_and_a_file(folder: Path, tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["m", "out"]
 
 
+def test_a_model_that_cannot_be_put_in_place_leaves_the_old_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def refuse(source: str, target: str) -> None:
+        if source.endswith(".tmp"):
+            raise PermissionError("not here")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    model = imported_model(planted_weights(5, 2, seed=1), "regressor", threshold=0.5, origin={})
+    with pytest.raises(PermissionError):
+        save_model(str(folder), model, overwrite=True)
+
+    assert read_model(str(folder)).loss == "logistic"
+    assert os.listdir(tmp_path) == ["m"]
+
+
 @pytest.mark.parametrize("command", ["import", "export", "inspect"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
