@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a saved model on files with labels",
     "score": "write the scores of a saved model for files",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
+    "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
 LEVELS = ("debug", "info", "warning", "error")
 
