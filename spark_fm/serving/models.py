@@ -160,7 +160,7 @@ def warm_up(model: ServedModel) -> None:
     cache on disk, from which workers load it.
     """
     width = model.weights.feature_dim
-    row = sp.csr_array(([1.0], [0], [0, 1]), shape=(1, width))
+    row = sp.csr_array(([0.0], [0], [0, 1]), shape=(1, width))
     for content_type in CONTENT_TYPES:
         body = encode_request(row, content_type)
         scores = model.predict(decode_request(body, content_type, feature_dim=width))
