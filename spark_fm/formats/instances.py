@@ -245,7 +245,8 @@ def _rows(found: Sequence[_Instance], feature_dim: int, first: int) -> CsrBatch:
     values64 = np.fromiter(chain.from_iterable(numbers), np.float64, int(indptr[-1]))
     in_dense = np.repeat(is_dense, lengths)
     indices = np.empty(len(values64), np.float64)
-    indices[in_dense] = np.tile(np.arange(feature_dim), int(is_dense.sum()))
+    if is_dense.any():  # each of them has a value a feature, so this is no longer than the body
+        indices[in_dense] = np.tile(np.arange(feature_dim), int(is_dense.sum()))
     indices[~in_dense] = np.fromiter(chain.from_iterable(keys), np.float64, int((~in_dense).sum()))
     _check_keys(indices, indptr, feature_dim, first)
     values = float32_values(values64, indices, indptr, first)

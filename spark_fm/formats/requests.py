@@ -129,9 +129,10 @@ def read_requests(
 
     Notes
     -----
-    Memory is bounded for JSON lines (about 1 MiB of lines at a time; one line has 64 MiB
-    at most) and records (8 MiB; one record 64 MiB). A JSON document is read as a whole:
-    up to 100 MiB, SageMaker's largest payload, longer ones are refused.
+    Memory is bounded for JSON lines (1 MiB of lines at a time, about 20 MB in all; one line
+    has 64 MiB at most) and records (8 MiB at a time, about 80 MB in all; one record has
+    64 MiB at most). A JSON document is read as a whole: up to 100 MiB, SageMaker's largest
+    payload; longer ones are refused.
     """
     kind = plain_type(content_type)
     if kind == JSON:
