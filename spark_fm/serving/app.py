@@ -82,6 +82,7 @@ def make_app(service: Service) -> Measured:
         ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
+    app.router.redirect_slashes = False  # a redirect is no answer to a POST
     return Measured(app, service.metrics)
 
 

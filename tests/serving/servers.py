@@ -105,15 +105,9 @@ class Server:
         assert self.process.poll() is None, self.log
         return self.get("/ping").status == 200
 
-    def worker_pids(self) -> list[int]:
-        """Return the processes that answer, by asking the kernel for the supervisor's."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        found = []
-        for pid in map(int, children.split()):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"spawn_main" in command:
-                found.append(pid)
-        return found
+    def worker(self) -> int:
+        """Return the process that answers, of a server with one worker."""
+        return int(self.get("/health").json()["worker"])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)

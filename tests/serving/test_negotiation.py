@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +37,7 @@ def test_a_content_type_is_known_in_any_case_and_with_parameters(header, expecte
      "application/json, application/json", "application/json; =", "application/jso\u0131"],
 )  # fmt: skip
 def test_another_content_type_is_told_what_is_served(header):
-    with pytest.raises(UnsupportedTypeError, match="."):
+    with pytest.raises(UnsupportedTypeError, match=r"Send|Encode"):
         request_format(header)
 
 
@@ -89,7 +91,5 @@ def test_any_text_is_answered_or_refused(text):
         (request_format, UnsupportedTypeError),
         (lambda header: response_format(header, JSON), NotAcceptableError),
     ):
-        try:
+        with suppress(refusal):
             assert function(text) in CONTENT_TYPES
-        except refusal as err:
-            assert str(err)
