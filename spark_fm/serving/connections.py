@@ -47,6 +47,7 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            was_in_body = self._in_body
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._client_delivered()
@@ -54,7 +55,7 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
             # Nothing is being answered: the client owes a head, or the rest of a body.
             if self._owed is None and not self.transport.is_closing():
                 self._owed = self.loop.call_later(head_seconds, self.transport.abort)
-            if not self._in_body:
+            if not was_in_body and not self._in_body:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                     self.send_400_response("The request's head is too long.")

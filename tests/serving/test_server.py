@@ -175,6 +175,18 @@ def test_a_chunked_body_is_counted_while_it_arrives(server):
     assert answer.status == 200
 
 
+def test_a_connection_is_good_for_more_after_a_body_that_was_too_large(server):
+    opened = connection(server)
+    for _ in range(5):
+        opened.request("POST", "/invocations", b" " * 1_300_000, {"Content-Type": JSON})
+        large = opened.getresponse()
+        large.read()
+        opened.request("POST", "/invocations", ONE, {"Content-Type": JSON})
+        good = opened.getresponse()
+        good.read()
+        assert (large.status, good.status) == (413, 200)
+
+
 def test_a_body_that_does_not_come_is_given_up(server):
     opened = begin(server, 100)
     answer = opened.getresponse()
@@ -274,6 +286,15 @@ def test_many_clients_at_once_get_their_own_scores(server, weights):
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(ask, range(200)))
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(server):
+    seconds = []
+    for _ in range(30):
+        started = time.perf_counter()
+        assert server.invoke(ONE).status == 200
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.03  # Linux delays an acknowledgement by 40 ms
 
 
 def test_metrics_count_what_was_answered(server):
