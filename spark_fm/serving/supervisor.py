@@ -162,7 +162,9 @@ class Supervisor:
     def _tend_workers(self, listener: socket.socket) -> None:
         """Start workers that are missing, note those that died."""
         now = time.monotonic()
-        for slot in self._slots:
+        # One says 503 until the first model is there. The others listen when they have it:
+        # a server that has said 200 once does not say 503 for another worker's sake.
+        for slot in self._slots if self._digest else self._slots[:1]:
             if slot.process is not None and not slot.process.is_alive():
                 self._bury(slot, now)
             if slot.process is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -55,6 +56,7 @@ async def _serve(settings: ServeSettings, shared: Path, listener: socket.socket)
             admission=Admission(settings.max_requests, settings.max_held_mb * MIB),
         )
         server = uvicorn.Server(_configuration(settings, service))
+        await _take_current(service, shared)  # before it listens, if there is one already
         following = asyncio.create_task(_follow(service, shared, server))
         # As soon as the loop runs uvicorn's handlers stand: they are set before it awaits.
         asyncio.get_running_loop().call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
@@ -82,23 +84,29 @@ def _configuration(settings: ServeSettings, service: Service) -> uvicorn.Config:
 
 async def _follow(service: Service, shared: Path, server: uvicorn.Server) -> None:
     """Serve the version that is current, and stop when the supervisor has gone."""
-    loop = asyncio.get_running_loop()
-    supervisor = os.getppid()
-    while os.getppid() == supervisor:
-        old, name = service.model, current_name(shared)
-        if name is not None and (old is None or old.name != name):
-            try:
-                new = await loop.run_in_executor(None, _ready_model, shared, name)
-            except OSError as err:  # replaced at this moment: the next look finds the newer one
-                log.info("version %s cannot be opened yet: %s", name, err)
-            else:
-                service.model = new  # requests in flight keep the one that they began with
-                if old is not None:
-                    service.metrics.serving.labels(old.digest, old.version).set(0)
-                service.metrics.serving.labels(new.digest, new.version).set(1)
+    supervisor = multiprocessing.parent_process()
+    while supervisor is not None and os.getppid() == supervisor.pid:
+        await _take_current(service, shared)
         await asyncio.sleep(LOOK_SECONDS)
     log.warning("the supervisor has gone: this worker stops")
     server.should_exit = True
+
+
+async def _take_current(service: Service, shared: Path) -> None:
+    """Map the current version if there is another one than is served."""
+    old, name = service.model, current_name(shared)
+    if name is None or (old is not None and old.name == name):
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        new = await loop.run_in_executor(None, _ready_model, shared, name)
+    except OSError as err:  # replaced at this moment: the next look finds the newer one
+        log.info("version %s cannot be opened yet: %s", name, err)
+        return
+    service.model = new  # requests in flight keep the one that they began with
+    if old is not None:
+        service.metrics.serving.labels(old.digest, old.version).set(0)
+    service.metrics.serving.labels(new.digest, new.version).set(1)
 
 
 def _ready_model(shared: Path, name: str) -> ServedModel:
