@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import anyio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -135,7 +136,7 @@ class _Endpoints:
         model = self._service.model
         if model is None:
             raise _Refusal(503, "The model is still being loaded. Try again.")
-        content_type, accept = self._formats(request)
+        content_type, accept = formats_of(request.headers, self._service.settings)
         body = await self._body(request, ticket)
         try:
             batch = await self._run(
@@ -150,21 +151,6 @@ class _Endpoints:
         except RequestError as err:
             raise _Refusal(400, str(err), err.instance) from err
         return Response(payload, media_type=accept)
-
-    def _formats(self, request: Request) -> tuple[str, str]:
-        """Return the formats of the request and of its answer; check the encoding."""
-        headers = request.headers
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            raise _Refusal(
-                415, f"Content-Encoding {shown(encoding)} is not read. Send the body as it is."
-            )
-        content_type = request_format(headers.get("content-type"))
-        default = content_type
-        if content_type == RECORDIO_PROTOBUF and self._service.settings.is_batch:
-            default = JSONLINES  # as SageMaker's batch transform of recordIO answers
-        accepts = headers.getlist("accept")
-        return content_type, response_format(", ".join(accepts) if accepts else None, default)
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
         """Return the body; its size is checked as it arrives, and its time is bounded."""
@@ -193,6 +179,27 @@ class _Endpoints:
         if inline:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._service.codecs, work)
+
+
+def formats_of(headers: Headers, settings: ServeSettings) -> tuple[str, str]:
+    """Return the formats of a request and of its answer.
+
+    Raises
+    ------
+    UnsupportedTypeError, NotAcceptableError
+        For a type or an encoding that is not served.
+    """
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedTypeError(
+            f"Content-Encoding {shown(encoding)} is not read. Send the body as it is."
+        )
+    content_type = request_format(headers.get("content-type"))
+    default = content_type
+    if content_type == RECORDIO_PROTOBUF and settings.is_batch:
+        default = JSONLINES  # as SageMaker's batch transform of recordIO answers
+    accepts = headers.getlist("accept")
+    return content_type, response_format(", ".join(accepts) if accepts else None, default)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error of the server

@@ -19,6 +19,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.builders import planted_weights
@@ -154,10 +156,11 @@ def check_after(server: Server) -> None:
 def rss_mib(server: Server) -> float:
     """Return the memory of all processes of a server, shared parts counted once."""
     total = 0
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and os.getpgid(int(entry)) == server.process.pid:
-            with open(f"/proc/{entry}/smaps_rollup") as file:
-                total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(ProcessLookupError, FileNotFoundError):  # it ended meanwhile
+            if os.getpgid(int(entry)) == server.process.pid:
+                lines = Path(f"/proc/{entry}/smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
 
 

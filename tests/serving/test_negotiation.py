@@ -7,14 +7,17 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from spark_fm.formats.content_types import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
+from spark_fm.serving.app import formats_of
 from spark_fm.serving.negotiation import (
     NotAcceptableError,
     UnsupportedTypeError,
     request_format,
     response_format,
 )
+from spark_fm.serving.settings import ServeSettings
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,20 @@ def test_the_preferred_format_is_chosen(header, default, expected):
 def test_what_excludes_all_formats_or_cannot_be_read_is_refused(header):
     with pytest.raises(NotAcceptableError, match="Accept"):
         response_format(header, JSON)
+
+
+@pytest.mark.parametrize(
+    ("is_batch", "accept", "expected"),
+    [(True, None, JSONLINES), (False, None, RECORDIO_PROTOBUF), (True, "*/*", JSONLINES),
+     (True, RECORDIO_PROTOBUF, RECORDIO_PROTOBUF)],
+)  # fmt: skip
+def test_a_batch_transform_of_records_gets_lines_unless_it_says_otherwise(
+    is_batch, accept, expected
+):
+    headers = [(b"content-type", RECORDIO_PROTOBUF.encode())]
+    headers += [(b"accept", accept.encode())] if accept else []
+    settings = ServeSettings(is_batch=is_batch)
+    assert formats_of(Headers(raw=headers), settings) == (RECORDIO_PROTOBUF, expected)
 
 
 qualities = st.integers(0, 1000)
