@@ -250,11 +250,10 @@ class Supervisor:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Remove versions but the last two; workers keep what they have mapped."""
-        current = current_name(self._shared) or ""
-        served = [folder for folder in versions(self._shared) if folder.name <= current]
+        """Remove all versions but the current one; workers keep what they have mapped."""
+        current = current_name(self._shared)
         for folder in versions(self._shared):
-            if folder not in served[-2:]:  # older, or refused
+            if folder.name != current:  # older, or refused
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _tell(self, **more: int) -> None:

@@ -130,7 +130,8 @@ def test_a_broken_version_is_refused_and_told_and_the_old_goes_on(living, folder
 def test_it_says_503_before_its_model_is_there_and_reads_it_again_on_sighup(folder, tmp_path):
     path = tmp_path / "model"
     shutil.copytree(folder / "v0", path)
-    with serving(path, "--reload-seconds", "0", wait=False) as server:
+    flags = ["--reload-seconds", "0"]
+    with serving(path, *flags, wait=False, TMPDIR=str(tmp_path)) as server:
         first = server.invoke(ASKED)
         server.wait_until_ready()
         assert first.status == 503
@@ -141,6 +142,8 @@ def test_it_says_503_before_its_model_is_there_and_reads_it_again_on_sighup(fold
         shutil.copytree(folder / "v1", path)
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: score(server) == EXPECTED[1])
+        (shared,) = tmp_path.glob("spark-fm-serve-*")
+        eventually(lambda: len(list(shared.glob("version-*"))) == 1, "the old version's end")
 
         pid = server.worker()
         server.process.kill()

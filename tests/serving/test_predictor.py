@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import socket
 import threading
@@ -15,7 +16,7 @@ import scipy.sparse as sp
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError, SparkFMError
 from spark_fm.formats.content_types import CONTENT_TYPES, JSON
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.serving import Predictor
+from spark_fm.serving import Predictor, predictor
 from tests.serving.conftest import WIDTH
 
 GOOD = (200, {"Content-Type": JSON}, b'{"predictions": [{"score": 0.5}]}')
@@ -192,3 +193,9 @@ def test_invocations_is_appended_unless_a_path_is_given(url, full):
 def test_what_cannot_be_used_is_named(values, named):
     with pytest.raises(InvalidParamError, match=named):
         Predictor(**{"url": "http://host", **values})
+
+
+def test_the_example_in_the_docstring_runs():
+    failures, tried = doctest.testmod(predictor)
+    assert tried > 0
+    assert failures == 0

@@ -8,6 +8,7 @@ import pytest
 
 from spark_fm.cli import serve
 from spark_fm.cli.failures import UsageError
+from spark_fm.cli.main import main
 from spark_fm.cli.serve import add_flags, model_and_settings
 from spark_fm.errors import InvalidParamError
 from spark_fm.serving.settings import ServeSettings, container_values
@@ -82,3 +83,14 @@ def test_an_environment_variable_that_is_no_number_is_named():
 
 def test_a_payload_of_0_is_the_default():
     assert container_values({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}) == {}
+
+
+def test_help_has_an_example(capsys):
+    assert main(["serve", "--help"]) == 0
+    assert "example:\n  spark-fm serve a9a.model" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    assert main(["serve", "here"]) == 1
+    assert "install the [serve] extra" in capsys.readouterr().err
