@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     "chosen",
     [
-        ["tests/ml/test_transform.py", "tests/ml/test_persistence.py"],
+        ["tests/ml/test_transform.py", "tests/ml/test_persistence.py", "tests/ml/test_requests.py"],
         ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train or lost"],
         ["tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py"],
     ],

@@ -76,7 +76,10 @@ class Source:
     faults: Callable[[], DataFrame] | None = None
 
 
-def add_input_flags(parser: argparse.ArgumentParser, *, what: str, has_pipes: bool = False) -> None:
+def add_input_flags(
+    parser: argparse.ArgumentParser, *, what: str, has_pipes: bool = False,
+    needs_format: bool = True,
+) -> None:  # fmt: skip
     """Add ``--input`` and ``--format``."""
     pipes = "; a named pipe; - is standard input" if has_pipes else ""
     parser.add_argument(
@@ -84,7 +87,7 @@ def add_input_flags(parser: argparse.ArgumentParser, *, what: str, has_pipes: bo
         help=f"{what}: files, folders or globs, also .gz" + pipes,
     )  # fmt: skip
     parser.add_argument(
-        "--format", required=True, choices=FORMATS,
+        "--format", required=needs_format, choices=FORMATS,
         help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
         f"parquet: a label column and a column of vectors or arrays; {RECORDIO}: the files "
         "of SageMaker's algorithms",

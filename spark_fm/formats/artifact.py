@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,12 @@ class SavedModel:
             For an index outside the model's features.
         """
         return self.weights.predict(batch, self.loss)
+
+    def with_threshold(self, threshold: float | None) -> SavedModel:
+        """Return the model with another threshold; with its own for None."""
+        if threshold is None:
+            return self
+        return replace(self, params={**self.params, "threshold": threshold})
 
 
 def read_model(path: str) -> SavedModel:

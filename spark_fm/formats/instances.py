@@ -191,7 +191,7 @@ def _shown_at(text: bytes, path: str) -> str:
         for place, name in _STEP.findall(path):
             value = value[int(place)] if place else value[name]
         shown = msgspec.json.encode(value).decode()
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f" ({shown[:SHOWN]}{'...' if len(shown) > SHOWN else ''})"
 

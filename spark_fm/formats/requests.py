@@ -136,12 +136,7 @@ def read_requests(
     """
     kind = plain_type(content_type)
     if kind == JSON:
-        body = stream.read(MAX_DOCUMENT_BYTES + 1)
-        if len(body) > MAX_DOCUMENT_BYTES:
-            raise RequestError(
-                f"The JSON document has more than {MAX_DOCUMENT_BYTES >> 20} MiB, the most that is "
-                f"read at once. Cut it up, or send JSON lines or records."
-            )
+        body = read_document(stream)
         batches: Iterator[CsrBatch] = iter([decode_request(body, kind, feature_dim=feature_dim)])
     elif kind == JSONLINES:
         batches = _line_batches(stream, feature_dim)
@@ -149,6 +144,20 @@ def read_requests(
         batches = _record_batches(stream, feature_dim, may_be_empty=True)
     for batch in batches:
         yield from _cut(batch, max_rows)
+
+
+def read_document(stream: BinaryIO) -> bytes:
+    """Return a JSON document, or raise RequestError for one of more than 100 MiB."""
+    body = taken = stream.read(MAX_DOCUMENT_BYTES + 1)
+    while taken and len(body) <= MAX_DOCUMENT_BYTES:  # some streams give less than asked for
+        taken = stream.read(MAX_DOCUMENT_BYTES + 1 - len(body))
+        body += taken
+    if len(body) > MAX_DOCUMENT_BYTES:
+        raise RequestError(
+            f"The JSON document has more than {MAX_DOCUMENT_BYTES >> 20} MiB, the most that is "
+            "read at once. Cut it up, or send JSON lines or records."
+        )
+    return body
 
 
 def _cut(batch: CsrBatch, max_rows: int) -> Iterator[CsrBatch]:
@@ -205,14 +214,15 @@ def _record_batches(
     stream: BinaryIO, feature_dim: int, *, may_be_empty: bool = False
 ) -> Iterator[CsrBatch]:
     first = 0
-    for batch in RecordReader(stream, source="body", on_malformed=_refuse_record):
+    for batch in RecordReader(stream, source="body", on_malformed=refuse_record):
         yield checked_records(batch, feature_dim, first)
         first += batch.n_rows
     if not first and not may_be_empty:
         raise RequestError(f"The body has no record; expected one at least. {_RECORD_ADVICE}")
 
 
-def _refuse_record(found: Malformed) -> NoReturn:
+def refuse_record(found: Malformed) -> NoReturn:
+    """Raise RequestError for a place that holds no record."""
     raise RequestError(
         f"Instance {found.record} is no record (byte {found.offset}): {found.reason}. "
         f"{_RECORD_ADVICE}",

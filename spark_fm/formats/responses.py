@@ -145,6 +145,22 @@ def write_responses(chunks: Iterable[Predictions], stream: BinaryIO, accept: str
     return n_rows
 
 
+def encode_each(
+    scores: NDArray[np.float32], labels: NDArray[np.float32] | None, accept: str, first: int = 0
+) -> list[bytes]:
+    """Return a response of its own for each row; JSON lines come without their ends.
+
+    Errors call the first row ``first``; all else is as in `encode_response`.
+    """
+    kind = plain_type(accept, "accept")
+    if kind in _HEAD:
+        texts = prediction_texts(scores, labels, first)
+        return texts if kind == JSONLINES else [_HEAD[kind] + t + _TAIL[kind] for t in texts]
+    data = _records(scores, labels, first)
+    size = _LAYOUTS[labels is not None].itemsize
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 def prediction_texts(
     scores: NDArray[np.float32], labels: NDArray[np.float32] | None, first: int = 0
 ) -> list[bytes]:

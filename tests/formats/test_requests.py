@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import json
 import pickle
 import random
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
-from spark_fm.formats import requests
+from spark_fm.formats import requests, responses
 from spark_fm.formats.messages import MalformedMessageError, read_row
 from spark_fm.formats.requests import (
     CONTENT_TYPES,
@@ -359,7 +362,7 @@ def test_sparse_requests_cost_their_entries_whatever_the_features():
 @pytest.mark.parametrize("max_rows", [1, 3, 100])
 def test_reading_a_stream_gives_the_rows_in_batches(content_type, max_rows, monkeypatch):
     monkeypatch.setattr(requests, "CHUNK_BYTES", 50)
-    X = sp.random_array((40, 9), density=0.3, format="csr", rng=np.random.default_rng(1))
+    X = sp.csr_array(sp.random(40, 9, density=0.3, format="csr", random_state=1))
     body = encode_request(X, content_type)
     batches = list(read_requests(io.BytesIO(body), content_type, feature_dim=9, max_rows=max_rows))
 
@@ -439,3 +442,18 @@ def test_the_error_keeps_its_instance_from_process_to_process():
     assert (err.instance, str(err)) == (3, "Instance 3 is odd.")
     assert RequestError("all").instance is None
     assert isinstance(err, InvalidDataError)
+
+
+def test_the_examples_print_what_they_say():
+    for module in (requests, responses):
+        failures, tried = doctest.testmod(module)
+        assert tried > 0
+        assert failures == 0
+
+
+def test_the_documented_instances_are_read():
+    text = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
+    dense, wrapped, sparse = re.search(r"```json\n(.*?)```", text, re.S)[1].splitlines()
+
+    assert decoded(dense.encode(), JSONLINES, 4) == decoded(wrapped.encode(), JSONLINES, 4)
+    assert decoded(sparse.encode(), JSONLINES, 2000) == [{26: 1.0, 182: 1.0, 232: 4.0}]
