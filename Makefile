@@ -27,6 +27,7 @@ bench-quality: $(STAMP) java
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.formats.mutations --cases 200000
+	$(BIN)/python -m tests.serving.malformed --cases 500000
 
 # The oldest compiler whose modules every supported protobuf runtime takes.
 proto:

@@ -8,6 +8,7 @@ __all__ = [
     "ModelFormatError",
     "ModelTooLargeError",
     "RequestError",
+    "ServerError",
     "SparkFMError",
     "TrainingDivergedError",
     "VersionMismatchError",
@@ -56,6 +57,29 @@ class ModelFormatError(SparkFMError, ValueError):
 
 class ModelTooLargeError(SparkFMError, MemoryError):
     """The model does not fit the memory or transport limits of the session."""
+
+
+class ServerError(SparkFMError, RuntimeError):
+    """A server refuses a request for scores, or does not answer as it should.
+
+    Parameters
+    ----------
+    text : str
+    status : int, optional
+        HTTP status of the answer; None without a usable answer.
+    message : str
+        What the server said.
+    row : int, optional
+        Number of the row at fault in what was to be scored, when the server named it.
+    """
+
+    def __init__(
+        self, text: str, *, status: int | None = None, message: str = "", row: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.message = message
+        self.row = row
 
 
 class TrainingDivergedError(SparkFMError, ArithmeticError):

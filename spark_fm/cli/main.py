@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "write a saved model as SageMaker's artifact, libFM's model, text or ONNX",
     "inspect": "show what a model holds: parameters, sizes, metrics, and whether it is whole",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
+    "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
 LEVELS = ("debug", "info", "warning", "error")
 
