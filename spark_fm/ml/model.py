@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, overload
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import check_features, check_outputs
+from spark_fm.engine.columns import check_features, check_frame, check_outputs
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.learner.csr import CsrBatch
@@ -103,7 +104,7 @@ class FactorizationMachineModel(
     @property
     def summary(self) -> FMTrainingSummary | None:
         """What training did, or None for a model that was not trained here."""
-        return self._summary
+        return None if self._summary is None else replace(self._summary, model=self)
 
     @property
     def trainingState(self) -> Snapshot | None:
@@ -185,6 +186,7 @@ class FactorizationMachineModel(
         return self._set(handleInvalid=value)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        check_frame(dataset)
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
                 '"error", "skip" or "keep"')  # fmt: skip

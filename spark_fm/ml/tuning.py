@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import internal_rows
+from spark_fm.engine.columns import check_frame, internal_rows
 from spark_fm.engine.training import TrainingSet, training_set
 from spark_fm.errors import InvalidDataError, InvalidParamError, TrainingDivergedError
 from spark_fm.ml.estimator import FactorizationMachine
@@ -148,6 +148,7 @@ def tune(
     once more at the end, as the estimator says.
     """
     started = time.monotonic()
+    check_frame(dataset)
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
