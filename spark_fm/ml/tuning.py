@@ -144,8 +144,7 @@ def tune(
     -----
     The same seed, input partitions and ``parallel`` give the same trials, however often
     the search was interrupted. Trials that are hopeless by their validation curve are
-    stopped (``is_hopeless``). They are not refit on all rows; the best Params are trained
-    once more at the end, as the estimator says.
+    stopped (``is_hopeless``). Trials are not refit on all rows; the best Params are.
     """
     started = time.monotonic()
     check_frame(dataset)
@@ -158,8 +157,8 @@ def tune(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
                 "raise validationFraction, or give more rows."
             )
-        limit = started + max_seconds
-        done = _searched(search, data, trials=trials, folder=folder, limit=limit)
+        end = started + max_seconds
+        done = _searched(search, data, trials=trials, folder=folder, limit=end)
         best = best_trial(done)
         if best is None:
             raise TrainingDivergedError(
