@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_fm.cli.file_order import in_file_order
+from spark_fm.cli.inputs import InputSpec, open_source
 
 
 @pytest.fixture
@@ -40,3 +41,14 @@ def test_parquet_rows_are_in_the_order_of_names(spark, tmp_path):
     found = [row[0] for row in in_file_order(frame).collect()]
 
     assert found == list(range(60))
+
+
+def test_libsvm_rows_are_read_in_file_order_when_asked_for(spark, tmp_path, small_splits):
+    for name, start, stop in (("c", 60, 99), ("a", 0, 3), ("b", 3, 60)):
+        lines = [f"{number} 1:1" for number in range(start, stop)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    spec = InputSpec("libsvm", "features", "label", in_order=True)
+
+    frame = open_source(spark, [str(tmp_path)], spec).frame
+
+    assert [row[0] for row in frame.select("label").collect()] == list(range(99))
