@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from spark_fm import errors
-from spark_fm.cli.interrupts import was_interrupted
+from spark_fm.cli.interrupts import exit_code, was_interrupted
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE = 0, 1, 2
 
 # Mistakes in what the caller gave: parameters, columns, data, paths.
 _CALLERS = (
@@ -36,11 +36,11 @@ def explain(err: BaseException) -> tuple[int, str]:
     Returns
     -------
     tuple of int and str
-        2 for what the caller can put right in the command or the data, 130 for an
-        interruption, else 1.
+        2 for what the caller can put right in the command or the data, 130 for Ctrl-C, 143
+        for SIGTERM, else 1.
     """
     if isinstance(err, KeyboardInterrupt) or was_interrupted():
-        return INTERRUPTED, "interrupted; running jobs were cancelled"
+        return exit_code(), "interrupted; running jobs were cancelled"
     if isinstance(err, (UsageError, *_CALLERS)):
         return USAGE, _one_line(str(err))
     if isinstance(err, errors.SparkFMError):

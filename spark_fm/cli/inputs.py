@@ -76,15 +76,34 @@ class Source:
     faults: Callable[[], DataFrame] | None = None
 
 
-def add_input_flags(parser: argparse.ArgumentParser, *, what: str, has_pipes: bool = False) -> None:
-    """Add ``--input`` and ``--format``."""
+def add_input_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    what: str,
+    has_pipes: bool = False,
+    has_channels: bool = False,
+    needs_format: bool = True,
+) -> None:
+    """Add ``--input`` and ``--format``; with channels also ``--train`` and ``--test``."""
     pipes = "; a named pipe; - is standard input" if has_pipes else ""
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH",
+    group = parser.add_mutually_exclusive_group() if has_channels else parser
+    group.add_argument(
+        "--input", nargs="+", required=not has_channels, metavar="PATH",
         help=f"{what}: files, folders or globs, also .gz" + pipes,
     )  # fmt: skip
+    if has_channels:
+        group.add_argument(
+            "--train",
+            nargs="+",
+            metavar="PATH",
+            help=f"the same under the channel's name; --format is then {RECORDIO} unless given",
+        )
+        parser.add_argument(
+            "--test", nargs="+", metavar="PATH",
+            help="test set of the same format: the model is measured on it when it is trained",
+        )  # fmt: skip
     parser.add_argument(
-        "--format", required=True, choices=FORMATS,
+        "--format", required=needs_format and not has_channels, choices=FORMATS,
         help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
         f"parquet: a label column and a column of vectors or arrays; {RECORDIO}: the files "
         "of SageMaker's algorithms",

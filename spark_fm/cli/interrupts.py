@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command the same way wherever it strikes; driver only."""
+"""Ctrl-C and SIGTERM end a command the same way wherever they strike; driver only."""
 
 from __future__ import annotations
 
@@ -9,38 +9,70 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_seen = threading.Event()
+# Who stops a process politely: a terminal, or a scheduler (Kubernetes, YARN, SageMaker).
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Interruption:
+    """What arrived, and whether it may take effect now."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.is_held_back = False
+
+
+_seen = _Interruption()
 
 
 def was_interrupted() -> bool:
     """Tell whether an interruption arrived since the last ``interruptible`` began."""
-    return _seen.is_set()
+    return _seen.signal is not None
+
+
+def exit_code() -> int:
+    """Return what a shell expects of a process that this interruption ended."""
+    return 128 + (_seen.signal or signal.SIGINT)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT into one KeyboardInterrupt inside the block.
+    """Turn SIGINT or SIGTERM into one KeyboardInterrupt inside the block.
 
     PySpark installs a handler of its own that calls the JVM. When the main thread is
     waiting for the JVM at that moment, as it mostly is, that call fails and its error
     takes the place of the interruption. Jobs are cancelled by whoever started them.
     """
-    _seen.clear()
+    _seen.signal = None
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    before = signal.signal(signal.SIGINT, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         logging.disable(logging.NOTSET)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let an interruption wait until the block is left."""
+    _seen.is_held_back = True
+    try:
+        yield
+    finally:
+        _seen.is_held_back = False
+    if was_interrupted():
+        raise KeyboardInterrupt
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _seen.is_set():
+    if was_interrupted():
         return  # once is enough: let the clean-up run
-    _seen.set()
+    _seen.signal = number
+    if _seen.is_held_back:
+        return
     # What breaks from here on is a consequence, py4j tells the root logger of it.
     logging.disable(logging.ERROR)
     raise KeyboardInterrupt

@@ -22,7 +22,11 @@ COMMANDS = {
     "tune": "search for the hyperparameters that do best on files, and save the best model",
     "evaluate": "measure a saved model on files with labels",
     "score": "write the scores of a saved model for files",
+    "import": "make a saved model of an artifact of SageMaker, or a model of libFM or as text",
+    "export": "write a saved model as SageMaker's artifact, libFM's model, text or ONNX",
+    "inspect": "show what a model holds: parameters, sizes, metrics, and whether it is whole",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
+    "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 when all went well, 2 for a mistake in the command, its files or columns, 130
-        when interrupted, 1 for everything else.
+        when interrupted, 143 when terminated, 1 for everything else.
     """
     from spark_fm.cli.failures import explain
 

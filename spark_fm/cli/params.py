@@ -119,18 +119,24 @@ def checked(name: str, value: Any, stage: Params) -> Any:
 _ARTICLES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
 
-def _from_file(path: str, stage: Params) -> dict[str, Any]:
+def json_object(path: str, flag: str) -> dict[str, Any]:
+    """Return what the JSON file that a flag names holds; raise UsageError if no object."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as err:
-        raise UsageError(f"--params {path} cannot be read: {err.strerror}.") from err
+        raise UsageError(f"{flag} {path} cannot be read: {err.strerror}.") from err
     except ValueError as err:
-        raise UsageError(f"--params {path} is not JSON: {err}.") from err
+        raise UsageError(f"{flag} {path} is not JSON: {err}.") from err
     if not isinstance(content, dict):
         raise UsageError(
-            f"--params {path} holds a {type(content).__name__}; expected an object such as "
-            '{"numFactors": 8}.'
+            f"{flag} {path} holds a {type(content).__name__}; expected an object such as "
+            '{"name": 8}.'
         )
+    return content
+
+
+def _from_file(path: str, stage: Params) -> dict[str, Any]:
+    content = json_object(path, "--params")
     for name in content:
         check_name(name, stage, f"--params {path}")
     return {name: value for name, value in content.items() if value is not None}

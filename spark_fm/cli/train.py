@@ -1,62 +1,157 @@
-"""``spark-fm train``: fit a model on files and save it; driver only."""
+"""``spark-fm train``: fit a model on files, save it, measure it on a test set; driver only."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
+import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
+from pyspark.sql import SparkSession
+
+from spark_fm.cli.container import is_container_call, train_in_container
 from spark_fm.cli.failures import UsageError
-from spark_fm.cli.params import add_param_flags
+from spark_fm.cli.params import add_param_flags, apply_params, json_object
+from spark_fm.cli.sagemaker_log import SageMakerLog
+from spark_fm.cli.sagemaker_telling import SageMakerTelling
 from spark_fm.cli.session import add_session_flags, spark_session
+from spark_fm.cli.summary_file import write_summary
+from spark_fm.cli.testing import ChannelResult, check_test_paths, tested
 from spark_fm.cli.training_input import (
     add_training_flags,
     check_installed,
     check_local_folder,
     check_model_path,
+    input_spec,
     training_params,
     training_rows,
 )
+from spark_fm.formats.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
-from spark_fm.ml.summary import FMTrainingSummary
-from spark_fm.ml.trials import write_text
 
 log = logging.getLogger(__name__)
 
-USAGE = "--input PATH --format FORMAT --model OUT [more flags]"
-EXAMPLE = """example:
+USAGE = (
+    "--input PATH --format FORMAT --model OUT [more flags]\n"
+    "       spark-fm train --train PATH [--test PATH] --model OUT [more flags]\n"
+    "       spark-fm train [--root DIR]    in a training container"
+)
+EXAMPLE = """Without inputs and --model it trains as a SageMaker training container does, from the
+configuration and the channels under --root: docs/sagemaker-container.md.
+
+example:
   spark-fm train --input a9a.gz --format libsvm --num-features 123 --model a9a.model \\
       --validation a9a.t.gz --num-factors 8 --seed 7 --summary a9a.json
 """
+LOG_FORMATS = ("plain", "sagemaker")
 PICTURES = (".png", ".svg", ".pdf")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    add_training_flags(parser)
+    add_training_flags(parser, has_channels=True)
+    parser.add_argument(
+        "--hyperparameters", metavar="FILE.json",
+        help="a SageMaker job's hyperparameters: train as its algorithm does, in file order; "
+        "Params that are given come on top",
+    )  # fmt: skip
     parser.add_argument("--summary", metavar="FILE.json", help="write the training summary there")
     parser.add_argument(
         "--plot", metavar="FILE.png", help="draw loss by epoch there (.png, .svg or .pdf)"
     )
+    parser.add_argument(
+        "--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0],
+        help="sagemaker: what happens, on standard output, in the grammar of SageMaker's logs, "
+        "for the regular expressions that read those [plain]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--root", metavar="DIR",
+        help="train as a training container does, with DIR in place of /opt/ml",
+    )  # fmt: skip
     add_session_flags(parser)
     add_param_flags(parser, FactorizationMachine())
 
 
 def run(args: argparse.Namespace) -> None:
     """Train as the flags say."""
-    estimator = FactorizationMachine(**training_params(args))
+    if is_container_call(args):
+        train_in_container(args)
+        return
+    _check_inputs(args)
+    estimator = _estimator(args)
     _check_local_outputs(args)
+    telling = _telling(args, estimator)
     with spark_session(args) as spark:
         check_model_path(spark, args.model, overwrite=args.overwrite)
+        if args.test is not None:
+            check_test_paths(spark, args.test, input_spec(args, estimator))
+        model = _trained(spark, args, estimator, telling)
+        result = None
+        if args.test is not None:
+            started = time.time()
+            result = tested(spark, model, args.test, file_format=args.format)
+            if telling is not None:
+                telling.tested(result, time.time() - started)
+    _write_outputs(model, args)
+    if telling is not None:
+        telling.ended()
+    else:
+        _tell(model, args, result)
+
+
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Take ``--train`` for ``--input``, and raise UsageError for what is missing."""
+    if args.train is not None:
+        args.input = args.train
+        args.format = args.format or RECORDIO
+    flags = {"--input (or --train)": args.input, "--format": args.format, "--model": args.model}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if missing:
+        raise UsageError(
+            f"the following arguments are required: {', '.join(missing)} "
+            "(see spark-fm train --help)"
+        )
+
+
+def _estimator(args: argparse.Namespace) -> FactorizationMachine:
+    values = training_params(args)
+    if args.hyperparameters is None:
+        return FactorizationMachine(**values)
+    mapping = json_object(args.hyperparameters, "--hyperparameters")
+    stage: FactorizationMachine = apply_params(
+        FactorizationMachine.from_hyperparameters(mapping), values
+    )
+    return stage
+
+
+def _telling(args: argparse.Namespace, estimator: FactorizationMachine) -> SageMakerTelling | None:
+    if args.log_format == "plain":
+        return None
+    return SageMakerTelling(
+        SageMakerLog(), epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
+    )
+
+
+def _trained(
+    spark: SparkSession,
+    args: argparse.Namespace,
+    estimator: FactorizationMachine,
+    telling: SageMakerTelling | None,
+) -> FactorizationMachineModel:
+    """Return the model, fitted and saved."""
+    with nullcontext() if telling is None else telling.listening():
         with training_rows(spark, args, estimator) as rows:
             model: FactorizationMachineModel = estimator.fit(rows)
-        writer = model.write()
-        (writer.overwrite() if args.overwrite else writer).save(args.model)
-    _tell(model, args)
+        if telling is not None:
+            telling.trained()
+    started = time.time()
+    writer = model.write()
+    (writer.overwrite() if args.overwrite else writer).save(args.model)
+    if telling is not None:
+        telling.saved(args.model, time.time() - started)
+    return model
 
 
 def _check_local_outputs(args: argparse.Namespace) -> None:
@@ -74,8 +169,20 @@ def _check_local_outputs(args: argparse.Namespace) -> None:
     check_installed("--plot", "matplotlib", extra="plot")
 
 
-def _tell(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
-    """Log and write what the summary holds."""
+def _write_outputs(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
+    """Write what the summary holds to where the flags say."""
+    if model.summary is None:
+        return
+    if args.summary is not None:
+        write_summary(Path(args.summary), model.summary)
+    if args.plot is not None:
+        model.summary.plot(args.plot)
+
+
+def _tell(
+    model: FactorizationMachineModel, args: argparse.Namespace, result: ChannelResult | None
+) -> None:
+    """Log and print what the summary holds, and the test set's metrics."""
     summary = model.summary
     if summary is None:
         return
@@ -83,10 +190,6 @@ def _tell(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
     if facts["skippedRows"]:
         reasons = ", ".join(f"{count} {why}" for why, count in facts["skippedReasons"].items())
         log.warning("skipped %d row(s): %s", facts["skippedRows"], reasons)
-    if args.summary is not None:
-        _write_json(Path(args.summary), summary)
-    if args.plot is not None:
-        summary.plot(args.plot)
     best = summary.rows[summary.bestEpoch]
     metrics = [
         f"{name.replace('validation_', 'validation ')} {value:.6g}"
@@ -103,20 +206,6 @@ def _tell(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
     if facts["refit"]:
         epochs = summary.bestEpoch + 1
         print(f"refit      on all {facts['numRows']:,} rows for {epochs} epoch(s): the saved model")
+    if result is not None:
+        print(f"test       {result.text()}")
     print(f"seconds    {facts['totalSeconds']:.1f}")
-
-
-def _write_json(path: Path, summary: FMTrainingSummary) -> None:
-    content = json.dumps(_plain(summary.to_dict()), indent=2, allow_nan=False)
-    write_text(path, content + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with null for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

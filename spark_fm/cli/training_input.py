@@ -34,10 +34,16 @@ from spark_fm.ml.params import BINARY
 VALIDATION_COL = "is_validation"
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of inputs, model and Params, but those of each Param."""
-    add_input_flags(parser, what="training set", has_pipes=True)
-    parser.add_argument("--model", required=True, metavar="OUT", help="where the model is saved")
+def add_training_flags(parser: argparse.ArgumentParser, *, has_channels: bool = False) -> None:
+    """Add the flags of inputs, model and Params, but those of each Param.
+
+    With channels ``--input`` may also be called ``--train``, and nothing is required: see
+    ``train.py``.
+    """
+    add_input_flags(parser, what="training set", has_pipes=True, has_channels=has_channels)
+    parser.add_argument(
+        "--model", required=not has_channels, metavar="OUT", help="where the model is saved"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     parser.add_argument(
         "--validation", nargs="+", metavar="PATH",
@@ -63,15 +69,14 @@ def training_params(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def training_rows(
-    spark: SparkSession, args: argparse.Namespace, estimator: FactorizationMachine
+    spark: SparkSession,
+    args: argparse.Namespace,
+    estimator: FactorizationMachine,
+    *,
+    maps_minus_one: bool = True,
 ) -> Iterator[DataFrame]:
     """Yield the rows of the inputs; inside the block their faults are told by file and line."""
-    spec = InputSpec(
-        file_format=args.format,
-        features_col=estimator.getFeaturesCol(),
-        label_col=estimator.getLabelCol(),
-        num_features=estimator.getFeatureDim(),
-    )
+    spec = input_spec(args, estimator)
     _check_num_features(spec)
     with ExitStack() as stack:
         train = stack.enter_context(opened(spark, args.input, spec))
@@ -80,12 +85,22 @@ def training_rows(
             sources.append(stack.enter_context(opened(spark, args.validation, spec)))
             frame = _joined(frame, sources[1].frame, estimator)
         check_training_columns(frame.schema, _columns(estimator))
-        if estimator.getPredictorType() == BINARY and minus_one_means_zero(
-            Source(frame, _all_labels(sources))
-        ):
+        is_binary = estimator.getPredictorType() == BINARY
+        labels = Source(frame, _all_labels(sources))
+        if maps_minus_one and is_binary and minus_one_means_zero(labels):
             frame = with_binary_labels(frame, spec.label_col)
         with explained(*sources):
             yield frame
+
+
+def input_spec(args: argparse.Namespace, estimator: FactorizationMachine) -> InputSpec:
+    """Return what flags and Params say about the files."""
+    return InputSpec(
+        file_format=args.format,
+        features_col=estimator.getFeaturesCol(),
+        label_col=estimator.getLabelCol(),
+        num_features=estimator.getFeatureDim(),
+    )
 
 
 def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None:

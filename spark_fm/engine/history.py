@@ -108,7 +108,8 @@ class Progress:
 
     def __call__(self, report: EpochReport, of: str = "") -> None:
         """Take in a finished epoch; ``of`` names the model where several train."""
-        log.info("%s%s", of and f"{of}, ", report.text())
+        # A handler that wants more than the text finds it in the record.
+        log.info("%s%s", of and f"{of}, ", report.text(), extra={"report": report})
         if self._bar is not None:
             self._bar.set_postfix_str(report.text().split(", ", 1)[1])
             self._bar.update(1)

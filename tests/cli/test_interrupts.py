@@ -1,7 +1,8 @@
-"""Ctrl-C in the middle of a training: exit code 130, one line, nothing left."""
+"""Ctrl-C and SIGTERM in the middle of a training: exit code, one line, nothing left."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,37 @@ from pathlib import Path
 
 import pytest
 
+from spark_fm.cli.interrupts import SIGNALS, exit_code, held_back, interruptible, was_interrupted
+from spark_fm.recordio import write_records
 from tests.conftest import MODE
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interruption_takes_effect_once_and_waits_where_it_is_held_back(number):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    done = []
+
+    def work():
+        with interruptible(), held_back():
+            os.kill(os.getpid(), number)
+            done.append("held back")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    with interruptible():
+        assert not was_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # while the command cleans up
+        assert was_interrupted()
+
+    assert done == ["held back"]
+    assert exit_code() == 128 + number
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    with interruptible():
+        pass  # later tests find no interruption
 
 
 @pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")
@@ -39,3 +68,30 @@ def test_an_interrupted_training_exits_130_with_one_line_and_no_model(tmp_path: 
     assert "spark-fm: error: interrupted; running jobs were cancelled" in rest
     assert "Traceback" not in rest
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")
+def test_a_training_job_that_is_stopped_says_so_and_exits_with_1(tmp_path: Path) -> None:
+    config, train = tmp_path / "input" / "config", tmp_path / "input" / "data" / "train"
+    config.mkdir(parents=True)
+    train.mkdir(parents=True)
+    hyper = {"feature_dim": "3", "num_factors": "2", "predictor_type": "regressor"}
+    hyper |= {"epochs": "1000000", "mini_batch_size": "2"}
+    (config / "hyperparameters.json").write_text(json.dumps(hyper))
+    write_records(train / "a.pbr", [[1.0, 0.0, 2.0]] * 3000, [1.0] * 3000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spark_fm.cli.main", "train", "--root", str(tmp_path)],
+        cwd=ROOT, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "#progress_metric" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    failure = (tmp_path / "output" / "failure").read_text()
+    assert failure == "AlgorithmError: the job was stopped before it had a model"
+    assert failure in err
+    assert os.listdir(tmp_path / "model") == []
