@@ -10,6 +10,7 @@ import signal
 import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 from spark_fm.serving.settings import ServeSettings
 
@@ -33,11 +34,13 @@ def run_worker(
 
     Notes
     -----
-    Uvicorn, when it has stopped, raises the signal that stopped it once more: it is
-    ignored then. SIGHUP is the supervisor's.
+    Uvicorn, when it has stopped, raises the signal that stopped it once more: it does
+    nothing then. (Ignored from the beginning, a signal that is blocked would be lost: a
+    worker told to stop while it starts would go on.) SIGHUP is the supervisor's.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _do_nothing)
     log_to_stderr(log_level)
     from spark_fm.serving.worker import serve
 
@@ -65,6 +68,10 @@ def run_loader(path: str, shared: str, name: str, answer: Connection) -> None:
         answer.send((publish(path, Path(shared), name), None))
     except (SparkFMError, OSError, MemoryError) as err:
         answer.send((None, " ".join(str(err).split()) or type(err).__name__))
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that has been handled."""
 
 
 def log_to_stderr(level: str) -> None:

@@ -233,6 +233,14 @@ def test_requests_in_flight_are_answered_before_it_stops_with_0_and_leaves_nothi
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("moment", ["before a worker runs", "while others start"])
+def test_it_stops_with_0_at_any_moment_of_its_start(model, moment):
+    with serving(model, "--workers", "3", wait=moment != "before a worker runs") as server:
+        assert server.stop() == 0
+        assert "is killed" not in server.log  # none had to be forced after its grace
+        assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
