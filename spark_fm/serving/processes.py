@@ -34,13 +34,9 @@ def run_worker(
 
     Notes
     -----
-    Uvicorn, when it has stopped, raises the signal that stopped it once more: it does
-    nothing then. (Ignored from the beginning, a signal that is blocked would be lost: a
-    worker told to stop while it starts would go on.) SIGHUP is the supervisor's.
+    Uvicorn sets its handlers, and with that the signals are let through.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _do_nothing)
+    handle_signals()
     log_to_stderr(log_level)
     from spark_fm.serving.worker import serve
 
@@ -68,6 +64,18 @@ def run_loader(path: str, shared: str, name: str, answer: Connection) -> None:
         answer.send((publish(path, Path(shared), name), None))
     except (SparkFMError, OSError, MemoryError) as err:
         answer.send((None, " ".join(str(err).split()) or type(err).__name__))
+
+
+def handle_signals() -> None:
+    """Set what a worker's signals do before uvicorn's handlers stand, and after.
+
+    Uvicorn, when it has stopped, raises the signal that stopped it once more: it does
+    nothing then. Setting SIG_IGN would drop a signal that is pending, and a worker that
+    is told to stop while it starts would go on. SIGHUP is the supervisor's.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _do_nothing)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
