@@ -238,7 +238,7 @@ def test_a_signal_to_stop_that_comes_while_a_worker_starts_is_kept():
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         handle_signals()
         assert signal.SIGTERM in signal.sigpending()
     finally:
