@@ -73,6 +73,7 @@ def handle_signals() -> None:
     nothing then. Setting SIG_IGN would drop a signal that is pending, and a worker that
     is told to stop while it starts would go on. SIGHUP is the supervisor's.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _do_nothing)
