@@ -104,8 +104,8 @@ def _vectors(
     require(
         handle_invalid in ("error", "keep"), "handle_invalid", handle_invalid, '"error" or "keep"'
     )
-    _use_driver_interpreter()
     task = VectorsTask(plain_type(content_type), int(feature_dim), one_each, handle_invalid)
+    _use_driver_interpreter()
     return vectors_of(task, _column(column))
 
 
@@ -138,9 +138,10 @@ def response_body(
     InvalidParamError
         For another type.
     """
-    label = None if predicted_label is None else _column(predicted_label)
+    kind = plain_type(accept, "accept")
     _use_driver_interpreter()
-    return responses_of(plain_type(accept, "accept"), _column(score), label)
+    label = None if predicted_label is None else _column(predicted_label)
+    return responses_of(kind, _column(score), label)
 
 
 def _column(column: Column | str) -> Column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -153,3 +154,22 @@ def test_errors_on_workers_say_what_is_wrong():
         list(task(iter([pa.array(['{"features": [1]}'])])))
     with pytest.raises(RequestError, match="has the score inf"):
         encoded(JSONLINES, [np.array([np.inf])], np.array([False]))
+
+
+def test_a_stream_of_requests_is_scored_and_answered(
+    spark: SparkSession, classifier: FactorizationMachineModel, tmp_path: Path
+) -> None:
+    rows = np.eye(20, dtype=np.float32)[:4]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(encode_request(rows, JSONLINES))
+    lines = spark.readStream.text(str(tmp_path / "in"))
+    vectors = lines.withColumn("features", instance_vector("value", feature_dim=20))
+
+    answers = classifier.transform(vectors).select(response_body().alias("value"))
+    writer = answers.writeStream.format("text").trigger(availableNow=True)
+    query = writer.option("checkpointLocation", str(tmp_path / "c")).start(str(tmp_path / "out"))
+    query.awaitTermination()
+
+    written = "\n".join(row[0] for row in spark.read.text(str(tmp_path / "out")).collect())
+    found = decode_response(written.encode(), JSONLINES)
+    assert sorted(found.scores) == pytest.approx(sorted(classifier.predict(rows)), rel=1e-6)
