@@ -28,7 +28,7 @@ from spark_fm.formats.responses import decode_response
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_weights
-from tests.serving.malformed import rss_mib
+from tests.serving.malformed import private_mib
 from tests.serving.servers import Server, save_model, serving
 
 N_ENTRIES = 39  # of a row: Criteo's
@@ -174,11 +174,14 @@ def main() -> None:
         path = save_model(f"{folder}/model", weights)
         with serving(path, "--workers", str(args.workers)) as server:
             check_scores(server, weights)
-            before = rss_mib(server)
+            before = private_mib(server)
             n_answered = print_table(server, args.features, args)
-            after = rss_mib(server)
+            after = private_mib(server)
             print(f"\n{n_answered:,} requests, none failed")
-            print(f"memory of all processes (PSS): {before:.0f} -> {after:.0f} MiB")
+            print(
+                f"private memory of all processes: {before:.0f} -> {after:.0f} MiB, and "
+                f"{model_mib:.0f} MiB for the model, which they share"
+            )
         print("\n| large request | MiB | longest /ping beside it, ms |\n| --- | --- | --- |")
         with serving(path) as server:
             for content_type in CONTENT_TYPES:

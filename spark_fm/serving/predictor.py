@@ -178,7 +178,9 @@ class Predictor:
         import urllib3
 
         try:
-            response = self._pool.request("POST", self.url, body=body, headers=self._headers)
+            response = self._pool.request(
+                "POST", self.url, body=body, headers=self._headers, redirect=False
+            )
         except urllib3.exceptions.HTTPError as err:
             raise ServerError(f"{self.url} does not answer: {_cause(err)}.") from err
         if response.status != 200:
@@ -229,9 +231,9 @@ def _retries(retries: int, backoff: float) -> urllib3.Retry:
             return None if seconds is None else min(seconds, MAX_BACKOFF_SECONDS)
 
     return BoundedRetry(
-        total=retries, redirect=0, backoff_factor=backoff, backoff_max=MAX_BACKOFF_SECONDS,
+        total=retries, backoff_factor=backoff, backoff_max=MAX_BACKOFF_SECONDS,
         backoff_jitter=backoff, status_forcelist=RETRIED, allowed_methods=None,
-        raise_on_status=False, raise_on_redirect=False,
+        raise_on_status=False,
     )  # fmt: skip
 
 

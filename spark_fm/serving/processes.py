@@ -10,6 +10,7 @@ import signal
 import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 from spark_fm.serving.settings import ServeSettings
 
@@ -33,11 +34,9 @@ def run_worker(
 
     Notes
     -----
-    Uvicorn, when it has stopped, raises the signal that stopped it once more: it is
-    ignored then. SIGHUP is the supervisor's.
+    Uvicorn sets its handlers, and with that the signals are let through.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    handle_signals()
     log_to_stderr(log_level)
     from spark_fm.serving.worker import serve
 
@@ -65,6 +64,23 @@ def run_loader(path: str, shared: str, name: str, answer: Connection) -> None:
         answer.send((publish(path, Path(shared), name), None))
     except (SparkFMError, OSError, MemoryError) as err:
         answer.send((None, " ".join(str(err).split()) or type(err).__name__))
+
+
+def handle_signals() -> None:
+    """Set what a worker's signals do before uvicorn's handlers stand, and after.
+
+    Uvicorn, when it has stopped, raises the signal that stopped it once more: it does
+    nothing then. Setting SIG_IGN would drop a signal that is pending, and a worker that
+    is told to stop while it starts would go on. SIGHUP is the supervisor's.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _do_nothing)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that has been handled."""
 
 
 def log_to_stderr(level: str) -> None:

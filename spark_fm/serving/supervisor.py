@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -152,6 +153,8 @@ class Supervisor:
     def _start(self, target: Any, *arguments: Any) -> BaseProcess:
         """Start a process that receives no signal before it has handlers."""
         process = self._context.Process(target=target, args=arguments, daemon=True)
+        # Started with the first process otherwise, it would let signals through again.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             process.start()

@@ -153,14 +153,14 @@ def check_after(server: Server) -> None:
     assert server.get("/health").json()["requests"] == 0
 
 
-def rss_mib(server: Server) -> float:
-    """Return the memory of all processes of a server, shared parts counted once."""
+def private_mib(server: Server) -> float:
+    """Return the memory of all processes of a server that is no file's and nobody else's."""
     total = 0
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(ProcessLookupError, FileNotFoundError):  # it ended meanwhile
             if os.getpgid(int(entry)) == server.process.pid:
-                lines = Path(f"/proc/{entry}/smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+                status = Path(f"/proc/{entry}/status").read_text()
+                total += int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])
     return total / 1024
 
 
@@ -180,7 +180,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, context.Pool(args.processes) as pool:
         path = save_model(f"{folder}/model", planted_weights(WIDTH, 4, seed=1))
         with serving(path, *flags) as server:
-            started, before = time.perf_counter(), rss_mib(server)
+            started, before = time.perf_counter(), private_mib(server)
             done = 0
             while done < args.cases:
                 stop = min(done + step, args.cases)
@@ -194,7 +194,7 @@ def main() -> None:
                 seconds = time.perf_counter() - started
                 print(
                     f"{done:,} cases, {done / seconds:,.0f}/s, server "
-                    f"{before:.0f} -> {rss_mib(server):.0f} MiB", flush=True,
+                    f"{before:.0f} -> {private_mib(server):.0f} MiB", flush=True,
                 )  # fmt: skip
             check_after(server)
             check_many(server.url, range(first, first + EVERY))

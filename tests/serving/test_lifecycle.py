@@ -21,6 +21,7 @@ from spark_fm.formats.content_types import RECORDIO_PROTOBUF
 from spark_fm.formats.requests import encode_request
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
+from spark_fm.serving.processes import SIGNALS, handle_signals
 from tests.builders import planted_weights
 from tests.serving.servers import Server, eventually, instances, save_model, serving
 from tests.serving.test_server import begin
@@ -231,6 +232,27 @@ def test_requests_in_flight_are_answered_before_it_stops_with_0_and_leaves_nothi
         assert server.process.wait(60) == 0
         assert "Traceback" not in server.log
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_to_stop_that_comes_while_a_worker_starts_is_kept():
+    before = [(number, signal.getsignal(number)) for number in SIGNALS]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        handle_signals()
+        assert signal.SIGTERM in signal.sigpending()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("moment", ["before a worker runs", "while others start"])
+def test_it_stops_with_0_at_any_moment_of_its_start(model, moment):
+    with serving(model, "--workers", "3", wait=moment != "before a worker runs") as server:
+        assert server.stop() == 0
+        assert "is killed" not in server.log  # none had to be forced after its grace
+        assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize(
