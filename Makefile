@@ -1,5 +1,5 @@
 # make demo   train and score on a real set, see examples/demo.py
-# make test   the whole test suite
+# make test   the whole test suite, in two processes with a Spark session each
 # Both make a virtual environment in .venv and find, or install, Java 17 or newer.
 
 PYTHON ?= python3
@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= demo-output
+# A file's tests stay in one process, a class's where there are classes. PARALLEL= runs all in one.
+PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
 PYTEST_ARGS ?=
 
 .PHONY: demo test lint bench-quality fuzz proto java clean
@@ -15,7 +17,7 @@ demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
 
 test: $(STAMP) java
-	. ./.java-home && $(BIN)/python -m pytest $(PYTEST_ARGS)
+	. ./.java-home && $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -27,6 +29,7 @@ bench-quality: $(STAMP) java
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.formats.mutations --cases 200000
+	$(BIN)/python -m tests.serving.malformed --cases 500000
 
 # The oldest compiler whose modules every supported protobuf runtime takes.
 proto:

@@ -8,6 +8,7 @@ chunks that depend on nothing but seed and number, so that workers can make thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,10 +46,7 @@ class CriteoShape:
 
     def hidden_machine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the linear weights and factors that the labels are drawn from."""
-        rng = self._rng(1)
-        linear = rng.normal(0, 0.25, self.n_features)
-        factors = rng.normal(0, 0.12, (self.n_features, HIDDEN_FACTORS))
-        return linear, factors
+        return _hidden_machine(self)
 
     def chunk(self, number: int, n_rows: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return feature ids of shape (n_rows, 39), sorted, and the chance of label 1."""
@@ -63,7 +61,7 @@ class CriteoShape:
         ids = (starts + places).astype(np.int32)
         linear, factors = self.hidden_machine()
         sums = factors[ids].sum(1)
-        squares = (factors**2).sum(1)[ids].sum(1)
+        squares = (factors[ids] ** 2).sum((1, 2))
         score = -1.2 + linear[ids].sum(1) + 0.5 * ((sums**2).sum(1) - squares)
         return ids, 1 / (1 + np.exp(-score))
 
@@ -76,3 +74,11 @@ class CriteoShape:
         values = np.ones(ids.size, np.float32)
         matrix = sp.csr_matrix((values, ids.ravel(), indptr), shape=(n_rows, self.n_features))
         return Rows(matrix, labels), float(best)
+
+
+@lru_cache(maxsize=1)
+def _hidden_machine(shape: CriteoShape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rng = shape._rng(1)
+    linear = rng.normal(0, 0.25, shape.n_features)
+    factors = rng.normal(0, 0.12, (shape.n_features, HIDDEN_FACTORS))
+    return linear, factors

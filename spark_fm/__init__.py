@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spark_fm.ml.evaluator import FMEvaluator
     from spark_fm.ml.functions import register_udf
     from spark_fm.ml.model import FactorizationMachineModel
+    from spark_fm.ml.requests import instance_vector, request_vectors, response_body
     from spark_fm.ml.summary import FMTrainingSummary
     from spark_fm.ml.tuning import TuningResult, tune
 
@@ -28,8 +29,11 @@ __all__ = [
     "FactorizationMachineModel",
     "TuningResult",
     "__version__",
+    "instance_vector",
     "register",
     "register_udf",
+    "request_vectors",
+    "response_body",
     "tune",
 ]
 
@@ -40,8 +44,11 @@ _HOMES = {
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
     "TuningResult": "spark_fm.ml.tuning",
+    "instance_vector": "spark_fm.ml.requests",
     "register": "spark_fm.engine.registration",
     "register_udf": "spark_fm.ml.functions",
+    "request_vectors": "spark_fm.ml.requests",
+    "response_body": "spark_fm.ml.requests",
     "tune": "spark_fm.ml.tuning",
 }
 

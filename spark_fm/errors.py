@@ -7,6 +7,8 @@ __all__ = [
     "InvalidParamError",
     "ModelFormatError",
     "ModelTooLargeError",
+    "RequestError",
+    "ServerError",
     "SparkFMError",
     "TrainingDivergedError",
     "VersionMismatchError",
@@ -29,6 +31,22 @@ class InvalidDataError(SparkFMError, ValueError):
     """Rows hold values that a factorization machine cannot use."""
 
 
+class RequestError(InvalidDataError):
+    """A request for scores holds what cannot be scored.
+
+    Parameters
+    ----------
+    message : str
+    instance : int, optional
+        Number of the instance at fault, counted from 0; None when it is the request as a
+        whole, or when the place cannot be told.
+    """
+
+    def __init__(self, message: str, *, instance: int | None = None) -> None:
+        super().__init__(message)
+        self.instance = instance
+
+
 class CheckpointError(SparkFMError, ValueError):
     """A checkpoint is damaged, or of a training with other Params or data."""
 
@@ -39,6 +57,29 @@ class ModelFormatError(SparkFMError, ValueError):
 
 class ModelTooLargeError(SparkFMError, MemoryError):
     """The model does not fit the memory or transport limits of the session."""
+
+
+class ServerError(SparkFMError, RuntimeError):
+    """A server refuses a request for scores, or does not answer as it should.
+
+    Parameters
+    ----------
+    text : str
+    status : int, optional
+        HTTP status of the answer; None without a usable answer.
+    message : str
+        What the server said.
+    row : int, optional
+        Number of the row at fault in what was to be scored, when the server named it.
+    """
+
+    def __init__(
+        self, text: str, *, status: int | None = None, message: str = "", row: int | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.message = message
+        self.row = row
 
 
 class TrainingDivergedError(SparkFMError, ArithmeticError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,29 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 MODE = os.environ.get("SPARK_FM_TEST_MODE", "classic")
 
+# Begun first where processes share the tests, so that none of them is left for the end.
+LONGEST = ("test_connect.py", "test_quality.py", "promises/", "test_checkpoints.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
+def own_connect_port() -> int:
+    """Return a free port, and let the clients of this process connect there.
+
+    A local Connect server listens on 15002 and nowhere else, and its client asks there: two
+    processes of tests at once would meet.
+    """
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    DefaultChannelBuilder.default_port = staticmethod(lambda: port)
+    return port
+
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
@@ -32,7 +56,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from pyspark.sql import SparkSession
 
     if MODE == "connect":
+        port = own_connect_port()
         builder = SparkSession.builder.remote("local[2,3]")
+        builder = builder.config("spark.connect.grpc.binding.port", str(port))
     else:
         builder = SparkSession.builder.master("local[2,3]")
     warehouse = tmp_path_factory.mktemp("warehouse")

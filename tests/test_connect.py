@@ -1,6 +1,6 @@
-"""The same tests on Spark Connect: fit, transform, save, load, determinism, retries.
+"""The same tests on Spark Connect, in processes of their own: one holds one kind of session.
 
-In a process of its own, because one process holds one kind of session.
+A class each, which the parallel run (``make test``) may give to different workers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,46 @@ import pytest
 from tests.conftest import MODE
 
 ROOT = Path(__file__).resolve().parent.parent
+TRAINING = [
+    f"tests/engine/test_training.py::{name}"
+    for name in (
+        "test_same_seed_gives_bit_equal_models",
+        "test_retried_tasks_change_nothing",
+        "test_that_many_workers_train_as_were_asked_for",
+        "test_a_lost_worker_is_called_so",
+        "test_training_works_where_persist_is_missing",
+        "test_a_single_partition_trains_where_persist_is_missing",
+    )
+]
+
+pytestmark = pytest.mark.skipif(MODE == "connect", reason="this run is on Spark Connect already")
 
 
-@pytest.mark.skipif(MODE == "connect", reason="this run is on Spark Connect already")
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ["tests/ml/test_transform.py", "tests/ml/test_persistence.py"],
-        ["tests/engine/test_training.py", "-k", "same_seed or retried or workers_train or lost"],
-        ["tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py"],
-    ],
-    ids=["transform-save-load", "training", "recordio"],
-)
-def test_the_core_passes_on_spark_connect(chosen):
+def assert_passing_on_connect(*chosen: str) -> None:
     pytest.importorskip("grpc", reason="Spark Connect needs spark-fm[connect]")
-    environment = {**os.environ, "SPARK_FM_TEST_MODE": "connect"}
+    # Without what tells a process that it is a worker of a parallel run.
+    kept = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
 
     done = subprocess.run(
-        [*command, *chosen], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+        [*command, *chosen], cwd=ROOT, env={**kept, "SPARK_FM_TEST_MODE": "connect"},
+        capture_output=True, text=True,
+    )  # fmt: skip
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.timeout(1800)
+class TestEngineOnConnect:
+    def test_training_scoring_saving_and_loading(self) -> None:
+        assert_passing_on_connect(
+            *TRAINING, "tests/ml/test_transform.py", "tests/ml/test_persistence.py",
+            "tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py",
+            "tests/ml/test_requests.py",
+        )  # fmt: skip
+
+
+@pytest.mark.timeout(1800)
+class TestSparkMLOnConnect:
+    def test_every_promise_to_users_of_pyspark_ml(self) -> None:
+        assert_passing_on_connect("tests/promises")

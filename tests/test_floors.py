@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spark_fm"
 FLOORS = ["errors", "learner", "formats", "engine", "ml", "cli"]
+BESIDE = {"serving": {"engine", "ml"}}  # on the floor of "ml", which must not know it either
 FILES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc"}
 CLASSIC_ONLY = {"sparkContext", "rdd", "_jvm", "_jdf", "_jsparkSession", "_sc"}
@@ -22,9 +23,17 @@ CLASSIC_ROOMS = {"engine/session.py", "engine/shipping.py"}
 def floor_of(module: str) -> int | None:
     """Return the floor of a dotted module of the package, None for the ground."""
     parts = module.split(".")
-    if parts[0] != "spark_fm" or len(parts) == 1 or parts[1] not in FLOORS:
+    if parts[0] != "spark_fm" or len(parts) == 1:
         return None
-    return FLOORS.index(parts[1])
+    if parts[1] in BESIDE:
+        return FLOORS.index("ml")
+    return FLOORS.index(parts[1]) if parts[1] in FLOORS else None
+
+
+def part_of(module: str) -> str:
+    """Return the part of the package that a dotted module belongs to, "" for others."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "spark_fm" and len(parts) > 1 else ""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -49,6 +58,17 @@ def test_imports_go_down_only(path):
     upward = {name for name in imports_of(path) if (floor_of(name) or 0) > here}
 
     assert not upward
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_serving_and_the_spark_floors_do_not_know_each_other(path):
+    here, imports = part_of(module_of(path)), imports_of(path)
+    for part, others in BESIDE.items():
+        if here == part:
+            assert not {name for name in imports if part_of(name) in others}
+            assert "pyspark" not in {name.split(".")[0] for name in imports}
+        elif here in others:
+            assert not {name for name in imports if part_of(name) == part}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

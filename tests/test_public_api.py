@@ -22,8 +22,11 @@ def test_public_names_are_these():
         "FactorizationMachineModel",
         "TuningResult",
         "__version__",
+        "instance_vector",
         "register",
         "register_udf",
+        "request_vectors",
+        "response_body",
         "tune",
     }
     for name in spark_fm.__all__:

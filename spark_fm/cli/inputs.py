@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, StructType
 
 from spark_fm.cli.failures import UsageError, raised_on_worker
+from spark_fm.cli.file_order import in_file_order
 from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
 from spark_fm.cli.pipes import piped
 from spark_fm.engine.columns import quoted
@@ -47,6 +48,8 @@ class InputSpec:
         be, or as the records say.
     needs_label : bool
         Whether a line of text without a label is an error.
+    in_order : bool
+        Whether the rows must come in the order of file names and places in the files.
     """
 
     file_format: str
@@ -54,6 +57,7 @@ class InputSpec:
     label_col: str
     num_features: int | None = None
     needs_label: bool = True
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def add_input_flags(
     what: str,
     has_pipes: bool = False,
     has_channels: bool = False,
+    needs_format: bool = True,
 ) -> None:
     """Add ``--input`` and ``--format``; with channels also ``--train`` and ``--test``."""
     pipes = "; a named pipe; - is standard input" if has_pipes else ""
@@ -102,7 +107,7 @@ def add_input_flags(
             help="test set of the same format: the model is measured on it when it is trained",
         )  # fmt: skip
     parser.add_argument(
-        "--format", required=not has_channels, choices=FORMATS,
+        "--format", required=needs_format and not has_channels, choices=FORMATS,
         help="libsvm: label index:value ..., indices from 1; libfm: the same, indices from 0; "
         f"parquet: a label column and a column of vectors or arrays; {RECORDIO}: the files "
         "of SageMaker's algorithms",
@@ -171,7 +176,7 @@ def _open_parquet(spark: SparkSession, paths: Sequence[str], spec: InputSpec) ->
     labels = spark.createDataFrame([], "label double")
     if spec.label_col in schema.names and isinstance(schema[spec.label_col].dataType, NumericType):
         labels = frame.select(quoted(spec.label_col).cast("double").alias("label"))
-    return Source(frame, labels)
+    return Source(in_file_order(frame) if spec.in_order else frame, labels)
 
 
 def _open_recordio(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
@@ -203,7 +208,7 @@ def _open_text(
         StructField(spec.label_col, DoubleType()),
         StructField(spec.features_col, VectorUDT()),
     ]
-    lines = text.select("value")
+    lines = in_file_order(spark.read.text(list(paths))) if spec.in_order else text.select("value")
     if with_file and len(text.inputFiles()) > 1:
         lines = text
         fields.append(StructField("input_file", StringType()))

@@ -22,7 +22,11 @@ COMMANDS = {
     "tune": "search for the hyperparameters that do best on files, and save the best model",
     "evaluate": "measure a saved model on files with labels",
     "score": "write the scores of a saved model for files",
+    "import": "make a saved model of an artifact of SageMaker, or a model of libFM or as text",
+    "export": "write a saved model as SageMaker's artifact, libFM's model, text or ONNX",
+    "inspect": "show what a model holds: parameters, sizes, metrics, and whether it is whole",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
+    "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
+from spark_fm.cli.batches import add_batch_flags, is_batch, run_batch
 from spark_fm.cli.failures import UsageError
 from spark_fm.cli.inputs import (
     InputSpec,
@@ -31,10 +32,15 @@ from spark_fm.ml.params import BINARY
 
 log = logging.getLogger(__name__)
 
-USAGE = "--model PATH --input PATH --format FORMAT --output OUT [more flags]"
+USAGE = (
+    "--model PATH --input PATH (--format FORMAT | --content-type TYPE) --output OUT [more flags]"
+)
 EXAMPLE = """example:
   spark-fm score --model a9a.model --input a9a.t.gz --format libsvm --output a9a.scores \\
       --output-format csv
+example of batch transform, a file of predictions for each file of instances:
+  spark-fm score --model a9a.model --input requests/ --content-type recordio-protobuf \\
+      --output scores/
 """
 OUTPUT_FORMATS = ("parquet", "csv", "json")
 
@@ -42,7 +48,7 @@ OUTPUT_FORMATS = ("parquet", "csv", "json")
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument("--model", required=True, metavar="PATH", help="a saved model")
-    add_input_flags(parser, what="rows, with or without labels")
+    add_input_flags(parser, what="rows, with or without labels", needs_format=False)
     parser.add_argument(
         "--num-features", type=int, metavar="N",
         help="length of the vectors in text files [the model's]",
@@ -52,14 +58,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="folder for the scores, next to every column but the features; rows of one text file "
         "keep their order, rows of several come with the column input_file",
     )  # fmt: skip
-    parser.add_argument("--output-format", choices=OUTPUT_FORMATS, default="parquet")
+    parser.add_argument("--output-format", choices=OUTPUT_FORMATS, help="with --format [parquet]")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    add_batch_flags(parser)
     add_set_flag(parser)
     add_session_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score as the flags say."""
+    if is_batch(args):
+        run_batch(args, collect_params(args, FactorizationMachineModel()))
+        return
+    args.output_format = args.output_format or "parquet"
     values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         _check_output(spark, args)

@@ -100,6 +100,7 @@ def input_spec(args: argparse.Namespace, estimator: FactorizationMachine) -> Inp
         features_col=estimator.getFeaturesCol(),
         label_col=estimator.getLabelCol(),
         num_features=estimator.getFeatureDim(),
+        in_order=estimator.getSageMakerTraining(),
     )
 
 

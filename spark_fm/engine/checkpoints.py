@@ -51,6 +51,7 @@ class Checkpoint:
         self._path = f"{request.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
         self._store, self._inner = store_of(self._path)
         self._request = _plain(request)
+        self._folder = request.checkpoint_dir
 
     def read(self, fingerprint: str) -> Snapshot | None:
         """Return what was written last, None when there is nothing.
@@ -90,6 +91,23 @@ class Checkpoint:
         snapshot = Snapshot(facts, arrays)
         log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
         return snapshot
+
+    def check_writable(self) -> None:
+        """Raise CheckpointError unless the folder can be written to; it is made if need be.
+
+        Better now than after the first epoch.
+        """
+        folder = self._inner.rsplit("/", 1)[0]
+        trial = f"{folder}/.{uuid4().hex}.partial"
+        try:
+            self._store.create_dir(folder, recursive=True)
+            self._store.open_output_stream(trial).close()
+            self._store.delete_file(trial)
+        except Exception as err:
+            raise CheckpointError(
+                f"checkpointDir={self._folder!r} cannot be written to ({err}). Give a folder that "
+                "the driver may write to, or leave checkpointDir empty."
+            ) from err
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the checkpoint."""

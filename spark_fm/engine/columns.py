@@ -16,7 +16,16 @@ from pyspark.sql.types import (
 )
 
 from spark_fm.engine.request import ColumnNames
-from spark_fm.errors import InvalidColumnError
+from spark_fm.errors import InvalidColumnError, InvalidDataError
+
+
+def check_frame(dataset: object) -> None:
+    """Raise InvalidDataError unless this is a DataFrame of Spark, Classic or Connect."""
+    if not (hasattr(dataset, "sparkSession") and hasattr(dataset, "mapInArrow")):
+        raise InvalidDataError(
+            f"Got a {type(dataset).__module__}.{type(dataset).__name__}; expected a Spark "
+            "DataFrame. Make one with spark.createDataFrame."
+        )
 
 
 def check_features(schema: StructType, name: str) -> None:

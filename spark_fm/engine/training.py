@@ -164,6 +164,7 @@ class TrainingSet:
             name = checkpoint_name(request, fingerprint) if shares_folder else "training"
             checkpoint = Checkpoint(request, name)
             saved = checkpoint.read(fingerprint)
+            checkpoint.check_writable()
         if saved is not None:  # other partitions would end with another model
             workers, averagings = saved.facts["partitions"]
             asked = replace(request, num_workers=workers, averagings=averagings)

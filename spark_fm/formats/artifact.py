@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class SavedModel:
     params : dict
         Value of every Param that is set or has a default, by its name in camelCase.
     facts : dict
-        What else the metadata says: ``version`` of the writer, ``summary``.
+        What else the metadata says: ``version`` of the writer, ``summary``, ``origin``.
     state : Snapshot or None
         Where the training stands, if it was kept.
     """
@@ -72,6 +72,12 @@ class SavedModel:
             For an index outside the model's features.
         """
         return self.weights.predict(batch, self.loss)
+
+    def with_threshold(self, threshold: float | None) -> SavedModel:
+        """Return the model with another threshold; with its own for None."""
+        if threshold is None:
+            return self
+        return replace(self, params={**self.params, "threshold": threshold})
 
 
 def read_model(path: str) -> SavedModel:
@@ -156,9 +162,16 @@ def model_arrays(weights: FMWeights, state: Snapshot | None) -> dict[str, NDArra
 
 
 def model_facts(
-    weights: FMWeights, arrays: dict[str, NDArray[Any]], summary: dict[str, Any] | None
+    weights: FMWeights,
+    arrays: dict[str, NDArray[Any]],
+    summary: dict[str, Any] | None,
+    *,
+    origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what the metadata says of a model, with digests of its arrays and of itself."""
+    """Return what the metadata says of a model, with digests of its arrays and of itself.
+
+    ``origin`` says where a model comes from that was not trained here.
+    """
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "version": __version__,
@@ -174,6 +187,8 @@ def model_facts(
         },
         "summary": summary,
     }
+    if origin is not None:
+        facts["origin"] = origin
     facts["sha256"] = _facts_digest(facts)
     return facts
 

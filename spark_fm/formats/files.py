@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -191,3 +192,23 @@ def open_file(path: str) -> BinaryIO:
     """Open a file for reading; it can seek where its store can."""
     store, inner = store_of(path)
     return cast(BinaryIO, store.open_input_file(inner))
+
+
+def open_plain_file(path: str) -> BinaryIO:
+    """Open what must be a file of its own: no folder, pipe or device, which might block.
+
+    Raises
+    ------
+    InvalidDataError
+        When it is none, or cannot be opened.
+    """
+    try:
+        if _SCHEME.match(path):
+            return open_file(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidDataError(f"{path} is no file. Name a file.")
+        return open(path, "rb")
+    except (OSError, ValueError) as err:
+        if isinstance(err, InvalidDataError):
+            raise
+        raise InvalidDataError(f"{path} cannot be opened: {err}.") from err

@@ -71,7 +71,7 @@ def write_records(file: _Path | BinaryIO, X: Any, y: Any = None) -> int:
     >>> len(file.getvalue())
     60
     """
-    rows = _rows_of(X)
+    rows = rows_of(X)
     labels = None if y is None else _labels_of(y, rows.shape[0])
     if isinstance(file, str | os.PathLike):
         with replacing(local_path(file, "file")) as path, open(path, "wb") as out:
@@ -133,7 +133,7 @@ def write_record_set(
             f"prefix must be the start of a file name, without slashes, got {prefix!r}. "
             f"Put folders into the parameter folder."
         )
-    rows = _rows_of(X)
+    rows = rows_of(X)
     n_rows = rows.shape[0]
     labels = None if y is None else _labels_of(y, n_rows)
     if n_rows < num_files:
@@ -158,7 +158,7 @@ def write_record_set(
     return manifest
 
 
-def _rows_of(X: Any) -> Any:
+def rows_of(X: Any) -> Any:
     """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
     rows: Any = X if sp.issparse(X) else _array_of(X, "X")
     _check_dtype(rows.dtype, "X")

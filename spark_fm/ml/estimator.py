@@ -15,7 +15,7 @@ from spark_fm.engine.model_training import TrainResult
 from spark_fm.engine.request import ColumnNames, TrainRequest
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.spec import GroupSpec, TrainSpec
-from spark_fm.ml.fitting import FittedModels, fit_all
+from spark_fm.ml.fitting import FittedModels, check_own, fit_all
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY, REGRESSOR
@@ -239,6 +239,8 @@ class FactorizationMachine(
         if isinstance(params, (list, tuple)):
             fitted = dict(self._fit_multiple(dataset, params, warmStart))
             return [fitted[number] for number in range(len(params))]
+        if isinstance(params, dict):
+            check_own(self, [params])
         if warmStart is None:
             return super().fit(dataset, params)
         return (self.copy(params) if params else self)._fit(dataset, warmStart)
@@ -270,6 +272,7 @@ class FactorizationMachine(
         param_maps: Sequence[ParamMap],
         warm_start: FactorizationMachineModel | str | None,
     ) -> FittedModels:
+        check_own(self, param_maps)
         stages = [self.copy(param_map) for param_map in param_maps]
         return FittedModels(lambda: fit_all(stages, dataset, warm_start), len(stages))
 

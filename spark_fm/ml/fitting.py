@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_training_columns, internal_rows
+from spark_fm.engine.columns import check_frame, check_training_columns, internal_rows
 from spark_fm.engine.mlflow_logging import logged_to_mlflow
 from spark_fm.engine.packed import packing_key
 from spark_fm.engine.training import training_set
@@ -77,11 +78,17 @@ def fit_all(
     InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError
         Before any job, where no row has to be read to know.
     """
+    check_frame(dataset)
     start = None
     if warm_start is not None:
         model = warm_start
         if isinstance(model, str):
             model = FactorizationMachineModel.load(model)
+        if not isinstance(model, FactorizationMachineModel):
+            raise InvalidParamError(
+                f"warmStart={model!r} is a {type(model).__name__}; expected a "
+                "FactorizationMachineModel or the path of a saved one."
+            )
         stages = [_going_on(stage, model) for stage in stages]
         start = WarmStart(model.weights, model.trainingState)
     requests = [stage._request(dataset) for stage in stages]
@@ -103,6 +110,17 @@ def fit_all(
             else:
                 fitted[number] = stages[number]._fitted(outcome)
     return [fitted[number] for number in range(len(stages))]
+
+
+def check_own(stage: Any, param_maps: Sequence[Any]) -> None:
+    """Raise InvalidParamError for Params of another stage, which Spark would ignore."""
+    for param_map in param_maps:
+        for param in param_map:
+            if isinstance(param, Param) and param.parent != stage.uid:
+                raise InvalidParamError(
+                    f"The param map sets {param.name} of {param.parent}, which has no effect on "
+                    f"{stage.uid}. Take the Param from the estimator that is fitted."
+                )
 
 
 def _going_on(stage: Any, model: FactorizationMachineModel) -> Any:

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 
 from spark_fm.engine.scoring import FunctionTask, make_task, sql_function
 from spark_fm.engine.session import hand_rows_to_functions, use_driver_interpreter
+from spark_fm.errors import InvalidParamError
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
@@ -36,7 +37,7 @@ def register_udf(
     Raises
     ------
     InvalidParamError
-        For another output, or the label of a regressor.
+        For another output, the label of a regressor, or what is no fitted model.
     SparkFMError
         For a model without parameters.
 
@@ -51,6 +52,11 @@ def register_udf(
     it sets ``spark.sql.execution.arrow.pythonUDF.columnarInput.enabled`` to false in this
     session.
     """
+    if not isinstance(model, FactorizationMachineModel):
+        raise InvalidParamError(
+            f"model is a {type(model).__name__}; expected a FactorizationMachineModel. Fit the "
+            "estimator, or take the fitted stage out of a pipeline: pipelineModel.stages[-1]."
+        )
     allowed = ("score", "predicted_label") if model.getPredictorType() == BINARY else ("score",)
     require(output in allowed, "output", output, " or ".join(f'"{each}"' for each in allowed))
     use_driver_interpreter(spark)

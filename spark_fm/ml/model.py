@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, overload
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import check_features, check_outputs
+from spark_fm.engine.columns import check_features, check_frame, check_outputs
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.learner.csr import CsrBatch
@@ -22,6 +23,7 @@ from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
+from spark_fm.ml.exchanging import Exchanging
 from spark_fm.ml.explaining import Explaining
 from spark_fm.ml.hyperparameters import GivesHyperparameters
 from spark_fm.ml.mllib import MLlibMethods
@@ -39,6 +41,7 @@ class FactorizationMachineModel(
     GivesHyperparameters,
     Recommending,
     MLlibMethods,
+    Exchanging,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -51,6 +54,8 @@ class FactorizationMachineModel(
     summary : FMTrainingSummary, optional
     training_state : Snapshot, optional
         Where the training stands, for a warm start that goes on with it.
+    origin : dict, optional
+        Where a model comes from that was not trained here.
     """
 
     def __init__(
@@ -58,11 +63,13 @@ class FactorizationMachineModel(
         weights: FMWeights | None = None,
         summary: FMTrainingSummary | None = None,
         training_state: Snapshot | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._weights = weights
         self._summary = summary
         self._training_state = training_state
+        self._origin = origin
 
     @property
     def bias(self) -> float:
@@ -97,7 +104,7 @@ class FactorizationMachineModel(
     @property
     def summary(self) -> FMTrainingSummary | None:
         """What training did, or None for a model that was not trained here."""
-        return self._summary
+        return None if self._summary is None else replace(self._summary, model=self)
 
     @property
     def trainingState(self) -> Snapshot | None:
@@ -179,6 +186,7 @@ class FactorizationMachineModel(
         return self._set(handleInvalid=value)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        check_frame(dataset)
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
                 '"error", "skip" or "keep"')  # fmt: skip

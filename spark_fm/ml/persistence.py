@@ -120,7 +120,8 @@ _PIECES_DDL = "name string, part int, payload binary"
 def _facts_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """Return what the metadata says of a model with these arrays."""
     summary = model.summary
-    return model_facts(model.weights, arrays, None if summary is None else summary.to_dict())
+    kept = None if summary is None else summary.to_dict()
+    return model_facts(model.weights, arrays, kept, origin=model.origin)
 
 
 def write_local(model: Any, path: str) -> None:
@@ -165,7 +166,8 @@ class FMModelReader(FMStageReader):
             raise
         except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
             raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
-        return self._with_params(self._cls(weights, summary, state), metadata, path)
+        model = self._cls(weights, summary, state, facts.get("origin"))
+        return self._with_params(model, metadata, path)
 
     def _pieces(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         session = self.sparkSession

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pyspark.sql import DataFrame
 
+from spark_fm.errors import SparkFMError
 from spark_fm.learner.curves import ScoreGroups
 from spark_fm.ml.plots import (
     draw_calibration,
@@ -18,6 +20,10 @@ from spark_fm.ml.plots import (
     finish,
     new_figure,
 )
+
+if TYPE_CHECKING:
+    from spark_fm.ml.evaluation import FMEvaluation
+    from spark_fm.ml.model import FactorizationMachineModel
 
 CALIBRATION_GROUPS = 20
 
@@ -35,14 +41,13 @@ class FMTrainingSummary:
         Rows, features, skipped rows, partitions, averagings, best epoch, what the
         safety net did (``stepScale``, ``rejectedAttempts``, ``warnings``), seconds of
         packing, compiling and refitting, and a classifier's ``validationCurve``.
-
-    Notes
-    -----
-    The summary holds no model: measure one on other rows with ``model.evaluate(df)``.
+    model : FactorizationMachineModel, optional
+        Whose training this was, for ``evaluate``; ``model.summary`` has it.
     """
 
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
+    model: FactorizationMachineModel | None = field(default=None, compare=False)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -101,6 +106,26 @@ class FMTrainingSummary:
         ``spark_fm.learner.running.running_metrics``; otherwise an empty list.
         """
         return list(self.facts.get("running", []))
+
+    def evaluate(self, dataset: DataFrame) -> FMEvaluation:
+        """Measure the model on rows with labels: the same as ``model.evaluate(dataset)``.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+
+        Raises
+        ------
+        InvalidColumnError, InvalidDataError
+        SparkFMError
+            For a summary that was made without its model.
+        """
+        if self.model is None:
+            raise SparkFMError(
+                "This summary has no model to measure: take the one of model.summary, or call "
+                "model.evaluate(df)."
+            )
+        return self.model.evaluate(dataset)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for the model's metadata."""

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import internal_rows
+from spark_fm.engine.columns import check_frame, internal_rows
 from spark_fm.engine.training import TrainingSet, training_set
 from spark_fm.errors import InvalidDataError, InvalidParamError, TrainingDivergedError
 from spark_fm.ml.estimator import FactorizationMachine
@@ -144,10 +144,10 @@ def tune(
     -----
     The same seed, input partitions and ``parallel`` give the same trials, however often
     the search was interrupted. Trials that are hopeless by their validation curve are
-    stopped (``is_hopeless``). They are not refit on all rows; the best Params are trained
-    once more at the end, as the estimator says.
+    stopped (``is_hopeless``). Trials are not refit on all rows; the best Params are.
     """
     started = time.monotonic()
+    check_frame(dataset)
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
@@ -157,8 +157,8 @@ def tune(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
                 "raise validationFraction, or give more rows."
             )
-        limit = started + max_seconds
-        done = _searched(search, data, trials=trials, folder=folder, limit=limit)
+        end = started + max_seconds
+        done = _searched(search, data, trials=trials, folder=folder, limit=end)
         best = best_trial(done)
         if best is None:
             raise TrainingDivergedError(

@@ -242,6 +242,20 @@ def test_the_interval_is_checked(train: DataFrame, tmp_path: Path) -> None:
         machine(tmp_path, checkpointInterval=0).fit(train)
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_training(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("no folder")
+    told: list[object] = []
+    monkeypatch.setattr(Progress, "__call__", lambda *arguments, **_: told.append(arguments))
+
+    with pytest.raises(CheckpointError, match=r"checkpointDir='.*file/x' cannot be written to"):
+        machine(in_the_way / "x").fit(train)
+
+    assert not told
+
+
 def test_a_store_that_fsspec_knows_holds_checkpoints_too(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,7 +220,7 @@ def test_a_pipeline_model_loads_where_only_pyspark_ml_is_imported(
 
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr[-3000:]

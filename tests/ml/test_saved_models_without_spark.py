@@ -15,6 +15,7 @@ from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import ModelFormatError
 from spark_fm.formats.artifact import read_model
 from spark_fm.ml.persistence import write_local
+from spark_fm.serving.models import open_model, publish
 from tests.ml.builders import column, fast_fm, frame_of, planted_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,23 @@ def test_a_saved_model_scores_without_spark_as_with_it(
     assert saved.params["threshold"] == 0.3
     assert saved.params["predictorType"] == model.getPredictorType()
     assert saved.facts["summary"]["facts"]["numRows"] == model.summary.facts["numRows"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_a_model_that_spark_trained_is_served_as_it_transforms(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind)
+    model.save(str(tmp_path / "model"))
+    rows = planted_rows(300, seed=3)
+
+    publish(str(tmp_path / "model"), tmp_path, "version-1")
+    served = open_model(tmp_path, "version-1")
+
+    scores = served.predict(rows)
+    assert np.array_equal(scores, model.weights.predict(rows, model._loss))
+    assert (served.labels(scores) is None) == (kind == "regressor")
+    assert served.threshold == model.getThreshold()
 
 
 def test_a_model_of_huge_ids_keeps_its_table_of_ids_and_its_state(

@@ -10,7 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import a9a, to_frame
-from spark_fm import FactorizationMachineModel
+from spark_fm import FactorizationMachineModel, FMTrainingSummary
+from spark_fm.errors import SparkFMError
 from tests.ml.builders import fast_fm
 
 CLASS_METRICS = ["logloss", "accuracy", "f1", "roc_auc", "pr_auc"]
@@ -142,3 +143,19 @@ def test_a_loaded_summary_draws_without_data(
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
     losses = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_array_equal(losses, summary.history["trainLoss"])
+
+
+def test_a_summary_measures_the_model_that_it_came_from(
+    classifier: FactorizationMachineModel, train: DataFrame
+) -> None:
+    strict = classifier.copy().setThreshold(0.9)
+
+    measured = classifier.summary.evaluate(train).metrics
+
+    assert measured == classifier.evaluate(train).metrics
+    assert strict.summary.evaluate(train).metrics == strict.evaluate(train).metrics
+    assert strict.summary.evaluate(train).metrics["recall"] < measured["recall"]
+    assert strict.summary == classifier.summary
+    alone = FMTrainingSummary(classifier.summary.rows, classifier.summary.facts)
+    with pytest.raises(SparkFMError, match=r"no model to measure.*model\.evaluate\(df\)"):
+        alone.evaluate(train)

@@ -1,0 +1,67 @@
+"""``spark-fm export``: a saved model to another format; needs neither Spark nor Java."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from spark_fm.cli.failures import UsageError
+from spark_fm.formats.artifact import read_model
+from spark_fm.formats.libfm_model import write_libfm
+from spark_fm.formats.model_text import write_text
+from spark_fm.formats.onnx_model import DENSE, INPUTS, write_onnx
+from spark_fm.formats.sagemaker_artifact import NAMES, SPARSE
+from spark_fm.formats.sagemaker_writing import write_sagemaker
+
+USAGE = "--to FORMAT --model PATH --output FILE [more flags]"
+EXAMPLE = """examples:
+  spark-fm export --to sagemaker --model fm.model --output model.tar.gz
+  spark-fm export --to onnx --inputs sparse --model fm.model --output fm.onnx
+  spark-fm export --to text --model fm.model --output fm.txt
+"""
+SAGEMAKER, LIBFM, TEXT, ONNX = "sagemaker", "libfm", "text", "onnx"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument(
+        "--to", dest="output_format", required=True, choices=(SAGEMAKER, LIBFM, TEXT, ONNX),
+        help="format of the output",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, metavar="PATH", help="a saved model")
+    parser.add_argument("--output", required=True, metavar="FILE", help="a local file")
+    parser.add_argument(
+        "--network", choices=tuple(NAMES),
+        help=f"which of SageMaker's networks [{SPARSE}]; the dense one lists all features",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inputs", choices=INPUTS,
+        help=f"what the ONNX graph takes [{DENSE}]: rows of all features, or indices and values",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export as the flags say."""
+    for flag, value, wanted in (
+        ("--network", args.network, SAGEMAKER),
+        ("--inputs", args.inputs, ONNX),
+    ):
+        if value is not None and args.output_format != wanted:
+            raise UsageError(f"{flag} belongs to --to {wanted}; leave it out.")
+    if os.path.exists(args.output) and not args.overwrite:
+        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
+    if os.path.isdir(args.output):
+        raise UsageError(f"--output {args.output} is a folder; name a file in it.")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
+        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
+    model = read_model(args.model)
+    if args.output_format == SAGEMAKER:
+        write_sagemaker(args.output, model, network=args.network or SPARSE)
+    elif args.output_format == ONNX:
+        write_onnx(args.output, model, inputs=args.inputs or DENSE)
+    elif args.output_format == TEXT:
+        write_text(args.output, model)
+    else:
+        write_libfm(args.output, model)
+    print(f"exported {args.model} to {args.output}, {os.path.getsize(args.output):,} bytes")

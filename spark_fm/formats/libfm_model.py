@@ -1,0 +1,188 @@
+"""The text model of libFM (``-save_model`` and ``-load_model``), read and written.
+
+Three sections, each after a line that names it: the bias, a linear weight a line, and the
+factors of one feature a line. The first two are missing when libFM trained without them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.errors import InvalidParamError, ModelFormatError
+from spark_fm.formats.artifact import SavedModel
+from spark_fm.formats.exchanging import check_sizes, checked_weights, imported_model
+from spark_fm.formats.files import open_plain_file
+from spark_fm.formats.placing import local_path, replacing
+from spark_fm.formats.spaced import read_lines, write_lines
+
+BIAS = "#global bias W0"
+LINEAR = "#unary interactions Wj"
+FACTORS = "#pairwise interactions Vj,f"
+SECTIONS = (BIAS, LINEAR, FACTORS)  # in the order in which libFM expects them
+MAX_NUMBERS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    title: str
+    text: memoryview
+    line: int  # of the file, in which the text begins
+
+    @property
+    def n_lines(self) -> int:
+        """Number of lines; the last may lack its end."""
+        data = bytes(self.text)
+        return data.count(b"\n") + (bool(data) and not data.endswith(b"\n"))
+
+
+def read_libfm(path: str, *, predictor_type: str, threshold: float = 0.5) -> SavedModel:
+    """Read a text model of libFM.
+
+    Parameters
+    ----------
+    path : str
+        Local file, or one of a store.
+    predictor_type : {"binary_classifier", "regressor"}
+        libFM's ``-task c`` or ``r``, which its file does not tell.
+    threshold : float
+        Score from which the label is 1.
+
+    Raises
+    ------
+    ModelFormatError
+        Naming the section and the line that is wrong.
+
+    Notes
+    -----
+    libFM writes six digits, so its own predictions differ from ours in the sixth. Its SGD
+    has the logistic link that we have; its ALS classifier has the normal distribution
+    function instead, which orders rows alike. A regressor of libFM cuts its predictions
+    to the range of the training labels, which the file does not hold. A model without
+    factors becomes one with a factor of zeros.
+
+    References
+    ----------
+    libFM 1.4.4, srendle/libfm, src/fm_core/fm_model.h.
+    """
+    with open_plain_file(path) as stream:
+        data = stream.read()
+    sections = _sections(memoryview(data), path)
+    bias = _bias(sections[BIAS], path) if BIAS in sections else 0.0
+    factors = _factors(sections[FACTORS], path)
+    n, k = factors.shape
+    check_sizes(n, k, path)
+    table: NDArray[np.float32] = np.zeros((n, k + 1), np.float32)
+    table[:, :k] = factors
+    if LINEAR in sections:
+        where = _where(sections[LINEAR], path)
+        [linear] = read_lines(sections[LINEAR].text, n_columns=1, source=where)
+        if len(linear) != n:
+            raise ModelFormatError(
+                f"{path} is damaged: it has {len(linear):,} linear weights, and factors of {n:,} "
+                "features."
+            )
+        table[:, k] = linear
+    weights = checked_weights(bias, table, n, source=path)
+    return imported_model(weights, predictor_type, threshold=threshold, origin={"format": "libfm"})
+
+
+def write_libfm(path: str, model: SavedModel) -> None:
+    """Write a text model that libFM loads.
+
+    Parameters
+    ----------
+    path : str
+        Local file; it appears when it is complete.
+    model : SavedModel
+
+    Raises
+    ------
+    InvalidParamError
+        For a model of more than 2^32 numbers: the format lists every feature.
+
+    Notes
+    -----
+    float32 with the fewest digits that give it back, the bias as float64 likewise. libFM
+    takes the number of features from its data, which must have the model's.
+    """
+    weights = model.weights
+    n_numbers = weights.feature_dim * (weights.k + 1)
+    if n_numbers > MAX_NUMBERS:
+        raise InvalidParamError(
+            f"libFM's format lists all {weights.feature_dim:,} features of the model, "
+            f"{n_numbers:,} numbers; at most {MAX_NUMBERS:,} are written. Use the text or "
+            "sagemaker format, which list the features that were seen."
+        )
+
+    def rows(place: slice) -> NDArray[np.float32]:
+        if weights.features is None:
+            return weights.table[place]
+        block: NDArray[np.float32] = np.zeros((place.stop - place.start, weights.k + 1), np.float32)
+        first, last = np.searchsorted(weights.features, [place.start, place.stop])
+        block[weights.features[first:last] - place.start] = weights.table[first:last]
+        return block
+
+    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+        file.write(f"{BIAS}\n{weights.bias!r}\n{LINEAR}\n".encode())
+        write_lines(file, weights.feature_dim, lambda place: [rows(place)[:, -1]])
+        file.write(f"{FACTORS}\n".encode())
+        write_lines(file, weights.feature_dim, lambda place: list(rows(place)[:, :-1].T))
+
+
+def _sections(data: memoryview, path: str) -> dict[str, _Section]:
+    found: dict[str, _Section] = {}
+    titles = list(re.finditer(rb"^#[^\n]*(?:\n|\Z)", data, re.MULTILINE))
+    if not titles or titles[0].start():
+        raise ModelFormatError(
+            f"{path} is no text model of libFM: its first line is not {BIAS!r}, {LINEAR!r} or "
+            f"{FACTORS!r}. libFM writes one with -save_model."
+        )
+    ends = [title.start() for title in titles[1:]] + [len(data)]
+    line = 1
+    for match, end in zip(titles, ends, strict=True):
+        title = bytes(match.group()).decode(errors="replace").strip()
+        places = [SECTIONS.index(name) for name in found]
+        if title not in SECTIONS or SECTIONS.index(title) <= max(places, default=-1):
+            raise ModelFormatError(
+                f"{path} is damaged: line {line} is {title[:80]!r}, which no section of libFM "
+                "begins with there."
+            )
+        found[title] = _Section(title, data[match.end() : end], line + 1)
+        line += bytes(data[match.start() : end]).count(b"\n")
+    if FACTORS not in found:
+        raise ModelFormatError(f"{path} is damaged: it has no section {FACTORS!r}.")
+    return found
+
+
+def _bias(section: _Section, path: str) -> float:
+    try:
+        return float(bytes(section.text))  # a float64, as libFM has it
+    except ValueError:
+        raise ModelFormatError(
+            f"{_where(section, path)} is damaged: expected one number."
+        ) from None
+
+
+def _factors(section: _Section, path: str) -> NDArray[np.float32]:
+    first = bytes(section.text[: _length_of_line(section.text)])
+    k = len(first.split())
+    if k == 0:
+        if bytes(section.text).strip():
+            raise ModelFormatError(f"{_where(section, path)} is damaged: its first line is empty.")
+        return np.zeros((section.n_lines, 1), np.float32)
+    columns = read_lines(section.text, n_columns=k, source=_where(section, path))
+    return cast(NDArray[np.float32], np.stack(columns, axis=1))
+
+
+def _length_of_line(text: memoryview) -> int:
+    found = re.search(rb"\n", text)
+    return len(text) if found is None else found.start()
+
+
+def _where(section: _Section, path: str) -> str:
+    return f"{path}, section {section.title!r} from line {section.line:,}"

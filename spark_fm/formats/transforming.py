@@ -1,0 +1,226 @@
+"""Batch transform: files of instances to files of scores; no Spark. Driver or executors.
+
+A file is read, scored and written as a stream. Its output appears under its name when it
+is complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
+from spark_fm.formats.artifact import SavedModel
+from spark_fm.formats.content_types import JSON, JSONLINES, RECORDIO_PROTOBUF
+from spark_fm.formats.files import DataFile, list_files, store_of
+from spark_fm.formats.joining import join_document, join_lines, join_records
+from spark_fm.formats.requests import read_requests
+from spark_fm.formats.responses import Predictions, write_responses
+from spark_fm.formats.streams import GZIP_ERRORS, unzipped
+from spark_fm.learner.csr import CsrBatch
+
+SUFFIX = ".out"
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """What is done to every file.
+
+    Parameters
+    ----------
+    content_type : str
+        Of the input: one of CONTENT_TYPES.
+    accept : str
+        Of the output; with ``join`` it is the input's.
+    output : str
+        Folder, of any store that pyarrow or fsspec knows.
+    join : bool
+        Write each instance together with its prediction.
+    """
+
+    content_type: str
+    accept: str
+    output: str
+    join: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the formats go together."""
+        if self.join and self.accept != self.content_type:
+            raise InvalidParamError(
+                f"A join writes instances as they came, {self.content_type}, and not as "
+                f"{self.accept}. Leave the output's type out, or do not join."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A file and where its output goes.
+
+    Parameters
+    ----------
+    file : DataFile
+    target : str
+        Path below the output folder.
+    """
+
+    file: DataFile
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a file: its rows, or the error that kept it from being scored."""
+
+    path: str
+    n_rows: int
+    error: str | None = None
+
+
+def default_accept(content_type: str, *, join: bool) -> str:
+    """Return what the output is when nobody says: lines for records, else as the input."""
+    return JSONLINES if content_type == RECORDIO_PROTOBUF and not join else content_type
+
+
+def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]:
+    """Return the files to score, each with the name of its output.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files, folders, globs or manifests; folders of folders keep their names.
+    job : Transform
+    overwrite : bool
+
+    Raises
+    ------
+    InvalidDataError
+        When there is no file, two files would have the same output, an output exists that
+        may not be replaced, or the outputs would lie among the inputs.
+    """
+    store, folder = store_of(job.output)
+    found: dict[str, Work] = {}
+    for file in list_files(list(paths), recursive=True):
+        _, base = store_of(file.root)
+        base = base.rstrip("/")
+        below = file.inner.startswith(base + "/")
+        if below and (folder.rstrip("/") + "/").startswith(base + "/"):
+            raise InvalidDataError(
+                f"The output {job.output} lies in the input {file.root}, where the next run would "
+                "read it. Choose a folder outside."
+            )
+        name = file.inner[len(base) + 1 :] if below else posixpath.basename(file.inner)
+        work = Work(file, name + SUFFIX)
+        if work.target in found:
+            raise InvalidDataError(
+                f"{found[work.target].file.path} and {file.path} would both become {work.target}. "
+                "Score them into different folders."
+            )
+        found[work.target] = work
+    if not found:
+        raise InvalidDataError(f"There is no data in {', '.join(paths)}.")
+    if not overwrite:
+        infos = store.get_file_info([posixpath.join(folder, target) for target in found])
+        there = [info.path for info in infos if info.type.name != "NotFound"]
+        if there:
+            raise InvalidDataError(
+                f"{there[0]} exists ({len(there)} of {len(found)} outputs do). Give another "
+                "folder, or allow to overwrite."
+            )
+    return list(found.values())
+
+
+def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
+    """Score a file; what is wrong with it is in the outcome, and then there is no output."""
+    try:
+        store, folder = store_of(job.output)
+        with (
+            work.file.open() as stream,
+            _placed(store, posixpath.join(folder, work.target)) as out,
+        ):
+            n_rows = transform(unzipped(stream), out, Scorer(model), job)
+    except GZIP_ERRORS as err:
+        return Outcome(work.file.path, 0, f"The compressed data are damaged ({err}).")
+    except (SparkFMError, OSError) as err:
+        return Outcome(work.file.path, 0, str(err) or type(err).__name__)
+    return Outcome(work.file.path, n_rows)
+
+
+def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -> int:
+    """Score a stream into another, and return the number of rows.
+
+    Raises
+    ------
+    RequestError
+        For the first instance that cannot be scored; those before it may be written.
+
+    Notes
+    -----
+    Memory is bounded as in `read_requests`.
+    """
+    if not job.join:
+        batches = read_requests(stream, job.content_type, feature_dim=scorer.feature_dim)
+        return write_responses(map(scorer, batches), out, job.accept)
+    join: Callable[..., Iterator[tuple[bytes, int]]] = {
+        JSON: join_document, JSONLINES: join_lines, RECORDIO_PROTOBUF: join_records,
+    }[job.content_type]  # fmt: skip
+    n_rows = 0
+    for data, n in join(stream, scorer, feature_dim=scorer.feature_dim):
+        out.write(data)
+        n_rows += n
+    return n_rows
+
+
+class Scorer:
+    """A saved model as a function of rows.
+
+    Parameters
+    ----------
+    model : SavedModel
+    """
+
+    def __init__(self, model: SavedModel) -> None:
+        self._model = model
+        self._threshold = np.float32(model.params["threshold"])
+        self.feature_dim = model.weights.feature_dim
+
+    def __call__(self, batch: CsrBatch) -> Predictions:
+        """Return scores and, of a classifier, labels."""
+        scores = self._model.predict(batch)
+        if self._model.loss != "logistic":
+            return Predictions(scores, None)
+        return Predictions(scores, (scores >= self._threshold).astype(np.float32))
+
+
+class _placed:  # noqa: N801 - used like a function
+    """Open a file of a store that gets its name when the block ends well."""
+
+    def __init__(self, store: Any, target: str) -> None:
+        self._store, self._target = store, target
+        folder, name = posixpath.split(target)
+        self._temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+        store.create_dir(folder, recursive=True)
+
+    def __enter__(self) -> BinaryIO:
+        self._out = self._store.open_output_stream(self._temporary)
+        return cast(BinaryIO, self._out)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._out.close()
+            if kind is None:
+                self._store.move(self._temporary, self._target)
+                return
+        except BaseException:
+            self._discard()
+            raise
+        self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self._store.delete_file(self._temporary)

@@ -1,0 +1,253 @@
+"""The endpoints, as a Starlette application; workers.
+
+``/ping``, ``/invocations`` and ``/execution-parameters`` are those of a SageMaker serving
+container; ``/health`` and ``/metrics`` are for operators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from spark_fm.errors import RequestError
+from spark_fm.formats.requests import JSONLINES, RECORDIO_PROTOBUF, decode_request
+from spark_fm.formats.responses import encode_response
+from spark_fm.serving.admission import RETRY_AFTER_SECONDS, Admission, OverloadedError, Ticket
+from spark_fm.serving.batching import Batcher
+from spark_fm.serving.measuring import Measured
+from spark_fm.serving.metrics import CONTENT_TYPE, Metrics
+from spark_fm.serving.models import ServedModel
+from spark_fm.serving.negotiation import (
+    NotAcceptableError,
+    UnsupportedTypeError,
+    request_format,
+    response_format,
+    shown,
+)
+from spark_fm.serving.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+INLINE_BYTES = 2**14  # of a body decoded in the event loop: some 100 µs
+INLINE_ROWS = 256  # of an answer encoded there
+
+
+@dataclass(eq=False)
+class Service:
+    """What the endpoints of one worker share; ``model`` is replaced on a reload.
+
+    Parameters
+    ----------
+    settings : ServeSettings
+    metrics : Metrics
+    codecs : Executor
+        Threads for bodies and answers too large for the event loop.
+    batcher : Batcher
+    admission : Admission
+    model : ServedModel or None
+        None until the first one is there.
+    """
+
+    settings: ServeSettings
+    metrics: Metrics
+    codecs: Executor
+    batcher: Batcher
+    admission: Admission
+    model: ServedModel | None = None
+
+
+def make_app(service: Service) -> Measured:
+    """Return the ASGI application of a worker."""
+    endpoints = _Endpoints(service)
+    app = Starlette(
+        routes=[
+            Route("/ping", endpoints.ping, methods=["GET"]),
+            Route("/invocations", endpoints.invocations, methods=["POST"]),
+            Route("/execution-parameters", endpoints.execution_parameters, methods=["GET"]),
+            Route("/health", endpoints.health, methods=["GET"]),
+            Route("/metrics", endpoints.metrics, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+    app.router.redirect_slashes = False  # a redirect is no answer to a POST
+    return Measured(app, service.metrics)
+
+
+class _Endpoints:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def ping(self, request: Request) -> Response:
+        """Answer 200 once the model is there, 503 before; an empty body."""
+        return Response(status_code=503 if self._service.model is None else 200)
+
+    async def execution_parameters(self, request: Request) -> Response:
+        """Tell a batch transform what to send."""
+        return JSONResponse(self._service.settings.execution_parameters)
+
+    async def health(self, request: Request) -> Response:
+        """Tell people and probes what is served."""
+        model = self._service.model
+        facts = {
+            "status": "loading" if model is None else "ok",
+            "worker": os.getpid(),
+            "requests": self._service.admission.requests,
+            "model": None if model is None else model.describe(),
+        }
+        return JSONResponse(facts, status_code=503 if model is None else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        """Give the metrics of all workers."""
+        loop = asyncio.get_running_loop()
+        page = await loop.run_in_executor(self._service.codecs, self._service.metrics.page)
+        return Response(page, media_type=CONTENT_TYPE)
+
+    async def invocations(self, request: Request) -> Response:
+        """Score the instances of a request."""
+        try:
+            with self._service.admission.enter() as ticket:
+                return await self._scored(request, ticket)
+        except _Refusal as refusal:
+            return error_response(refusal.status, refusal.message, instance=refusal.instance)
+        except UnsupportedTypeError as err:
+            return error_response(415, str(err))
+        except NotAcceptableError as err:
+            return error_response(406, str(err))
+        except OverloadedError as err:
+            return error_response(503, str(err))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; it is counted
+
+    async def _scored(self, request: Request, ticket: Ticket) -> Response:
+        model = self._service.model
+        if model is None:
+            raise _Refusal(503, "The model is still being loaded. Try again.")
+        content_type, accept = formats_of(request.headers, self._service.settings)
+        body = await self._body(request, ticket)
+        try:
+            batch = await self._run(
+                lambda: decode_request(body, content_type, feature_dim=model.weights.feature_dim),
+                inline=len(body) <= INLINE_BYTES,
+            )
+            scores = await self._service.batcher.score(model, batch)
+            payload = await self._run(
+                lambda: encode_response(scores, model.labels(scores), accept),
+                inline=len(scores) <= INLINE_ROWS,
+            )
+        except RequestError as err:
+            raise _Refusal(400, str(err), err.instance) from err
+        return Response(payload, media_type=accept)
+
+    async def _body(self, request: Request, ticket: Ticket) -> bytes:
+        """Return the body; its size is checked as it arrives, and its time is bounded."""
+        settings = self._service.settings
+        limit = settings.max_payload_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise _too_large(settings, f"of {declared} bytes")
+        body = bytearray()  # not a list of chunks: they may be of one byte each
+        try:
+            with anyio.fail_after(settings.body_seconds):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > limit:
+                        raise _too_large(settings, "that is being sent")
+                    ticket.hold(len(chunk))
+                    body += chunk
+        except TimeoutError as err:
+            raise _Refusal(
+                408, f"The body did not arrive within {settings.body_seconds:g} seconds."
+            ) from err
+        self._service.metrics.payload_bytes.inc(len(body))
+        return bytes(body)
+
+    async def _run(self, work: Callable[[], T], *, inline: bool) -> T:
+        """Do work here when it is small, else in a thread."""
+        if inline:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._service.codecs, work)
+
+
+def formats_of(headers: Headers, settings: ServeSettings) -> tuple[str, str]:
+    """Return the formats of a request and of its answer.
+
+    Raises
+    ------
+    UnsupportedTypeError, NotAcceptableError
+        For a type or an encoding that is not served.
+    """
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedTypeError(
+            f"Content-Encoding {shown(encoding)} is not read. Send the body as it is."
+        )
+    content_type = request_format(headers.get("content-type"))
+    default = content_type
+    if content_type == RECORDIO_PROTOBUF and settings.is_batch:
+        default = JSONLINES  # as SageMaker's batch transform of recordIO answers
+    accepts = headers.getlist("accept")
+    return content_type, response_format(", ".join(accepts) if accepts else None, default)
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, not an error of the server
+    """An answer other than scores."""
+
+    def __init__(self, status: int, message: str, instance: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.instance = instance
+
+
+def _too_large(settings: ServeSettings, size: str) -> _Refusal:
+    return _Refusal(
+        413,
+        f"The body {size} is larger than {settings.max_payload_bytes} bytes "
+        f"({settings.max_payload_mb} MB). Send fewer instances a request.",
+    )
+
+
+def error_response(status: int, message: str, *, instance: int | None = None) -> Response:
+    """Return an error as JSON: ``status``, ``error`` and, where one is to blame, ``instance``."""
+    content: dict[str, object] = {"status": status, "error": message}
+    if instance is not None:
+        content["instance"] = instance
+    headers = {}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body is not waited for
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Answer a path or method that is not served."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{error.detail}."
+    if error.status_code == 404:
+        message = f"There is no {shown(request.url.path)} here. Scores are at POST /invocations."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{shown(request.method)} is not for {request.url.path}. Use {allowed}."
+    answer = error_response(error.status_code, message)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer a mistake of the server's own; Starlette raises it again, for the log."""
+    return error_response(500, "The server failed on this request; its log says why.")

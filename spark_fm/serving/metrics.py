@@ -1,0 +1,96 @@
+"""Prometheus metrics of all workers together; workers.
+
+prometheus_client keeps each worker's numbers in a file of the folder that
+``PROMETHEUS_MULTIPROC_DIR`` names when it is imported: the supervisor sets it, and whichever
+worker is asked adds all files up. So this module is imported in workers only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from spark_fm.serving.shared import STATUS
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_COUNTS = {
+    "worker_deaths": "Workers that died and were replaced",
+    "reloads": "New model versions that were taken over",
+    "refused_reloads": "New model versions that were refused",
+}
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_POWERS_OF_4 = tuple(4**power for power in range(11))
+
+
+class Metrics:
+    """The numbers of this worker, and the page with those of all.
+
+    Parameters
+    ----------
+    shared : Path
+        Private folder of the server.
+    """
+
+    def __init__(self, shared: Path) -> None:
+        own: Any = {"registry": CollectorRegistry()}  # the page is made of the files
+        self.requests = Counter("spark_fm_requests", "Requests answered", ["path", "status"], **own)
+        self.seconds = Histogram(
+            "spark_fm_invocation_seconds", "Time from a request's head to its answer",
+            buckets=_SECONDS, **own,
+        )  # fmt: skip
+        self.instances = Counter("spark_fm_instances", "Instances scored", **own)
+        self.payload_bytes = Counter("spark_fm_payload_bytes", "Bytes of request bodies", **own)
+        self.call_requests = Histogram(
+            "spark_fm_batch_requests", "Requests scored in one kernel call",
+            buckets=_POWERS_OF_4[:6], **own,
+        )  # fmt: skip
+        self.call_rows = Histogram(
+            "spark_fm_batch_instances", "Instances scored in one kernel call",
+            buckets=_POWERS_OF_4, **own,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "spark_fm_requests_in_flight", "Requests being answered",
+            multiprocess_mode="livesum", **own,
+        )  # fmt: skip
+        self.serving = Gauge(
+            "spark_fm_model_workers", "Workers that serve a model version", ["digest", "version"],
+            multiprocess_mode="livesum", **own,
+        )  # fmt: skip
+        self._page = CollectorRegistry()
+        MultiProcessCollector(self._page)
+        self._page.register(_Supervised(shared))
+
+    def page(self) -> bytes:
+        """Return the page that Prometheus scrapes."""
+        return generate_latest(self._page)
+
+    def on_call(self, n_requests: int, n_rows: int) -> None:
+        """Note one kernel call."""
+        self.call_requests.observe(n_requests)
+        self.call_rows.observe(n_rows)
+        self.instances.inc(n_rows)
+
+
+class _Supervised(Collector):
+    """What the supervisor counts, as it wrote it down last."""
+
+    def __init__(self, shared: Path) -> None:
+        self._path = shared / STATUS
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        try:
+            status: dict[str, Any] = json.loads(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            status = {}
+        for name, text in _COUNTS.items():
+            yield CounterMetricFamily(f"spark_fm_{name}", text, value=status.get(name, 0))
+        yield GaugeMetricFamily("spark_fm_workers", "Workers", value=status.get("workers", 0))

@@ -1,0 +1,162 @@
+"""What a server is told: address, limits, times; supervisor and workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from spark_fm.errors import InvalidParamError
+
+MIB = 2**20
+DEFAULT_PORT = 8080
+DEFAULT_HELD_MB = 96
+CONTAINER_MODEL = "/opt/ml/model"
+MAX_PRODUCT_MB = 100  # SageMaker's bound of payload times concurrent transforms
+STRATEGIES = ("MultiRecord", "SingleRecord")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Address, limits and times of a server.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+    workers : int
+        Processes that score, >= 1. They share one copy of the model.
+    max_payload_mb : int
+        Largest request body in MiB, 1 to 100; a larger one is answered 413.
+    max_requests : int
+        Requests a worker holds at once, >= 1; further ones are answered 503.
+    max_held_mb : int
+        MiB of request bodies that a worker holds at once, at least ``max_payload_mb``;
+        what goes beyond is answered 503.
+    threads : int
+        Threads of a worker for the bodies that are too large to decode at once, >= 1.
+    concurrent_transforms : int
+        What ``/execution-parameters`` asks for; 0: two a worker, within SageMaker's bound.
+    batch_strategy : {"MultiRecord", "SingleRecord"}
+        What ``/execution-parameters`` says.
+    is_batch : bool
+        Serving a batch transform: recordIO requests without Accept get JSON lines.
+    head_seconds, body_seconds, idle_seconds : float
+        For a request's head, for its body, and between requests of a connection; > 0.
+    grace_seconds : float
+        For requests in flight when the server stops; > 0.
+    reload_seconds : float
+        Between two looks at the model's path; 0: only on SIGHUP.
+    access_log : bool
+        A line for each request.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    workers: int = 1
+    max_payload_mb: int = 6
+    max_requests: int = 512
+    max_held_mb: int = DEFAULT_HELD_MB
+    threads: int = 2
+    concurrent_transforms: int = 0
+    batch_strategy: str = "MultiRecord"
+    is_batch: bool = False
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    idle_seconds: float = 75.0  # longer than the 60 s of usual load balancers
+    grace_seconds: float = 30.0
+    reload_seconds: float = 2.0
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        ranges: dict[str, tuple[float, float]] = {
+            "port": (0, 65535), "workers": (1, 1024), "max_payload_mb": (1, MAX_PRODUCT_MB),
+            "max_requests": (1, 2**20), "max_held_mb": (self.max_payload_mb, 2**20),
+            "threads": (1, 1024), "concurrent_transforms": (0, 1000), "reload_seconds": (0, 86400),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidParamError(f"{name}={value!r} is outside {low:g} to {high:g}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _TIMES and not 0 < value <= 86400:
+                raise InvalidParamError(
+                    f"{field.name}={value!r} is outside 0 to 86400, 0 excluded."
+                )
+        if self.batch_strategy not in STRATEGIES:
+            raise InvalidParamError(
+                f"batch_strategy={self.batch_strategy!r} is neither of {', '.join(STRATEGIES)}."
+            )
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Largest request body in bytes."""
+        return self.max_payload_mb * MIB
+
+    @property
+    def execution_parameters(self) -> dict[str, object]:
+        """What ``GET /execution-parameters`` answers."""
+        bound = max(1, MAX_PRODUCT_MB // self.max_payload_mb)
+        return {
+            "MaxConcurrentTransforms": self.concurrent_transforms or min(2 * self.workers, bound),
+            "BatchStrategy": self.batch_strategy,
+            "MaxPayloadInMB": self.max_payload_mb,
+        }
+
+
+_TIMES = ("head_seconds", "body_seconds", "idle_seconds", "grace_seconds")
+
+
+def container_values(environment: Mapping[str, str] = os.environ) -> dict[str, object]:
+    """Return the settings that SageMaker's environment variables name.
+
+    Parameters
+    ----------
+    environment : mapping of str to str
+
+    Returns
+    -------
+    dict
+        Arguments of `ServeSettings`.
+
+    Raises
+    ------
+    InvalidParamError
+        For a number that is none.
+
+    Notes
+    -----
+    A payload of 0 MB means chunked streaming, which SageMaker's built-in algorithms do
+    not offer either: the default limit stays.
+    """
+    found: dict[str, object] = {}
+    for variable, name in _VARIABLES.items():
+        text = environment.get(variable, "").strip()
+        if not text:
+            continue
+        if not text.isdecimal():
+            raise InvalidParamError(
+                f"The environment variable {variable}={text!r} is not a whole number."
+            )
+        if int(text) or variable not in _ZERO_IS_DEFAULT:
+            found[name] = int(text)
+    payload = found.get("max_payload_mb", 0)
+    if isinstance(payload, int) and payload:
+        found["max_held_mb"] = max(DEFAULT_HELD_MB, 2 * payload)
+    strategies = {name.lower(): name for name in STRATEGIES}
+    strategy = environment.get("SAGEMAKER_BATCH_STRATEGY", "").replace("_", "").lower()
+    if strategy:
+        found["batch_strategy"] = strategies.get(strategy, strategy)
+    if environment.get("SAGEMAKER_BATCH", "").strip().lower() in ("true", "1"):
+        found["is_batch"] = True
+    return found
+
+
+_VARIABLES = {
+    "SAGEMAKER_BIND_TO_PORT": "port",
+    "SAGEMAKER_MAX_PAYLOAD_IN_MB": "max_payload_mb",
+    "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "concurrent_transforms",
+}
+_ZERO_IS_DEFAULT = ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS")

@@ -1,0 +1,311 @@
+"""The process that listens, starts workers, replaces dead ones and publishes models.
+
+It scores nothing and stays small: models are read by a process that ends when it has
+published one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
+from spark_fm.serving.processes import SIGNALS, run_loader, run_worker
+from spark_fm.serving.settings import ServeSettings
+from spark_fm.serving.shared import (
+    METRICS,
+    STATUS,
+    current_name,
+    version_name,
+    versions,
+    write_whole,
+)
+from spark_fm.serving.watching import Signature, resolve_model, signature
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+HEALTHY_SECONDS = 5.0  # a worker that lived so long had started
+MAX_DELAY_SECONDS = 10.0
+MAX_FAILED_STARTS = 5  # of a worker, before any has ever started
+BACKLOG = 2048
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The place of one worker: its process, or when to start the next."""
+
+    process: BaseProcess | None = None
+    started: float = 0.0
+    deaths: int = 0  # in a row, each soon after its start
+    start_at: float = 0.0
+
+
+class Supervisor:
+    """Serve a model until SIGTERM or SIGINT; reload on SIGHUP and when it changes.
+
+    Parameters
+    ----------
+    model : str
+        A model folder, a folder of such, or a link to either; or a URI.
+    settings : ServeSettings
+    log_level : str
+        Of the workers' logs.
+
+    Notes
+    -----
+    Must run in the main thread, which receives signals.
+    """
+
+    def __init__(self, model: str, settings: ServeSettings, *, log_level: str = "info") -> None:
+        self._model = model
+        self._settings = settings
+        self._log_level = log_level
+        self._context = multiprocessing.get_context("spawn")
+        self._slots = [_Slot() for _ in range(settings.workers)]
+        self._has_started = False
+        self._is_stopping = False
+        self._must_reload = True
+        self._loader: tuple[BaseProcess, Connection] | None = None
+        self._n_loads = 0
+        self._look_at = 0.0
+        self._seen: Signature | None = None  # at the last look
+        self._tried: Signature | None = None  # of the version that was loaded or refused
+        self._digest: str | None = None
+        self._status = {"worker_deaths": 0, "reloads": 0, "refused_reloads": 0}
+
+    def run(self) -> None:
+        """Serve; returns when all requests in flight are answered.
+
+        Raises
+        ------
+        InvalidParamError
+            When the address cannot be listened on.
+        ModelFormatError
+            When the first model cannot be read.
+        SparkFMError
+            When no worker can be started.
+        """
+        settings = self._settings
+        listener = _listen(settings.host, settings.port)
+        with (
+            tempfile.TemporaryDirectory(prefix="spark-fm-serve-") as shared,
+            _environment("PROMETHEUS_MULTIPROC_DIR", os.path.join(shared, METRICS)),
+            self._signals(),
+        ):
+            self._shared = Path(shared)
+            (self._shared / METRICS).mkdir(mode=0o700)
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            log.info("listening on http://%s:%d, model %s", shown, port, self._model)
+            try:
+                while not self._is_stopping:
+                    self._tend_workers(listener)
+                    self._tend_model()
+                    self._wait()
+            finally:
+                listener.close()
+                self._stop()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop and reload by signals inside the block."""
+        handlers = {
+            signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop,
+            signal.SIGHUP: self._on_reload,
+        }  # fmt: skip
+        before = {number: signal.signal(number, handlers[number]) for number in handlers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._must_reload = True
+
+    def _wait(self) -> None:
+        """Wait for a tick, or until a process ends."""
+        watched: list[Any] = [slot.process.sentinel for slot in self._slots if slot.process]
+        if self._loader is not None:
+            watched.append(self._loader[1])
+        wait(watched, timeout=TICK_SECONDS)
+
+    def _start(self, target: Any, *arguments: Any) -> BaseProcess:
+        """Start a process that receives no signal before it has handlers."""
+        process = self._context.Process(target=target, args=arguments, daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return process
+
+    def _tend_workers(self, listener: socket.socket) -> None:
+        """Start workers that are missing, note those that died."""
+        now = time.monotonic()
+        # One says 503 until the first model is there. The others listen when they have it:
+        # a server that has said 200 once does not say 503 for another worker's sake.
+        for slot in self._slots if self._digest else self._slots[:1]:
+            if slot.process is not None and not slot.process.is_alive():
+                self._bury(slot, now)
+            if slot.process is not None:
+                if now - slot.started > HEALTHY_SECONDS:
+                    slot.deaths, self._has_started = 0, True
+            elif now >= slot.start_at:
+                slot.process = self._start(
+                    run_worker, self._settings, str(self._shared), listener, self._log_level
+                )
+                slot.started = now
+                self._tell()
+
+    def _bury(self, slot: _Slot, now: float) -> None:
+        """Note that a worker died, and when its successor starts."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        process = slot.process
+        assert process is not None  # noqa: S101 - of the caller
+        mark_process_dead(process.pid, str(self._shared / METRICS))
+        slot.deaths += 1
+        if slot.deaths >= MAX_FAILED_STARTS and not self._has_started:
+            raise SparkFMError(
+                f"No worker can be started: {slot.deaths} ended at once, the last with exit code "
+                f"{process.exitcode}. See what they wrote to stderr."
+            )
+        delay = 0.0 if slot.deaths == 1 else min(MAX_DELAY_SECONDS, 0.1 * 2**slot.deaths)
+        log.warning(
+            "worker %s died (exit code %s); a new one starts", process.pid, process.exitcode
+        )
+        slot.process, slot.start_at = None, now + delay
+        self._tell(worker_deaths=1)
+
+    def _tend_model(self) -> None:
+        """Load a model when there is a new one, and hear from the process that loads."""
+        if self._loader is not None:
+            self._hear()
+            return
+        now = time.monotonic()
+        if self._must_reload:
+            self._must_reload = False
+            self._load(signature(self._model))
+        elif self._settings.reload_seconds and now >= self._look_at:
+            self._look_at = now + self._settings.reload_seconds
+            found, seen = signature(self._model), self._seen
+            self._seen = found
+            # Twice the same: nobody is writing there any more.
+            if found is not None and found == seen and found != self._tried:
+                self._load(found)
+
+    def _load(self, found: Signature | None) -> None:
+        self._tried = found
+        self._n_loads += 1
+        ours, theirs = self._context.Pipe(duplex=False)
+        name = version_name(self._n_loads)
+        path = resolve_model(self._model)
+        process = self._start(run_loader, path, str(self._shared), name, theirs)
+        theirs.close()
+        self._loader = (process, ours)
+
+    def _hear(self) -> None:
+        """Take what the loading process says, once it says it."""
+        assert self._loader is not None  # noqa: S101 - of the caller
+        process, connection = self._loader
+        if not connection.poll():
+            return
+        try:
+            digest, error = connection.recv()
+        except EOFError:
+            process.join()
+            digest, error = None, f"reading it ended with exit code {process.exitcode}"
+        process.join()
+        connection.close()
+        self._loader = None
+        if error is not None and self._digest is None:
+            raise ModelFormatError(error)
+        if error is not None:
+            log.warning("a new version of the model is refused, the old one stays: %s", error)
+            self._tell(refused_reloads=1)
+        elif digest != self._digest:
+            log.info("serving the model with digest %s", digest[:16])
+            self._tell(reloads=int(self._digest is not None))
+            self._digest = digest
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove all versions but the current one; workers keep what they have mapped."""
+        current = current_name(self._shared)
+        for folder in versions(self._shared):
+            if folder.name != current:  # older, or refused
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _tell(self, **more: int) -> None:
+        """Count, and write down for the metrics."""
+        for name, amount in more.items():
+            self._status[name] += amount
+        workers = sum(slot.process is not None for slot in self._slots)
+        write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+
+    def _stop(self) -> None:
+        """End all processes: workers answer what is in flight."""
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for process in processes:
+            process.terminate()
+        if self._loader is not None:
+            self._loader[0].kill()
+            processes.append(self._loader[0])
+        log.info("stopping: requests in flight are answered first")
+        deadline = time.monotonic() + self._settings.grace_seconds + 5
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                log.warning("process %s does not end and is killed", process.pid)
+                process.kill()
+                process.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; connections wait in it until workers accept them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as err:
+        raise InvalidParamError(
+            f"Cannot listen on {host}, port {port}: {err}. Choose another --host or --port."
+        ) from err
+    # Accepted connections inherit it. An answer is written as head and body; without this
+    # the body waits for the client's delayed acknowledgement, 40 ms on Linux.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setblocking(False)
+    return listener
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable inside the block: processes started there inherit it."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
