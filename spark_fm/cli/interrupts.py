@@ -25,8 +25,13 @@ _seen = _Interruption()
 
 
 def was_interrupted() -> bool:
-    """Tell whether an interruption arrived since the last ``interruptible`` began."""
+    """Tell whether an interruption arrived in this command."""
     return _seen.signal is not None
+
+
+def forget() -> None:
+    """Let the next command of this process begin as if none had been interrupted."""
+    _seen.signal = None
 
 
 def exit_code() -> int:
@@ -42,7 +47,7 @@ def interruptible() -> Iterator[None]:
     waiting for the JVM at that moment, as it mostly is, that call fails and its error
     takes the place of the interruption. Jobs are cancelled by whoever started them.
     """
-    _seen.signal = None
+    forget()
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         when interrupted, 143 when terminated, 1 for everything else.
     """
     from spark_fm.cli.failures import explain
+    from spark_fm.cli.interrupts import forget
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"spark-fm: error: {text}", file=sys.stderr)
         return code
+    finally:
+        forget()
     return 0
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from spark_fm.cli import convert
 from spark_fm.cli.interrupts import SIGNALS, exit_code, held_back, interruptible, was_interrupted
+from spark_fm.cli.main import main
 from spark_fm.recordio import write_records
 from tests.conftest import MODE
 
@@ -49,6 +51,20 @@ def test_an_interruption_takes_effect_once_and_waits_where_it_is_held_back(numbe
     assert [signal.getsignal(each) for each in SIGNALS] == before
     with interruptible():
         pass  # later tests find no interruption
+
+
+def test_a_command_after_an_interrupted_one_ends_with_its_own_code(monkeypatch, capsys):
+    def stopped(_):
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(convert, "run", stopped)
+    words = ["convert", "--input", "a.libsvm", "--output", "b.pbr"]
+
+    codes = [main(words), main(["convert"])]
+
+    assert codes == [143, 2]
+    assert "are required: --input, --output" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")

@@ -25,6 +25,7 @@ EFFECTS: dict[str, tuple[dict[str, object], object]] = {
     "use_bias": ({}, False),
     "use_linear": ({}, False),
     "mini_batch_size": ({}, 4),
+    "sagemaker": ({"mini_batch_size": 8}, True),
     "adagrad_init": ({}, 0.01),
     "decay_frequency_power": ({"factors.wd": 0.1}, 0.5),
     "clip_gradient": ({}, 0.05),

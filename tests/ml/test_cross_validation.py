@@ -219,14 +219,16 @@ def test_a_split_finds_the_map_that_learns_and_comes_back(
 
 def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     machine = fast_fm()
-    names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED)
+    # One worker is all that sageMakerTraining takes, so it has a map of its own.
+    names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED - {"sageMakerTraining"})
     everything = {machine.getParam(name): VALUES[name] for name in names}
+    as_sagemaker = {machine.sageMakerTraining: True}
     validator = TrainValidationSplit(
-        estimator=machine, estimatorParamMaps=[{machine.seed: 3}, everything], evaluator=by_area(),
-        parallelism=3, collectSubModels=True, seed=5,
+        estimator=machine, estimatorParamMaps=[{machine.seed: 3}, everything, as_sagemaker],
+        evaluator=by_area(), parallelism=3, collectSubModels=True, seed=5,
     )  # fmt: skip
 
-    first, second = validator.fit(train).subModels
+    first, second, third = validator.fit(train).subModels
 
     assert first.getSeed() == 3
     assert not first.isSet(first.optimizer)
@@ -235,3 +237,5 @@ def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     assert second.numFeatures == VALUES["featureDim"]
     assert second.factors.shape[1] == VALUES["numFactors"]
     assert second.summary.facts["numWorkers"] == VALUES["numWorkers"]
+    assert third.getSageMakerTraining()
+    assert third.summary.running

@@ -78,7 +78,7 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         "epochs", "patience", "tol", "validationFraction", "validationIndicatorCol",
         "validationMetric", "refit", "seed", "shuffle", "numWorkers", "averagingsPerEpoch",
         "aggregationDepth", "predictorType", "featureDim", "handleInvalid", "threshold",
-        "keepTrainingState", "checkpointDir", "checkpointInterval",
+        "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
     names = {p.name for p in FMParamDeclarations().params if not p.name.endswith("Col")}
 
