@@ -70,6 +70,13 @@ class PackedData:
     fingerprint: str
 
     @property
+    def blocks(self) -> DataFrame:
+        """The blocks alone, without what the packing reported."""
+        return self.frame.where(F.col("kind") != REPORT).select(
+            "kind", "source", "seq", "n_rows", "nnz", "payload"
+        )
+
+    @property
     def nothing_left(self) -> bool:
         """Whether all rows were drawn for validation: too few of them to hold any out."""
         return self.train.weight == 0

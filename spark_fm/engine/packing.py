@@ -15,9 +15,9 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import TaskContext
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, block_row, report_row
+from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.counting import FeatureCounter
@@ -290,8 +290,7 @@ def _source_of(batch: pa.RecordBatch | None) -> int:
     """
     if batch is not None and batch.num_rows and "source" in batch.schema.names:
         return int(_column(batch, "source")[0].as_py())
-    context = TaskContext.get()
-    return context.partitionId() if context is not None else 0
+    return partition_number()
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

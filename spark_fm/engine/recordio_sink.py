@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
-from pyspark import TaskContext
 from pyspark.sql.datasource import DataSourceArrowWriter, WriterCommitMessage
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, StructType
 
+from spark_fm.engine.task_context import partition_number
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.encoding import encode_rows
 from spark_fm.formats.files import store_of
@@ -106,9 +106,7 @@ class RecordIOWriter(DataSourceArrowWriter):
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> PartFile:
         """Write the rows of a task into a file that readers do not see yet."""
-        context = TaskContext.get()
-        number = context.partitionId() if context is not None else 0
-        name = f"part-{number:05d}-{uuid4().hex}.pbr"
+        name = f"part-{partition_number():05d}-{uuid4().hex}.pbr"
         store, _, staging = self._places()
         store.create_dir(staging, recursive=True)
         n_rows = 0

@@ -1,4 +1,4 @@
-"""The task that trains whole models on all rows, one model after the other."""
+"""The task that trains a whole model on all rows, one of several at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, read_blocks, renu
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import array_pieces
+from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
@@ -29,84 +30,79 @@ class SoloPart:
     Parameters
     ----------
     model : int
-        Number of the model among those of the job.
+        Number of the model among those that share the rows.
     spec : TrainSpec
     units : Units
     metric : str
+    run : Handle
+        Facts and arrays of the model's TrainRun.
     """
 
     model: int
     spec: TrainSpec
     units: Units
     metric: str
+    run: Handle
 
 
 @dataclass(frozen=True)
 class SoloTask:
-    """Advance trainings for some seconds in this one task, in turn.
+    """Advance one training for some seconds, the one of the task's partition.
 
     Parameters
     ----------
     version : str
     parts : tuple of SoloPart
-    runs : Handle
-        Facts and arrays of a TrainRun for each model number of the job.
+        One a partition; partitions beyond have nothing to do.
     ids : Handle or None
         Sorted feature ids of the table's rows; None when ids are rows.
     train_on_all : bool
         Train on validation rows too and validate nothing.
     seconds : float
-        Start no further epoch after this much time; the first model trains at least one.
+        Start no further epoch after this much time; one at least is trained.
     """
 
     version: str
     parts: tuple[SoloPart, ...]
-    runs: Handle
     ids: Handle | None
     train_on_all: bool
     seconds: float
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the pieces of the advanced runs."""
+        """Yield the pieces of the advanced run."""
         check_version(self.version)
-        started = time.perf_counter()
-        runs = self.runs.load()
-        train, validation = self._read(batches)
-        for turn, part in enumerate(self.parts):
-            left = self.seconds - (time.perf_counter() - started)
-            if turn and left <= 0:
-                break
-            yield from self._advanced(part, runs[part.model], train, validation, left)
-        freeze_loaded_modules()
+        number = partition_number()
+        if number < len(self.parts):
+            yield from self._advanced(self.parts[number], batches)
+            freeze_loaded_modules()
+        for _ in batches:  # a worker that leaves input unread is not used again
+            pass
 
     def _advanced(
-        self,
-        part: SoloPart,
-        stored: tuple[dict[str, object], dict[str, object]],
-        train: CsrBatch,
-        validation: CsrBatch | None,
-        seconds: float,
+        self, part: SoloPart, batches: Iterator[pa.RecordBatch]
     ) -> Iterator[pa.RecordBatch]:
-        facts, arrays = stored
-        layout = Layout(part.spec.k, part.spec.optimizer)
-        run = TrainRun.from_arrays(layout, facts, arrays)  # type: ignore[arg-type]
+        started = time.perf_counter()
+        facts, arrays = part.run.load()
+        run = TrainRun.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
         since, n_features = run.epoch, run.state.n_features
+        train, validation = self._read(batches)
         train = part.units.apply(checked(train, n_features))
         if validation is not None:
             validation = part.units.apply(checked(validation, n_features))
         try:
             for _ in advance(
-                run, train, validation, part.spec,
-                metric=part.metric, label_scale=part.units.label, seconds=seconds,
+                run, train, validation, part.spec, metric=part.metric,
+                label_scale=part.units.label,
+                seconds=self.seconds - (time.perf_counter() - started),
             ):  # fmt: skip
                 pass
         except TrainingDivergedError as err:
             # As data: an exception would reach the driver as another class.
             yield from array_pieces(0, {"diverged": str(err)}, {}, model=part.model)
-            return
-        result, advanced = run.to_arrays(since)
-        result["n_rows"] = train.n_rows
-        yield from array_pieces(0, result, advanced, model=part.model)
+        else:
+            result, advanced = run.to_arrays(since)
+            result["n_rows"] = train.n_rows
+            yield from array_pieces(0, result, advanced, model=part.model)
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import REPORT
+from spark_fm.engine.copies import Copies
 from spark_fm.engine.gathering import gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
@@ -72,7 +72,7 @@ class SoloTraining:
 
 def train_solo(
     trainings: Sequence[SoloTraining],
-    frame: DataFrame,
+    copies: Copies,
     session: SparkSession,
     *,
     ids: Handle | None,
@@ -84,19 +84,16 @@ def train_solo(
     Parameters
     ----------
     trainings : sequence of SoloTraining
-    frame : DataFrame
-        Packed blocks.
+    copies : Copies
+        Of the packed blocks.
     session : SparkSession
     ids : Handle or None
         Sorted feature ids of the table's rows.
     train_on_all : bool
         Train on validation rows too and validate nothing.
     n_tasks : int
-        Tasks that may train at once, each all the rows and some of the models.
+        Tasks that may train at once, each one model on all the rows.
     """
-    blocks = frame.where(F.col("kind") != REPORT).select(
-        "kind", "source", "seq", "n_rows", "nnz", "payload"
-    )
     failed: dict[int, TrainingDivergedError] = {}
     for training in trainings:
         training.kept_epoch = training.run.epoch
@@ -108,25 +105,22 @@ def train_solo(
         ]  # fmt: skip
         if not going:
             break
-        lanes = _lanes(trainings, going, n_tasks)
-        chosen = {number: trainings[number] for lane in lanes for number in lane}
-        stored = {number: t.run.to_arrays(since=t.run.epoch) for number, t in chosen.items()}
-        n_bytes = sum(training.n_bytes for training in chosen.values())
+        chosen = _fitting(trainings, going, n_tasks)
+        n_bytes = sum(trainings[number].n_bytes for number in chosen)
         started = time.perf_counter()
-        with shipped(session, stored, n_bytes=n_bytes) as runs:
-            tasks = [
-                SoloTask(
-                    version=__version__, runs=runs, ids=ids, train_on_all=train_on_all,
-                    parts=tuple(
-                        SoloPart(n, chosen[n].spec, chosen[n].units, chosen[n].metric)
-                        for n in lane
-                    ),
-                    seconds=seconds,
-                )
-                for lane in lanes
-            ]  # fmt: skip
-            results = _run_job(tasks, blocks, session, n_bytes)
-        job_seconds = (time.perf_counter() - started) / max(1, len(results))
+        with ExitStack() as stack:
+            parts = []
+            for number in chosen:
+                run, of = trainings[number].run, trainings[number]
+                stored = run.to_arrays(since=run.epoch)
+                handle = stack.enter_context(shipped(session, stored, n_bytes=n_bytes))
+                parts.append(SoloPart(number, of.spec, of.units, of.metric, handle))
+            task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds)
+            # A task a model, however many there are: a slot that is done early takes the next.
+            frame = copies.of(len(parts)).mapInArrow(task, PIECE_DDL)
+            results = _gathered(frame, session, n_bytes)
+        n_at_once = min(n_tasks, len(results))
+        job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))
         for number, (facts, arrays) in sorted(results.items()):
             if "diverged" in facts:
                 failed[number] = TrainingDivergedError(facts["diverged"])
@@ -136,28 +130,18 @@ def train_solo(
     return [failed.get(number) or t.run for number, t in enumerate(trainings)]
 
 
-def _lanes(
-    trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int
-) -> list[list[int]]:
-    """Deal trainings to tasks, as many as the job may ship."""
-    n_tasks = min(n_tasks, len(going))
-    n_chosen, n_bytes = 0, 0
-    for number in going:
-        n_bytes += trainings[number].n_bytes
-        if n_chosen >= n_tasks and n_bytes > JOB_BYTES:
-            break
-        n_chosen += 1
-    return [list(going[lane:n_chosen:n_tasks]) for lane in range(n_tasks)]
+def _fitting(trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int) -> list[int]:
+    """Return the first trainings of those, one a slot at least and as many as a job may ship."""
+    total = np.cumsum([trainings[number].n_bytes for number in going])
+    return list(going[: max(n_tasks, int(np.searchsorted(total, JOB_BYTES, side="right")))])
 
 
-def _run_job(
-    tasks: Sequence[SoloTask], blocks: DataFrame, session: SparkSession, n_bytes: int
+def _gathered(
+    frame: DataFrame, session: SparkSession, n_bytes: int
 ) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
     """Return facts and arrays by number of the model."""
-    # One partition a task, each over all the blocks, in one job and without a shuffle.
-    frames = [blocks.coalesce(1).mapInArrow(task, PIECE_DDL) for task in tasks]
     rows = gather(
-        reduce(DataFrame.union, frames), session, columns=["model", "name", "part", "payload"],
+        frame, session, columns=["model", "name", "part", "payload"],
         n_bytes=3 * n_bytes, spread=["model", "name", "part"],
     )  # fmt: skip
     pieces: dict[int, list[tuple[str, int, Any]]] = {}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import TaskContext
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, encode, read_blocks
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
+from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.candidate import Candidate, evaluate
@@ -163,7 +163,7 @@ class _Learner:
         self._last = rows
         order = epoch_order(
             part.spec, rows.n_rows, epoch=part.epoch, exchange=part.exchange,
-            partition=_partition(), window=window,
+            partition=partition_number(), window=window,
         )  # fmt: skip
         stats = train_inplace(self._state, rows, order, spec=part.spec, step_scale=part.step_scale)
         facts["n_rows"] += rows.n_rows
@@ -184,9 +184,9 @@ class _Learner:
         facts["validation"] = self._sums.to_dict()
         if sample is not None:
             facts["sample_shape"] = [sample.n_rows, sample.nnz]
-        yield from array_pieces(_partition(), facts, {}, model=model)
+        yield from array_pieces(partition_number(), facts, {}, model=model)
         if sample is not None:
-            yield piece(_partition(), SAMPLE, 0, encode(sample), model=model)
+            yield piece(partition_number(), SAMPLE, 0, encode(sample), model=model)
         if facts["finite"]:
             yield from self._deltas(model)
 
@@ -208,7 +208,7 @@ class _Learner:
                     chosen, touches[chosen],
                     np.ascontiguousarray(state.rows[chosen, : layout.n_exchanged]),
                 )  # fmt: skip
-                yield piece(_partition(), DELTA, number, delta.to_bytes(), model=model)
+                yield piece(partition_number(), DELTA, number, delta.to_bytes(), model=model)
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,3 @@ def merge_range(
 def features_per_range(layout: Layout) -> int:
     """Return how many features' deltas make one piece."""
     return max(1, PIECE_BYTES // (4 * (layout.n_exchanged + 2)))
-
-
-def _partition() -> int:
-    context = TaskContext.get()
-    return context.partitionId() if context is not None else 0
