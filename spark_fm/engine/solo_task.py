@@ -53,7 +53,7 @@ class SoloTask:
     ----------
     version : str
     parts : tuple of SoloPart
-        One a partition; partitions beyond have nothing to do.
+        One a partition.
     ids : Handle or None
         Sorted feature ids of the table's rows; None when ids are rows.
     train_on_all : bool
@@ -71,12 +71,8 @@ class SoloTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
-        number = partition_number()
-        if number < len(self.parts):
-            yield from self._advanced(self.parts[number], batches)
-            freeze_loaded_modules()
-        for _ in batches:  # a worker that leaves input unread is not used again
-            pass
+        yield from self._advanced(self.parts[partition_number()], batches)
+        freeze_loaded_modules()
 
     def _advanced(
         self, part: SoloPart, batches: Iterator[pa.RecordBatch]

@@ -12,10 +12,11 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
-from spark_fm.engine.copies import Copies
+from spark_fm.engine.copying import copies
 from spark_fm.engine.gathering import gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
+from spark_fm.engine.packed import PackedData
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_task import SoloPart, SoloTask
@@ -31,6 +32,8 @@ FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 16.0
 # Most that the models of one job may have together, one model a task apart.
 JOB_BYTES = 2**27
+# Most that a job may write of the rows, a copy a model, one model a slot apart.
+COPIES_BYTES = 2**30
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ class SoloTraining:
 
 def train_solo(
     trainings: Sequence[SoloTraining],
-    copies: Copies,
+    data: PackedData,
     session: SparkSession,
     *,
     ids: Handle | None,
@@ -84,8 +87,7 @@ def train_solo(
     Parameters
     ----------
     trainings : sequence of SoloTraining
-    copies : Copies
-        Of the packed blocks.
+    data : PackedData
     session : SparkSession
     ids : Handle or None
         Sorted feature ids of the table's rows.
@@ -105,7 +107,7 @@ def train_solo(
         ]  # fmt: skip
         if not going:
             break
-        chosen = _fitting(trainings, going, n_tasks)
+        chosen = _fitting(trainings, going, n_tasks, data.n_bytes)
         n_bytes = sum(trainings[number].n_bytes for number in chosen)
         started = time.perf_counter()
         with ExitStack() as stack:
@@ -117,7 +119,7 @@ def train_solo(
                 parts.append(SoloPart(number, of.spec, of.units, of.metric, handle))
             task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds)
             # A task a model, however many there are: a slot that is done early takes the next.
-            frame = copies.of(len(parts)).mapInArrow(task, PIECE_DDL)
+            frame = copies(data.blocks, len(parts)).mapInArrow(task, PIECE_DDL)
             results = _gathered(frame, session, n_bytes)
         n_at_once = min(n_tasks, len(results))
         job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))
@@ -130,10 +132,13 @@ def train_solo(
     return [failed.get(number) or t.run for number, t in enumerate(trainings)]
 
 
-def _fitting(trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int) -> list[int]:
+def _fitting(
+    trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int, row_bytes: int
+) -> list[int]:
     """Return the first trainings of those, one a slot at least and as many as a job may ship."""
     total = np.cumsum([trainings[number].n_bytes for number in going])
-    return list(going[: max(n_tasks, int(np.searchsorted(total, JOB_BYTES, side="right")))])
+    shipped_at_once = int(np.searchsorted(total, JOB_BYTES, side="right"))
+    return list(going[: max(n_tasks, min(shipped_at_once, COPIES_BYTES // max(1, row_bytes)))])
 
 
 def _gathered(

@@ -12,7 +12,6 @@ from itertools import zip_longest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.checkpoints import Checkpoint, checkpoint_name
-from spark_fm.engine.copies import Copies
 from spark_fm.engine.dealing import dealt_blocks
 from spark_fm.engine.exchanges import conduct
 from spark_fm.engine.handles import Handle
@@ -93,7 +92,6 @@ class TrainingSet:
         self._stack = stack
         self._ids: dict[bytes, Handle] = {}
         self._dealt: dict[tuple[object, ...], DataFrame] = {}
-        self._copies = Copies(data.blocks, session)
 
     @property
     def fingerprint(self) -> str:
@@ -224,7 +222,7 @@ class TrainingSet:
                     for (model, phase), teller in zip(chosen, tellers, strict=True)
                 ]
                 outcomes = train_solo(
-                    trainings, self._copies, session, ids=self._ids_handle(plan),
+                    trainings, self._data, session, ids=self._ids_handle(plan),
                     train_on_all=chosen[0][1].train_on_all, n_tasks=task_slots(session),
                 )  # fmt: skip
             else:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.copies import Copies
+from spark_fm.engine.copying import copies
 from spark_fm.engine.task_context import partition_number
 
 
@@ -23,9 +23,7 @@ def sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 8, 11])
 def test_each_copy_is_a_partition_with_all_rows(spark: SparkSession, number: int) -> None:
     rows = spark.range(0, 10, 1, 3)
-    copies = Copies(rows, spark)
 
-    for _ in range(2):  # the second time it is there already
-        found = copies.of(number).mapInArrow(sums, "partition long, rows long, sum long").collect()
+    frame = copies(rows, number).mapInArrow(sums, "partition long, rows long, sum long")
 
-        assert sorted(map(tuple, found)) == [(place, 10, 45) for place in range(number)]
+    assert sorted(map(tuple, frame.collect())) == [(place, 10, 45) for place in range(number)]
