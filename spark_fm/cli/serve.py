@@ -25,8 +25,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command; those without a value may come from the environment."""
     parser.add_argument(
         "model", nargs="?", metavar="MODEL",
-        help="a saved model; a folder of such, of which the one saved last is served; or a link "
-        f"to either [{CONTAINER_MODEL} where that exists]",
+        help="a saved model; a folder of such, of which the one saved last is served; SageMaker's "
+        f"model.tar.gz or model_algo-1; or a link to any [{CONTAINER_MODEL} where that exists]",
     )  # fmt: skip
     parser.add_argument(
         "--host", help="address to listen on [127.0.0.1; 0.0.0.0 without MODEL, in a container]"

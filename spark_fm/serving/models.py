@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,6 +27,9 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.shared import CURRENT, current_name, write_whole
+
+if TYPE_CHECKING:
+    from spark_fm.formats.artifact import SavedModel
 
 CHECKED_ROWS = 2**16
 
@@ -84,7 +88,8 @@ def publish(path: str, shared: Path, name: str) -> str:
     Parameters
     ----------
     path : str
-        A model folder, of any store that pyarrow or fsspec knows.
+        A model folder, of any store that pyarrow or fsspec knows; or SageMaker's
+        ``model.tar.gz`` or ``model_algo-1``.
     shared : Path
         The private folder of this server.
     name : str
@@ -98,11 +103,9 @@ def publish(path: str, shared: Path, name: str) -> str:
     Raises
     ------
     ModelFormatError
-        For a folder that is no whole model, or one with parameters that are not finite.
+        For what is no whole model, or one with parameters that are not finite.
     """
-    from spark_fm.formats.artifact import read_model
-
-    saved = read_model(path)
+    saved = _read(path)
     weights = saved.weights
     facts = {
         "bias": weights.bias.hex(),
@@ -111,7 +114,7 @@ def publish(path: str, shared: Path, name: str) -> str:
         "threshold": float(saved.params["threshold"]),
         "version": str(saved.facts["version"]),
     }
-    seed = json.dumps([facts, saved.facts["sha256"]], sort_keys=True)
+    seed = json.dumps([facts, _digest_of(saved)], sort_keys=True)
     digest = hashlib.sha256(seed.encode()).hexdigest()
     current = current_name(shared)
     if current is not None and open_model(shared, current).digest == digest:
@@ -165,6 +168,24 @@ def warm_up(model: ServedModel) -> None:
         body = encode_request(row, content_type)
         scores = model.predict(decode_request(body, content_type, feature_dim=width))
         encode_response(scores, model.labels(scores), content_type)
+
+
+def _read(path: str) -> SavedModel:
+    if os.path.isfile(path):
+        from spark_fm.formats.sagemaker import read_sagemaker
+
+        return read_sagemaker(path)
+    from spark_fm.formats.artifact import read_model
+
+    return read_model(path)
+
+
+def _digest_of(saved: SavedModel) -> str:
+    from spark_fm.formats.artifact import model_arrays, model_facts
+
+    if "sha256" in saved.facts:
+        return str(saved.facts["sha256"])
+    return str(model_facts(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
 
 
 def _mapped(path: Path) -> NDArray[Any]:

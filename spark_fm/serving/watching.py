@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 Signature = tuple[object, ...]
+# What SageMaker's training leaves, as it is and unpacked.
+SAGEMAKER_ARTIFACTS = ("model.tar.gz", "model_algo-1")
 
 
 def resolve_model(path: str) -> str:
-    """Return the model folder that a path stands for.
+    """Return the model folder, or SageMaker's artifact, that a path stands for.
 
     Parameters
     ----------
     path : str
-        A model folder; or a folder of such, of which the one saved last is meant; or a
-        symbolic link to either. URIs are returned as they are.
+        A model folder; or a folder of such, of which the one saved last is meant; or
+        SageMaker's ``model.tar.gz`` or ``model_algo-1``, or a folder with one of them; or a
+        symbolic link to any. URIs are returned as they are.
 
     Returns
     -------
@@ -30,7 +34,10 @@ def resolve_model(path: str) -> str:
     except OSError:
         return path
     found = [(max(_written(folder)), folder.name) for folder in folders if _written(folder)]
-    return os.path.join(path, max(found)[1]) if found else path
+    if found:
+        return os.path.join(path, max(found)[1])
+    artifacts = [os.path.join(path, name) for name in SAGEMAKER_ARTIFACTS]
+    return next(filter(os.path.isfile, artifacts), path)
 
 
 def signature(path: str) -> Signature | None:
@@ -47,6 +54,12 @@ def signature(path: str) -> Signature | None:
     signature: a server of such a model reloads on SIGHUP.
     """
     folder = os.path.realpath(resolve_model(path))
+    try:
+        facts = os.stat(folder)
+    except OSError:
+        return None
+    if stat.S_ISREG(facts.st_mode):
+        return (folder, facts.st_mtime_ns, facts.st_size, facts.st_ino)
     if not _written(Path(folder)):
         return None
     return (folder, *sorted(_files(Path(folder))))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 from spark_fm.errors import ModelFormatError
+from spark_fm.formats.exchanging import imported_model
+from spark_fm.formats.sagemaker_writing import write_sagemaker
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.models import open_model, publish
 from spark_fm.serving.shared import current_name
+from spark_fm.serving.watching import resolve_model, signature
 from tests.builders import planted_weights, random_batch
 from tests.serving.servers import ROOT, save_model
 
@@ -27,6 +31,32 @@ def test_a_published_model_scores_as_the_saved_one(tmp_path):
     assert np.array_equal(scores, weights.predict(rows, "logistic"))
     assert np.array_equal(served.labels(scores), (scores >= 0.3).astype(np.float32))
     assert not served.weights.table.flags.owndata  # mapped, not copied
+
+
+@pytest.mark.parametrize("layer", ["model.tar.gz", "model_algo-1"])
+def test_sagemaker_s_own_artifact_is_served_as_it_is(tmp_path, layer):
+    weights = planted_weights(40, 5, seed=3)
+    folder, shared = tmp_path / "artifact", tmp_path / "shared"
+    folder.mkdir()
+    shared.mkdir()
+    write_sagemaker(str(folder / "model.tar.gz"), imported_model(
+        weights, "binary_classifier", threshold=0.5, origin={}
+    ))  # fmt: skip
+    if layer == "model_algo-1":
+        with tarfile.open(folder / "model.tar.gz") as archive:
+            archive.extract(layer, folder, filter="data")
+        (folder / "model.tar.gz").unlink()
+
+    path = resolve_model(str(folder))
+    digest = publish(path, shared, "version-1")
+
+    assert path == str(folder / layer)
+    assert signature(str(folder)) is not None
+    assert publish(path, shared, "version-2") == digest
+    rows = random_batch(50, 40, seed=1)
+    assert np.array_equal(
+        open_model(shared, "version-1").predict(rows), weights.predict(rows, "logistic")
+    )
 
 
 def test_a_model_of_huge_ids_keeps_its_table_of_ids(tmp_path):
