@@ -10,12 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+
+from spark_fm.errors import SparkFMError
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +122,25 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
     session.addTag(tag)
     try:
         yield tag
-    except BaseException:
+    except BaseException as failure:
         try:
             session.interruptTag(tag)
         except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
             log.debug("jobs tagged %s were not cancelled: %s", tag, err)
+        if _tells_of_a_lost_jvm(failure):
+            raise SparkFMError(
+                "The JVM of the Spark driver is gone, most likely for want of memory. Start it "
+                "with more (spark.driver.memory), or lower numFactors or the size of the grid."
+            ) from failure
         raise
     finally:
-        session.removeTag(tag)
+        with suppress(Py4JError, ConnectionError):
+            session.removeTag(tag)
+
+
+def _tells_of_a_lost_jvm(failure: BaseException) -> bool:
+    # A call that the JVM does not live to answer fails as a plain Py4JError, with no cause.
+    return isinstance(failure, (Py4JNetworkError, ConnectionError)) or type(failure) is Py4JError
 
 
 @contextmanager
@@ -145,4 +158,5 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
         yield frame
     finally:
         if kept:
-            frame.unpersist()
+            with suppress(Py4JError, ConnectionError):
+                frame.unpersist()
