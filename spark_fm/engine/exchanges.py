@@ -95,6 +95,9 @@ class ExchangeResult:
     job_seconds: float = 0.0
 
 
+# Most that the partitions send of all models of one job: the JVM holds it several times.
+JOB_BYTES = 2**27
+
 Steps = Generator[Exchange, ExchangeResult, TrainRun]
 
 
@@ -131,7 +134,9 @@ def conduct(
     while waiting:
         behind = min(waiting, key=lambda n: (waiting[n].turn, n))
         key = waiting[behind].key
-        chosen = [n for n in sorted(waiting) if waiting[n].key == key]
+        alike = [n for n in waiting if waiting[n].key == key]
+        alike.sort(key=lambda n: (waiting[n].turn, n))
+        chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
         outcome = run_job([waiting[n] for n in chosen], frame, session, plan)
         for number, result in zip(chosen, outcome, strict=True):
             resume(number, result)
@@ -175,13 +180,10 @@ def _gathered(
 ) -> list[ExchangeResult]:
     exchange = task.parts[0].exchange
     frame = frame.where(_wanted(exchange, task)).mapInArrow(task, PIECE_DDL)
-    n_bytes = sum(4 * plan.n_features * (rule.layout.n_exchanged + 2) for rule in rules)
     if plan.merge_on_executors and exchange != VALIDATE_ONLY:
         frame = _merged_on_executors(frame, task.states, rules)
-    else:
-        n_bytes *= plan.n_partitions
     rows = gather(
-        frame, session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
+        frame, session, columns=list(PIECE_NAMES), n_bytes=result_bytes(rules, plan),
         spread=["model", "name", "part", "partition"],
     )  # fmt: skip
     facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
@@ -200,6 +202,12 @@ def _gathered(
             batches = [decode(parts[p], *found[p]["sample_shape"]) for p in sorted(parts)]
             result.sample = CsrBatch.concat(batches)
     return results
+
+
+def result_bytes(rules: Sequence[MergeRule], plan: TrainPlan) -> int:
+    """Return an upper bound of what the driver gets for these trainings in one job."""
+    n_bytes = sum(4 * plan.n_features * (rule.layout.n_exchanged + 2) for rule in rules)
+    return n_bytes if plan.merge_on_executors else n_bytes * plan.n_partitions
 
 
 def _wanted(exchange: int, task: ExchangeTask) -> Any:
