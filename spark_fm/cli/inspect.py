@@ -155,7 +155,7 @@ def _of_artifact(artifact: SageMakerArtifact, max_bytes: int) -> dict[str, Any]:
             model = model_of(artifact, predictor_type="regressor", max_bytes=max_bytes)
             found.update({**_of_model(model), "predictor_type": None})
         found["network"] = artifact.network
-        found["written_by"] = f"spark_fm {artifact.ours['version']}" if artifact.ours else None
+        found["written_by"] = f"spark_fm {artifact.ours.get('version')}" if artifact.ours else None
         found["hyperparameters"] = artifact.hyperparameters
     else:
         found["predictor_type"] = artifact.predictor_type

@@ -24,6 +24,7 @@ from spark_fm.formats.streams import GZIP_BYTES, GZIP_ERRORS
 
 MAX_BYTES = 4 * 2**30  # that the members of one layer may come to, uncompressed
 MAX_MEMBERS = 1000
+MAX_DIRECTORY_BYTES = 2**20  # of a zip's list of members, which takes ten times as much memory
 ZIP_BYTES = b"PK"
 TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
 BLOCK = 2**20
@@ -81,7 +82,9 @@ def read_zip(
 ) -> dict[str, bytes]:
     """Return the wanted members of a zip file; see ``read_members``."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        capped = _Capped(file, source)
+        with zipfile.ZipFile(cast(IO[bytes], capped)) as archive:
+            capped.is_opening = False
             members = archive.infolist()
             names = _Names(source)
             for member in members:
@@ -104,6 +107,28 @@ def read_zip(
         raise
     except _DAMAGE as err:
         raise _damaged(source, err) from err
+
+
+class _Capped:
+    """A zip file whose list of members, read in one piece on opening, is of a sane size."""
+
+    def __init__(self, file: BinaryIO, source: str) -> None:
+        self._file, self._source = file, source
+        self.is_opening = True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.is_opening:
+            return self._file.read(size)
+        data = self._file.read(MAX_DIRECTORY_BYTES + 1 if size < 0 else size)
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise ModelFormatError(
+                f"{self._source} is refused: its list of members has more than "
+                f"{MAX_DIRECTORY_BYTES:,} bytes. An artifact of a training holds a few members."
+            )
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _Names:

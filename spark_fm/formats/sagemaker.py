@@ -80,7 +80,11 @@ def model_of(
     weights = _weights_of(artifact, network, max_bytes)
     if threshold is None:
         kept = artifact.ours.get("threshold", 0.5)
-        threshold = float(kept) if isinstance(kept, (int, float)) else 0.5
+        if not isinstance(kept, (int, float)) or not 0 <= kept <= 1:
+            raise ModelFormatError(
+                f"{artifact.source} has the threshold {str(kept)[:50]} in {META}; expected 0 to 1."
+            )
+        threshold = float(kept)
     origin = {
         "format": "sagemaker",
         "network": network,

@@ -31,6 +31,7 @@ HEADS = {
     "LinearRegressionOutput": "regressor",
 }
 ARGUMENT = "arg:"
+MAX_JSON_BYTES = 2**22
 MAX_NESTING = 64
 LINEAR_LEARNER = "additional-params.json"
 
@@ -94,14 +95,14 @@ class SageMakerArtifact:
         """What ``meta.json`` or the network's last layer says; None when neither does."""
         told = self.hyperparameters.get("predictor_type")
         if told is not None:
-            if told not in LOSSES:
+            if not isinstance(told, str) or told not in LOSSES:
                 raise ModelFormatError(
                     f"{self.source} has predictor_type {told!r} in {META}; expected "
                     f"{' or '.join(LOSSES)}."
                 )
-            return str(told)
+            return told
         nodes = self.symbol.get("nodes", [])
-        operators = {node.get("op") for node in nodes if isinstance(node, dict)}
+        operators = [node.get("op") for node in nodes if isinstance(node, dict)]
         kinds = {kind for operator, kind in HEADS.items() if operator in operators}
         return kinds.pop() if len(kinds) == 1 else None
 
@@ -176,6 +177,11 @@ def _innermost(path: str, max_bytes: int) -> dict[str, bytes]:
 
 
 def _json(data: bytes, path: str, name: str) -> Any:
+    if len(data) > MAX_JSON_BYTES:  # parsed, it takes some thirty times as much
+        raise ModelFormatError(
+            f"{path} is refused: its {name} has {len(data):,} bytes, more than "
+            f"{MAX_JSON_BYTES:,}. An artifact of a training describes itself in less."
+        )
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as err:

@@ -6,7 +6,9 @@ import gzip
 import io
 import os
 import stat
+import struct
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -144,6 +146,34 @@ def test_what_no_one_wants_and_headers_count_as_well(tmp_path: Path) -> None:
     for bomb in (path, other):
         with pytest.raises(ModelFormatError, match="unpacks to more than"):
             read_members(bomb, lambda name: False, max_bytes=10**6)
+
+
+def test_a_zip_with_a_long_list_of_members_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    entry = struct.pack(
+        "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
+    )
+    n, directory = 2**16, (entry + b"a") * 2**16
+    zip64 = struct.pack(
+        "<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, n, n, len(directory), 0
+    ) + struct.pack("<4sLQL", b"PK\6\7", 0, len(directory), 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+    path = tmp_path / "x.zip"
+    path.write_bytes(directory + zip64 + end)
+
+    tracemalloc.start()
+    fails(str(path), "its list of members has more than 1,048,576 bytes")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**23  # the list in pieces would be 40 MB
+
+
+def test_a_zip_with_a_comment_is_read(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "x.zip", {"x": b"1"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"c" * (2**16 - 1)
+
+    assert read_members(path, anything) == {"x": b"1"}
 
 
 def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None:

@@ -377,6 +377,39 @@ def params_of(name: str) -> bytes:
 PARAMS = [params_of("sparse.tar.gz"), params_of("dense.tar.gz")]
 
 
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ({"meta.json": "[" + "[]," * 2**21 + "[]]"}, "meta.json has 6,291,460 bytes, more than"),
+        ({"meta.json": '{"training_parameters": {"predictor_type": ["regressor"]}}'},
+         r"predictor_type \['regressor'\]"),
+        ({"meta.json": '{"spark_fm": {"threshold": 1' + "0" * 400 + "}}"}, "threshold 1000"),
+        ({"meta.json": '{"spark_fm": {"threshold": "0.5"}}'}, "threshold 0.5 in meta.json"),
+    ],
+    ids=["long", "list", "huge", "text"],
+)  # fmt: skip
+def test_what_describes_a_model_in_a_wrong_way_is_named(
+    tmp_path: Path, documents: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("params", PARAMS[0])
+        for name, text in documents.items():
+            archive.writestr(name, text)
+
+    with pytest.raises(ModelFormatError, match=message):
+        read_sagemaker(str(path), predictor_type="regressor")
+
+
+def test_a_network_of_odd_operators_tells_no_kind(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("params", PARAMS[0])
+        archive.writestr("symbol.json", '{"nodes": [{"op": {}}, {"op": [1]}, 3]}')
+
+    assert read_sagemaker(str(path), predictor_type="regressor").loss == "squared"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(PARAMS),
