@@ -235,6 +235,9 @@ def _files(top: Path, name: str) -> tuple[str, ...]:
     for folder, inner, files in os.walk(top):
         inner[:] = [entry for entry in inner if not _is_hidden(entry)]
         found += [Path(folder) / file for file in files if not _is_passed_over(file)]
+    for path in found:
+        if not path.exists():
+            raise UsageError(f"channel {name}: {path} is a link to nothing. Remove it.")
     kept = sorted(path.as_posix() for path in found if path.stat().st_size)
     if not kept:
         raise UsageError(f"channel {name}: {top} holds no data.")

@@ -87,8 +87,8 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
     Parameters
     ----------
     paths : sequence of str
-        Files, folders, globs, or manifests (``*.manifest``: a JSON list of
-        ``{"prefix": ...}`` and names).
+        Files, folders, globs (where no file has that very name), or manifests
+        (``*.manifest``: a JSON list of ``{"prefix": ...}`` and names).
     recursive : bool
         Look into folders of folders.
 
@@ -113,8 +113,9 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
 
 def _behind(path: str, recursive: bool) -> list[DataFile]:
     store, inner = store_of(path)
+    info = store.get_file_info(inner.rstrip("/") or "/")
     magic = _MAGIC.search(inner)
-    if magic:
+    if magic and info.type == pafs.FileType.NotFound:  # else the characters are the name's own
         base = inner[: magic.start()].rsplit("/", 1)[0] or "/"
         depth = inner.count("/")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
@@ -129,7 +130,6 @@ def _behind(path: str, recursive: bool) -> list[DataFile]:
         for folder in folders:
             files += _inside(store, folder, recursive)
     else:
-        info = store.get_file_info(inner.rstrip("/") or "/")
         if info.type == pafs.FileType.NotFound:
             raise InvalidDataError(f"Path does not exist: {path}")
         files = [info] if info.is_file else _inside(store, info.path, recursive)

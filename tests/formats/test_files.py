@@ -63,6 +63,15 @@ def test_a_listed_file_remembers_account_and_options_of_its_store(uri, monkeypat
     assert asked == [uri, uri]
 
 
+def test_a_file_that_is_named_like_a_glob_is_itself(tmp_path):
+    for name in ("part[1].pbr", "part1.pbr", "x*"):
+        (tmp_path / name).write_bytes(b"1")
+
+    for name in ("part[1].pbr", "x*"):
+        assert [file.path for file in list_files([f"{tmp_path}/{name}"])] == [f"{tmp_path}/{name}"]
+    assert len(list_files([f"{tmp_path}/part*"])) == 2
+
+
 def test_a_glob_passes_hidden_folders_over(tmp_path):
     for folder in ("_temporary-1", "x"):
         (tmp_path / folder).mkdir()
