@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, task_slots
-from spark_fm.errors import ModelTooLargeError
+from spark_fm.errors import InvalidParamError, ModelTooLargeError
 from spark_fm.learner.counting import FeatureCounts
+from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
 from spark_fm.learner.weights import FMWeights
 
@@ -33,6 +34,7 @@ MEMORY_SHARE = 0.9
 # feature that more of them are for, while all deltas together are small.
 LEAST_EXCHANGES, MOST_EXCHANGES = 8, 64
 ENTRIES_PER_EXCHANGE = 150
+MOST_EMPTY_ROWS = 2**24  # that fill up the last mini-batch
 SMALL_EXCHANGE_BYTES = 2**26
 
 
@@ -102,6 +104,7 @@ def make_plan(
     n_features = len(train_counts)
     chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session)
     n_partitions = request.num_workers or chosen
+    check_padding(data, spec)
     solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
     exchanged = n_features * layout.n_exchanged * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
@@ -120,6 +123,17 @@ def make_plan(
         merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
         n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
     )  # fmt: skip
+
+
+def check_padding(data: PackedData, spec: TrainSpec) -> None:
+    """Raise InvalidParamError when the last mini-batch is filled up beyond all measure."""
+    rows = data.train.rows + data.validation.rows
+    if spec.sagemaker and spec.mini_batch_size - rows > MOST_EMPTY_ROWS:
+        raise InvalidParamError(
+            f"miniBatchSize={spec.mini_batch_size:,} would fill the {rows:,} rows up with more "
+            f"than {MOST_EMPTY_ROWS:,} empty ones, as SageMaker's training does. Lower "
+            "miniBatchSize (mini_batch_size)."
+        )
 
 
 def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged_bytes: int) -> int:

@@ -229,7 +229,8 @@ def _meta_of(model: SavedModel) -> dict[str, Any]:
         "num_factors": str(weights.k),
         "predictor_type": KINDS[model.loss],
     }
-    kept = origin.get("hyperparameters") if origin.get("format") == "sagemaker" else None
+    brought = origin.get("hyperparameters") if origin.get("format") == "sagemaker" else None
+    kept = model.facts.get("hyperparameters", brought)
     ours = {
         "version": __version__,
         "bias": weights.bias.hex(),

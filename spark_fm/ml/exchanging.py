@@ -6,7 +6,7 @@ The formats themselves are in ``formats``: ``sagemaker.py``, ``libfm_model.py``,
 from __future__ import annotations
 
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from spark_fm.formats.archives import MAX_BYTES
 from spark_fm.formats.artifact import SavedModel
@@ -97,7 +97,9 @@ class Exchanging(FittedModel):
         InvalidParamError
             For a dense network beyond 4 GiB, which has a row for every feature.
         """
-        write_sagemaker(fspath(path), self._saved(), network=network)
+        saved, model = self._saved(), cast("FactorizationMachineModel", self)
+        saved.facts["hyperparameters"] = model.hyperparameters()
+        write_sagemaker(fspath(path), saved, network=network)
 
     @classmethod
     def from_libfm(

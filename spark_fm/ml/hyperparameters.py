@@ -262,10 +262,14 @@ class GivesHyperparameters:
     def hyperparameters(self) -> dict[str, str]:
         """Return SageMaker's map of strings for the training of this model.
 
-        The required three, and every other of SageMaker's names that was set;
-        ``FactorizationMachine.from_hyperparameters`` takes it.
+        The required three, and every other of SageMaker's names that was set, or that an
+        artifact of SageMaker brought along; ``FactorizationMachine.from_hyperparameters``
+        takes it.
         """
         model: Any = self
+        origin = model.origin or {}
+        kept = origin.get("hyperparameters", {}) if origin.get("format") == "sagemaker" else {}
+        brought = {name: value for name, value in kept.items() if name in HYPERPARAMETERS}
         given = {
             name: model.getOrDefault(param_name(name))
             for name in HYPERPARAMETERS
@@ -276,4 +280,4 @@ class GivesHyperparameters:
             "num_factors": model.weights.k,
             "predictor_type": model.getPredictorType(),
         }
-        return {name: written(value) for name, value in {**given, **required}.items()}
+        return {name: written(value) for name, value in {**brought, **given, **required}.items()}

@@ -76,6 +76,7 @@ def test_an_artifact_keeps_its_hyperparameters_through_save_load_and_copy(
 
     for kept in (model, loaded, loaded.copy()):
         assert kept.origin == expected
+        assert kept.hyperparameters() == expected["hyperparameters"]
         assert kept.getThreshold() == 0.4
     assert read_model(str(tmp_path / "model")).facts["origin"] == expected
 

@@ -131,6 +131,18 @@ class TestTraining:
         assert loaded.summary.running == model.summary.running
         assert json.loads(json.dumps(given)) == given
 
+        model.to_sagemaker(tmp_path / "model.tar.gz")
+        brought = FactorizationMachineModel.from_sagemaker(tmp_path / "model.tar.gz")
+        assert brought.hyperparameters() == given
+
+    def test_a_batch_that_is_nearly_all_padding_is_refused(self, train):
+        stage = FactorizationMachine.from_hyperparameters(
+            {**REQUIRED, "mini_batch_size": "2147483647"}
+        )
+
+        with pytest.raises(InvalidParamError, match="miniBatchSize=2,147,483,647 would fill"):
+            stage.fit(train)
+
     def test_an_estimator_saved_and_loaded_trains_the_same_model(self, spark, train, tmp_path):
         stage = FactorizationMachine.from_hyperparameters({**REQUIRED, "epochs": "2"})
         stage.save(str(tmp_path / "stage"))
