@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
 from spark_fm.formats.artifact import SavedModel
 from spark_fm.formats.content_types import JSON, JSONLINES, RECORDIO_PROTOBUF
@@ -24,6 +22,7 @@ from spark_fm.formats.requests import read_requests
 from spark_fm.formats.responses import Predictions, write_responses
 from spark_fm.formats.streams import GZIP_ERRORS, unzipped
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import predicted_labels
 
 SUFFIX = ".out"
 
@@ -186,7 +185,7 @@ class Scorer:
 
     def __init__(self, model: SavedModel) -> None:
         self._model = model
-        self._threshold = np.float32(model.params["threshold"])
+        self._threshold = float(model.params["threshold"])
         self.feature_dim = model.weights.feature_dim
 
     def __call__(self, batch: CsrBatch) -> Predictions:
@@ -194,7 +193,7 @@ class Scorer:
         scores = self._model.predict(batch)
         if self._model.loss != "logistic":
             return Predictions(scores, None)
-        return Predictions(scores, (scores >= self._threshold).astype(np.float32))
+        return Predictions(scores, predicted_labels(scores, self._threshold))
 
 
 class _placed:  # noqa: N801 - used like a function

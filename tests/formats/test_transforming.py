@@ -35,6 +35,7 @@ from spark_fm.formats.transforming import (
     transform_file,
 )
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.serving.models import ServedModel
 from tests.formats.models import saved_model
 from tests.formats.mutations import framed
 from tests.formats.request_twins import dense_instance, sparse_instance
@@ -338,6 +339,18 @@ def test_a_threshold_of_its_own_decides_on_the_label(model):
 
     assert set(found.labels.tolist()) == {1.0}
     assert model.with_threshold(None) is model
+
+
+def test_labels_next_to_the_threshold_are_those_of_the_server(model):
+    body, scores = encode_request(X, JSONLINES), expected_of(model)[0]
+    threshold = float(np.nextafter(np.float64(scores[0]), 2))  # of which float32 is the score
+    server = ServedModel(model.weights, model.loss, threshold, "digest", "1", "name")
+
+    out = transformed(model.with_threshold(threshold), body, JSONLINES, JSONLINES)
+
+    labels = decode_response(out, JSONLINES).labels
+    assert labels[0] == 0
+    assert labels.tolist() == server.labels(scores).tolist()
 
 
 def test_dense_instances_have_the_scores_of_sparse_ones(model):
