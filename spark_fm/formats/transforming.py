@@ -6,6 +6,7 @@ is complete, or not at all.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
 
 SUFFIX = ".out"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
 
 
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
-    """Score a file; what is wrong with it is in the outcome, and then there is no output."""
+    """Score a file; whatever goes wrong is in the outcome, and then there is no output."""
     try:
         store, folder = store_of(job.output)
         with (
@@ -147,6 +150,13 @@ def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
         return Outcome(work.file.path, 0, f"The compressed data are damaged ({err}).")
     except (SparkFMError, OSError) as err:
         return Outcome(work.file.path, 0, str(err) or type(err).__name__)
+    except Exception as err:  # a fault of ours, which must not stop the files after it
+        log.info("failed on %s", work.file.path, exc_info=True)
+        return Outcome(
+            work.file.path, 0,
+            "It cannot be scored, for a reason that spark_fm does not know "
+            f"({type(err).__name__}: {str(err)[:200]}). Report it with the file.",
+        )  # fmt: skip
     return Outcome(work.file.path, n_rows)
 
 

@@ -151,6 +151,21 @@ def test_damaged_and_missing_files_are_outcomes_too(model, tmp_path):
     assert files_below(tmp_path / "out") == []
 
 
+def test_an_error_that_nobody_foresaw_is_an_outcome_too(model, tmp_path, monkeypatch):
+    job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
+    (tmp_path / "a").write_bytes(encode_request(X, JSONLINES))
+    (work,) = plan([str(tmp_path / "a")], job, overwrite=False)
+
+    def fail(*_):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(Scorer, "__call__", fail)
+    outcome = transform_file(model, job, work)
+
+    assert "(ZeroDivisionError: by nothing)" in outcome.error
+    assert files_below(tmp_path / "out") == []
+
+
 def test_an_interruption_leaves_nothing(model, tmp_path, monkeypatch):
     job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
     (tmp_path / "a").write_bytes(encode_request(X, JSONLINES))
