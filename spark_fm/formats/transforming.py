@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
 from spark_fm.formats.artifact import SavedModel
 from spark_fm.formats.content_types import JSON, JSONLINES, RECORDIO_PROTOBUF
-from spark_fm.formats.files import DataFile, list_files, store_of
+from spark_fm.formats.files import DataFile, folder_of_glob, list_files, reaches, store_of
 from spark_fm.formats.joining import join_document, join_lines, join_records
 from spark_fm.formats.requests import read_requests
 from spark_fm.formats.responses import Predictions, write_responses
@@ -95,7 +95,8 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
     Parameters
     ----------
     paths : sequence of str
-        Files, folders, globs or manifests; folders of folders keep their names.
+        Files, folders, globs or manifests. Folders in a folder, or below the part of a
+        glob before its first wildcard, keep their names.
     job : Transform
     overwrite : bool
 
@@ -106,24 +107,26 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
         may not be replaced, or the outputs would lie among the inputs.
     """
     store, folder = store_of(job.output)
+    folder = folder.rstrip("/")
     found: dict[str, Work] = {}
+    roots: dict[str, str] = {}
     for file in list_files(list(paths), recursive=True):
-        _, base = store_of(file.root)
-        base = base.rstrip("/")
-        below = file.inner.startswith(base + "/")
-        if below and (folder.rstrip("/") + "/").startswith(base + "/"):
-            raise InvalidDataError(
-                f"The output {job.output} lies in the input {file.root}, where the next run would "
-                "read it. Choose a folder outside."
-            )
-        name = file.inner[len(base) + 1 :] if below else posixpath.basename(file.inner)
-        work = Work(file, name + SUFFIX)
+        if file.root not in roots:
+            _, roots[file.root] = store_of(file.root)
+        work = Work(file, _name_below(roots[file.root], file.inner) + SUFFIX)
         if work.target in found:
             raise InvalidDataError(
                 f"{found[work.target].file.path} and {file.path} would both become {work.target}. "
                 "Score them into different folders."
             )
         found[work.target] = work
+    outputs = [f"{folder}/{target}" for target in found]
+    for root, inner in roots.items():
+        if _would_read(inner, folder, outputs):
+            raise InvalidDataError(
+                f"The output {job.output} lies in the input {root}, where the next run would "
+                "read it. Choose a folder outside."
+            )
     if not found:
         raise InvalidDataError(f"There is no data in {', '.join(paths)}.")
     if not overwrite:
@@ -135,6 +138,20 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
                 "folder, or allow to overwrite."
             )
     return list(found.values())
+
+
+def _name_below(root: str, inner: str) -> str:
+    """Return a file's name below the folder, or below the fixed folder of the glob, given."""
+    base = (folder_of_glob(root) or root).rstrip("/") + "/"
+    return inner[len(base) :] if inner.startswith(base) else posixpath.basename(inner)
+
+
+def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
+    """Tell whether outputs in a folder would be among the files of an input."""
+    fixed = folder_of_glob(root)
+    if not f"{folder}/".startswith((fixed or root).rstrip("/") + "/"):
+        return False
+    return fixed is None or any(reaches(root, output) for output in outputs)
 
 
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:

@@ -219,14 +219,6 @@ def test_what_must_not_be_overwritten_or_mixed_up_is_refused_before_anything_is_
     assert len(plan([str(folder)], job, overwrite=True)) == 3
 
 
-def test_globs_and_single_files_keep_their_own_names(folder, tmp_path):
-    job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
-
-    works = plan([str(folder / "*.jsonl")], job, overwrite=False)
-
-    assert [work.target for work in works] == ["a.jsonl.out", "bad.jsonl.out"]
-
-
 def test_the_default_output_is_sagemaker_s():
     assert default_accept(JSON, join=False) == JSON
     assert default_accept(JSONLINES, join=False) == JSONLINES
