@@ -21,6 +21,7 @@ from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.artifact import SavedModel, read_model
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
+from spark_fm.learner.predict import predicted_labels
 
 if TYPE_CHECKING:
     from spark_fm.ml.model import FactorizationMachineModel
@@ -138,7 +139,7 @@ class Scorer:
         scores[~bad] = self.model.predict(canonical(batch.take(np.flatnonzero(~bad))))
         columns = {chosen["scoreCol"]: scores}
         if self.model.loss == "logistic" and chosen["predictedLabelCol"]:
-            labels = np.where(bad, np.nan, scores >= chosen["threshold"])
+            labels = np.where(bad, np.nan, predicted_labels(scores, chosen["threshold"]))
             columns[chosen["predictedLabelCol"]] = labels
         return pd.DataFrame(columns, index=index)
 

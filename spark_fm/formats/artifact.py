@@ -239,7 +239,7 @@ def checked_facts(metadata: dict[str, Any], path: str) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = metadata["spark_fm"]
         version = int(facts["format_version"])
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise ModelFormatError(f"{path}/metadata lacks the model's facts; it is damaged.") from err
     if version > FORMAT_VERSION:
         raise ModelFormatError(

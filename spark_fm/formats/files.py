@@ -111,12 +111,29 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
     return found
 
 
+def folder_of_glob(inner: str) -> str | None:
+    """Return the deepest folder that a glob names without wildcards; None for no glob."""
+    magic = _MAGIC.search(inner)
+    return (inner[: magic.start()].rsplit("/", 1)[0] or "/") if magic else None
+
+
+def reaches(glob: str, inner: str) -> bool:
+    """Tell whether a file matches a glob, or lies in a folder that does, and is not hidden."""
+    base, depth = folder_of_glob(glob) or glob, glob.count("/")
+    names = inner.split("/")
+    return (
+        len(names) > depth
+        and fnmatchcase("/".join(names[: depth + 1]), glob)
+        and not any(map(_is_hidden, inner[len(base) :].split("/")))
+    )
+
+
 def _behind(path: str, recursive: bool) -> list[DataFile]:
     store, inner = store_of(path)
     info = store.get_file_info(inner.rstrip("/") or "/")
-    magic = _MAGIC.search(inner)
-    if magic and info.type == pafs.FileType.NotFound:  # else the characters are the name's own
-        base = inner[: magic.start()].rsplit("/", 1)[0] or "/"
+    base = folder_of_glob(inner)
+    # Where there is such a file, the characters are its name's own.
+    if base is not None and info.type == pafs.FileType.NotFound:
         depth = inner.count("/")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
         infos = store.get_file_info(selector)

@@ -28,9 +28,10 @@ FORMS = (
 EXPLAINED_BYTES = 2**20  # a larger body is not parsed again to show what stands in a place
 SHOWN = 60  # characters of a value in a message
 
-_PATH = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
-_INSTANCE = re.compile(r"\.instances\[(\d+)\]\.?")
-_STEP = re.compile(r"\[(\d+)\]|\.?(\w+)")
+_PATH_START = " - at `$"
+_PATH = re.compile(r"((?:\.[a-z]+|\[[0-9]{1,9}\])+)`")  # no body has more than 10^9 numbers
+_INSTANCE = re.compile(r"\.instances\[([0-9]+)\]\.?")
+_STEP = re.compile(r"\[([0-9]+)\]|\.([a-z]+)")
 _LIST_START = re.compile(r'\s*\{\s*"instances"\s*:\s*\[\s*')
 _BETWEEN = re.compile(r"\s*,\s*")
 
@@ -61,8 +62,18 @@ class _Pieces(msgspec.Struct, gc=False):
     instances: list[Raw]
 
 
+class _OpenInstance(_Instance, forbid_unknown_fields=False, gc=False):
+    """Any other names may stand beside those of an instance, but not further inside."""
+
+
+class _OpenDocument(_Document, forbid_unknown_fields=False, gc=False):
+    """Likewise beside the list of instances."""
+
+
 _DOCUMENT = msgspec.json.Decoder(_Document)
 _INSTANCE_DECODER = msgspec.json.Decoder(_Instance)
+_OPEN_DOCUMENT = msgspec.json.Decoder(_OpenDocument)
+_OPEN_INSTANCE = msgspec.json.Decoder(_OpenInstance)
 _PIECES = msgspec.json.Decoder(_Pieces)
 
 
@@ -141,11 +152,9 @@ def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
             f"{_name(number)}is nested too deeply. {FORMS}.", instance=number
         ) from None
     reason, path = str(err), ""
-    located = _PATH.match(reason)
-    if located:
-        reason, path = located.groups()
     seen = ""
     if isinstance(err, msgspec.ValidationError):
+        reason, path = _located(reason, text, _OPEN_DOCUMENT if number is None else _OPEN_INSTANCE)
         seen = _shown_at(text, path)
     elif number is None:
         number = _first_unread(text)
@@ -161,12 +170,32 @@ def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
     ) from None
 
 
+def _located(message: str, text: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[str, str]:
+    """Return a message of msgspec's without the path at its end, and that path, or "".
+
+    A message quotes an unknown name as it is, and the name may end like a message with a path.
+    Only the outermost object's names come without one, and the decoder allows those: if it
+    fails in the same way, msgspec meant another object, and the path is its own.
+    """
+    reason, _, end = message.rpartition(_PATH_START)
+    path = _PATH.fullmatch(end) if reason else None
+    if path is None:
+        return message, ""
+    try:
+        decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as err:
+        if str(err) == message:
+            return reason, path[1]
+    return message, ""
+
+
 def _first_unread(body: bytes) -> int | None:
     """Return the first instance of a document that is no JSON, None if it is not in one."""
     text = body.decode() if len(body) <= EXPLAINED_BYTES else ""
     place = _LIST_START.match(text)
     number = 0
-    decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+    # As floats, since Python reads whole numbers of 4300 digits at most.
+    decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=float).raw_decode
     while place is not None:
         try:
             _, end = decode(text, place.end())

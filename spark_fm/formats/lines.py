@@ -19,6 +19,7 @@ TextFormat = Literal["libsvm", "libfm"]
 
 FIRST_INDEX: dict[TextFormat, int] = {"libsvm": 1, "libfm": 0}
 MAX_FEATURE_ID = 2**31 - 2
+MAX_DIGITS = 11  # of an index: more than MAX_FEATURE_ID has
 SHOWN_CHARACTERS = 80
 
 _BOM = "\ufeff"
@@ -183,9 +184,11 @@ class LineParser:
         if not colon or ":" in value_text or not _INDEX.fullmatch(index_text):
             raise ValueError(f"{shortened(token)} is not index:value")
         first, last = FIRST_INDEX[self.text_format], self._last_index()
-        index = int(index_text) - first
+        # Cut where it is out of range anyway: Python refuses to read thousands of digits.
+        digits = index_text.lstrip("-").lstrip("0")[:MAX_DIGITS] or "0"
+        index = (-int(digits) if index_text.startswith("-") else int(digits)) - first
         if index < 0:
-            hint = " (is it a libfm file?)" if int(index_text) == 0 else ""
+            hint = " (is it a libfm file?)" if index + first == 0 else ""
             raise ValueError(
                 f"index {shortened(index_text)} is below {first}, the first of a "
                 f"{self.text_format} file{hint}"

@@ -6,6 +6,7 @@ is complete, or not at all.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
 from spark_fm.formats.artifact import SavedModel
 from spark_fm.formats.content_types import JSON, JSONLINES, RECORDIO_PROTOBUF
-from spark_fm.formats.files import DataFile, list_files, store_of
+from spark_fm.formats.files import DataFile, folder_of_glob, list_files, reaches, store_of
 from spark_fm.formats.joining import join_document, join_lines, join_records
 from spark_fm.formats.requests import read_requests
 from spark_fm.formats.responses import Predictions, write_responses
 from spark_fm.formats.streams import GZIP_ERRORS, unzipped
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import predicted_labels
 
 SUFFIX = ".out"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
     Parameters
     ----------
     paths : sequence of str
-        Files, folders, globs or manifests; folders of folders keep their names.
+        Files, folders, globs or manifests. Folders in a folder, or below the part of a
+        glob before its first wildcard, keep their names.
     job : Transform
     overwrite : bool
 
@@ -104,24 +107,26 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
         may not be replaced, or the outputs would lie among the inputs.
     """
     store, folder = store_of(job.output)
+    folder = folder.rstrip("/")
     found: dict[str, Work] = {}
+    roots: dict[str, str] = {}
     for file in list_files(list(paths), recursive=True):
-        _, base = store_of(file.root)
-        base = base.rstrip("/")
-        below = file.inner.startswith(base + "/")
-        if below and (folder.rstrip("/") + "/").startswith(base + "/"):
-            raise InvalidDataError(
-                f"The output {job.output} lies in the input {file.root}, where the next run would "
-                "read it. Choose a folder outside."
-            )
-        name = file.inner[len(base) + 1 :] if below else posixpath.basename(file.inner)
-        work = Work(file, name + SUFFIX)
+        if file.root not in roots:
+            _, roots[file.root] = store_of(file.root)
+        work = Work(file, _name_below(roots[file.root], file.inner) + SUFFIX)
         if work.target in found:
             raise InvalidDataError(
                 f"{found[work.target].file.path} and {file.path} would both become {work.target}. "
                 "Score them into different folders."
             )
         found[work.target] = work
+    outputs = [f"{folder}/{target}" for target in found]
+    for root, inner in roots.items():
+        if _would_read(inner, folder, outputs):
+            raise InvalidDataError(
+                f"The output {job.output} lies in the input {root}, where the next run would "
+                "read it. Choose a folder outside."
+            )
     if not found:
         raise InvalidDataError(f"There is no data in {', '.join(paths)}.")
     if not overwrite:
@@ -135,8 +140,22 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
     return list(found.values())
 
 
+def _name_below(root: str, inner: str) -> str:
+    """Return a file's name below the folder, or below the fixed folder of the glob, given."""
+    base = (folder_of_glob(root) or root).rstrip("/") + "/"
+    return inner[len(base) :] if inner.startswith(base) else posixpath.basename(inner)
+
+
+def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
+    """Tell whether outputs in a folder would be among the files of an input."""
+    fixed = folder_of_glob(root)
+    if not f"{folder}/".startswith((fixed or root).rstrip("/") + "/"):
+        return False
+    return fixed is None or any(reaches(root, output) for output in outputs)
+
+
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
-    """Score a file; what is wrong with it is in the outcome, and then there is no output."""
+    """Score a file; whatever goes wrong is in the outcome, and then there is no output."""
     try:
         store, folder = store_of(job.output)
         with (
@@ -148,6 +167,13 @@ def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
         return Outcome(work.file.path, 0, f"The compressed data are damaged ({err}).")
     except (SparkFMError, OSError) as err:
         return Outcome(work.file.path, 0, str(err) or type(err).__name__)
+    except Exception as err:  # a fault of ours, which must not stop the files after it
+        log.info("failed on %s", work.file.path, exc_info=True)
+        return Outcome(
+            work.file.path, 0,
+            "It cannot be scored, for a reason that spark_fm does not know "
+            f"({type(err).__name__}: {str(err)[:200]}). Report it with the file.",
+        )  # fmt: skip
     return Outcome(work.file.path, n_rows)
 
 
@@ -186,7 +212,7 @@ class Scorer:
 
     def __init__(self, model: SavedModel) -> None:
         self._model = model
-        self._threshold = np.float32(model.params["threshold"])
+        self._threshold = float(model.params["threshold"])
         self.feature_dim = model.weights.feature_dim
 
     def __call__(self, batch: CsrBatch) -> Predictions:
@@ -194,7 +220,7 @@ class Scorer:
         scores = self._model.predict(batch)
         if self._model.loss != "logistic":
             return Predictions(scores, None)
-        return Predictions(scores, (scores >= self._threshold).astype(np.float32))
+        return Predictions(scores, predicted_labels(scores, self._threshold))
 
 
 class _placed:  # noqa: N801 - used like a function

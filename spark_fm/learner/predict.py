@@ -70,6 +70,14 @@ def sigmoid(scores: NDArray[Any]) -> NDArray[Any]:
     return probability
 
 
+def predicted_labels(scores: NDArray[Any], threshold: float) -> NDArray[np.float32]:
+    """Return 1.0 for each score from the threshold on and else 0.0, NaN too.
+
+    Compared as float64, as Spark does: rounded to float32 a threshold could move onto a score.
+    """
+    return (scores.astype(np.float64) >= np.float64(threshold)).astype(np.float32)
+
+
 def table_positions(features: NDArray[np.int32], indices: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return each id's row in the table, -1 for an id that is not there."""
     if len(features) == 0:

@@ -78,6 +78,17 @@ def test_a_wrong_file_fails_alone_and_the_exit_code_says_so(folder, capsys):
     assert sorted(os.listdir(folder / "out")) == ["part-0.out", "part-2.out"]
 
 
+def test_a_name_that_looks_like_a_place_fails_its_file_alone(folder, capsys):
+    name = "x` - at `$.instances[" + "9" * 5000 + "]"
+    (folder / "lines" / "part-1").write_text(json.dumps({name: 1}))
+    words = ["--input", f"{folder}/lines", "--content-type", "jsonlines"]
+
+    assert score(folder, *words, "--output", f"{folder}/out") == 2
+
+    assert f"failed: {folder}/lines/part-1: Instance 0 cannot be read" in capsys.readouterr().err
+    assert sorted(os.listdir(folder / "out")) == ["part-0.out", "part-2.out"]
+
+
 def test_the_threshold_can_be_set(folder):
     words = ["--input", f"{folder}/records/part-0", "--content-type", "recordio-protobuf"]
 

@@ -88,6 +88,8 @@ def test_no_text_makes_the_parser_fail_and_whole_vectors_have_whole_lists(lines)
         ("1 8:1", "index 8 is above 7, the last of 7 features"),
         ("1 2147483648:1", "index 2147483648 is above 7"),
         ("1 99999999999999999999:1", "is above 7"),
+        (f"1 {'9' * 5000}:1", f"index {'9' * 77}... is above 7, the last of 7 features"),
+        (f"1 -{'9' * 5000}:1", f"index -{'9' * 76}... is below 1, the first of a libsvm file"),
         ("1 3", "3 is not index:value"),
         ("1 3:4:5", "3:4:5 is not index:value"),
         ("1 a:1", "a:1 is not index:value"),
@@ -106,6 +108,15 @@ def test_a_bad_line_is_told_with_its_reason_and_spares_the_others(line, reason):
     assert reason in parsed.errors[1]
     assert as_rows(parsed)[0] == (0.0, [(0, 2.0)])
     assert as_rows(parsed)[2] == (1.0, [(6, 3.0)])
+
+
+def test_an_index_may_have_any_number_of_leading_zeros():
+    parsed = parse(
+        LineParser("libsvm", num_features=7), [f"1 {'0' * 5000}7:1 x", f"1 {'0' * 5000}7:1 #"]
+    )
+
+    assert list(parsed.errors) == [0]
+    assert as_rows(parsed)[1] == (1.0, [(6, 1.0)])
 
 
 def test_labels_may_be_missing_when_they_are_not_needed():

@@ -193,6 +193,8 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
     [
         lambda m: m.pop("spark_fm"),
         lambda m: m["spark_fm"].update(format_version="one"),
+        lambda m: m["spark_fm"].update(format_version=float("inf")),
+        lambda m: m["spark_fm"].update(format_version="9" * 5000),
         lambda m: m["spark_fm"].update(bias=(0.25).hex()),
         lambda m: m["spark_fm"]["arrays"]["table"].update(shape=[15, 5]),
         lambda m: m["spark_fm"].pop("feature_dim"),
@@ -203,8 +205,9 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
         lambda m: m["paramMap"].update(threshold="high"),
     ],
     ids=[
-        "no facts", "odd version", "another bias", "smaller shape", "no size", "no params",
-        "no kind", "odd kind", "odd threshold", "threshold of another type",
+        "no facts", "odd version", "endless version", "long version", "another bias",
+        "smaller shape", "no size", "no params", "no kind", "odd kind", "odd threshold",
+        "threshold of another type",
     ],
 )  # fmt: skip
 def test_damaged_metadata_is_an_error_that_names_the_folder(

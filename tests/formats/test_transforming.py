@@ -35,6 +35,7 @@ from spark_fm.formats.transforming import (
     transform_file,
 )
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.serving.models import ServedModel
 from tests.formats.models import saved_model
 from tests.formats.mutations import framed
 from tests.formats.request_twins import dense_instance, sparse_instance
@@ -150,6 +151,21 @@ def test_damaged_and_missing_files_are_outcomes_too(model, tmp_path):
     assert files_below(tmp_path / "out") == []
 
 
+def test_an_error_that_nobody_foresaw_is_an_outcome_too(model, tmp_path, monkeypatch):
+    job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
+    (tmp_path / "a").write_bytes(encode_request(X, JSONLINES))
+    (work,) = plan([str(tmp_path / "a")], job, overwrite=False)
+
+    def fail(*_):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(Scorer, "__call__", fail)
+    outcome = transform_file(model, job, work)
+
+    assert "(ZeroDivisionError: by nothing)" in outcome.error
+    assert files_below(tmp_path / "out") == []
+
+
 def test_an_interruption_leaves_nothing(model, tmp_path, monkeypatch):
     job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
     (tmp_path / "a").write_bytes(encode_request(X, JSONLINES))
@@ -201,14 +217,6 @@ def test_what_must_not_be_overwritten_or_mixed_up_is_refused_before_anything_is_
     with pytest.raises(InvalidDataError, match=r"a\.jsonl\.out exists \(1 of 3 outputs do\)"):
         plan([str(folder)], job, overwrite=False)
     assert len(plan([str(folder)], job, overwrite=True)) == 3
-
-
-def test_globs_and_single_files_keep_their_own_names(folder, tmp_path):
-    job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
-
-    works = plan([str(folder / "*.jsonl")], job, overwrite=False)
-
-    assert [work.target for work in works] == ["a.jsonl.out", "bad.jsonl.out"]
 
 
 def test_the_default_output_is_sagemaker_s():
@@ -338,6 +346,18 @@ def test_a_threshold_of_its_own_decides_on_the_label(model):
 
     assert set(found.labels.tolist()) == {1.0}
     assert model.with_threshold(None) is model
+
+
+def test_labels_next_to_the_threshold_are_those_of_the_server(model):
+    body, scores = encode_request(X, JSONLINES), expected_of(model)[0]
+    threshold = float(np.nextafter(np.float64(scores[0]), 2))  # of which float32 is the score
+    server = ServedModel(model.weights, model.loss, threshold, "digest", "1", "name")
+
+    out = transformed(model.with_threshold(threshold), body, JSONLINES, JSONLINES)
+
+    labels = decode_response(out, JSONLINES).labels
+    assert labels[0] == 0
+    assert labels.tolist() == server.labels(scores).tolist()
 
 
 def test_dense_instances_have_the_scores_of_sparse_ones(model):

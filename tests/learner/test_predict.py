@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import margins, sigmoid, table_positions
+from spark_fm.learner.predict import margins, predicted_labels, sigmoid, table_positions
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 
@@ -138,3 +138,18 @@ def test_sigmoid_is_the_logistic_function_without_overflow(dtype: type) -> None:
     expected = 1 / (1 + np.exp(-np.clip(scores.astype(np.float64), -700, 700)))
     # The half-tangent form rounds near 1/2 - 1/2: absolute, not relative, precision.
     np.testing.assert_allclose(shares, expected, rtol=0, atol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0, 1])
+def test_labels_are_those_of_python_s_own_comparison_next_to_the_threshold(
+    threshold: float,
+) -> None:
+    near = np.float32(threshold)
+    scores = np.array([np.nextafter(near, np.float32(-1)), near, np.nextafter(near, np.float32(2)),
+                       np.nan], np.float32)  # fmt: skip
+
+    for dtype in (np.float32, np.float64):
+        labels = predicted_labels(scores.astype(dtype), threshold)
+
+        assert labels.dtype == np.float32
+        assert labels.tolist() == [float(score >= threshold) for score in scores.tolist()]

@@ -16,6 +16,17 @@ from tests.formats.mutations import framed
 WIDTH = 20
 LIMIT = 2**20  # of the server that they are for: --max-payload-mb 1
 
+# Names that end like msgspec's messages, which quote unknown names and then tell the path.
+IMITATIONS = (
+    *(f"x` - at `$.instances[{digits}]" for digits in ("0", "999", "9" * 10, "9" * 5000)),
+    *(f"` - at `$.instances[{digits}].data.features.values[{digits}]"
+      for digits in ("1", "1" * 4301, "\u0661\u0662", "-1", "1e9", "")),
+    " - at `$", " - at `$`", "x` - at `$.features", "x` - at `$.data[...]", "x` - at `$[0]",
+    "` - at `$.instances[0]` - at `$.instances[7]", "$.instances[3]", "`", "```", "$", "\xe9`$[1]",
+    "\n - at `$.instances[2]", "x` - at `$.\u0438\u043c\u044f[4]", "9" * 5000, "\0", "\U0001f600",
+    "x` - at `$" + ".a[1]" * 900,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Case:
@@ -158,6 +169,28 @@ def repeated_name(rng: random.Random) -> Case:
          '{"instances": [{"data": {"features": {"values": %s, "values": %s}}}]}')
     )  # fmt: skip
     return Case("repeated name", 400, (text % (dense, dense)).encode())
+
+
+def imitating_name(rng: random.Random) -> Case:
+    """An unknown name that looks like a place of the body, somewhere in it."""
+    name = rng.choice(IMITATIONS) + rng.choice(("", "", "", "`", "` ", "`]"))
+    instances = [good_instance(rng), *some_good(rng)]
+    is_beside, as_lines = rng.random() < 0.4, rng.random() < 0.4
+    if not is_beside or as_lines:
+        odd = rng.choice(instances)
+        if "data" in odd:
+            odd = rng.choice((odd, odd["data"], odd["data"]["features"]))
+        odd[name] = rng.choice((1, None, [1], {name: 1}, "x"))
+    ascii_only = rng.random() < 0.5
+    if as_lines:
+        texts = [json.dumps(instance, ensure_ascii=ascii_only) for instance in instances]
+        body = "\n".join(texts).encode()
+        return Case("imitating name", 400, body, {"Content-Type": JSONLINES})
+    document = {"instances": instances}
+    if is_beside:
+        document = {name: instances, **document} if rng.random() < 0.5 else {**document, name: 1}
+    body = json.dumps(document, ensure_ascii=ascii_only).encode()
+    return Case("imitating name", 400, body)
 
 
 def bad_lines(rng: random.Random) -> Case:
@@ -330,8 +363,9 @@ def no_http(rng: random.Random) -> Case:
 
 
 KINDS: tuple[tuple[int, Callable[[random.Random], Case]], ...] = (
-    (300, bad_json), (200, broken_json), (50, repeated_name), (150, bad_lines), (180, bad_records),
-    (50, wrong_type), (40, wrong_accept), (60, wrong_target), (2, too_large), (5, no_http),
+    (300, bad_json), (200, broken_json), (50, repeated_name), (40, imitating_name),
+    (150, bad_lines), (180, bad_records), (50, wrong_type), (40, wrong_accept),
+    (60, wrong_target), (2, too_large), (5, no_http),
 )  # fmt: skip
 
 

@@ -160,7 +160,8 @@ def private_mib(server: Server) -> float:
         with suppress(ProcessLookupError, FileNotFoundError):  # it ended meanwhile
             if os.getpgid(int(entry)) == server.process.pid:
                 status = Path(f"/proc/{entry}/status").read_text()
-                total += int(re.search(r"RssAnon:\s+(\d+) kB", status)[1])
+                told = re.search(r"RssAnon:\s+(\d+) kB", status)
+                total += int(told[1]) if told else 0  # one that has just ended has none
     return total / 1024
 
 
