@@ -205,6 +205,16 @@ class Supervisor:
         if self._loader is not None:
             self._hear()
             return
+        try:
+            self._look()
+        except Exception as err:
+            if self._digest is None:
+                raise
+            # Whatever lies there, the model that is served stays; the next look tries again.
+            log.warning("looking for a new version failed: %s: %s", type(err).__name__, err)
+
+    def _look(self) -> None:
+        """Load a model when one is asked for, or a new one lies there."""
         now = time.monotonic()
         if self._must_reload:
             self._must_reload = False
@@ -218,7 +228,6 @@ class Supervisor:
                 self._load(found)
 
     def _load(self, found: Signature | None) -> None:
-        self._tried = found
         self._n_loads += 1
         ours, theirs = self._context.Pipe(duplex=False)
         name = version_name(self._n_loads)
@@ -226,6 +235,7 @@ class Supervisor:
         process = self._start(run_loader, path, str(self._shared), name, theirs)
         theirs.close()
         self._loader = (process, ours)
+        self._tried = found
 
     def _hear(self) -> None:
         """Take what the loading process says, once it says it."""
