@@ -274,7 +274,10 @@ class Supervisor:
         for name, amount in more.items():
             self._status[name] += amount
         workers = sum(slot.process is not None for slot in self._slots)
-        write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+        try:
+            write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+        except OSError as err:  # no room there: a count that is behind stops no server
+            log.warning("the counts for /metrics cannot be written: %s", err)
 
     def _stop(self) -> None:
         """End all processes: workers answer what is in flight."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 
 import pytest
 
 from spark_fm.serving import supervisor
 from spark_fm.serving.settings import ServeSettings
+from spark_fm.serving.shared import STATUS
 from spark_fm.serving.supervisor import Supervisor
 
 
@@ -55,3 +58,17 @@ def test_before_there_is_a_model_a_look_that_fails_ends_the_start(supervising, m
     monkeypatch.setattr(supervisor, "signature", broken)
     with pytest.raises(ValueError, match="nobody"):
         supervising._tend_model()
+
+
+def test_counts_that_cannot_be_written_are_told_and_written_with_the_next(
+    supervising, monkeypatch, caplog
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "spark_fm"):
+        patched.setattr(supervisor, "write_whole", full)
+        supervising._tell(worker_deaths=1)
+    assert "No space left" in caplog.text
+    supervising._tell(worker_deaths=1)
+    assert json.loads((supervising._shared / STATUS).read_text())["worker_deaths"] == 2
