@@ -30,6 +30,7 @@ from spark_fm.serving.processes import SIGNALS, run_loader, run_worker
 from spark_fm.serving.settings import ServeSettings
 from spark_fm.serving.shared import (
     METRICS,
+    SERVING,
     STATUS,
     current_name,
     version_name,
@@ -110,7 +111,8 @@ class Supervisor:
             self._signals(),
         ):
             self._shared = Path(shared)
-            (self._shared / METRICS).mkdir(mode=0o700)
+            for name in (METRICS, SERVING):
+                (self._shared / name).mkdir(mode=0o700)
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("listening on http://%s:%d, model %s", shown, port, self._model)
@@ -187,6 +189,7 @@ class Supervisor:
         process = slot.process
         assert process is not None  # noqa: S101 - of the caller
         mark_process_dead(process.pid, str(self._shared / METRICS))
+        (self._shared / SERVING / str(process.pid)).unlink(missing_ok=True)
         slot.deaths += 1
         if slot.deaths >= MAX_FAILED_STARTS and not self._has_started:
             raise SparkFMError(

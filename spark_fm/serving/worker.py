@@ -116,9 +116,7 @@ async def _take_current(service: Service, shared: Path) -> None:
         log.info("version %s cannot be opened yet: %s", name, err)
         return
     service.model = new  # requests in flight keep the one that they began with
-    if old is not None:
-        service.metrics.serving.labels(old.digest, old.version).set(0)
-    service.metrics.serving.labels(new.digest, new.version).set(1)
+    service.metrics.serves(new.digest, new.version)
 
 
 def _ready_model(shared: Path, name: str) -> ServedModel:

@@ -49,3 +49,14 @@ def test_a_version_that_cannot_be_taken_over_ends_neither_the_looks_nor_their_en
     assert parent.looks == 5
     assert server.should_exit
     assert caplog.text.count("the old one goes on") == 1
+
+
+def test_a_note_for_the_metrics_that_cannot_be_written_stops_no_worker(
+    tmp_path, monkeypatch, caplog
+):
+    from spark_fm.serving.metrics import Metrics
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        Metrics(tmp_path).serves("digest", "version")  # there is no folder for it
+    assert "cannot be written for /metrics" in caplog.text
