@@ -70,6 +70,13 @@ class Batcher:
         if not jobs:
             self._is_busy = False
             return
+        try:
+            self._begin(jobs)
+        except Exception as err:  # noqa: BLE001 - the next requests must not wait for ever
+            self._answer(jobs, [err] * len(jobs))
+
+    def _begin(self, jobs: Sequence[_Job]) -> None:
+        """Score jobs that fit in the loop, hand others to the thread."""
         loop = asyncio.get_running_loop()
         n_rows = sum(job.batch.n_rows for job in jobs)
         self._on_call(len(jobs), n_rows)

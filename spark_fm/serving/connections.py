@@ -2,7 +2,9 @@
 
 Uvicorn bounds the time between two requests of a connection. It waits without end for a
 request's head, for the rest of a body that was answered early, and for a client that does
-not read its answer; and httptools takes heads of any length.
+not read its answer; and httptools takes heads of any length. It takes what follows the head of a
+request that offers another protocol (``Upgrade: h2c``, as Java's client and ``curl --http2``
+do) for that protocol, and the request's body would be lost.
 """
 
 from __future__ import annotations
@@ -10,9 +12,53 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 2**16
+
+
+class PlainParser(httptools.HttpRequestParser):
+    """Reads requests that offer another protocol as if they did not.
+
+    RFC 9110, section 7.8: a server may ignore the offer.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        # As uvicorn sets it: the first of several requests is answered though it says close.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether the head that is being read will be read again, without its offer."""
+        return self.should_upgrade() and self.get_method() != b"CONNECT"
+
+    def feed_data(self, data: Any) -> None:
+        """Read a segment; raises what httptools raises."""
+        parser = self
+        while True:
+            try:
+                super(PlainParser, parser).feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if not parser.is_offered:
+                    raise
+                head, data = parser._head_without_offer(), memoryview(data)[offer.args[0] :]
+            # A new one: this one reads no more when the head says ``Connection: close``.
+            self._protocol.parser = parser = PlainParser(self._protocol)
+            super(PlainParser, parser).feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        """Return the head that was read last; what stands in it has no line breaks."""
+        protocol = self._protocol
+        version = self.get_http_version().encode()
+        lines = [self.get_method() + b" " + protocol.url + b" HTTP/" + version]
+        lines += [
+            name + b": " + value for name, value in protocol.headers if name != b"upgrade"
+        ]  # fmt: skip
+        return b"\r\n".join([*lines, b"", b""])
 
 
 def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpToolsProtocol]:
@@ -30,8 +76,11 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
     class GuardedProtocol(HttpToolsProtocol):
         """A connection that is cut when the client keeps it waiting."""
 
+        parser: PlainParser
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            self.parser = PlainParser(self)
             self._owed: asyncio.TimerHandle | None = None
             self._unread: asyncio.TimerHandle | None = None
             self._head_bytes = 0
@@ -61,11 +110,15 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
                     self.send_400_response("The request's head is too long.")
 
         def on_headers_complete(self) -> None:
+            if self.parser.is_offered:
+                return
             self._head_bytes = 0
             self._in_body = True
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
+            if self.parser.is_offered:
+                return
             self._in_body = False
             super().on_message_complete()
 

@@ -8,7 +8,11 @@ worker is asked adds all files up. So this module is imported in workers only.
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections import Counter as Counted
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from spark_fm.serving.shared import STATUS
+from spark_fm.serving.shared import SERVING, STATUS, write_whole
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _COUNTS = {
@@ -60,10 +66,7 @@ class Metrics:
             "spark_fm_requests_in_flight", "Requests being answered",
             multiprocess_mode="livesum", **own,
         )  # fmt: skip
-        self.serving = Gauge(
-            "spark_fm_model_workers", "Workers that serve a model version", ["digest", "version"],
-            multiprocess_mode="livesum", **own,
-        )  # fmt: skip
+        self._own = shared / SERVING / str(os.getpid())
         self._page = CollectorRegistry()
         MultiProcessCollector(self._page)
         self._page.register(_Supervised(shared))
@@ -71,6 +74,19 @@ class Metrics:
     def page(self) -> bytes:
         """Return the page that Prometheus scrapes."""
         return generate_latest(self._page)
+
+    def serves(self, digest: str, version: str) -> None:
+        """Note which model this worker serves from now on.
+
+        Notes
+        -----
+        In a file of our own: prometheus_client keeps a label's value for ever, so that each
+        reload would lengthen its files and the page.
+        """
+        try:
+            write_whole(self._own, json.dumps([digest, version]))
+        except OSError as err:  # no room there: that stops no worker
+            log.warning("which model is served cannot be written for /metrics: %s", err)
 
     def on_call(self, n_requests: int, n_rows: int) -> None:
         """Note one kernel call."""
@@ -84,6 +100,7 @@ class _Supervised(Collector):
 
     def __init__(self, shared: Path) -> None:
         self._path = shared / STATUS
+        self._serving = shared / SERVING
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -94,3 +111,17 @@ class _Supervised(Collector):
         for name, text in _COUNTS.items():
             yield CounterMetricFamily(f"spark_fm_{name}", text, value=status.get(name, 0))
         yield GaugeMetricFamily("spark_fm_workers", "Workers", value=status.get("workers", 0))
+        serving = GaugeMetricFamily(
+            "spark_fm_model_workers", "Workers that serve a model version",
+            labels=["digest", "version"],
+        )  # fmt: skip
+        for labels, count in sorted(Counted(self._served()).items()):
+            serving.add_metric(labels, count)
+        yield serving
+
+    def _served(self) -> Iterator[tuple[str, str]]:
+        for path in self._serving.iterdir():
+            if path.name.isdecimal():  # and not one that is being written
+                with suppress(FileNotFoundError):  # of a worker that has died
+                    digest, version = json.loads(path.read_text())
+                    yield digest, version

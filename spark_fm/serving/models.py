@@ -128,7 +128,8 @@ def publish(path: str, shared: Path, name: str) -> str:
     np.save(folder / "table.npy", weights.table)
     if weights.features is not None:
         np.save(folder / "features.npy", weights.features)
-    (folder / "facts.json").write_text(json.dumps(facts | {"digest": digest}))
+    held = {"digest": digest, "n_rows": len(weights.table), "ids": weights.features is not None}
+    (folder / "facts.json").write_text(json.dumps(facts | held))
     warm_up(open_model(shared, name))
     write_whole(shared / CURRENT, name)
     return digest
@@ -140,16 +141,17 @@ def open_model(shared: Path, name: str) -> ServedModel:
     Raises
     ------
     OSError
-        When the version has been removed for a newer one: look at ``current_name`` again.
+        When the version, or a part of it, has been removed for a newer one: look at
+        ``current_name`` again.
     """
     folder = shared / name
     facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
-    features = folder / "features.npy"
+    # Asked of the facts, not of the folder: without its ids a table would score any features.
     weights = FMWeights(
         bias=float.fromhex(facts["bias"]),
-        table=_mapped(folder / "table.npy"),
+        table=_mapped(folder / "table.npy", facts["n_rows"]),
         feature_dim=facts["feature_dim"],
-        features=_mapped(features) if features.exists() else None,
+        features=_mapped(folder / "features.npy", facts["n_rows"]) if facts["ids"] else None,
     )
     return ServedModel(
         weights, facts["loss"], facts["threshold"], facts["digest"], facts["version"], name
@@ -188,8 +190,10 @@ def _digest_of(saved: SavedModel) -> str:
     return str(model_facts(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _mapped(path: Path, n_rows: int) -> NDArray[Any]:
     mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    if len(mapped) != n_rows:
+        raise OSError(f"{path} has {len(mapped)} rows instead of {n_rows}.")
     # Not np.memmap: every view and result of one would be a memmap, too.
     return mapped.view(np.ndarray)
 

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError
 from spark_fm.formats.content_types import RECORDIO_PROTOBUF, plain_type
 from spark_fm.formats.requests import encode_request
 from spark_fm.formats.responses import Predictions, decode_response
+from spark_fm.formats.writing import rows_of
 
 if TYPE_CHECKING:
     import urllib3
@@ -100,7 +100,7 @@ class Predictor:
 
         Parameters
         ----------
-        X : array_like or SciPy sparse matrix of shape (n_rows, n_features)
+        X : array_like or SciPy sparse matrix or array of shape (n_rows, n_features)
             As wide as the model; one dimension is one row. Sparse rows travel, and
             cost the server, their non-zeros only.
 
@@ -114,13 +114,14 @@ class Predictor:
         ServerError
             When the server refuses the rows, or does not answer; ``status`` says how.
         InvalidDataError
-            For rows that cannot be sent: not finite, or one longer than a request may be.
+            For rows that cannot be sent: not finite, masked, no table of numbers, or one
+            longer than a request may be.
         """
         return self.predictions(X).scores
 
     def predictions(self, X: Any) -> Predictions:
         """Return ``scores`` and, of a classifier, ``labels`` of rows; as `predict`."""
-        rows = sp.csr_array(X) if sp.issparse(X) else np.atleast_2d(np.asarray(X))
+        rows = rows_of(X)
         found, sent = [], 0
         for body, n_rows in self._bodies(rows):
             found.append(self._sent(body, n_rows, sent))

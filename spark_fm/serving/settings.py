@@ -32,7 +32,7 @@ class ServeSettings:
         Requests a worker holds at once, >= 1; further ones are answered 503.
     max_held_mb : int
         MiB of request bodies that a worker holds at once, at least ``max_payload_mb``;
-        what goes beyond is answered 503.
+        what goes beyond is answered 503. 0: 96, or two of the largest if that is more.
     threads : int
         Threads of a worker for the bodies that are too large to decode at once, >= 1.
     concurrent_transforms : int
@@ -56,7 +56,7 @@ class ServeSettings:
     workers: int = 1
     max_payload_mb: int = 6
     max_requests: int = 512
-    max_held_mb: int = DEFAULT_HELD_MB
+    max_held_mb: int = 0
     threads: int = 2
     concurrent_transforms: int = 0
     batch_strategy: str = "MultiRecord"
@@ -69,7 +69,10 @@ class ServeSettings:
     access_log: bool = False
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and hold two of the largest bodies when nothing else is said."""
+        if not self.max_held_mb:
+            held = max(DEFAULT_HELD_MB, 2 * self.max_payload_mb)
+            object.__setattr__(self, "max_held_mb", held)
         ranges: dict[str, tuple[float, float]] = {
             "port": (0, 65535), "workers": (1, 1024), "max_payload_mb": (1, MAX_PRODUCT_MB),
             "max_requests": (1, 2**20), "max_held_mb": (self.max_payload_mb, 2**20),
@@ -142,9 +145,6 @@ def container_values(environment: Mapping[str, str] = os.environ) -> dict[str, o
             )
         if int(text) or variable not in _ZERO_IS_DEFAULT:
             found[name] = int(text)
-    payload = found.get("max_payload_mb", 0)
-    if isinstance(payload, int) and payload:
-        found["max_held_mb"] = max(DEFAULT_HELD_MB, 2 * payload)
     strategies = {name.lower(): name for name in STRATEGIES}
     strategy = environment.get("SAGEMAKER_BATCH_STRATEGY", "").replace("_", "").lower()
     if strategy:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 METRICS = "metrics"  # folder of prometheus_client
+SERVING = "serving"  # folder: which model each worker serves, a file each
 STATUS = "status.json"  # what the supervisor counts
 CURRENT = "current"  # names the version to serve
 

@@ -30,6 +30,7 @@ from spark_fm.serving.processes import SIGNALS, run_loader, run_worker
 from spark_fm.serving.settings import ServeSettings
 from spark_fm.serving.shared import (
     METRICS,
+    SERVING,
     STATUS,
     current_name,
     version_name,
@@ -110,7 +111,8 @@ class Supervisor:
             self._signals(),
         ):
             self._shared = Path(shared)
-            (self._shared / METRICS).mkdir(mode=0o700)
+            for name in (METRICS, SERVING):
+                (self._shared / name).mkdir(mode=0o700)
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("listening on http://%s:%d, model %s", shown, port, self._model)
@@ -187,6 +189,7 @@ class Supervisor:
         process = slot.process
         assert process is not None  # noqa: S101 - of the caller
         mark_process_dead(process.pid, str(self._shared / METRICS))
+        (self._shared / SERVING / str(process.pid)).unlink(missing_ok=True)
         slot.deaths += 1
         if slot.deaths >= MAX_FAILED_STARTS and not self._has_started:
             raise SparkFMError(
@@ -205,6 +208,16 @@ class Supervisor:
         if self._loader is not None:
             self._hear()
             return
+        try:
+            self._look()
+        except Exception as err:
+            if self._digest is None:
+                raise
+            # Whatever lies there, the model that is served stays; the next look tries again.
+            log.warning("looking for a new version failed: %s: %s", type(err).__name__, err)
+
+    def _look(self) -> None:
+        """Load a model when one is asked for, or a new one lies there."""
         now = time.monotonic()
         if self._must_reload:
             self._must_reload = False
@@ -218,7 +231,6 @@ class Supervisor:
                 self._load(found)
 
     def _load(self, found: Signature | None) -> None:
-        self._tried = found
         self._n_loads += 1
         ours, theirs = self._context.Pipe(duplex=False)
         name = version_name(self._n_loads)
@@ -226,6 +238,7 @@ class Supervisor:
         process = self._start(run_loader, path, str(self._shared), name, theirs)
         theirs.close()
         self._loader = (process, ours)
+        self._tried = found
 
     def _hear(self) -> None:
         """Take what the loading process says, once it says it."""
@@ -264,7 +277,10 @@ class Supervisor:
         for name, amount in more.items():
             self._status[name] += amount
         workers = sum(slot.process is not None for slot in self._slots)
-        write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+        try:
+            write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+        except OSError as err:  # no room there: a count that is behind stops no server
+            log.warning("the counts for /metrics cannot be written: %s", err)
 
     def _stop(self) -> None:
         """End all processes: workers answer what is in flight."""

@@ -33,7 +33,9 @@ def resolve_model(path: str) -> str:
         folders = [entry for entry in Path(path).iterdir() if entry.is_dir()]
     except OSError:
         return path
-    found = [(max(_written(folder)), folder.name) for folder in folders if _written(folder)]
+    # One look a folder: it may be gone at the next.
+    looked = [(_written(folder), folder.name) for folder in folders]
+    found = [(max(times), name) for times, name in looked if times]
     if found:
         return os.path.join(path, max(found)[1])
     artifacts = [os.path.join(path, name) for name in SAGEMAKER_ARTIFACTS]

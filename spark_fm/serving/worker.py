@@ -90,8 +90,15 @@ def _configuration(settings: ServeSettings, service: Service) -> uvicorn.Config:
 async def _follow(service: Service, shared: Path, server: uvicorn.Server) -> None:
     """Serve the version that is current, and stop when the supervisor has gone."""
     supervisor = multiprocessing.parent_process()
+    told = ""
     while supervisor is not None and os.getppid() == supervisor.pid:
-        await _take_current(service, shared)
+        try:
+            await _take_current(service, shared)
+        except Exception as err:  # without this task the worker would never end
+            text = f"{type(err).__name__}: {err}"
+            if text != told:  # not five times a second
+                log.exception("another version cannot be served, the old one goes on: %s", text)
+            told = text
         await asyncio.sleep(LOOK_SECONDS)
     log.warning("the supervisor has gone: this worker stops")
     server.should_exit = True
@@ -109,9 +116,7 @@ async def _take_current(service: Service, shared: Path) -> None:
         log.info("version %s cannot be opened yet: %s", name, err)
         return
     service.model = new  # requests in flight keep the one that they began with
-    if old is not None:
-        service.metrics.serving.labels(old.digest, old.version).set(0)
-    service.metrics.serving.labels(new.digest, new.version).set(1)
+    service.metrics.serves(new.digest, new.version)
 
 
 def _ready_model(shared: Path, name: str) -> ServedModel:

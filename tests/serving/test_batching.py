@@ -78,6 +78,32 @@ def test_an_error_is_that_of_its_own_request_only():
     assert isinstance(second, ValueError)
 
 
+@pytest.mark.parametrize("fails", ["the count", "the thread"])
+def test_a_call_that_cannot_begin_is_its_requests_error_and_the_next_are_scored(fails, monkeypatch):
+    monkeypatch.setattr(batching, "INLINE_WORK", 0)
+    batch = random_batch(2, 30, seed=0)
+    is_broken = fails == "the count"
+
+    def count(requests, rows):
+        if is_broken:
+            raise OSError("no space left")
+
+    async def scenario():
+        nonlocal is_broken
+        with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(1) as ended:
+            ended.shutdown()
+            batcher = Batcher(ended if fails == "the thread" else sound, count)
+            asked = [batcher.score(Model(), batch) for _ in range(2)]
+            first = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+            is_broken, batcher._thread = False, sound
+            return first, await asyncio.wait_for(batcher.score(Model(), batch), 30)
+
+    first, after = asyncio.run(scenario())
+    kind = OSError if fails == "the count" else RuntimeError
+    assert [type(outcome) for outcome in first] == [kind, kind]
+    assert np.array_equal(after, WEIGHTS.predict(batch, "logistic"))
+
+
 def test_small_work_stays_in_the_loop_and_large_work_leaves_it(monkeypatch):
     here = threading.get_ident()
     small, large = Model(), Model()

@@ -83,6 +83,13 @@ def gauge(server: Server, name: str) -> float:
     return float(re.search(f"^{name} (.+)$", page, re.MULTILINE)[1])
 
 
+def models_told(server: Server) -> dict[str, float]:
+    """Return the workers by the digest of the model that they serve, as the metrics say."""
+    page = server.get("/metrics").data.decode()
+    found = re.findall(r'^spark_fm_model_workers\{digest="(\w+)",.*\} (.+)$', page, re.MULTILINE)
+    return {digest: float(count) for digest, count in found}
+
+
 def test_a_new_version_is_taken_over_without_a_failed_request(living, folder):
     eventually(lambda: score(living) == EXPECTED[0])
     before = gauge(living, "spark_fm_reloads_total")
@@ -108,6 +115,8 @@ def test_a_new_version_is_taken_over_without_a_failed_request(living, folder):
         point(folder, "v0")
     assert set(seen) == set(EXPECTED)
     eventually(lambda: {score(living) for _ in range(8)} == {EXPECTED[0]})
+    # Versions of the past are not told: the page would grow with each reload.
+    eventually(lambda: models_told(living) == dict.fromkeys(served_by(living).values(), 2.0))
 
 
 def test_a_broken_version_is_refused_and_told_and_the_old_goes_on(living, folder):
@@ -163,6 +172,7 @@ def test_a_worker_that_dies_is_replaced(living):
     assert victim not in served_by(living)
     assert gauge(living, "spark_fm_worker_deaths_total") == before + 1
     assert gauge(living, "spark_fm_workers") == 2
+    assert list(models_told(living).values()) == [2.0]
 
 
 def mapped(pid: int, ending: str) -> dict[str, int]:

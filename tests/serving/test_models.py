@@ -70,6 +70,27 @@ def test_a_model_of_huge_ids_keeps_its_table_of_ids(tmp_path):
     assert served.labels(served.predict(row)) is None
 
 
+@pytest.mark.parametrize("part", ["features.npy", "table.npy", "facts.json"])
+def test_a_version_that_is_being_removed_is_not_opened_in_part(tmp_path, part):
+    weights = FMWeights(
+        0.5, planted_weights(3, 2, seed=1).table, 1000, np.array([5, 70, 999], np.int32)
+    )
+    publish(save_model(tmp_path / "m", weights), tmp_path, "version-1")
+    (tmp_path / "version-1" / part).unlink()
+    with pytest.raises(FileNotFoundError):
+        open_model(tmp_path, "version-1")
+
+
+def test_tables_that_do_not_belong_together_are_not_opened(tmp_path):
+    weights = FMWeights(
+        0.5, planted_weights(3, 2, seed=1).table, 1000, np.array([5, 70, 999], np.int32)
+    )
+    publish(save_model(tmp_path / "m", weights), tmp_path, "version-1")
+    np.save(tmp_path / "version-1" / "features.npy", np.array([5, 70], np.int32))
+    with pytest.raises(OSError, match="2 rows instead of 3"):
+        open_model(tmp_path, "version-1")
+
+
 def test_the_same_model_is_not_published_again_but_another_threshold_is(tmp_path):
     weights = planted_weights(4, 2, seed=3)
     same, other = (

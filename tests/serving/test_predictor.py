@@ -88,6 +88,33 @@ def test_all_forms_of_rows_are_taken(server, weights, kind):
     assert Predictor(server.url).predict(X[0]).shape == (1,)
 
 
+@pytest.mark.parametrize("name", ["coo_array", "csr_array", "dok_array"])
+def test_one_dimension_is_one_row_of_sparse_arrays_too(server, weights, name):
+    row = np.zeros(WIDTH, np.float32)
+    row[[2, 5]] = 1.5, -2
+    try:
+        flat = getattr(sp, name)(row)
+    except ValueError:
+        pytest.skip("this SciPy has no such arrays of one dimension")
+    if flat.ndim != 1:
+        pytest.skip("this SciPy has no such arrays of one dimension")
+    scores = Predictor(server.url).predict(flat)
+    expected = weights.predict(CsrBatch.from_matrix(row[None]), "logistic")
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(np.ma.masked_equal([[1.0, 2.0]], 2.0), "masked"), (np.zeros((1, 1, 3)), "3 dimensions"),
+     ([["a", "b"]], "dtype"), ([[1.0], [1.0, 2.0]], "same length")],
+)  # fmt: skip
+def test_what_is_no_table_of_numbers_is_told_before_it_is_sent(scripted, rows, told):
+    url, seen = scripted(GOOD)
+    with pytest.raises(InvalidDataError, match=told):
+        Predictor(url).predict(rows)
+    assert not seen
+
+
 def test_no_rows_need_no_request():
     found = Predictor("http://127.0.0.1:9").predictions(sp.csr_array((0, 5)))
     assert found.scores.shape == (0,)

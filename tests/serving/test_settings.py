@@ -50,6 +50,20 @@ def test_the_defaults_are_port_8080_6_mb_and_this_machine_only():
     assert (settings.host, settings.port, settings.max_payload_mb) == ("127.0.0.1", 8080, 6)
 
 
+@pytest.mark.parametrize(("payload", "held"), [(1, 96), (48, 96), (49, 98), (100, 200)])
+def test_two_of_the_largest_bodies_are_held_unless_told_otherwise(payload, held):
+    _, settings = parsed("here", "--max-payload-mb", str(payload))
+    assert settings.max_held_mb == held
+    _, told = parsed("here", "--max-payload-mb", str(payload), "--max-held-mb", "100")
+    assert told.max_held_mb == 100
+
+
+def test_a_larger_payload_than_the_containers_may_be_asked_for(monkeypatch):
+    monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "10")
+    _, settings = parsed("here", "--max-payload-mb", "100")
+    assert (settings.max_payload_mb, settings.max_held_mb) == (100, 200)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 50])
 def test_execution_parameters_keep_to_the_product_that_sagemaker_allows(workers):
     told = ServeSettings(workers=workers).execution_parameters
