@@ -35,7 +35,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _number(parser, "--workers", "processes that score; they share one copy of the model [1]")
     _number(parser, "--max-payload-mb", "largest request body in MiB, 1 to 100 [6]")
     _number(parser, "--max-requests", "requests a worker holds at once [512]")
-    _number(parser, "--max-held-mb", "MiB of request bodies a worker holds at once [96]")
+    _number(
+        parser,
+        "--max-held-mb",
+        "MiB of request bodies a worker holds at once [96, or twice --max-payload-mb if more]",
+    )
     _number(parser, "--threads", "threads a worker decodes large bodies in [2]")
     _seconds(parser, "--head-seconds", "for a request's head to arrive [10]")
     _seconds(parser, "--body-seconds", "for a request's body to arrive [30]")

@@ -355,6 +355,7 @@ def no_http(rng: random.Random) -> Case:
          head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n{}  ",
          head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
          head + b"Content-Length: 99999999999999999999999\r\n\r\n",
+         head + b"Connection: close\r\nContent-Length: " + b"0" * 5000 + b"2\r\n\r\n{}",
          head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
          head + b"Bad Header: x\r\n\r\n", head + b": x\r\n\r\n",
          rng.randbytes(rng.randrange(1, 100)).lstrip(b"\r\n") + b"\xff\r\n\r\n")
