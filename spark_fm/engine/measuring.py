@@ -166,7 +166,11 @@ def classifier_sums(
             *_faults(positive | negative, known),
         )
     )
-    _check(found, names, "a label other than 0 or 1", "a classifier needs 0 and 1, or -1 and 1.")
+    _check(
+        found, names, "a label other than 0 or 1",
+        "metrics of a classifier need 0 and 1, or -1 and 1. For a regressor take another metric: "
+        'FMEvaluator(metricName="rmse"), "mae" or "r2".',
+    )  # fmt: skip
     _check_minus_ones(found, names)
     return _classifier_sums(found, curves=curves)
 

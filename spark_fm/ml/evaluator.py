@@ -134,6 +134,8 @@ class FMEvaluator(
         for name, value in self._input_kwargs.items():
             if value is None:
                 self.clear(self.getParam(name))
+        if isinstance(self._input_kwargs.get("metricName"), str):  # else Spark says what it is
+            _check_metric(self._input_kwargs["metricName"])
         return self._set(**{n: v for n, v in self._input_kwargs.items() if v is not None})
 
     def getMetricName(self) -> str:
@@ -142,6 +144,8 @@ class FMEvaluator(
 
     def setMetricName(self, value: str) -> FMEvaluator:
         """Set metricName."""
+        if isinstance(value, str):
+            _check_metric(value)
         return self._set(metricName=value)
 
     def setLabelCol(self, value: str) -> FMEvaluator:
@@ -182,8 +186,7 @@ class FMEvaluator(
 
     def _metric(self) -> str:
         name = self.getMetricName()
-        require(name in EVALUATOR_METRICS, "metricName", name,
-                f"one of {', '.join(EVALUATOR_METRICS)}")  # fmt: skip
+        _check_metric(name)
         return SAGEMAKER_METRICS.get(name, name)
 
     def _evaluate(self, dataset: DataFrame) -> float:
@@ -246,3 +249,9 @@ def _score(dataset: DataFrame, name: str) -> Column:
         return F.when(F.size(values) == 2, F.get(values, 1)).otherwise(wrong)
     check_number(dataset.schema, name, "scoreCol")
     return quoted(name).cast("double")
+
+
+def _check_metric(name: str) -> None:
+    """Raise InvalidParamError before a search trains its models for nothing."""
+    require(name in EVALUATOR_METRICS, "metricName", name,
+            f"one of {', '.join(EVALUATOR_METRICS)}")  # fmt: skip

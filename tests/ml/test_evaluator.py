@@ -144,6 +144,20 @@ def test_values_out_of_range_are_refused(
         FMEvaluator(**params).evaluate(scored)
 
 
+def test_an_unknown_metric_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(InvalidParamError, match="metricName='auc' is not allowed"):
+        FMEvaluator(metricName="auc")
+    with pytest.raises(InvalidParamError, match="metricName='auc' is not allowed"):
+        FMEvaluator().setMetricName("auc")
+
+
+def test_a_classifier_s_metric_of_a_regressor_names_the_regressor_s(spark: SparkSession) -> None:
+    scored = spark.createDataFrame([(3.0, 2.5), (4.0, 4.5)], ["label", "score"])
+
+    with pytest.raises(InvalidDataError, match=r'For a regressor .*metricName="rmse"'):
+        FMEvaluator().evaluate(scored)
+
+
 @pytest.mark.parametrize("name", ["metricName", "scoreCol", "threshold", "beta"])
 def test_values_of_another_type_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=name):
