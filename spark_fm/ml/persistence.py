@@ -5,19 +5,21 @@ What the files of a model hold, and how they are checked, is in ``formats/artifa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyarrow.fs import LocalFileSystem
 from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.gathering import gather
-from spark_fm.engine.session import is_connect
-from spark_fm.errors import ModelFormatError
+from spark_fm.engine.session import is_connect, is_local_master
+from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import (
     checked_facts,
     join_arrays,
@@ -32,6 +34,7 @@ from spark_fm.formats.artifact import (
     weights_of,
     write_model,
 )
+from spark_fm.formats.files import store_of
 
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)
@@ -43,6 +46,39 @@ class FMStageWriter(MLWriter):
     def __init__(self, instance: Any) -> None:
         super().__init__()
         self.instance = instance
+
+    def save(self, path: str) -> None:
+        """Save to ``path``, where nothing may be unless ``overwrite()`` was called.
+
+        Raises
+        ------
+        InvalidParamError
+            When something is there.
+        """
+        exists = InvalidParamError(
+            f"path={path!r} exists already. Save to another place, or replace what is there with "
+            "write().overwrite().save(path)."
+        )
+        # Spark looks at the folders inside alone, and would add them to somebody else's files.
+        if not self.shouldOverwrite and self._is_there(path):
+            raise exists
+        try:
+            super().save(path)
+        except READ_ERRORS as err:
+            if "PATH_ALREADY_EXISTS" in str(err) or "FileAlreadyExistsException" in str(err):
+                raise exists from err
+            raise
+
+    def _is_there(self, path: str) -> bool:
+        """Tell whether a path of this machine exists, where Spark means this machine."""
+        session = self.sparkSession
+        if is_connect(session) or not is_local_master(session):
+            return False
+        try:
+            store, inner = store_of(path)
+        except InvalidDataError:
+            return False
+        return isinstance(store, LocalFileSystem) and os.path.lexists(inner)
 
     def _handleOverwrite(self, path: str) -> None:
         if is_connect(self.sparkSession):

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyspark.errors import PySparkException
 from pyspark.ml import PipelineModel
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.errors import ModelFormatError
+from spark_fm.errors import InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import FORMAT_VERSION
 from spark_fm.learner.predict import sigmoid
+from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm, frame_of
 
 HUGE_ID = 2**31 - 2  # the last index a Spark vector can have
@@ -190,10 +190,32 @@ def test_overwrite_works_where_nothing_is(
 def test_without_overwrite_an_existing_model_is_left_alone(
     classifier: FactorizationMachineModel, regressor: FactorizationMachineModel, folder: Path
 ) -> None:
-    with pytest.raises(PySparkException, match=r"(?i)already exists"):
+    with pytest.raises(InvalidParamError, match="exists already"):
         regressor.save(str(folder))
 
     assert_same_weights(FactorizationMachineModel.load(str(folder)), classifier)
+
+
+@pytest.mark.parametrize("there", ["model", "folder", "file"])
+def test_what_is_at_the_path_is_named_and_left_alone(
+    classifier: FactorizationMachineModel, tmp_path: Path, there: str
+) -> None:
+    path = tmp_path / "m"
+    if there == "model":
+        classifier.save(str(path))
+    elif there == "folder":
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    else:
+        path.write_text("mine")
+    if MODE == "connect" and there != "model":
+        pytest.skip("the server's file system is not looked at")
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(InvalidParamError, match=r"exists already.*overwrite\(\)\.save\(path\)"):
+        classifier.save(str(path))
+
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_saved_model_holds_json_and_parquet_and_no_pickle(saved_once: Path) -> None:
