@@ -26,6 +26,7 @@ from spark_fm.engine.columns import quoted
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.readable import FeatureReader, HandleInvalid
 from spark_fm.engine.version import check_version
+from spark_fm.errors import InvalidColumnError
 from spark_fm.learner.predict import margins, sigmoid
 from spark_fm.learner.spec import Loss
 
@@ -131,11 +132,28 @@ class FunctionTask:
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Yield doubles, null where the row has no score."""
-        for scored in self.task(columns):
+        for scored in self.task(map(self._checked, columns)):
             score = scored.field("score")
             if self.threshold is not None:
                 score = pc.cast(pc.greater_equal(score, self.threshold), pa.float64())
             yield score
+
+    def _checked(self, column: pa.Array) -> pa.Array:
+        """Return the one argument; SQL lets a caller pass anything."""
+        kind = getattr(column, "type", None)
+        if kind is not None and _is_vector_or_array(kind):
+            return column
+        seen = f"{len(column)} arguments" if kind is None else f"a column of type {kind}"
+        raise InvalidColumnError(
+            f"{self.task.features_col} got {seen}; expected one column of vectors, array<double> "
+            "or array<float>."
+        )
+
+
+def _is_vector_or_array(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return bool(pa.types.is_floating(kind.value_type))
+    return bool(pa.types.is_struct(kind)) and set(VECTOR_FIELDS) <= {f.name for f in kind}
 
 
 def sql_function(task: FunctionTask) -> Any:

@@ -168,6 +168,19 @@ def widened(weights):
     return FMWeights(weights.bias, table, weights.feature_dim)
 
 
+@pytest.mark.usefixtures("fm_score", "table")
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [("1.5D", "a column of type double"), ("features, features", "2 arguments"),
+     ("NULL", "a column of type null"), ("array('a')", "a column of type list")],
+)  # fmt: skip
+def test_what_is_no_vector_is_named(spark: SparkSession, arguments: str, seen: str) -> None:
+    if not hasattr(F, "arrow_udf"):
+        pytest.skip("pandas functions, as of PySpark 4.0, get other types")
+    with pytest.raises(Exception, match=f"got {seen}.*expected one column of vectors"):
+        spark.sql(f"SELECT fm_score({arguments}) FROM points").collect()
+
+
 def test_what_cannot_be_a_function_is_refused(
     spark: SparkSession,
     classifier: FactorizationMachineModel,
