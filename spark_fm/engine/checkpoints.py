@@ -86,7 +86,8 @@ class Checkpoint:
         if differences:
             raise CheckpointError(
                 f"{self._path} is the checkpoint of another training: {'; '.join(differences)}. "
-                f"Use the same Params, data and version to go on with it, or {advice}"
+                f"Use the same Params, data and version to go on with it, or {advice} (A Pipeline "
+                "or OneVsRest that trains several models has one file for all: docs/going-on.md.)"
             )
         snapshot = Snapshot(facts, arrays)
         log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
