@@ -28,6 +28,16 @@ def check_frame(dataset: object) -> None:
         )
 
 
+def check_finite_frame(dataset: DataFrame, what: str) -> None:
+    """Raise InvalidDataError too for a streaming DataFrame, which ``what`` cannot go over."""
+    check_frame(dataset)
+    if dataset.isStreaming:
+        raise InvalidDataError(
+            f"{what} needs rows that come to an end; this is a streaming DataFrame, which "
+            "model.transform alone takes. Read the data with spark.read."
+        )
+
+
 def check_features(schema: StructType, name: str) -> None:
     """Raise InvalidColumnError unless the column holds vectors or arrays of floats."""
     kind = _type_of(schema, name, "featuresCol")

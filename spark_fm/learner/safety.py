@@ -69,9 +69,10 @@ def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float
 
 def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> str:
     """Return the message of a training that no step size saves."""
+    allowed = f", and more than {limit:.6g} is not a training" if np.isfinite(limit) else ""
     return (
         f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_SHRINKS} of "
         f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
-        f"loss is still {loss:.6g}, and more than {limit:.6g} is not a training. Scale the "
+        f"loss is still {loss:.6g}{allowed}. Scale the "
         "features to about [0, 1], or lower the Lr and InitSigma parameters."
     )

@@ -10,7 +10,11 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import check_frame, check_training_columns, quoted
+from spark_fm.engine.columns import (
+    check_finite_frame,
+    check_training_columns,
+    quoted,
+)
 from spark_fm.engine.measuring import (
     ClassifierSums,
     Names,
@@ -127,7 +131,7 @@ def evaluate(model: FactorizationMachineModel, dataset: DataFrame) -> FMEvaluati
     areas treat scores whose log-odds agree to 1e-4 as ties. Rows without a score
     (handleInvalid "skip" or "keep") are left out.
     """
-    check_frame(dataset)
+    check_finite_frame(dataset, "evaluate")
     weight = model.getOrDefault("weightCol") if model.isDefined("weightCol") else ""
     weight = weight if weight in dataset.schema.names else ""
     features, label = model.getFeaturesCol(), model.getLabelCol()

@@ -8,6 +8,7 @@ from typing import Any, overload
 from uuid import uuid4
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from pyspark.ml import Model
 from pyspark.ml.linalg import Vector
@@ -18,6 +19,8 @@ from pyspark.sql import functions as F
 from spark_fm.engine.columns import check_features, check_frame, check_outputs
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
+from spark_fm.errors import InvalidDataError
+from spark_fm.formats.writing import rows_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
@@ -133,11 +136,28 @@ class FactorizationMachineModel(
         Raises
         ------
         InvalidDataError
-            For an index outside the model's features.
+            For an array of another width than the model, an index outside the model's
+            features, what holds no numbers, and, unless handleInvalid is "keep" or
+            "skip", values that are not finite.
         """
         if isinstance(X, Vector):
             return self._predict_vector(X)
-        return self.weights.predict(CsrBatch.from_matrix(X), self._loss)
+        rows = rows_of(X)
+        if not sp.issparse(rows) and rows.shape[0] and rows.shape[1] != self.numFeatures:
+            raise InvalidDataError(
+                f"X has {rows.shape[1]} columns, the model has {self.numFeatures} features. "
+                "Give each row all of them, or a SciPy sparse matrix with their indices."
+            )
+        batch = CsrBatch.from_matrix(rows)
+        if self.getHandleInvalid() == "error" and not np.isfinite(batch.values).all():
+            entry = int(np.argmin(np.isfinite(batch.values)))
+            row = int(np.searchsorted(batch.indptr, entry, side="right")) - 1
+            raise InvalidDataError(
+                f"Row {row} of X has the value {batch.values[entry]} at feature "
+                f"{batch.indices[entry]}; expected finite values. Clean them, or set "
+                'handleInvalid to "keep" for NaN scores.'
+            )
+        return self.weights.predict(batch, self._loss)
 
     def evaluate(self, dataset: DataFrame) -> FMEvaluation:
         """Return metrics, curves and calibration on rows with labels, in one job.

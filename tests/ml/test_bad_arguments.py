@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import scipy.sparse as sp
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachineModel, register_udf, tune
@@ -48,3 +53,45 @@ def test_a_warm_start_from_what_is_no_model_is_refused(train: DataFrame) -> None
 def test_only_a_fitted_model_becomes_a_function(spark: SparkSession) -> None:
     with pytest.raises(InvalidParamError, match="model is a FactorizationMachine; expected a"):
         register_udf(spark, "f", fast_fm())
+
+
+@pytest.mark.parametrize("what", ["fit", "tune", "evaluate"])
+def test_a_stream_is_refused_where_rows_have_to_end(
+    spark: SparkSession, classifier: FactorizationMachineModel, tmp_path: Path, what: str
+) -> None:
+    stream = spark.readStream.schema("label double, features array<double>").parquet(str(tmp_path))
+    ways = {
+        "fit": fast_fm().fit,
+        "tune": lambda rows: tune(fast_fm(), rows, trials=1),
+        "evaluate": classifier.evaluate,
+    }
+
+    with pytest.raises(InvalidDataError, match="needs rows that come to an end; this is a stream"):
+        ways[what](stream)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([[1.0, 0.0]], "X has 2 columns, the model has 20 features"),
+        (np.zeros((3, 21)), "X has 21 columns, the model has 20 features"),
+        ([[0.0] * 20, [0.0] * 19 + [np.nan]], "Row 1 of X has the value nan at feature 19"),
+        (sp.csr_matrix(([np.inf], [3], [0, 0, 1]), shape=(2, 20)), "Row 1 .* inf at feature 3"),
+        ("abc", "X"),
+    ],
+)
+def test_a_matrix_that_cannot_be_scored_is_refused(
+    classifier: FactorizationMachineModel, X: Any, message: str
+) -> None:
+    with pytest.raises(InvalidDataError, match=message):
+        classifier.predict(X)
+
+
+def test_a_row_of_nan_keeps_its_place_where_the_model_says_so(
+    classifier: FactorizationMachineModel,
+) -> None:
+    scores = classifier.copy({classifier.handleInvalid: "keep"}).predict(
+        [[np.nan] * 20, [0.0] * 20]
+    )
+
+    assert np.isnan(scores).tolist() == [True, False]
