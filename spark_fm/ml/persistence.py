@@ -56,7 +56,7 @@ class FMStageWriter(MLWriter):
             When something is there.
         """
         exists = InvalidParamError(
-            f"path={path!r} exists already. Save to another place, or replace what is there with "
+            f"path={path!r} already exists. Save to another place, or replace what is there with "
             "write().overwrite().save(path)."
         )
         # Spark looks at the folders inside alone, and would add them to somebody else's files.

@@ -190,7 +190,7 @@ def test_overwrite_works_where_nothing_is(
 def test_without_overwrite_an_existing_model_is_left_alone(
     classifier: FactorizationMachineModel, regressor: FactorizationMachineModel, folder: Path
 ) -> None:
-    with pytest.raises(InvalidParamError, match="exists already"):
+    with pytest.raises(InvalidParamError, match="already exists"):
         regressor.save(str(folder))
 
     assert_same_weights(FactorizationMachineModel.load(str(folder)), classifier)
@@ -212,7 +212,7 @@ def test_what_is_at_the_path_is_named_and_left_alone(
         pytest.skip("the server's file system is not looked at")
     before = sorted(tmp_path.rglob("*"))
 
-    with pytest.raises(InvalidParamError, match=r"exists already.*overwrite\(\)\.save\(path\)"):
+    with pytest.raises(InvalidParamError, match=r"already exists.*overwrite\(\)\.save\(path\)"):
         classifier.save(str(path))
 
     assert sorted(tmp_path.rglob("*")) == before
