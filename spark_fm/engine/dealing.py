@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import REPORT
 from spark_fm.engine.deal_task import DealTask
 from spark_fm.engine.handles import Handle
 
@@ -20,9 +18,9 @@ DEALT_DDL = (
 
 
 def dealt_blocks(
-    frame: DataFrame, n_partitions: int, n_exchanges: int, ids: Handle | None
+    blocks: DataFrame, n_partitions: int, n_exchanges: int, ids: Handle | None
 ) -> DataFrame:
-    """Return the blocks in exactly ``n_partitions`` partitions, in a fixed order.
+    """Return blocks in exactly ``n_partitions`` partitions, in a fixed order.
 
     Blocks are dealt in turn within each source, so that partitions and exchanges get
     equally many, whatever the source's own partitions were.
@@ -31,9 +29,7 @@ def dealt_blocks(
         version=__version__, keys=partition_keys(n_partitions), n_exchanges=n_exchanges, ids=ids
     )
     return (
-        frame.where(F.col("kind") != REPORT)
-        .select("kind", "source", "seq", "n_rows", "nnz", "payload")
-        .mapInArrow(task, DEALT_DDL)
+        blocks.mapInArrow(task, DEALT_DDL)
         .select("key", "exchange", "kind", "source", "seq", "n_rows", "nnz", "payload")
         .repartition(n_partitions, "key")
         .sortWithinPartitions("exchange", "kind", "source", "seq")

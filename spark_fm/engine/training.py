@@ -248,7 +248,7 @@ class TrainingSet:
         ids = self._ids_handle(plan)
         key = (plan.n_partitions, plan.n_exchanges, id(ids))
         if key not in self._dealt:
-            dealt = dealt_blocks(self._data.frame, plan.n_partitions, plan.n_exchanges, ids)
+            dealt = dealt_blocks(self._data.blocks, plan.n_partitions, plan.n_exchanges, ids)
             self._dealt[key] = self._stack.enter_context(persisted(dealt))
         return self._dealt[key]
 
