@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spark_fm.formats.batches import Rows
 from spark_fm.formats.encoding import encode_rows
-from spark_fm.formats.writing import as_float32, raise_value
+from spark_fm.formats.matrices import as_float32, raise_value
 
 
 def encode_records(rows: Rows, *, first_row: int = 0) -> bytes:

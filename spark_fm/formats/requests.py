@@ -25,8 +25,9 @@ from spark_fm.formats.content_types import (
     plain_type,
 )
 from spark_fm.formats.instances import decode_document, decode_lines, float32_values
+from spark_fm.formats.matrices import as_float32, raise_value, rows_of
 from spark_fm.formats.reading import MAX_RECORD_BYTES, RecordReader
-from spark_fm.formats.writing import as_float32, raise_value, rows_of, write_records
+from spark_fm.formats.writing import write_records
 from spark_fm.learner.csr import CsrBatch
 
 __all__ = [

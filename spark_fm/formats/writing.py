@@ -7,7 +7,7 @@ import io
 import json
 import os
 from contextlib import ExitStack
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.encoding import encode_csr, encode_dense
+from spark_fm.formats.matrices import array_of, as_float32, check_dtype, raise_value, rows_of
 from spark_fm.formats.placing import local_path, replacing
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
@@ -158,32 +159,10 @@ def write_record_set(
     return manifest
 
 
-def rows_of(X: Any) -> Any:
-    """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
-    rows: Any = X if sp.issparse(X) else _array_of(X, "X")
-    _check_dtype(rows.dtype, "X")
-    if rows.ndim == 1:
-        rows = rows.reshape(min(1, rows.shape[0]), rows.shape[0])  # an empty list has no rows
-    if rows.ndim != 2:
-        raise InvalidDataError(
-            f"X has {rows.ndim} dimensions (shape {rows.shape}): it must have rows and columns, "
-            f"or be one row. Reshape it with X.reshape(n_rows, -1)."
-        )
-    if rows.shape[0] and not rows.shape[1]:
-        raise InvalidDataError(
-            f"X has {rows.shape[0]} rows but no columns: it needs one column at least."
-        )
-    if not sp.issparse(rows):
-        return rows
-    if rows.dtype == np.float16:  # old SciPy holds it but cannot convert formats in it
-        rows = rows.astype(np.float32)
-    return rows.tocsr()
-
-
 def _labels_of(y: Any, n_rows: int) -> NDArray[np.float32]:
     """Return checked labels, one a row."""
-    y = _array_of(y, "y")
-    _check_dtype(y.dtype, "y")
+    y = array_of(y, "y")
+    check_dtype(y.dtype, "y")
     if y.ndim == 0 or (y.ndim == 2 and y.shape[1] == 1):
         y = y.reshape(-1)
     if y.ndim != 1:
@@ -199,55 +178,6 @@ def _labels_of(y: Any, n_rows: int) -> NDArray[np.float32]:
     if wrong is not None:
         raise_value(y[wrong], f"Label of row {wrong}")
     return labels
-
-
-def _array_of(data: Any, name: str) -> NDArray[Any]:
-    """Return data as an array, or raise for rows of different lengths."""
-    if np.ma.isMaskedArray(data) and np.ma.is_masked(data):
-        raise InvalidDataError(
-            f"{name} has masked entries: a record has no missing values. Fill them in with "
-            f"{name}.filled(0) or leave the rows out."
-        )
-    try:
-        array = np.asarray(data)
-    except (TypeError, ValueError) as err:
-        raise InvalidDataError(
-            f"{name} of type {type(data).__name__} is not a table of numbers ({err}). Pass rows "
-            f"of the same length."
-        ) from err
-    # Tables without rows often have no type to speak of.
-    return array if array.size else np.empty(array.shape, np.float32)
-
-
-def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
-    """Raise unless the type is one of real numbers."""
-    if dtype.kind not in "biuf":
-        raise InvalidDataError(
-            f"{name} has dtype {dtype}: float, integer and bool are allowed. Convert it with "
-            f"{name}.astype('float32') if all of it is numbers; encode text and dates as "
-            f"numbers first."
-        )
-
-
-def as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
-    """Return numbers as float32, and the place of the first that is not finite in it."""
-    with np.errstate(over="ignore"):
-        numbers = array.astype(np.float32, copy=False)
-    finite = np.isfinite(numbers)
-    return numbers, None if finite.all() else int(finite.argmin())
-
-
-def raise_value(value: Any, what: str) -> NoReturn:
-    """Raise for a number that float32 cannot hold."""
-    if np.isfinite(value):
-        raise InvalidDataError(
-            f"{what} is {value!s}, too large for float32: the largest is "
-            f"{np.finfo(np.float32).max!s}. Scale it down first."
-        )
-    raise InvalidDataError(
-        f"{what} is {value!s}: only finite numbers are allowed. Fill missing numbers in, or "
-        f"leave the row out."
-    )
 
 
 def _write(

@@ -20,7 +20,7 @@ from spark_fm.engine.columns import check_features, check_frame, check_outputs
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.writing import rows_of
+from spark_fm.formats.matrices import rows_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError
 from spark_fm.formats.content_types import RECORDIO_PROTOBUF, plain_type
+from spark_fm.formats.matrices import rows_of
 from spark_fm.formats.requests import encode_request
 from spark_fm.formats.responses import Predictions, decode_response
-from spark_fm.formats.writing import rows_of
 
 if TYPE_CHECKING:
     import urllib3
