@@ -11,6 +11,7 @@ import os
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -34,7 +35,12 @@ KINDS = {loss: kind for kind, loss in LOSSES.items()}
 
 
 def write_sagemaker(
-    path: str, model: SavedModel, *, network: str = SPARSE, max_bytes: int = MAX_BYTES
+    path: str,
+    model: SavedModel,
+    *,
+    network: str = SPARSE,
+    hyperparameters: Mapping[str, str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> None:
     """Write ``model.tar.gz`` as SageMaker's Factorization Machines leave it.
 
@@ -46,6 +52,8 @@ def write_sagemaker(
     network : {"sparse", "dense"}
         Which of SageMaker's two networks. The sparse one holds rows of the features that
         the model has rows for; the dense one holds all of them.
+    hyperparameters : mapping of str to str, optional
+        Those of the training, by SageMaker's names, beside those that came with the model.
     max_bytes : int
         Most bytes of parameters in the dense network.
 
@@ -66,9 +74,11 @@ def write_sagemaker(
         )
     path = local_path(path, "path")
     arrays = _sparse_arrays(model) if network == SPARSE else _dense_arrays(model, max_bytes)
+    meta = _meta_of(model, hyperparameters or {})
+    documents = {"symbol.json": symbol_of(model, network), META: meta}
     # The zip must be complete before the tar can say how long it is.
     with replacing(path) as place, tempfile.TemporaryFile(dir=os.path.dirname(place)) as inner:
-        _write_zip(cast(BinaryIO, inner), model, network, arrays)
+        _write_zip(cast(BinaryIO, inner), documents, arrays)
         size = inner.tell()
         inner.seek(0)
         with open(place, "wb") as out, gzip.GzipFile("", "wb", COMPRESSION, out, 0) as zipped:
@@ -211,8 +221,7 @@ def _dense_arrays(model: SavedModel, max_bytes: int) -> _Arrays:
     ]
 
 
-def _write_zip(file: BinaryIO, model: SavedModel, network: str, arrays: _Arrays) -> None:
-    documents = {"symbol.json": symbol_of(model, network), META: _meta_of(model)}
+def _write_zip(file: BinaryIO, documents: dict[str, Any], arrays: _Arrays) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in documents.items():
             archive.writestr(_zip_member(name), json.dumps(content, indent=2))
@@ -221,7 +230,7 @@ def _write_zip(file: BinaryIO, model: SavedModel, network: str, arrays: _Arrays)
             write_ndarrays(cast(BinaryIO, stream), named)
 
 
-def _meta_of(model: SavedModel) -> dict[str, Any]:
+def _meta_of(model: SavedModel, hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     origin = model.facts.get("origin") or {}
     weights = model.weights
     known = {
@@ -229,14 +238,13 @@ def _meta_of(model: SavedModel) -> dict[str, Any]:
         "num_factors": str(weights.k),
         "predictor_type": KINDS[model.loss],
     }
-    brought = origin.get("hyperparameters") if origin.get("format") == "sagemaker" else None
-    kept = model.facts.get("hyperparameters", brought)
+    kept = origin.get("hyperparameters") if origin.get("format") == "sagemaker" else None
     ours = {
         "version": __version__,
         "bias": weights.bias.hex(),
         "threshold": model.params["threshold"],
     }
-    return {"training_parameters": {**(kept or {}), **known}, "spark_fm": ours}
+    return {"training_parameters": {**(kept or {}), **hyperparameters, **known}, "spark_fm": ours}
 
 
 def _zip_member(name: str) -> zipfile.ZipInfo:

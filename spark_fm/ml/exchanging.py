@@ -97,9 +97,10 @@ class Exchanging(FittedModel):
         InvalidParamError
             For a dense network beyond 4 GiB, which has a row for every feature.
         """
-        saved, model = self._saved(), cast("FactorizationMachineModel", self)
-        saved.facts["hyperparameters"] = model.hyperparameters()
-        write_sagemaker(fspath(path), saved, network=network)
+        model = cast("FactorizationMachineModel", self)
+        write_sagemaker(
+            fspath(path), self._saved(), network=network, hyperparameters=model.hyperparameters()
+        )
 
     @classmethod
     def from_libfm(
