@@ -24,6 +24,7 @@ from spark_fm.formats.content_types import CONTENT_TYPES
 from spark_fm.formats.requests import decode_request, encode_request
 from spark_fm.formats.responses import encode_response
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import predicted_labels
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.shared import CURRENT, current_name, write_whole
@@ -68,7 +69,7 @@ class ServedModel:
         """Return 1.0 from the threshold on and else 0.0; None for a regressor."""
         if self.loss == "squared":
             return None
-        return (scores.astype(np.float64) >= self.threshold).astype(np.float32)
+        return predicted_labels(scores, self.threshold)
 
     def describe(self) -> dict[str, object]:
         """Return what ``/health`` tells about the model."""
