@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.engine.blocks import VALIDATION, decode
-from spark_fm.engine.gathering import gather
+from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
@@ -94,9 +94,6 @@ class ExchangeResult:
     ship_seconds: float = 0.0
     job_seconds: float = 0.0
 
-
-# Most that the partitions send of all models of one job: the JVM holds it several times.
-JOB_BYTES = 2**27
 
 Steps = Generator[Exchange, ExchangeResult, TrainRun]
 

@@ -14,6 +14,8 @@ from spark_fm.errors import SparkFMError, VersionMismatchError
 
 # A partition is in the JVM several times over while it travels: small ones, one at a time.
 PART_BYTES = 16 * 2**20
+# Most that one job brings of several models; one model alone may be larger.
+JOB_BYTES = 2**27
 
 
 def gather(

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.copying import copies
-from spark_fm.engine.gathering import gather
+from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
 from spark_fm.engine.packed import PackedData
@@ -30,8 +30,6 @@ from spark_fm.learner.units import Units
 # something, longer later, so that jobs cost little.
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 16.0
-# Most that the models of one job may have together, one model a task apart.
-JOB_BYTES = 2**27
 # Most that a job may write of the rows, a copy a model, one model a slot apart.
 COPIES_BYTES = 2**30
 
