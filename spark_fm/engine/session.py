@@ -10,10 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from uuid import uuid4
 
-from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError  # type: ignore[import-untyped]
+from py4j.protocol import (  # type: ignore[import-untyped]  # py4j has no types
+    Py4JError,
+    Py4JJavaError,
+    Py4JNetworkError,
+)
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -134,8 +138,18 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
             ) from failure
         raise
     finally:
-        with suppress(Py4JError, ConnectionError):
+        with _while_the_jvm_lives():
             session.removeTag(tag)
+
+
+@contextmanager
+def _while_the_jvm_lives() -> Iterator[None]:
+    """Clean up what there is; with a lost JVM all is gone, and its loss has been told."""
+    try:
+        yield
+    except (Py4JError, ConnectionError) as err:
+        if not _tells_of_a_lost_jvm(err):
+            raise
 
 
 def _tells_of_a_lost_jvm(failure: BaseException) -> bool:
@@ -158,5 +172,5 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
         yield frame
     finally:
         if kept:
-            with suppress(Py4JError, ConnectionError):
+            with _while_the_jvm_lives():
                 frame.unpersist()

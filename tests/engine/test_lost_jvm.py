@@ -12,7 +12,7 @@ from tests.conftest import MODE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import os, signal, threading
+import os, signal, threading, time
 from pyspark.sql import SparkSession
 from pyspark.ml.linalg import Vectors
 from spark_fm import FactorizationMachine
@@ -23,8 +23,17 @@ frame = spark.createDataFrame(rows, ["label", "features"])
 jvm = spark.sparkContext._gateway.proc.pid
 workers = {numWorkers}
 machine = FactorizationMachine(epochs=10**6, patience=0, numWorkers=workers)
-print("ready", jvm, flush=True)
-threading.Timer(8, os.kill, (jvm, signal.SIGKILL)).start()
+tracker, seen = spark.sparkContext.statusTracker(), set()
+
+
+def kill_while_it_trains():
+    while len(seen) < 6:  # three jobs pack the rows, the next ones train
+        seen.update(tracker.getActiveJobsIds())
+        time.sleep(0.02)
+    os.kill(jvm, signal.SIGKILL)
+
+
+threading.Thread(target=kill_while_it_trains, daemon=True).start()
 machine.fit(frame)
 """
 
