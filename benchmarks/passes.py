@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ def criteo_frame(spark: SparkSession, n_rows: int, n_partitions: int) -> DataFra
     return chunks.mapInArrow(MakeRows(CriteoShape()), SCHEMA)
 
 
-def _kernel_worker(k: int, number: int, passes: int, barrier, results) -> None:  # type: ignore[no-untyped-def]
+def _kernel_worker(k: int, number: int, passes: int, barrier: Any, results: Any) -> None:
     """Train chunks from memory, at the same time as the other processes do."""
     shape = CriteoShape()
     rows, _ = shape.rows(10_000 + number, 10 * CHUNK_ROWS)
@@ -101,7 +102,8 @@ def kernel_alone(k: int, n_cores: int, passes: int) -> list[float]:
     times = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return np.max(times, axis=0).tolist()  # type: ignore[no-any-return]
+    slowest: list[float] = np.max(times, axis=0).tolist()
+    return slowest
 
 
 @dataclass

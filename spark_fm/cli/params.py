@@ -108,7 +108,7 @@ def checked(name: str, value: Any, stage: Params) -> Any:
     try:
         if isinstance(value, bool) != (_TYPES[param.typeConverter] is bool):
             raise TypeError
-        return param.typeConverter(value)  # type: ignore[misc]
+        return param.typeConverter(value)  # type: ignore[misc]  # no method of Param
     except (TypeError, ValueError) as err:
         wanted = _TYPES[param.typeConverter].__name__
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from importlib.util import find_spec
+from typing import Any
 
 from spark_fm.cli.failures import UsageError
 from spark_fm.serving.settings import CONTAINER_MODEL, ServeSettings, container_values
@@ -75,7 +76,7 @@ def model_and_settings(args: argparse.Namespace) -> tuple[str, ServeSettings]:
     InvalidParamError
         For a value outside its range.
     """
-    values = container_values(os.environ)
+    values: dict[str, Any] = container_values(os.environ)
     model = args.model
     if model is None:
         if not os.path.isdir(CONTAINER_MODEL):
@@ -88,7 +89,7 @@ def model_and_settings(args: argparse.Namespace) -> tuple[str, ServeSettings]:
     values |= {
         name: value for name, value in vars(args).items() if name in names and value is not None
     }
-    return model, ServeSettings(**values)  # type: ignore[arg-type]
+    return model, ServeSettings(**values)
 
 
 def _number(parser: argparse.ArgumentParser, flag: str, text: str) -> None:

@@ -73,10 +73,11 @@ class Checkpoint:
             with self._store.open_input_file(self._inner) as source:
                 reader = pa.ipc.open_stream(source)
                 rows = [
-                    tuple(batch.column(name)[0].as_py() for name in ("name", "part", "payload"))
+                    (first["name"], first["part"], first["payload"])
                     for batch in reader
+                    for first in batch.slice(0, 1).to_pylist()
                 ]
-            facts, arrays = join_pieces(rows)  # type: ignore[arg-type]
+            facts, arrays = join_pieces(rows)
             about = facts.pop("about")
         except (pa.ArrowException, OSError, RuntimeError, ValueError, KeyError, TypeError) as err:
             raise CheckpointError(

@@ -28,8 +28,8 @@ def check_frame(dataset: object) -> None:
         )
 
 
-def check_finite_frame(dataset: DataFrame, what: str) -> None:
-    """Raise InvalidDataError too for a streaming DataFrame, which ``what`` cannot go over."""
+def check_batch_frame(dataset: DataFrame, what: str) -> None:
+    """Raise InvalidDataError too for a streaming DataFrame, which ``what`` cannot read."""
     check_frame(dataset)
     if dataset.isStreaming:
         raise InvalidDataError(

@@ -104,7 +104,7 @@ def make_plan(
     n_features = len(train_counts)
     chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session)
     n_partitions = request.num_workers or chosen
-    check_padding(data, spec)
+    _check_padding(data, spec)
     solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
     exchanged = n_features * layout.n_exchanged * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
@@ -125,7 +125,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def check_padding(data: PackedData, spec: TrainSpec) -> None:
+def _check_padding(data: PackedData, spec: TrainSpec) -> None:
     """Raise InvalidParamError when the last mini-batch is filled up beyond all measure."""
     rows = data.train.rows + data.validation.rows
     if spec.sagemaker and spec.mini_batch_size - rows > MOST_EMPTY_ROWS:

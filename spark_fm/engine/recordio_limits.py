@@ -22,7 +22,10 @@ class LimitedStreamReader(RecordIOStreamReader, SupportsTriggerAvailableNow):
         super().__init__(options)
         self._available: list[bytes] | None = None
 
-    def latestOffset(self, start: dict[str, Any], limit: ReadLimit) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802
+    # 4.2 asks with a start and a limit, earlier versions ask the base class without.
+    def latestOffset(  # type: ignore[override]  # noqa: N802 - Spark's name
+        self, start: dict[str, Any], limit: ReadLimit
+    ) -> dict[str, Any]:
         """Return the offset after all files, or after as many more as the limit allows."""
         seen = digests_of(start)
         known = self.files() if self._available is None else self._available
@@ -31,11 +34,11 @@ class LimitedStreamReader(RecordIOStreamReader, SupportsTriggerAvailableNow):
             fresh = fresh[: limit.max_files]
         return offset_of([*seen, *fresh])
 
-    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
+    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802 - Spark's name
         """Return the limit of the option maxFilesPerTrigger."""
         most = self._options.max_files
         return ReadMaxFiles(most) if most else ReadAllAvailable()
 
-    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
+    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802 - Spark's name
         """Take the files that are there now for all there will be."""
         self._available = list(self.files())

@@ -49,7 +49,8 @@ class RecordIOStreamReader(DataSourceStreamReader):
         """Return the offset at which no file has been seen."""
         return offset_of([])
 
-    def latestOffset(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802
+    # As before 4.2, which gives it a start and a limit.
+    def latestOffset(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802 - Spark's name
         """Return the offset after all files that are there."""
         return offset_of(self.files())
 

@@ -172,9 +172,9 @@ def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
             arrays = [part.to_numpy(np.float64) for part in
                       (each if isinstance(each, tuple) else (each,))]  # fmt: skip
             is_null = np.logical_or.reduce([np.isnan(part) for part in arrays])
-            rows = encoded(accept, arrays, is_null)
+            rows: list[Any] = encoded(accept, arrays, is_null)
             if accept != RECORDIO_PROTOBUF:
-                rows = [None if row is None else row.decode() for row in rows]  # type: ignore[misc]
+                rows = [None if row is None else row.decode() for row in rows]
             yield pd.Series(rows, dtype=object)
 
     kind = pd.Series if n_parts == 1 else GenericAlias(tuple, (pd.Series,) * n_parts)

@@ -73,7 +73,7 @@ def store_of(path: str) -> tuple[Any, str]:
 
             filesystem, inner = fsspec.core.url_to_fs(path)
             store = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
-        except Exception as err:  # noqa: BLE001
+        except Exception as err:  # noqa: BLE001 - likewise
             raise InvalidDataError(
                 f"No reader for {path!r}: {unknown}; {err}. Install the fsspec package of its "
                 "store, or use a local, s3://, gs://, abfs:// or hdfs:// path."

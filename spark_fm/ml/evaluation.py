@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import (
-    check_finite_frame,
+    check_batch_frame,
     check_training_columns,
     quoted,
 )
@@ -131,7 +131,7 @@ def evaluate(model: FactorizationMachineModel, dataset: DataFrame) -> FMEvaluati
     areas treat scores whose log-odds agree to 1e-4 as ties. Rows without a score
     (handleInvalid "skip" or "keep") are left out.
     """
-    check_finite_frame(dataset, "evaluate")
+    check_batch_frame(dataset, "evaluate")
     weight = model.getOrDefault("weightCol") if model.isDefined("weightCol") else ""
     weight = weight if weight in dataset.schema.names else ""
     features, label = model.getFeaturesCol(), model.getLabelCol()

@@ -134,8 +134,7 @@ class FMEvaluator(
         for name, value in self._input_kwargs.items():
             if value is None:
                 self.clear(self.getParam(name))
-        if isinstance(self._input_kwargs.get("metricName"), str):  # else Spark says what it is
-            _check_metric(self._input_kwargs["metricName"])
+        _check_metric(self._input_kwargs.get("metricName"))
         return self._set(**{n: v for n, v in self._input_kwargs.items() if v is not None})
 
     def getMetricName(self) -> str:
@@ -144,8 +143,7 @@ class FMEvaluator(
 
     def setMetricName(self, value: str) -> FMEvaluator:
         """Set metricName."""
-        if isinstance(value, str):
-            _check_metric(value)
+        _check_metric(value)
         return self._set(metricName=value)
 
     def setLabelCol(self, value: str) -> FMEvaluator:
@@ -251,7 +249,8 @@ def _score(dataset: DataFrame, name: str) -> Column:
     return quoted(name).cast("double")
 
 
-def _check_metric(name: str) -> None:
+def _check_metric(name: object) -> None:
     """Raise InvalidParamError before a search trains its models for nothing."""
-    require(name in EVALUATOR_METRICS, "metricName", name,
-            f"one of {', '.join(EVALUATOR_METRICS)}")  # fmt: skip
+    if isinstance(name, str):  # else Spark says of which type it is
+        require(name in EVALUATOR_METRICS, "metricName", name,
+                f"one of {', '.join(EVALUATOR_METRICS)}")  # fmt: skip

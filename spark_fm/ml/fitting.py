@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_finite_frame, check_training_columns, internal_rows
+from spark_fm.engine.columns import check_batch_frame, check_training_columns, internal_rows
 from spark_fm.engine.mlflow_logging import logged_to_mlflow
 from spark_fm.engine.packed import packing_key
 from spark_fm.engine.training import training_set
@@ -78,7 +78,7 @@ def fit_all(
     InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError
         Before any job, where no row has to be read to know.
     """
-    check_finite_frame(dataset, "fit")
+    check_batch_frame(dataset, "fit")
     start = None
     if warm_start is not None:
         model = warm_start

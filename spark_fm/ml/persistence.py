@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]  # has no types
 from pyarrow.fs import LocalFileSystem
 from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter

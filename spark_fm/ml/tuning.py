@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_finite_frame, internal_rows
+from spark_fm.engine.columns import check_batch_frame, internal_rows
 from spark_fm.engine.training import TrainingSet, training_set
 from spark_fm.errors import InvalidDataError, InvalidParamError, TrainingDivergedError
 from spark_fm.ml.estimator import FactorizationMachine
@@ -147,7 +147,7 @@ def tune(
     stopped (``is_hopeless``). Trials are not refit on all rows; the best Params are.
     """
     started = time.monotonic()
-    check_finite_frame(dataset, "tune")
+    check_batch_frame(dataset, "tune")
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
