@@ -30,6 +30,7 @@ from spark_fm.learner.lanes import (
     load_at,
     local_floats,
     prefetch,
+    prefetch_at,
     spread,
     store,
     store_at,
@@ -162,6 +163,15 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
             ahead, ahead_stop = 0, 0
             if i + 1 < len(order):
                 ahead, ahead_stop = indptr[order[i + 1]], indptr[order[i + 1] + 1]
+            # Rows visited in a mixed order lie far apart: so do the entries of the row after
+            # that one, and the place that tells where those of the next are.
+            if i + 4 < len(order):
+                prefetch_at(indptr, order[i + 4])
+                prefetch_at(labels, order[i + 2])
+                prefetch_at(weights, order[i + 2])
+                for p in range(indptr[order[i + 2]], indptr[order[i + 2] + 1], LINE_FLOATS):
+                    prefetch_at(indices, p)
+                    prefetch_at(values, p)
             weight = weights[r]
             if weight == 0:
                 continue

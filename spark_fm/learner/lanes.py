@@ -179,15 +179,29 @@ def prefetch(typing_context: Any, array: Any, i: Any, column: Any) -> Any:
     """Ask for the cache line of ``array[i, column]``, to be written soon."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _address(context, builder, signature, args, 2)
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_writing, keep, data = _INT32(1), _INT32(3), _INT32(1)
-        builder.call(function, [builder.bitcast(pointer, byte), for_writing, keep, data])
+        _ask_for(builder, _address(context, builder, signature, args, 2), for_writing=True)
         return context.get_dummy_value()
 
     return types.void(array, i, column), generate
+
+
+@_operation
+def prefetch_at(typing_context: Any, array: Any, i: Any) -> Any:
+    """Ask for the cache line of ``array[i]``, to be read soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _ask_for(builder, _address(context, builder, signature, args, 1), for_writing=False)
+        return context.get_dummy_value()
+
+    return types.void(array, i), generate
+
+
+def _ask_for(builder: Any, pointer: Any, *, for_writing: bool) -> None:
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    keep, data = _INT32(3), _INT32(1)
+    builder.call(function, [builder.bitcast(pointer, byte), _INT32(int(for_writing)), keep, data])
 
 
 @_operation

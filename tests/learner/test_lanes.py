@@ -13,6 +13,7 @@ from spark_fm.learner.lanes import (
     load_at,
     local_floats,
     prefetch,
+    prefetch_at,
     root,
     spread,
     store,
@@ -90,11 +91,12 @@ def test_local_arrays_are_there_for_any_size_and_apart():
 
 def test_prefetching_changes_nothing_and_does_not_mind_where(table):
     @numba.njit
-    def ask(table, i):
+    def ask(table, row, i):
         prefetch(table, i, 0)
+        prefetch_at(row, i)
 
     before = table.copy()
     for i in (0, 2, 10**9):
-        ask(table, i)
+        ask(table, table[0], i)
 
     np.testing.assert_array_equal(table, before)
