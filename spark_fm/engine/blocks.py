@@ -99,7 +99,7 @@ def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatc
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, int, CsrBatch]]:
-    """Yield ``(kind, source, seq, rows)`` of every data block in record batches."""
+    """Yield ``(kind, source, seq, rows)`` of the data blocks that come with their payload."""
     for batch in batches:
         columns = [batch.column(batch.schema.get_field_index(name)) for name in
                    ("kind", "source", "seq", "n_rows", "nnz")]  # fmt: skip
@@ -107,7 +107,7 @@ def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, i
         payloads = batch.column(batch.schema.get_field_index("payload"))
         for i in range(batch.num_rows):
             kind, source, seq, n_rows, nnz = (int(column[i]) for column in numbers)
-            if kind == REPORT:
+            if kind == REPORT or not payloads[i].is_valid:
                 continue
             yield kind, source, seq, decode(payloads[i].as_buffer(), n_rows, nnz)
 

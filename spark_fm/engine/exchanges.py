@@ -12,21 +12,22 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import VALIDATION, decode
+from spark_fm.engine.blocks import decode
+from spark_fm.engine.dealing import DealtBlocks
 from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
+from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import PIECE_NAMES, SAMPLE, ExchangePart, ExchangeTask, MergeTask
 from spark_fm.errors import TrainingDivergedError
@@ -34,8 +35,6 @@ from spark_fm.learner.averaging import MergeRule
 from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.run import TrainRun
-
-VALIDATE_ONLY = -1  # the exchange that trains nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +98,7 @@ Steps = Generator[Exchange, ExchangeResult, TrainRun]
 
 
 def conduct(
-    trainings: Sequence[Steps], frame: DataFrame, session: SparkSession, plan: TrainPlan
+    trainings: Sequence[Steps], blocks: DealtBlocks, session: SparkSession, plan: TrainPlan
 ) -> list[TrainRun | TrainingDivergedError]:
     """Run trainings to their ends, in shared passes over the rows.
 
@@ -107,8 +106,7 @@ def conduct(
     ----------
     trainings : sequence of generators
         Each yields the exchanges that it wants and takes what came back.
-    frame : DataFrame
-        Dealt blocks.
+    blocks : DealtBlocks
     session : SparkSession
     plan : TrainPlan
         Partitions, exchanges and table that the trainings have in common.
@@ -134,14 +132,14 @@ def conduct(
         alike = [n for n in waiting if waiting[n].key == key]
         alike.sort(key=lambda n: (waiting[n].turn, n))
         chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
-        outcome = run_job([waiting[n] for n in chosen], frame, session, plan)
+        outcome = run_job([waiting[n] for n in chosen], blocks, session, plan)
         for number, result in zip(chosen, outcome, strict=True):
             resume(number, result)
     return [results[number] for number in range(len(trainings))]
 
 
 def run_job(
-    exchanges: Sequence[Exchange], frame: DataFrame, session: SparkSession, plan: TrainPlan
+    exchanges: Sequence[Exchange], blocks: DealtBlocks, session: SparkSession, plan: TrainPlan
 ) -> list[ExchangeResult]:
     """Return what one job brings for each of the exchanges, which have one key."""
     clock = time.perf_counter()
@@ -156,11 +154,21 @@ def run_job(
             n_bytes = sum(c.table.nbytes for c in chosen)
             candidates = stack.enter_context(shipped(session, tables, n_bytes=n_bytes))
         shipped_at = time.perf_counter()
+        wanted = blocks.wanted(
+            exchange=exchanges[0].part.exchange, train_on_all=exchanges[0].train_on_all,
+            validates=candidates is not None,
+        )  # fmt: skip
         task = ExchangeTask(
             version=__version__, parts=tuple(e.part for e in exchanges), states=states,
-            candidates=candidates, train_on_all=exchanges[0].train_on_all,
+            candidates=candidates, rows=wanted,
         )  # fmt: skip
-        results = _gathered(task, [e.rule for e in exchanges], frame, session, plan)
+        rules = [e.rule for e in exchanges]
+        results = _gathered(task, rules, blocks.rows(wanted), session, plan)
+        if any("missing" in facts for facts in results[0].facts):
+            task = replace(task, rows=blocks.note_miss(wanted))
+            results = _gathered(task, rules, blocks.rows(task.rows), session, plan)
+        kept = [set(facts["kept"]) for facts in results[0].facts]
+        blocks.note_kept(set.intersection(*kept) if kept else ())
     share = 1 / len(exchanges)
     for result in results:
         result.ship_seconds = share * (shipped_at - clock)
@@ -175,9 +183,8 @@ def _gathered(
     session: SparkSession,
     plan: TrainPlan,
 ) -> list[ExchangeResult]:
-    exchange = task.parts[0].exchange
-    frame = frame.where(_wanted(exchange, task)).mapInArrow(task, PIECE_DDL)
-    if plan.merge_on_executors and exchange != VALIDATE_ONLY:
+    frame = frame.mapInArrow(task, PIECE_DDL)
+    if plan.merge_on_executors and task.rows.exchange != VALIDATE_ONLY:
         frame = _merged_on_executors(frame, task.states, rules)
     rows = gather(
         frame, session, columns=list(PIECE_NAMES), n_bytes=result_bytes(rules, plan),
@@ -205,17 +212,6 @@ def result_bytes(rules: Sequence[MergeRule], plan: TrainPlan) -> int:
     """Return an upper bound of what the driver gets for these trainings in one job."""
     n_bytes = sum(4 * plan.n_features * (rule.layout.n_exchanged + 2) for rule in rules)
     return n_bytes if plan.merge_on_executors else n_bytes * plan.n_partitions
-
-
-def _wanted(exchange: int, task: ExchangeTask) -> Any:
-    """Return the condition on the blocks that the job reads."""
-    train_rows = F.col("exchange") == exchange
-    if task.train_on_all:
-        return train_rows
-    is_validation = F.col("kind") == VALIDATION
-    if task.candidates is not None:
-        return train_rows | is_validation
-    return train_rows & ~is_validation
 
 
 def _merged_on_executors(frame: DataFrame, states: Handle, rules: list[MergeRule]) -> DataFrame:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.engine.exchanges import VALIDATE_ONLY, Exchange, ExchangeResult, Steps
+from spark_fm.engine.exchanges import Exchange, ExchangeResult, Steps
 from spark_fm.engine.history import EpochReport
 from spark_fm.engine.planning import TrainPlan
+from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.tasks import ExchangePart, merge_range
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, encode, read_blocks
+from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
+from spark_fm.engine.row_windows import RowReader, RowsMissingError, WantedRows
 from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
@@ -29,7 +30,6 @@ from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.units import Units
 
-WINDOW_BYTES = 512 * 2**20
 DELTA = "delta"
 MERGED = "merged"
 SAMPLE = "sample"
@@ -71,18 +71,20 @@ class ExchangeTask:
         For each model the exchanged columns and the bias vector to start from.
     candidates : Handle or None
         For each model the parameters to validate on this partition's validation rows.
-    train_on_all : bool
-        Train on validation rows too.
+    rows : WantedRows
     """
 
     version: str
     parts: tuple[ExchangePart, ...]
     states: Handle
     candidates: Handle | None
-    train_on_all: bool
+    rows: WantedRows
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield for each model facts and a sample, then the touched features by range."""
+        """Yield for each model facts and a sample, then the touched features by range.
+
+        Where rows were to be in files and are not, the one fact that says so.
+        """
         check_version(self.version)
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
@@ -90,32 +92,22 @@ class ExchangeTask:
             _Learner(part, state, candidate)
             for part, state, candidate in zip(self.parts, states, candidates, strict=True)
         ]
-        for window, (kind, rows) in enumerate(self._windows(batches, learners[0].n_features)):
-            for learner in learners:
-                if kind == VALIDATION:
-                    learner.validate(rows)
-                else:
-                    learner.train(rows, window)
+        reader = RowReader(self.rows, learners[0].n_features)
+        trained = 0
+        try:
+            for kind, rows in reader.windows(batches):
+                for learner in learners:
+                    if kind == VALIDATION:
+                        learner.validate(rows)
+                    else:
+                        learner.train(rows, trained)
+                trained += kind == TRAIN
+        except RowsMissingError as err:
+            yield from array_pieces(partition_number(), {"missing": str(err)}, {})
+            return
         for model, learner in enumerate(learners):
-            yield from learner.results(model)
+            yield from learner.results(model, kept=reader.kept)
         freeze_loaded_modules()
-
-    def _windows(
-        self, batches: Iterator[pa.RecordBatch], n_features: int
-    ) -> Iterator[tuple[int, CsrBatch]]:
-        """Yield training and validation rows in stretches that fit memory."""
-        waiting: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
-        n_bytes = dict.fromkeys(waiting, 0)
-        for kind, _, _, rows in read_blocks(batches):
-            target = TRAIN if self.train_on_all else kind
-            waiting[target].append(checked(rows, n_features))
-            n_bytes[target] += rows.n_bytes
-            if n_bytes[target] >= WINDOW_BYTES:
-                yield target, CsrBatch.concat(waiting[target])
-                waiting[target], n_bytes[target] = [], 0
-        for target, parts in waiting.items():
-            if parts:
-                yield target, CsrBatch.concat(parts)
 
 
 class _Learner:
@@ -174,9 +166,10 @@ class _Learner:
         facts["compile_seconds"] += stats.compile_seconds
         facts["train_seconds"] += time.perf_counter() - clock
 
-    def results(self, model: int) -> Iterator[pa.RecordBatch]:
-        """Yield facts, sample and deltas."""
+    def results(self, model: int, *, kept: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield facts, with the sets that are in files now, sample and deltas."""
         state, facts, sample = self._state, self._facts, self._sample
+        facts["kept"] = kept
         facts["finite"] = bool(np.isfinite(facts["loss_sum"])) and state.is_finite()
         if self._last is not None and facts["finite"]:
             facts["sample_after"] = sample_loss(state, self._last, self._part.spec)

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.checkpoints import Checkpoint, checkpoint_name
-from spark_fm.engine.dealing import dealt_blocks
+from spark_fm.engine.dealing import DealtBlocks, dealt_blocks
 from spark_fm.engine.exchanges import conduct
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport, Progress
@@ -72,8 +72,9 @@ def training_set(rows: DataFrame, request: TrainRequest) -> Iterator[TrainingSet
     request.check()
     session = rows.sparkSession
     use_driver_interpreter(session)
-    with tagged(session, "fit"), packed(rows, session, request) as data, ExitStack() as stack:
-        yield TrainingSet(data, packing_key(request), session, stack)
+    with ExitStack() as after, tagged(session, "fit"), \
+            packed(rows, session, request) as data, ExitStack() as stack:  # fmt: skip
+        yield TrainingSet(data, packing_key(request), session, stack, after)
 
 
 class TrainingSet:
@@ -85,13 +86,15 @@ class TrainingSet:
         key: tuple[object, ...],
         session: SparkSession,
         stack: ExitStack,
+        after: ExitStack,
     ) -> None:
         self._data = data
         self._key = key
         self._session = session
         self._stack = stack
+        self._after = after  # what is to be done when no job runs any more
         self._ids: dict[bytes, Handle] = {}
-        self._dealt: dict[tuple[object, ...], DataFrame] = {}
+        self._dealt: dict[tuple[object, ...], DealtBlocks] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -230,7 +233,7 @@ class TrainingSet:
                     model.distributed(phase, teller).steps(phase.run)
                     for (model, phase), teller in zip(chosen, tellers, strict=True)
                 ]
-                outcomes = conduct(steps, self._dealt_frame(plan), session, plan)
+                outcomes = conduct(steps, self._dealt_blocks(plan), session, plan)
         left = iter(outcomes)
         return [None if phase is None else next(left) for phase in phases]
 
@@ -244,12 +247,15 @@ class TrainingSet:
             )
         return self._ids[key]
 
-    def _dealt_frame(self, plan: TrainPlan) -> DataFrame:
+    def _dealt_blocks(self, plan: TrainPlan) -> DealtBlocks:
         ids = self._ids_handle(plan)
         key = (plan.n_partitions, plan.n_exchanges, id(ids))
         if key not in self._dealt:
             dealt = dealt_blocks(self._data.blocks, plan.n_partitions, plan.n_exchanges, ids)
-            self._dealt[key] = self._stack.enter_context(persisted(dealt))
+            blocks = DealtBlocks(self._stack.enter_context(persisted(dealt)))
+            self._stack.push(blocks.remove_files)
+            self._after.callback(blocks.remove_left_files)
+            self._dealt[key] = blocks
         return self._dealt[key]
 
 

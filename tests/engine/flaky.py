@@ -10,6 +10,7 @@ from pyspark import TaskContext
 from spark_fm.engine.packing import PackTask
 from spark_fm.engine.solo_task import SoloTask
 from spark_fm.engine.tasks import ExchangeTask
+from spark_fm.engine.window_store import remove_store
 
 
 def _fail_first_attempt() -> None:
@@ -33,6 +34,14 @@ class FlakyExchangeTask(ExchangeTask):
         results = list(super().__call__(batches))
         _fail_first_attempt()
         return iter(results)
+
+
+class ForgetfulExchangeTask(ExchangeTask):
+    """Trains on a machine that has lost the files of passes before."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        remove_store(self.rows.store)
+        return super().__call__(batches)
 
 
 class FlakySoloTask(SoloTask):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
 from spark_fm import FactorizationMachine
-from spark_fm.engine import exchanges, packed, planning, session, solo_training
+from spark_fm.engine import dealing, exchanges, packed, planning, session, solo_training
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
@@ -72,6 +76,67 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     monkeypatch.setattr(solo_training, "SoloTask", flaky.FlakySoloTask)
 
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
+
+
+def wanted_of(monkeypatch):
+    """What each job of the trainings to come reads."""
+    found = []
+    rows = dealing.DealtBlocks.rows
+    monkeypatch.setattr(
+        dealing.DealtBlocks, "rows", lambda self, wanted: found.append(wanted) or rows(self, wanted)
+    )
+    return found
+
+
+def files_left(spark):
+    """Files of trainings in the local folders of the executors."""
+
+    def listed(batches):
+        for _ in batches:
+            pass
+        folders = os.environ["SPARK_LOCAL_DIRS"].split(",")
+        names = [str(path) for folder in folders for path in Path(folder).glob("spark_fm-*/*")]
+        yield pa.RecordBatch.from_pydict({"name": names})
+
+    return [row[0] for row in spark.range(1).mapInArrow(listed, "name string").collect()]
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_after_their_first_epoch_rows_come_from_files(frame, monkeypatch, validation):
+    wanted = wanted_of(monkeypatch)
+
+    machine(numWorkers=3, epochs=4, validationFraction=validation).fit(frame)
+
+    from_blocks = [name for w in wanted for name in w.sets.values() if name not in w.stored]
+    assert sorted(from_blocks) == ["train-0", "train-1", *["validation"] * (validation > 0)]
+    assert len(wanted) >= 4 * 2
+
+
+def test_a_machine_without_the_files_reads_the_blocks_again(frame, monkeypatch, caplog):
+    calm = machine(numWorkers=3, epochs=5).fit(frame)
+    wanted = wanted_of(monkeypatch)
+    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.ForgetfulExchangeTask)
+
+    with caplog.at_level("INFO", logger="spark_fm"):
+        model = machine(numWorkers=3, epochs=5).fit(frame)
+
+    assert_same_model(calm, model)
+    assert sum(bool(w.stored) for w in wanted) == dealing.MOST_MISSES
+    assert "from now on" in caplog.text
+
+
+def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch):
+    machine(numWorkers=3).fit(frame)
+    assert files_left(spark) == []
+
+    def fail(self, facts):
+        assert files_left(spark)
+        raise RuntimeError("the driver fails")
+
+    monkeypatch.setattr(dealing.DealtBlocks, "note_kept", fail)
+    with pytest.raises(RuntimeError, match="the driver fails"):
+        machine(numWorkers=3).fit(frame)
+    assert files_left(spark) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -1,0 +1,195 @@
+"""Windows of training rows in files beside Spark's own blocks; executors only.
+
+To hand persisted blocks to a Python worker costs more than to train on them: the JVM
+copies each several times. What a task has read once it writes down here, and the tasks
+of later passes, in whatever process of the machine, map the file into their memory. The
+files are a cache: any of them may be missing, and Spark's blocks are read again.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import numpy as np
+
+from spark_fm.learner.csr import CsrBatch
+
+# Of the disk that files leave free: Spark spills to it, too.
+FREE_SHARE = 0.1
+ALIGNMENT = 64  # bytes: a cache line
+_FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
+           ("labels", "<f4"), ("weights", "<f4"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """A file of rows.
+
+    Parameters
+    ----------
+    file : str
+    n_rows, nnz : int
+    n_features : int
+        One more than the largest index, 0 without entries.
+    """
+
+    file: str
+    n_rows: int
+    nnz: int
+    n_features: int
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Return start and length of the arrays of ``_FIELDS``, the length in items."""
+        lengths = (self.n_rows + 1, self.nnz, self.nnz, self.n_rows, self.n_rows)
+        found, start = [], 0
+        for (_, dtype), length in zip(_FIELDS, lengths, strict=True):
+            found.append((start, length))
+            start += -(-length * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        return found
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        start, length = self.extents()[-1]
+        return start + 4 * length
+
+
+class WindowStore:
+    """The sets of windows of one partition of a training set on this machine.
+
+    Parameters
+    ----------
+    key : str
+        Names the training set and how it was dealt.
+    partition : int
+    """
+
+    def __init__(self, key: str, partition: int) -> None:
+        self._folder = local_folder(partition) / f"spark_fm-{key}"
+        self._partition = partition
+
+    def windows(self, name: str) -> list[StoredWindow] | None:
+        """Return what there is of a set, None unless it is here and whole."""
+        try:
+            found = json.loads(self._list_of(name).read_text())
+            windows = [StoredWindow(*facts) for facts in found]
+            sizes = [(self._folder / window.file).stat().st_size for window in windows]
+        except OSError:
+            return None
+        return windows if sizes == [window.n_bytes for window in windows] else None
+
+    def read(self, window: StoredWindow) -> CsrBatch:
+        """Return the rows of a window, read-only views of its file."""
+        with open(self._folder / window.file, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        if hasattr(mmap, "MADV_WILLNEED"):
+            mapped.madvise(mmap.MADV_WILLNEED)
+        arrays = {
+            name: np.frombuffer(mapped, dtype, length, start)
+            for (name, dtype), (start, length) in zip(_FIELDS, window.extents(), strict=True)
+        }
+        return CsrBatch(**arrays)
+
+    def writer(self, name: str) -> SetWriter:
+        """Return what writes a set down window by window."""
+        return SetWriter(self._folder, self._list_of(name))
+
+    def _list_of(self, name: str) -> Path:
+        return self._folder / f"{self._partition}-{name}.json"
+
+
+class SetWriter:
+    """Writes a set down, or gives up where the disk has no room for it.
+
+    Two attempts of a task may write the same set at once: each has files of its own, and
+    the list that names them takes its place in one step.
+    """
+
+    def __init__(self, folder: Path, list_file: Path) -> None:
+        self._folder = folder
+        self._list_file = list_file
+        self._attempt = uuid4().hex
+        self._windows: list[StoredWindow] = []
+        self._writes = True
+
+    def __enter__(self) -> SetWriter:
+        """Start."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Leave nothing of a set that was not finished."""
+        if kind is not None:
+            self._give_up()
+
+    def add(self, rows: CsrBatch) -> None:
+        """Write the next window."""
+        top = int(rows.indices.max()) + 1 if rows.nnz else 0
+        name = f"{self._list_file.stem}-{len(self._windows)}-{self._attempt}.rows"
+        window = StoredWindow(name, rows.n_rows, rows.nnz, top)
+        if not self._writes:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(self._folder)
+            if disk.free - window.n_bytes < FREE_SHARE * disk.total:
+                self._give_up()
+                return
+            self._windows.append(window)
+            with open(self._folder / name, "wb") as file:
+                for (field, dtype), (start, _) in zip(_FIELDS, window.extents(), strict=True):
+                    file.seek(start)
+                    file.write(np.ascontiguousarray(getattr(rows, field), dtype).data)
+                file.truncate(window.n_bytes)
+        except OSError:
+            self._give_up()
+
+    def finish(self) -> bool:
+        """Make the set known, and tell whether it is there now."""
+        if not self._writes:
+            return False
+        facts = [[w.file, w.n_rows, w.nnz, w.n_features] for w in self._windows]
+        draft = self._list_file.with_name(f"{self._attempt}.draft")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(facts))
+            draft.replace(self._list_file)
+        except OSError:
+            self._give_up()
+        return self._writes
+
+    def _give_up(self) -> None:
+        self._writes = False
+        for window in self._windows:
+            (self._folder / window.file).unlink(missing_ok=True)
+        self._windows = []
+
+
+def local_folder(partition: int) -> Path:
+    """Return the one of Spark's local folders that a partition's files belong in.
+
+    Spark names to its workers the folders in which the executor keeps its own blocks,
+    and removes them when the executor ends.
+    """
+    folders = _local_folders()
+    return folders[partition % len(folders)]
+
+
+def remove_store(key: str) -> None:
+    """Remove all files of a training set from this machine."""
+    for folder in _local_folders():
+        shutil.rmtree(folder / f"spark_fm-{key}", ignore_errors=True)
+
+
+def _local_folders() -> list[Path]:
+    names = [name for name in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if name]
+    return [Path(name) for name in names] or [Path(tempfile.gettempdir())]
