@@ -158,13 +158,14 @@ def main() -> None:
     parser.add_argument("--factors", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     args = parser.parse_args()
     spark = local_session(f"local[{args.cores}]")
     frame = criteo_frame(spark, args.rows, 4 * args.cores)
     machine = FactorizationMachine(
         numFactors=args.factors, epochs=args.epochs, validationFraction=0.0, patience=0, seed=1,
-        factorsLr=args.learning_rate, linearLr=args.learning_rate,
+        numWorkers=args.workers, factorsLr=args.learning_rate, linearLr=args.learning_rate,
     )  # fmt: skip
     with MemoryWatch() as memory:
         model = machine.fit(frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from spark_fm.engine.blocks import TRAIN, VALIDATION
 from spark_fm.engine.deal_task import DealTask
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.row_windows import WantedRows
-from spark_fm.engine.session import task_slots
+from spark_fm.engine.session import persisted, task_slots
 from spark_fm.engine.window_store import remove_store
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,14 @@ class DealtBlocks:
     ----------
     frame : DataFrame
         As ``dealt_blocks`` gives it, persisted where the session can.
+    stack : ExitStack
+        What has to be released in the end.
     """
 
-    def __init__(self, frame: DataFrame) -> None:
+    def __init__(self, frame: DataFrame, stack: ExitStack) -> None:
         self._frame = frame
+        # Blocks that went to the disk would be read from it whole for their sizes alone.
+        self._listing = stack.enter_context(persisted(frame.drop("payload")))
         self._key = uuid4().hex
         self._stored: set[str] = set()
         self._misses = 0
@@ -70,14 +75,12 @@ class DealtBlocks:
                 chosen = chosen | condition
                 if names[target] in wanted.stored:
                     bare = bare | condition
-        payload = F.col("payload")
+        columns = ("kind", "source", "seq", "n_rows", "nnz")
         if wanted.stored == set(names.values()):
-            payload = F.lit(None).cast("binary")  # then Spark reads none of the column
-        elif wanted.stored:
-            payload = F.when(~bare, payload)
-        return self._frame.where(chosen).select(
-            "kind", "source", "seq", "n_rows", "nnz", payload.alias("payload")
-        )
+            nothing = F.lit(None).cast("binary").alias("payload")
+            return self._listing.where(chosen).select(*columns, nothing)
+        payload = F.when(~bare, F.col("payload")).alias("payload")
+        return self._frame.where(chosen).select(*columns, payload)
 
     def note_kept(self, names: Iterable[str]) -> None:
         """Take in the sets that every task has in files now."""
@@ -104,7 +107,7 @@ class DealtBlocks:
         another job would wait for; ``remove_left_files`` comes when they have ended.
         """
         if kind is None and self._has_files:
-            self._remove(self._frame.select("key"))
+            self._remove(self._listing)
 
     def remove_left_files(self) -> None:
         """Remove files that are still there from as many executors as a job reaches."""

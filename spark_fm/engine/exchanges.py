@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,19 @@ from spark_fm.engine.blocks import decode
 from spark_fm.engine.dealing import DealtBlocks
 from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.handles import Handle
+from spark_fm.engine.local_files import read_bytes, shared_folder, shares_files
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.shipping import shipped
-from spark_fm.engine.tasks import PIECE_NAMES, SAMPLE, ExchangePart, ExchangeTask, MergeTask
+from spark_fm.engine.tasks import (
+    DELTA_FILE,
+    PIECE_NAMES,
+    SAMPLE,
+    ExchangePart,
+    ExchangeTask,
+    MergeTask,
+)
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import MergeRule
 from spark_fm.learner.candidate import Candidate
@@ -88,7 +97,7 @@ class ExchangeResult:
     """
 
     facts: list[dict[str, Any]] = field(default_factory=list)
-    pieces: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)
+    pieces: dict[int, list[tuple[int, bytes | memoryview]]] = field(default_factory=dict)
     sample: CsrBatch | None = None
     ship_seconds: float = 0.0
     job_seconds: float = 0.0
@@ -162,6 +171,8 @@ def run_job(
             version=__version__, parts=tuple(e.part for e in exchanges), states=states,
             candidates=candidates, rows=wanted,
         )  # fmt: skip
+        if shares_files(session) and not plan.merge_on_executors:
+            task = replace(task, outbox=str(stack.enter_context(shared_folder())))
         rules = [e.rule for e in exchanges]
         results = _gathered(task, rules, blocks.rows(wanted), session, plan)
         if any("missing" in facts for facts in results[0].facts):
@@ -186,8 +197,9 @@ def _gathered(
     frame = frame.mapInArrow(task, PIECE_DDL)
     if plan.merge_on_executors and task.rows.exchange != VALIDATE_ONLY:
         frame = _merged_on_executors(frame, task.states, rules)
+    n_bytes = 0 if task.outbox else result_bytes(rules, plan)
     rows = gather(
-        frame, session, columns=list(PIECE_NAMES), n_bytes=result_bytes(rules, plan),
+        frame, session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
         spread=["model", "name", "part", "partition"],
     )  # fmt: skip
     facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
@@ -199,6 +211,8 @@ def _gathered(
         elif name == SAMPLE:
             samples[model][partition] = bytes(payload)
         else:
+            if name == DELTA_FILE and task.outbox is not None:
+                payload = read_bytes(Path(task.outbox) / bytes(payload).decode())
             results[model].pieces.setdefault(part, []).append((partition, payload))
     for result, found, parts in zip(results, facts, samples, strict=True):
         result.facts = [found[p] for p in sorted(found)]

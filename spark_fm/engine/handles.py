@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any, Protocol
+
+from spark_fm.engine.local_files import read_value
 
 
 class Handle(Protocol):
@@ -33,6 +36,17 @@ class BroadcastHandle:
     def load(self) -> Any:
         """Return the value, unpickled once a worker process."""
         return self._variable.value
+
+
+class FileHandle:
+    """A value in a file of the one machine that driver and tasks share."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def load(self) -> Any:
+        """Map the file and return the value; its arrays are read-only."""
+        return read_value(Path(self._path))
 
 
 class ArtifactHandle:

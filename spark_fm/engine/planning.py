@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_fm.engine.local_files import shares_files
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, task_slots
@@ -111,7 +112,8 @@ def make_plan(
     exchanges = request.averagings or choose_exchanges(
         n_partitions, entries_per_feature=data.train.nnz / seen, exchanged_bytes=exchanged
     )
-    depth = request.aggregation_depth or (2 if exchanged > result_limit(session) else 1)
+    overflows = exchanged > result_limit(session) and not shares_files(session)
+    depth = request.aggregation_depth or (2 if overflows else 1)
     rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
     collected = exchanged if depth == 1 else 0
     extra = rows_in_task if solo else collected

@@ -7,8 +7,10 @@ one order.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,7 @@ from spark_fm.learner.units import Units
 
 log = logging.getLogger(__name__)
 
+MERGE_THREADS = min(8, os.cpu_count() or 1)
 SAMPLE_NNZ = 2**20  # of the sample in all: 8 MiB
 
 
@@ -308,13 +311,17 @@ class DistributedTraining:
     def _merge(self, run: TrainRun, old: NDArray[np.float32], result: ExchangeResult) -> None:
         """Write the merged rows and bias into the run's state, in place."""
         rule, width, pieces = self._rule(run), run.state.layout.n_exchanged, result.pieces
-        for part in sorted(pieces):
+
+        def merge(part: int) -> None:
             payloads = [payload for _, payload in sorted(pieces.pop(part), key=lambda p: p[0])]
             if self._plan.merge_on_executors:
                 merged = Delta.from_bytes(payloads[0], width)
             else:
                 merged = merge_range(old, part, payloads, rule)
             run.state.rows[merged.ids, :width] = merged.columns
+
+        with ThreadPoolExecutor(MERGE_THREADS) as pool:  # each range has features of its own
+            list(pool.map(merge, sorted(pieces)))
         active = [f for f in result.facts if f["n_rows"]]
         if active:
             run.state.bias[:] = np.mean([f["bias"] for f in active], axis=0)

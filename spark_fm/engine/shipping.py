@@ -1,7 +1,8 @@
 """Send one Python value to all tasks of a job, by the best way the session has.
 
-Classic: a broadcast variable. Connect: inside the task's closure while it is small,
-otherwise a file artifact, because one message there may hold 128 MiB.
+Classic: a broadcast variable, or a file where driver and tasks share one machine.
+Connect: inside the task's closure while it is small, otherwise a file artifact, because
+one message there may hold 128 MiB.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ from uuid import uuid4
 
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.handles import ArtifactHandle, BroadcastHandle, Handle, InlineHandle
+from spark_fm.engine.handles import (
+    ArtifactHandle,
+    BroadcastHandle,
+    FileHandle,
+    Handle,
+    InlineHandle,
+)
+from spark_fm.engine.local_files import shared_folder, shares_files, write_value
 from spark_fm.engine.session import is_connect
 
+FILE_BYTES = 2**20  # below, a broadcast is as fast
 INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
 
 
@@ -39,7 +48,11 @@ def shipped(session: SparkSession, value: Any, *, n_bytes: int) -> Iterator[Hand
     On Connect a value over 24 MiB stays on the server's disk until the Spark session
     ends: Spark has no call that removes an artifact.
     """
-    if not is_connect(session):
+    if n_bytes >= FILE_BYTES and shares_files(session):
+        with shared_folder() as folder:
+            write_value(folder / "value", value)
+            yield FileHandle(str(folder / "value"))
+    elif not is_connect(session):
         variable = session.sparkContext.broadcast(value)
         try:
             yield BroadcastHandle(variable)

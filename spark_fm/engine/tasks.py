@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
+from spark_fm.engine.local_files import write_bytes
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
 from spark_fm.engine.row_windows import RowReader, RowsMissingError, WantedRows
 from spark_fm.engine.task_context import partition_number
@@ -31,6 +32,7 @@ from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.units import Units
 
 DELTA = "delta"
+DELTA_FILE = "delta-file"
 MERGED = "merged"
 SAMPLE = "sample"
 
@@ -72,6 +74,8 @@ class ExchangeTask:
     candidates : Handle or None
         For each model the parameters to validate on this partition's validation rows.
     rows : WantedRows
+    outbox : str or None
+        Folder that takes the deltas, where the driver sees it.
     """
 
     version: str
@@ -79,6 +83,7 @@ class ExchangeTask:
     states: Handle
     candidates: Handle | None
     rows: WantedRows
+    outbox: str | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield for each model facts and a sample, then the touched features by range.
@@ -106,7 +111,8 @@ class ExchangeTask:
             yield from array_pieces(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
-            yield from learner.results(model, kept=reader.kept)
+            for batch in learner.results(model, kept=reader.kept):
+                yield batch if self.outbox is None else _put_aside(batch, self.outbox)
         freeze_loaded_modules()
 
 
@@ -204,6 +210,15 @@ class _Learner:
                 yield piece(partition_number(), DELTA, number, delta.to_bytes(), model=model)
 
 
+def _put_aside(batch: pa.RecordBatch, outbox: str) -> pa.RecordBatch:
+    """Return a piece whose delta, if it is one, is in a file of that name."""
+    model, partition, name, part, payload = (column[0] for column in batch.columns)
+    if name.as_py() != DELTA:
+        return batch
+    file = write_bytes(outbox, payload.as_buffer())
+    return piece(partition.as_py(), DELTA_FILE, part.as_py(), file.encode(), model=model.as_py())
+
+
 @dataclass(frozen=True)
 class MergeTask:
     """Merge all partitions' deltas of one model and range of ids: for ``applyInArrow``.
@@ -239,7 +254,10 @@ PIECE_NAMES = ("model", "partition", "name", "part", "payload")
 
 
 def merge_range(
-    columns: NDArray[np.float32], part: int, payloads: list[bytes], rule: MergeRule
+    columns: NDArray[np.float32],
+    part: int,
+    payloads: Sequence[bytes | memoryview],
+    rule: MergeRule,
 ) -> Delta:
     """Merge the payloads of range ``part``, given in the order of partitions."""
     span = features_per_range(rule.layout)

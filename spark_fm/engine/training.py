@@ -252,7 +252,7 @@ class TrainingSet:
         key = (plan.n_partitions, plan.n_exchanges, id(ids))
         if key not in self._dealt:
             dealt = dealt_blocks(self._data.blocks, plan.n_partitions, plan.n_exchanges, ids)
-            blocks = DealtBlocks(self._stack.enter_context(persisted(dealt)))
+            blocks = DealtBlocks(self._stack.enter_context(persisted(dealt)), self._stack)
             self._stack.push(blocks.remove_files)
             self._after.callback(blocks.remove_left_files)
             self._dealt[key] = blocks

@@ -144,21 +144,15 @@ def merge_deltas(
             old, first_id, delta.ids, delta.touches, delta.columns, change, touching, touches
         )
     rows = np.flatnonzero(touching)
-    before = old[rows, :width].astype(np.float64)
-    total = change[rows]
-    factors, linear = rule.progress(touches[rows], before[:, k + 1 :], total[:, k + 1 :])
-    merged = before
+    statistics = slice(k + 1, width)
+    before, growth = old[rows, statistics].astype(np.float64), change[rows, statistics]
+    factors, linear = rule.progress(touches[rows], before, growth)
     by_factors = correction(factors, touching[rows])
     by_linear = correction(linear, touching[rows])
-    merged[:, :k] += total[:, :k] * by_factors[:, None]
-    merged[:, k] += total[:, k] * by_linear
-    if rule.layout.optimizer == "adagrad":
-        merged[:, k + 1] += total[:, k + 1] * by_factors
-        merged[:, k + 2] += total[:, k + 2] * by_linear
-    else:
-        merged[:, k + 1 :] += total[:, k + 1 :] / rule.n_partitions
-    ids = (rows + first_id).astype(np.int32)
-    return Delta(ids, touches[rows].astype(np.float32), merged.astype(np.float32))
+    plain = 0.0 if rule.layout.optimizer == "adagrad" else 1 / rule.n_partitions
+    columns = np.empty((len(rows), width), np.float32)
+    _move(old, change, rows, by_factors, by_linear, plain, k, columns)
+    return Delta((rows + first_id).astype(np.int32), touches[rows].astype(np.float32), columns)
 
 
 def correction(progress: NDArray[np.float64], touching: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -179,3 +173,22 @@ def _accumulate_loop(  # type: ignore[no-untyped-def]
 
 
 _accumulate = njit(_accumulate_loop, tag="accumulate-delta")
+
+
+def _move_loop(  # type: ignore[no-untyped-def]
+    old, change, rows, by_factors, by_linear, plain, k, moved
+):
+    # Statistics move by ``plain``, or as the values whose squares they add up where it is 0.
+    for i in range(len(rows)):
+        j = rows[i]
+        for f in range(k):
+            moved[i, f] = old[j, f] + change[j, f] * by_factors[i]
+        moved[i, k] = old[j, k] + change[j, k] * by_linear[i]
+        for f in range(k + 1, moved.shape[1]):
+            by = plain
+            if plain == 0:
+                by = by_factors[i] if f == k + 1 else by_linear[i]
+            moved[i, f] = old[j, f] + change[j, f] * by
+
+
+_move = njit(_move_loop, tag="move-by-changes")

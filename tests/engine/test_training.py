@@ -13,7 +13,15 @@ from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
 from spark_fm import FactorizationMachine
-from spark_fm.engine import dealing, exchanges, packed, planning, session, solo_training
+from spark_fm.engine import (
+    dealing,
+    exchanges,
+    packed,
+    planning,
+    session,
+    shipping,
+    solo_training,
+)
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
@@ -183,9 +191,21 @@ def test_merging_on_executors_gives_the_driver_s_bits(frame):
 
 def test_the_executors_merge_when_the_result_would_be_too_large(frame, monkeypatch):
     monkeypatch.setattr(planning, "result_limit", lambda _: 1000)
+    monkeypatch.setattr(planning, "shares_files", lambda _: False)
     model = machine(numWorkers=2, epochs=1).fit(frame)
 
     assert model.summary.facts["mergedOnExecutors"]
+
+
+def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
+    monkeypatch.setattr(shipping, "FILE_BYTES", 0)
+    through_files = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
+    for module in (shipping, exchanges):
+        monkeypatch.setattr(module, "shares_files", lambda _: False)
+    through_the_jvm = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
+
+    for one, other in zip(through_files, through_the_jvm, strict=True):
+        assert_same_model(one, other)
 
 
 def test_results_over_the_limit_come_in_parts_with_the_same_bits(frame, monkeypatch):
