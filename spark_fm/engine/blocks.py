@@ -12,11 +12,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import table_positions
+from spark_fm.learner.predict import TablePositions
 
 TRAIN, VALIDATION, REPORT = 0, 1, 2
 
@@ -126,9 +125,9 @@ def checked(rows: CsrBatch, n_features: int) -> CsrBatch:
     return rows
 
 
-def renumbered(rows: CsrBatch, ids: NDArray[np.int32] | None) -> CsrBatch:
-    """Return the batch with feature ids replaced by rows of the table of ``ids``."""
-    if ids is None:
+def renumbered(rows: CsrBatch, positions: TablePositions | None) -> CsrBatch:
+    """Return the batch with feature ids replaced by rows of the table."""
+    if positions is None:
         return rows
-    places = table_positions(ids, rows.indices)
+    places = positions.of(rows.indices)
     return CsrBatch(rows.indptr, places, rows.values, rows.labels, rows.weights)

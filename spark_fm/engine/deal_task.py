@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from spark_fm.engine.blocks import BLOCK_SCHEMA, block_row, read_blocks, renumbered
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.version import check_version
+from spark_fm.learner.predict import TablePositions
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -36,15 +38,15 @@ class DealTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield pieces of the blocks with columns ``key`` and ``exchange`` added."""
         check_version(self.version)
-        ids = None if self.ids is None else self.ids.load()
+        positions = None if self.ids is None else TablePositions(self.ids.load())
         n_partitions, n_exchanges = len(self.keys), self.n_exchanges
         for kind, source, seq, rows in read_blocks(batches):
             partition = (seq + source) % n_partitions
             exchanges = exchanges_of(seq // n_partitions + source, rows.n_rows, n_exchanges)
-            shares = np.array_split(np.arange(rows.n_rows), len(exchanges))
-            rows = renumbered(rows, ids)
-            for exchange, chosen in zip(exchanges, shares, strict=True):
-                dealt = block_row(kind, source, seq, rows.take(chosen))
+            cuts = np.linspace(0, rows.n_rows, len(exchanges) + 1).astype(np.int64)
+            rows = renumbered(rows, positions)
+            for exchange, (start, stop) in zip(exchanges, pairwise(cuts), strict=True):
+                dealt = block_row(kind, source, seq, rows.between(start, stop))
                 yield pa.RecordBatch.from_arrays(
                     [
                         *dealt.columns,

@@ -29,7 +29,7 @@ SOLO_BYTES = 2**28
 # Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its exchanges.
-SECONDS_PER_PARTITION = 1.5
+SECONDS_PER_PARTITION = 0.8
 MEMORY_SHARE = 0.9
 # Averagings an epoch of more than two partitions; the mean number of entries of a
 # feature that more of them are for, while all deltas together are small.

@@ -16,6 +16,7 @@ from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import TablePositions
 from spark_fm.learner.run import TrainRun
 from spark_fm.learner.solo import advance
 from spark_fm.learner.spec import TrainSpec
@@ -103,10 +104,10 @@ class SoloTask:
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.
         blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
-        ids = None if self.ids is None else self.ids.load()
+        positions = None if self.ids is None else TablePositions(self.ids.load())
         kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
         sets = []
         for chosen in (kinds, () if self.train_on_all else (VALIDATION,)):
             rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in chosen])
-            sets.append(renumbered(rows, ids))
+            sets.append(renumbered(rows, positions))
         return sets[0], sets[1] if sets[1].n_rows else None

@@ -111,8 +111,7 @@ class ExchangeTask:
             yield from array_pieces(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
-            for batch in learner.results(model, kept=reader.kept):
-                yield batch if self.outbox is None else _put_aside(batch, self.outbox)
+            yield from learner.results(model, kept=reader.kept, outbox=self.outbox)
         freeze_loaded_modules()
 
 
@@ -172,7 +171,9 @@ class _Learner:
         facts["compile_seconds"] += stats.compile_seconds
         facts["train_seconds"] += time.perf_counter() - clock
 
-    def results(self, model: int, *, kept: list[str]) -> Iterator[pa.RecordBatch]:
+    def results(
+        self, model: int, *, kept: list[str], outbox: str | None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield facts, with the sets that are in files now, sample and deltas."""
         state, facts, sample = self._state, self._facts, self._sample
         facts["kept"] = kept
@@ -187,14 +188,19 @@ class _Learner:
         if sample is not None:
             yield piece(partition_number(), SAMPLE, 0, encode(sample), model=model)
         if facts["finite"]:
-            yield from self._deltas(model)
+            for number, delta in self._deltas():
+                name, payload = DELTA, delta.to_bytes()
+                if outbox is not None:
+                    name, payload = DELTA_FILE, write_bytes(outbox, payload).encode()
+                yield piece(partition_number(), name, number, payload, model=model)
 
     def _first_rows(self, rows: CsrBatch) -> CsrBatch | None:
         fitting = int(np.searchsorted(rows.indptr, self._part.sample_nnz, "right")) - 1
         n_rows = min(self._part.sample_rows, max(1, fitting))
         return rows.take(np.arange(n_rows)) if n_rows > 0 else None
 
-    def _deltas(self, model: int) -> Iterator[pa.RecordBatch]:
+    def _deltas(self) -> Iterator[tuple[int, Delta]]:
+        """Yield the touched features range by range, with the number of the range."""
         state, layout = self._state, self._state.layout
         touches = state.rows[:, layout.touches]
         ids = np.flatnonzero(touches > 0).astype(np.int32)
@@ -203,20 +209,8 @@ class _Learner:
         for number, (start, stop) in enumerate(pairwise(cuts)):
             if start < stop:
                 chosen = ids[start:stop]
-                delta = Delta(
-                    chosen, touches[chosen],
-                    np.ascontiguousarray(state.rows[chosen, : layout.n_exchanged]),
-                )  # fmt: skip
-                yield piece(partition_number(), DELTA, number, delta.to_bytes(), model=model)
-
-
-def _put_aside(batch: pa.RecordBatch, outbox: str) -> pa.RecordBatch:
-    """Return a piece whose delta, if it is one, is in a file of that name."""
-    model, partition, name, part, payload = (column[0] for column in batch.columns)
-    if name.as_py() != DELTA:
-        return batch
-    file = write_bytes(outbox, payload.as_buffer())
-    return piece(partition.as_py(), DELTA_FILE, part.as_py(), file.encode(), model=model.as_py())
+                columns = state.rows[chosen, : layout.n_exchanged]
+                yield number, Delta(chosen, touches[chosen], columns)
 
 
 @dataclass(frozen=True)

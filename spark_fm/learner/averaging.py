@@ -50,7 +50,9 @@ class Delta:
 
     def to_bytes(self) -> bytes:
         """Return ids, touches and columns one after the other."""
-        return self.ids.tobytes() + self.touches.tobytes() + self.columns.tobytes()
+        return b"".join(
+            np.ascontiguousarray(part).data for part in (self.ids, self.touches, self.columns)
+        )
 
     @classmethod
     def from_bytes(cls, payload: bytes | memoryview, width: int) -> Delta:

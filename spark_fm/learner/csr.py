@@ -129,6 +129,15 @@ class CsrBatch:
             self.weights[rows],
         )
 
+    def between(self, start: int, stop: int) -> CsrBatch:
+        """Return the rows from ``start`` up to ``stop``, views but for the pointers."""
+        indptr = self.indptr[start : stop + 1]
+        first, last = indptr[0], indptr[-1]
+        return CsrBatch(
+            indptr - first, self.indices[first:last], self.values[first:last],
+            self.labels[start:stop], self.weights[start:stop],
+        )  # fmt: skip
+
     def padded(self, multiple: int) -> CsrBatch:
         """Return the batch with empty rows of label 0 and weight 1 up to a whole multiple."""
         missing = -self.n_rows % multiple

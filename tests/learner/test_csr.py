@@ -84,6 +84,14 @@ def test_concat_of_nothing_is_a_batch_without_rows() -> None:
     assert (empty.n_rows, empty.nnz) == (0, 0)
 
 
+def test_rows_between_two_numbers_are_those_that_take_gives() -> None:
+    batch = random_batch(9, 5, seed=4)
+    for start, stop in ((0, 9), (0, 4), (3, 7), (5, 5), (8, 9)):
+        part, taken = batch.between(start, stop), batch.take(np.arange(start, stop))
+        for name in ("indptr", "indices", "values", "labels", "weights"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(taken, name), name)
+
+
 def test_take_repeats_and_reorders_rows_like_numpy() -> None:
     batch = random_batch(8, 5, seed=1, weighted=True)
     rows = np.array([7, 0, 0, 3])

@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import margins, predicted_labels, sigmoid, table_positions
+from spark_fm.learner.predict import (
+    TablePositions,
+    margins,
+    predicted_labels,
+    sigmoid,
+    table_positions,
+)
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 
@@ -100,6 +108,21 @@ def test_table_positions_find_each_id_or_say_minus_one() -> None:
 
     assert places.tolist() == [2, -1, 0, -1, 1, -1]
     assert places.dtype == np.int32
+
+
+@given(
+    features=st.sets(st.integers(0, 300), max_size=40),
+    asked=st.lists(st.lists(st.integers(0, 400), max_size=12), max_size=4),
+)
+def test_positions_are_the_same_from_the_list_and_from_the_search(features, asked) -> None:
+    ids = np.array(sorted(features), np.int32)
+    expected = {j: row for row, j in enumerate(ids.tolist())}
+    positions = TablePositions(ids)
+
+    for indices in asked:
+        found = positions.of(np.array(indices, np.int32))
+        assert found.tolist() == [expected.get(j, -1) for j in indices]
+        assert found.dtype == np.int32
 
 
 @pytest.mark.parametrize("n_features", [0, 4])
