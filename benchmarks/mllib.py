@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from benchmarks.criteo_shape import CriteoShape
 from benchmarks.datasets import SPLITS, to_frame
 from benchmarks.local import local_session
-from benchmarks.timing import header, row, seconds_of, spread
+from benchmarks.timing import compared, header, row, seconds_of, spread
 from spark_fm import FactorizationMachine
 
 ITERATIONS = 100
@@ -89,9 +89,11 @@ def compare_training(spark: SparkSession, names: list[str], rows: int, repeat: i
         print(f"{name}, k={k}, {ITERATIONS} iterations of MLlib:", flush=True)
         goal, theirs = best_of_mllib(train, test, k)
         epochs, loss, times = ours_until(goal, train, test, k, repeat)
-        ratio = theirs / np.median(times) if times else float("nan")
+        ratios = [theirs / seconds for seconds in times] or [0.0]
         found.append((name, k, f"{goal:.4f}", f"{theirs:.1f}", epochs, f"{loss:.4f}",
-                      spread(times) if times else "-", f"{ratio:.0f}"))  # fmt: skip
+                      spread(times) if times else "-",
+                      compared(f"times sooner than MLlib at its log loss, {name}", ratios,
+                               ">= 20", moonshot=">= 100")))  # fmt: skip
         train.unpersist(), test.unpersist()
     print()
     header("set", "k", "MLlib log loss", "s", "our epochs", "log loss", "s", "times sooner")
@@ -125,7 +127,8 @@ def compare_scoring(spark: SparkSession, n_rows: int, repeat: int) -> None:
     for name, speeds in runs.items():
         row(name, spread(speeds, ",.0f"))
     ratios = np.array(runs["spark_fm"]) / np.array(runs["MLlib"])
-    row("ratio", spread(ratios.tolist()))
+    what = "transform() against MLlib's"
+    row("ratio", compared(what, ratios.tolist(), ">= 5", moonshot=">= 10"))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.timing import compared
 from spark_fm.formats.encoding import encode_csr, encode_dense
 from spark_fm.formats.reading import RecordReader
 from spark_fm.formats.record_pb2 import Record
@@ -75,6 +76,8 @@ def main() -> None:
             f"| {n_entries} non-zeros | {slow:,.0f} rows/s | {fast:,.0f} rows/s "
             f"| {fast / slow:.1f} | 8 |"
         )
+        what = f"recordIO against the protobuf library, {n_entries} non-zeros"
+        compared(what, [fast / slow], ">= 8", moonshot=">= 25")
     X = np.random.default_rng(0).random((args.rows // 20, 784), dtype=np.float32)
     payload = encode_dense(X, np.zeros(len(X), np.float32))
     source = np.frombuffer(payload, np.uint8)

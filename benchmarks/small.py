@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.criteo_shape import CriteoShape
 from benchmarks.datasets import Rows, ml100k_binary, to_frame
 from benchmarks.local import local_session
-from benchmarks.timing import header, row, seconds_of, spread
+from benchmarks.timing import compared, header, row, seconds_of, spread
 from spark_fm import FactorizationMachine
 
 
@@ -27,16 +27,18 @@ def whole_fits(repeat: int) -> None:
     frame = to_frame(spark, split.train, 2).cache()
     few = to_frame(spark, Rows(split.train.X[:1000], split.train.y[:1000]), 2).cache()
     frame.count(), few.count()
-    header("whole fit()", "seconds", "bar")
+    header("whole fit()", "seconds")
     settings = {"validationFraction": 0.0, "patience": 0, "seed": 1}
     machine = FactorizationMachine(numFactors=64, epochs=100, **settings)
     machine.copy({machine.epochs: 2}).fit(frame)
-    row("ml100k-binary, k=64, 100 epochs",
-        spread([seconds_of(lambda: machine.fit(frame)) for _ in range(repeat)]), "10")  # fmt: skip
+    what = "ml100k-binary, k=64, 100 epochs"
+    times = [seconds_of(lambda: machine.fit(frame)) for _ in range(repeat)]
+    row(what, compared(f"seconds of {what}", times, "<= 10", moonshot="<= 3"))
     machine = FactorizationMachine(numFactors=8, epochs=10, **settings)
     machine.fit(few)
-    row("1,000 rows, k=8, 10 epochs",
-        spread([seconds_of(lambda: machine.fit(few)) for _ in range(2 * repeat)]), "1")  # fmt: skip
+    what = "1,000 rows, k=8, 10 epochs"
+    times = [seconds_of(lambda: machine.fit(few)) for _ in range(2 * repeat)]
+    row(what, compared(f"seconds of {what}", times, "<= 1", moonshot="<= 0.3"))
     spark.stop()
 
 
@@ -70,7 +72,7 @@ def two_cores(rows: int, repeat: int) -> None:
     for cores, runs in found.items():
         row(cores, spread([run[0] for run in runs]), spread([run[1] for run in runs], ".4f"))
     ratios = [one[0] / two[0] for one, two in zip(found[1], found[2], strict=True)]
-    row("ratio", spread(ratios), "")
+    row("ratio", compared("two cores against one", ratios, ">= 1.8", moonshot=">= 1.95"), "")
 
 
 def main() -> None:
