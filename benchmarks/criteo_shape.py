@@ -18,7 +18,6 @@ from benchmarks.datasets import Rows
 
 N_FIELDS = 39
 HIDDEN_FACTORS = 4
-ZIPF = 1.1  # exponent of the popularity of ids
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,13 @@ class CriteoShape:
     ----------
     n_features : int
     seed : int
+    zipf : float
+        Exponent of the popularity of ids, not 1; lower ones touch more features.
     """
 
     n_features: int = 1_000_000
     seed: int = 0
+    zipf: float = 1.1
 
     def _rng(self, *words: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence((self.seed, *words)))
@@ -55,7 +57,7 @@ class CriteoShape:
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         # The inverse of a continuous Zipf law, cut at the size of the field.
         u = rng.random((n_rows, N_FIELDS))
-        power = 1 - ZIPF
+        power = 1 - self.zipf
         ranks = ((sizes**power - 1) * u + 1) ** (1 / power)
         places = np.minimum(ranks.astype(np.int64) - 1, sizes - 1)
         ids = (starts + places).astype(np.int32)

@@ -1,4 +1,4 @@
-"""A quiet local Spark session whose workers run this interpreter and this checkout."""
+"""A quiet local Spark session with the shipped settings and this checkout's workers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ def local_session(master: str = "local[2]", **settings: str) -> SparkSession:
         .appName("spark_fm")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.memory", "4g")
-        # TCP on one machine waits 40 ms a Python task for a delayed acknowledgement.
-        .config("spark.python.unix.domain.socket.enabled", "true")
         .config("spark.executorEnv.PYTHONPATH", str(root))
         .config("spark.log.level", "ERROR")
         .config(
@@ -36,6 +33,11 @@ def local_session(master: str = "local[2]", **settings: str) -> SparkSession:
             f"-Dlog4j2.configurationFile={(root / 'conf' / 'log4j2.properties').as_uri()}",
         )
     )
+    shipped = (root / "conf" / "spark-defaults.conf").read_text().splitlines()
+    for line in shipped:
+        if line and not line.startswith("#"):
+            name, value = line.split(maxsplit=1)
+            builder = builder.config(name, value)
     for name, value in settings.items():
         builder = builder.config(name.replace("_", "."), value)
     return builder.getOrCreate()

@@ -61,10 +61,12 @@ class MakeRows:
                 yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
-def criteo_frame(spark: SparkSession, n_rows: int, n_partitions: int) -> DataFrame:
+def criteo_frame(
+    spark: SparkSession, n_rows: int, n_partitions: int, shape: CriteoShape | None = None
+) -> DataFrame:
     """Return rows that are made when they are read."""
     chunks = spark.range(0, n_rows // CHUNK_ROWS, 1, n_partitions)
-    return chunks.mapInArrow(MakeRows(CriteoShape()), SCHEMA)
+    return chunks.mapInArrow(MakeRows(shape or CriteoShape()), SCHEMA)
 
 
 def _kernel_worker(k: int, number: int, passes: int, barrier: Any, results: Any) -> None:

@@ -46,6 +46,11 @@ def encode(batch: CsrBatch) -> bytes:
     )
 
 
+def payload_bytes(n_rows: int, nnz: int) -> int:
+    """Return the size of a block's payload."""
+    return 12 * n_rows + 8 * nnz
+
+
 def decode(payload: bytes | memoryview, n_rows: int, nnz: int) -> CsrBatch:
     """Return the rows of a block; labels, weights, indices and values are views."""
     words = np.frombuffer(payload, np.uint8)
@@ -98,7 +103,7 @@ def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatc
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, int, CsrBatch]]:
-    """Yield ``(kind, source, seq, rows)`` of the data blocks that come with their payload."""
+    """Yield ``(kind, source, seq, rows)`` of every data block in record batches."""
     for batch in batches:
         columns = [batch.column(batch.schema.get_field_index(name)) for name in
                    ("kind", "source", "seq", "n_rows", "nnz")]  # fmt: skip
@@ -106,7 +111,7 @@ def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, i
         payloads = batch.column(batch.schema.get_field_index("payload"))
         for i in range(batch.num_rows):
             kind, source, seq, n_rows, nnz = (int(column[i]) for column in numbers)
-            if kind == REPORT or not payloads[i].is_valid:
+            if kind == REPORT:
                 continue
             yield kind, source, seq, decode(payloads[i].as_buffer(), n_rows, nnz)
 

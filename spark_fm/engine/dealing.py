@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
-import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import TRAIN, VALIDATION
+from spark_fm.engine.blocks import VALIDATION
 from spark_fm.engine.deal_task import DealTask
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.row_windows import WantedRows
-from spark_fm.engine.session import persisted, task_slots
-from spark_fm.engine.window_store import remove_store
+from spark_fm.engine.session import is_persisted, persisted, task_slots
+from spark_fm.engine.store_task import LISTED, LISTING_DDL, RemoveFiles, StoreTask
 
 log = logging.getLogger(__name__)
 
@@ -35,73 +33,72 @@ DEALT_DDL = (
 
 
 class DealtBlocks:
-    """Dealt blocks, and which sets of them the executors hold in files, too.
+    """Dealt blocks: in files of the executors, and in Spark where these are missing.
 
     Parameters
     ----------
     frame : DataFrame
-        As ``dealt_blocks`` gives it, persisted where the session can.
+        As ``dealt_blocks`` gives it.
+    n_exchanges : int
     stack : ExitStack
-        What has to be released in the end.
+        Takes what has to be released in the end.
+
+    Notes
+    -----
+    The listing of the blocks is persisted, and computing it writes the files: when an
+    executor is lost, Spark lists, and writes, its partitions again elsewhere.
     """
 
-    def __init__(self, frame: DataFrame, stack: ExitStack) -> None:
-        self._frame = frame
-        # Blocks that went to the disk would be read from it whole for their sizes alone.
-        self._listing = stack.enter_context(persisted(frame.drop("payload")))
+    def __init__(self, frame: DataFrame, n_exchanges: int, stack: ExitStack) -> None:
         self._key = uuid4().hex
-        self._stored: set[str] = set()
-        self._misses = 0
+        self._frame = frame
+        self._n_exchanges = n_exchanges
+        self._stack = stack
+        task = StoreTask(version=__version__, store=self._key, n_exchanges=n_exchanges)
+        listing = frame.mapInArrow(task, LISTING_DDL)
+        self._listing = stack.enter_context(persisted(listing))
+        self._sorted: DataFrame | None = None
+        self._misses = 0 if is_persisted(self._listing) else MOST_MISSES
         self._has_files = False
 
-    def wanted(self, *, exchange: int, train_on_all: bool, validates: bool) -> WantedRows:
-        """Return what an exchange reads, from files where all tasks wrote them."""
-        self._has_files = True
-        wanted = WantedRows(
-            exchange=exchange, train_on_all=train_on_all, validates=validates, store=self._key
-        )
-        if self._misses >= MOST_MISSES:
-            return wanted
-        return replace(wanted, stored=frozenset(self._stored.intersection(wanted.sets.values())))
+    def wanted(self, exchange: int, *, train_on_all: bool, validates: bool) -> WantedRows:
+        """Return what an exchange reads, from files while tasks find them."""
+        return WantedRows(
+            exchange=exchange, n_exchanges=self._n_exchanges, train_on_all=train_on_all,
+            validates=validates, store=self._key if self._misses < MOST_MISSES else None,
+        )  # fmt: skip
 
-    def rows(self, wanted: WantedRows) -> DataFrame:
-        """Return the blocks of an exchange, those in files without their payload."""
-        in_exchange, is_validation = self._conditions(wanted)
-        names = wanted.sets
-        chosen = F.lit(False)
-        bare = F.lit(False)
-        for target, condition in ((TRAIN, in_exchange), (VALIDATION, is_validation)):
-            if target in names:
-                chosen = chosen | condition
-                if names[target] in wanted.stored:
-                    bare = bare | condition
-        columns = ("kind", "source", "seq", "n_rows", "nnz")
-        if wanted.stored == set(names.values()):
-            nothing = F.lit(None).cast("binary").alias("payload")
-            return self._listing.where(chosen).select(*columns, nothing)
-        payload = F.when(~bare, F.col("payload")).alias("payload")
-        return self._frame.where(chosen).select(*columns, payload)
+    def without_files(self, wanted: WantedRows) -> WantedRows:
+        """Return how to read the same rows from blocks, when a task did not find its files.
 
-    def note_kept(self, names: Iterable[str]) -> None:
-        """Take in the sets that every task has in files now."""
-        self._stored.update(names)
-
-    def note_miss(self, wanted: WantedRows) -> WantedRows:
-        """Return what to read in place of ``wanted``, whose files some task did not find.
-
-        An executor was lost, or tasks do not come to where their rows are: after a few
-        times files are given up.
+        Its disk is full, or tasks do not come to where their rows are: after a few times
+        files are given up.
         """
         self._misses += 1
-        level = logging.WARNING if self._misses == MOST_MISSES else logging.INFO
+        is_last = self._misses == MOST_MISSES
         log.log(
-            level, "a task did not find its rows on its machine; Spark's blocks are read again%s",
-            ", from now on" if self._misses == MOST_MISSES else "",
+            logging.WARNING if is_last else logging.INFO,
+            "a task did not find its rows in files of its machine (a full disk?); they are read "
+            "from Spark's blocks%s", ", from now on, which takes longer" if is_last else "",
         )  # fmt: skip
-        return replace(wanted, stored=frozenset())
+        return replace(wanted, store=None)
+
+    def rows(self, wanted: WantedRows) -> DataFrame:
+        """Return the blocks of an exchange, or their sizes when rows come from files."""
+        frame, columns = self._listing, ["kind", "n_rows", "nnz"]
+        if wanted.store is None:
+            frame, columns = self._sorted_blocks(), [*LISTED, "payload"]
+        self._has_files = self._has_files or wanted.store is not None
+        is_validation = F.col("kind") == VALIDATION
+        chosen = F.col("exchange") == wanted.exchange
+        if not wanted.train_on_all:
+            chosen = chosen & ~is_validation
+        if wanted.validates:
+            chosen = chosen | is_validation
+        return frame.where(chosen).select(*columns)
 
     def remove_files(self, kind: object = None, *_: object) -> None:
-        """Remove the files, on the machines that hold the blocks.
+        """Remove the files, on the machines that hold the listing.
 
         An exit callback: after an exception tasks may still be running, whose place
         another job would wait for; ``remove_left_files`` comes when they have ended.
@@ -115,6 +112,12 @@ class DealtBlocks:
             session = self._frame.sparkSession
             self._remove(session.range(0, task_slots(session), 1, task_slots(session)))
 
+    def _sorted_blocks(self) -> DataFrame:
+        if self._sorted is None:
+            ordered = self._frame.sortWithinPartitions("exchange", "kind", "source", "seq")
+            self._sorted = self._stack.enter_context(persisted(ordered))
+        return self._sorted
+
     def _remove(self, frame: DataFrame) -> None:
         self._has_files = False
         try:
@@ -122,31 +125,11 @@ class DealtBlocks:
         except Exception as err:  # noqa: BLE001 - a clean-up must not hide what went before
             log.debug("files of this training set were not removed: %s", err)
 
-    @staticmethod
-    def _conditions(wanted: WantedRows) -> tuple[Column, Column]:
-        is_validation = F.col("kind") == VALIDATION
-        in_exchange = F.col("exchange") == wanted.exchange
-        return (in_exchange if wanted.train_on_all else in_exchange & ~is_validation), is_validation
-
-
-@dataclass(frozen=True)
-class RemoveFiles:
-    """Removes a training set's files from the machine of a task: for ``mapInArrow``."""
-
-    key: str
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield nothing."""
-        for _ in batches:
-            pass
-        remove_store(self.key)
-        yield from ()
-
 
 def dealt_blocks(
     blocks: DataFrame, n_partitions: int, n_exchanges: int, ids: Handle | None
 ) -> DataFrame:
-    """Return blocks in exactly ``n_partitions`` partitions, in a fixed order.
+    """Return blocks in exactly ``n_partitions`` partitions, in no order.
 
     Blocks are dealt in turn within each source, so that partitions and exchanges get
     equally many, whatever the source's own partitions were.
@@ -158,7 +141,6 @@ def dealt_blocks(
         blocks.mapInArrow(task, DEALT_DDL)
         .select("key", "exchange", "kind", "source", "seq", "n_rows", "nnz", "payload")
         .repartition(n_partitions, "key")
-        .sortWithinPartitions("exchange", "kind", "source", "seq")
     )
 
 

@@ -164,7 +164,7 @@ def run_job(
             candidates = stack.enter_context(shipped(session, tables, n_bytes=n_bytes))
         shipped_at = time.perf_counter()
         wanted = blocks.wanted(
-            exchange=exchanges[0].part.exchange, train_on_all=exchanges[0].train_on_all,
+            exchanges[0].part.exchange, train_on_all=exchanges[0].train_on_all,
             validates=candidates is not None,
         )  # fmt: skip
         task = ExchangeTask(
@@ -176,10 +176,8 @@ def run_job(
         rules = [e.rule for e in exchanges]
         results = _gathered(task, rules, blocks.rows(wanted), session, plan)
         if any("missing" in facts for facts in results[0].facts):
-            task = replace(task, rows=blocks.note_miss(wanted))
+            task = replace(task, rows=blocks.without_files(wanted))
             results = _gathered(task, rules, blocks.rows(task.rows), session, plan)
-        kept = [set(facts["kept"]) for facts in results[0].facts]
-        blocks.note_kept(set.intersection(*kept) if kept else ())
     share = 1 / len(exchanges)
     for result in results:
         result.ship_seconds = share * (shipped_at - clock)

@@ -1,13 +1,18 @@
-"""The stretches of rows that a task of an exchange works on; executors only."""
+"""The stretches of rows that a task of an exchange works on; executors only.
+
+A set is the rows of one kind that a partition has for one exchange. It is cut into
+windows that fit memory, the same ones whether they come from blocks or from files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, read_blocks
 from spark_fm.engine.task_context import partition_number
@@ -18,132 +23,151 @@ WINDOW_BYTES = 512 * 2**20
 VALIDATE_ONLY = -1  # the exchange that trains nothing
 
 
+def set_name(kind: int, exchange: int) -> str:
+    """Return the name of a set."""
+    return f"{'validation' if kind == VALIDATION else 'train'}-{exchange}"
+
+
 @dataclass(frozen=True)
 class WantedRows:
-    """What an exchange reads, and what of it the executors should have in files.
+    """What an exchange reads.
 
     Parameters
     ----------
     exchange : int
         Whose rows train; VALIDATE_ONLY for none.
+    n_exchanges : int
     train_on_all : bool
         Validation rows of the exchange train too.
     validates : bool
         All validation rows are read.
-    store : str
-        Key of the window stores.
-    stored : frozenset of str
-        Sets whose blocks come without their payload.
+    store : str or None
+        Key of the window stores; None to read from blocks.
     """
 
     exchange: int
+    n_exchanges: int
     train_on_all: bool
     validates: bool
-    store: str
-    stored: frozenset[str] = frozenset()
+    store: str | None = None
 
-    @property
-    def sets(self) -> dict[int, str]:
-        """Names of the sets that are read, by what is done with their rows."""
-        found = {}
+    def sets(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the names of the sets that are read, by what is done with their rows."""
         if self.validates:
-            found[VALIDATION] = "validation"
+            yield VALIDATION, [set_name(VALIDATION, e) for e in range(self.n_exchanges)]
         if self.exchange != VALIDATE_ONLY:
-            found[TRAIN] = f"{'all' if self.train_on_all else 'train'}-{self.exchange}"
-        return found
+            kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
+            yield TRAIN, [set_name(kind, self.exchange) for kind in kinds]
+
+    def target(self, kind: int) -> int:
+        """Return what is done with the rows of a kind."""
+        return TRAIN if self.train_on_all else kind
 
 
 class RowsMissingError(Exception):
-    """The machine of a task lacks the files of a set whose blocks came without their payload."""
+    """The machine of a task lacks the files of a set."""
 
 
-class RowReader:
-    """Reads the rows of a task: from blocks that come in, or from files of before.
+def read_rows(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
 
     Parameters
     ----------
     wanted : WantedRows
+    batches : iterator of RecordBatch
+        Blocks, in the order of exchange, kind, source and seq; where they are to be in
+        files, their sizes alone, in any order.
     n_features : int
-        Rows of the table; indices are checked to be less.
+        Rows of the table: indices are checked to be less.
+
+    Raises
+    ------
+    RowsMissingError
+        Where a set is not in files as its blocks were listed.
+    InvalidDataError
+        For a feature that the table does not have.
     """
+    if wanted.store is None:
+        yield from _from_blocks(wanted, batches, n_features)
+    else:
+        yield from _from_files(wanted, batches, n_features)
 
-    def __init__(self, wanted: WantedRows, n_features: int) -> None:
-        self._wanted = wanted
-        self._n_features = n_features
-        self._store = WindowStore(wanted.store, partition_number())
-        self.kept: list[str] = []  # sets that this machine has in files now
 
-    def windows(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, CsrBatch]]:
-        """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
+def _from_blocks(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    blocks = (
+        (int(exchange), block)
+        for batch in batches
+        for exchange, block in zip(
+            np.asarray(batch.column("exchange")), read_blocks([batch]), strict=True
+        )
+    )
 
-        Raises
-        ------
-        RowsMissingError
-            Where a set is not in files as its blocks were listed.
-        """
-        listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
-        yield from self._from_blocks(batches, listed)
-        for target, name in self._wanted.sets.items():
-            if name not in self._wanted.stored:
-                continue
-            windows = self._store.windows(name)
-            if windows is None:
-                raise RowsMissingError(name)
-            total = np.array([(w.n_rows, w.nnz) for w in windows], np.int64).reshape(-1, 2).sum(0)
-            fits = all(window.n_features <= self._n_features for window in windows)
-            if not fits or (total != listed[target]).any():
-                raise RowsMissingError(name)
-            self.kept.append(name)
-            for window in windows:
-                yield target, self._store.read(window)
+    def windows() -> Iterator[tuple[int, CsrBatch]]:
+        for (_, kind), group in groupby(blocks, key=lambda item: (item[0], item[1][0])):
+            for rows in cut_into_windows(checked(block[3], n_features) for _, block in group):
+                yield wanted.target(kind), rows
 
-    def _from_blocks(
-        self, batches: Iterator[pa.RecordBatch], listed: dict[int, np.ndarray]
-    ) -> Iterator[tuple[int, CsrBatch]]:
-        """Yield the rows of the blocks that have them; add up the sizes of the others."""
-        sets, stored = self._wanted.sets, self._wanted.stored
-        waiting: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
-        n_bytes = dict.fromkeys(waiting, 0)
-        with ExitStack() as stack:
-            writers = {
-                target: stack.enter_context(self._store.writer(name))
-                for target, name in sets.items()
-                if name not in stored and self._store.windows(name) is None
-            }
+    yield from _joined(windows())
 
-            def window(target: int) -> CsrBatch:
-                rows = CsrBatch.concat(waiting[target])
-                waiting[target], n_bytes[target] = [], 0
-                if target in writers:
-                    writers[target].add(rows)
-                return rows
 
-            for batch in batches:
-                self._add_listed_inplace(listed, batch)
-                for kind, _, _, rows in read_blocks([batch]):
-                    target = TRAIN if self._wanted.train_on_all else kind
-                    waiting[target].append(checked(rows, self._n_features))
-                    n_bytes[target] += rows.n_bytes
-                    if n_bytes[target] >= WINDOW_BYTES:
-                        yield target, window(target)
-            for target, parts in waiting.items():
-                if parts:
-                    yield target, window(target)
-            for target, name in sets.items():
-                if name not in stored and (target not in writers or writers[target].finish()):
-                    self.kept.append(name)
+def _from_files(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    store = WindowStore(str(wanted.store), partition_number())
+    listed = _listed_sizes(wanted, batches)
+    for target, names in wanted.sets():
+        found = [store.windows(name) for name in names]
+        windows = [window for part in found if part is not None for window in part]
+        sizes = [sum(w.n_rows for w in windows), sum(w.nnz for w in windows)]
+        fits = all(window.n_features <= n_features for window in windows)
+        if None in found or not fits or sizes != listed[target].tolist():
+            raise RowsMissingError(", ".join(names))
+        yield from _joined((target, store.read(window)) for window in windows)
 
-    def _add_listed_inplace(self, listed: dict[int, np.ndarray], batch: pa.RecordBatch) -> None:
-        if not self._wanted.stored or not batch.num_rows:
-            return
-        kinds, n_rows, nnz, bare = (
-            np.asarray(column)
-            for column in (
-                batch.column("kind"), batch.column("n_rows"), batch.column("nnz"),
-                batch.column("payload").is_null(),
-            )
-        )  # fmt: skip
+
+def cut_into_windows(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
+    """Yield the rows of blocks in pieces of WINDOW_BYTES, or a block more."""
+    waiting: list[CsrBatch] = []
+    n_bytes = 0
+    for rows in blocks:
+        waiting.append(rows)
+        n_bytes += rows.n_bytes
+        if n_bytes >= WINDOW_BYTES:
+            yield CsrBatch.concat(waiting)
+            waiting, n_bytes = [], 0
+    if waiting:
+        yield CsrBatch.concat(waiting)
+
+
+def _joined(windows: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBatch]]:
+    """Yield neighbours that are small together in one piece: they are mixed in training."""
+    small: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
+    for target, rows in windows:
+        waiting = small[target]
+        if waiting and sum(part.n_bytes for part in waiting) + rows.n_bytes > WINDOW_BYTES:
+            yield target, CsrBatch.concat(waiting)
+            waiting.clear()
+        if rows.n_bytes >= WINDOW_BYTES:
+            yield target, rows
+        else:
+            waiting.append(rows)
+    for target, waiting in small.items():
+        if waiting:
+            yield target, CsrBatch.concat(waiting)
+
+
+def _listed_sizes(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch]
+) -> dict[int, NDArray[np.int64]]:
+    """Return rows and entries of the listed blocks, by what is done with them."""
+    listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
+    for batch in batches:
+        kinds, n_rows, nnz = (np.asarray(batch.column(n)) for n in ("kind", "n_rows", "nnz"))
         for kind in (TRAIN, VALIDATION):
-            chosen = bare & (kinds == kind)
-            target = TRAIN if self._wanted.train_on_all else kind
-            listed[target] += [n_rows[chosen].sum(), nnz[chosen].sum()]
+            chosen = kinds == kind
+            listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
+    return listed

@@ -174,3 +174,12 @@ def persisted(frame: DataFrame) -> Iterator[DataFrame]:
         if kept:
             with _while_the_jvm_lives():
                 frame.unpersist()
+
+
+def is_persisted(frame: DataFrame) -> bool:
+    """Tell whether Spark keeps a DataFrame."""
+    try:
+        level = frame.storageLevel
+    except PySparkException:  # a session that cannot persist
+        return False
+    return bool(level.useMemory or level.useDisk)

@@ -17,7 +17,7 @@ from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.local_files import write_bytes
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
-from spark_fm.engine.row_windows import RowReader, RowsMissingError, WantedRows
+from spark_fm.engine.row_windows import RowsMissingError, WantedRows, read_rows
 from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
@@ -97,10 +97,9 @@ class ExchangeTask:
             _Learner(part, state, candidate)
             for part, state, candidate in zip(self.parts, states, candidates, strict=True)
         ]
-        reader = RowReader(self.rows, learners[0].n_features)
         trained = 0
         try:
-            for kind, rows in reader.windows(batches):
+            for kind, rows in read_rows(self.rows, batches, learners[0].n_features):
                 for learner in learners:
                     if kind == VALIDATION:
                         learner.validate(rows)
@@ -111,7 +110,7 @@ class ExchangeTask:
             yield from array_pieces(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
-            yield from learner.results(model, kept=reader.kept, outbox=self.outbox)
+            yield from learner.results(model, outbox=self.outbox)
         freeze_loaded_modules()
 
 
@@ -171,12 +170,9 @@ class _Learner:
         facts["compile_seconds"] += stats.compile_seconds
         facts["train_seconds"] += time.perf_counter() - clock
 
-    def results(
-        self, model: int, *, kept: list[str], outbox: str | None
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield facts, with the sets that are in files now, sample and deltas."""
+    def results(self, model: int, *, outbox: str | None) -> Iterator[pa.RecordBatch]:
+        """Yield facts, sample and deltas."""
         state, facts, sample = self._state, self._facts, self._sample
-        facts["kept"] = kept
         facts["finite"] = bool(np.isfinite(facts["loss_sum"])) and state.is_finite()
         if self._last is not None and facts["finite"]:
             facts["sample_after"] = sample_loss(state, self._last, self._part.spec)

@@ -20,7 +20,7 @@ from spark_fm.engine.model_training import Listener, ModelTraining, Phase, Train
 from spark_fm.engine.packed import PackedData, packed, packing_key
 from spark_fm.engine.planning import TrainPlan, make_plan, trained_together
 from spark_fm.engine.request import TrainRequest
-from spark_fm.engine.session import persisted, tagged, task_slots, use_driver_interpreter
+from spark_fm.engine.session import tagged, task_slots, use_driver_interpreter
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_training import train_solo
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
@@ -252,7 +252,7 @@ class TrainingSet:
         key = (plan.n_partitions, plan.n_exchanges, id(ids))
         if key not in self._dealt:
             dealt = dealt_blocks(self._data.blocks, plan.n_partitions, plan.n_exchanges, ids)
-            blocks = DealtBlocks(self._stack.enter_context(persisted(dealt)), self._stack)
+            blocks = DealtBlocks(dealt, plan.n_exchanges, self._stack)
             self._stack.push(blocks.remove_files)
             self._after.callback(blocks.remove_left_files)
             self._dealt[key] = blocks

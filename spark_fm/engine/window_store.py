@@ -8,6 +8,7 @@ files are a cache: any of them may be missing, and Spark's blocks are read again
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -16,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 from uuid import uuid4
 
 import numpy as np
@@ -98,12 +100,68 @@ class WindowStore:
         }
         return CsrBatch(**arrays)
 
+    def spool(self) -> Spool:
+        """Return a file for the bytes of blocks as they come."""
+        return Spool(self._folder)
+
     def writer(self, name: str) -> SetWriter:
         """Return what writes a set down window by window."""
         return SetWriter(self._folder, self._list_of(name))
 
     def _list_of(self, name: str) -> Path:
         return self._folder / f"{self._partition}-{name}.json"
+
+
+class Spool:
+    """Bytes in a file without a name, for as long as the disk has room for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._size = 0
+
+    def __enter__(self) -> Spool:
+        """Make the file, where that is possible."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._folder)
+        except OSError:
+            self._file = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, payload: Any) -> int:
+        """Append bytes and return where they start."""
+        start = self._size
+        self._size += len(payload)
+        try:
+            if self._file is not None:
+                _check_room(self._folder, len(payload))
+                self._file.write(payload)
+        except OSError:
+            self.__exit__()
+            self._file = None
+        return start
+
+    def contents(self) -> memoryview | None:
+        """Return all bytes, mapped; None where there was no room for them."""
+        if self._file is None:
+            return None
+        if not self._size:
+            return memoryview(b"")
+        self._file.flush()
+        return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Raise OSError where so many bytes more would leave the disk too full."""
+    disk = shutil.disk_usage(folder)
+    if disk.free - n_bytes < FREE_SHARE * disk.total:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 class SetWriter:
@@ -140,10 +198,7 @@ class SetWriter:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(self._folder)
-            if disk.free - window.n_bytes < FREE_SHARE * disk.total:
-                self._give_up()
-                return
+            _check_room(self._folder, window.n_bytes)
             self._windows.append(window)
             with open(self._folder / name, "wb") as file:
                 for (field, dtype), (start, _) in zip(_FIELDS, window.extents(), strict=True):

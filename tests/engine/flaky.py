@@ -40,7 +40,8 @@ class ForgetfulExchangeTask(ExchangeTask):
     """Trains on a machine that has lost the files of passes before."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        remove_store(self.rows.store)
+        if self.rows.store is not None:
+            remove_store(self.rows.store)
         return super().__call__(batches)
 
 

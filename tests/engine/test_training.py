@@ -22,6 +22,7 @@ from spark_fm.engine import (
     shipping,
     solo_training,
 )
+from spark_fm.engine.rounds import DistributedTraining
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
@@ -109,18 +110,23 @@ def files_left(spark):
     return [row[0] for row in spark.range(1).mapInArrow(listed, "name string").collect()]
 
 
-@pytest.mark.parametrize("validation", [0.0, 0.2])
-def test_after_their_first_epoch_rows_come_from_files(frame, monkeypatch, validation):
+@pytest.mark.parametrize("refit", ["never", "always"])
+def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, refit):
     wanted = wanted_of(monkeypatch)
+    from_files = machine(numWorkers=3, refit=refit).fit(frame)
+    assert wanted
+    assert all(w.store is not None for w in wanted)
 
-    machine(numWorkers=3, epochs=4, validationFraction=validation).fit(frame)
+    monkeypatch.setattr(dealing, "is_persisted", lambda _: False)
+    wanted.clear()
+    from_blocks = machine(numWorkers=3, refit=refit).fit(frame)
 
-    from_blocks = [name for w in wanted for name in w.sets.values() if name not in w.stored]
-    assert sorted(from_blocks) == ["train-0", "train-1", *["validation"] * (validation > 0)]
-    assert len(wanted) >= 4 * 2
+    assert wanted
+    assert all(w.store is None for w in wanted)
+    assert_same_model(from_files, from_blocks)
 
 
-def test_a_machine_without_the_files_reads_the_blocks_again(frame, monkeypatch, caplog):
+def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
     calm = machine(numWorkers=3, epochs=5).fit(frame)
     wanted = wanted_of(monkeypatch)
     monkeypatch.setattr(exchanges, "ExchangeTask", flaky.ForgetfulExchangeTask)
@@ -129,7 +135,7 @@ def test_a_machine_without_the_files_reads_the_blocks_again(frame, monkeypatch, 
         model = machine(numWorkers=3, epochs=5).fit(frame)
 
     assert_same_model(calm, model)
-    assert sum(bool(w.stored) for w in wanted) == dealing.MOST_MISSES
+    assert sum(w.store is not None for w in wanted) == dealing.MOST_MISSES
     assert "from now on" in caplog.text
 
 
@@ -137,11 +143,11 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
     machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []
 
-    def fail(self, facts):
+    def fail(*_):
         assert files_left(spark)
         raise RuntimeError("the driver fails")
 
-    monkeypatch.setattr(dealing.DealtBlocks, "note_kept", fail)
+    monkeypatch.setattr(DistributedTraining, "_merge", fail)
     with pytest.raises(RuntimeError, match="the driver fails"):
         machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []

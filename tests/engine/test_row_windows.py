@@ -1,0 +1,127 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from spark_fm._version import __version__
+from spark_fm.engine import row_windows, window_store
+from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
+from spark_fm.engine.row_windows import RowsMissingError, WantedRows, read_rows
+from spark_fm.engine.store_task import LISTED, StoreTask
+from spark_fm.engine.window_store import remove_store
+from spark_fm.errors import InvalidDataError
+from tests.engine.test_window_store import assert_same_rows, some_rows
+
+N_EXCHANGES = 2
+REQUESTS = (
+    {}, {"validates": True}, {"train_on_all": True}, {"exchange": -1, "validates": True}
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(params=[2**30, 700], ids=["whole", "cut"])
+def window_bytes(request, monkeypatch):
+    monkeypatch.setattr(row_windows, "WINDOW_BYTES", request.param)
+    return request.param
+
+
+def blocks():
+    """Blocks of two sources, as (kind, exchange, source, seq, rows), in order."""
+    return [
+        (kind, exchange, source, seq, some_rows(12, 100 * exchange + 10 * source + seq + kind))
+        for exchange in range(N_EXCHANGES)
+        for kind in (TRAIN, VALIDATION)
+        for source in range(2)
+        for seq in range(3 if kind == TRAIN else 1)
+    ]
+
+
+def batches(chosen, with_payload=True):
+    for kind, exchange, source, seq, rows in chosen:
+        columns = {
+            "kind": kind, "exchange": exchange, "source": source, "seq": seq,
+            "n_rows": rows.n_rows, "nnz": rows.nnz,
+        }  # fmt: skip
+        batch = {name: [value] for name, value in columns.items()}
+        if with_payload:
+            batch["payload"] = [encode(rows)]
+        yield pa.RecordBatch.from_pydict(batch)
+
+
+def stored(given):
+    task = StoreTask(version=__version__, store="fit", n_exchanges=N_EXCHANGES)
+    return list(task(batches(given)))
+
+
+def wanted(store, **changes):
+    facts = {"exchange": 1, "train_on_all": False, "validates": False} | changes
+    return WantedRows(n_exchanges=N_EXCHANGES, store=store, **facts)
+
+
+def chosen_by(wanted):
+    return [
+        block for block in blocks()
+        if (block[1] == wanted.exchange and (wanted.train_on_all or block[0] == TRAIN))
+        or (wanted.validates and block[0] == VALIDATION)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", REQUESTS)
+def test_files_and_blocks_give_the_same_windows(window_bytes, changes):
+    listing = stored(reversed(blocks()))
+    from_files, from_blocks = wanted("fit", **changes), wanted(None, **changes)
+    given = chosen_by(from_files)
+
+    files = list(read_rows(from_files, batches(given, with_payload=False), 50))
+    direct = list(read_rows(from_blocks, batches(given), 50))
+
+    assert all(batch.schema.names == list(LISTED) for batch in listing)
+    for target in (TRAIN, VALIDATION):
+        one, other = ([rows for t, rows in found if t == target] for found in (files, direct))
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same_rows(a, b)
+    assert sum(rows.n_rows for _, rows in files) == 12 * len(given)
+    n_targets = len({target for target, _ in files})
+    assert (len(files) == n_targets) == (window_bytes == 2**30)
+
+
+def test_other_blocks_than_those_in_files_count_as_missing():
+    stored(blocks()[:-1])
+    request = wanted("fit", validates=True)
+
+    with pytest.raises(RowsMissingError, match="validation-0, validation-1"):
+        list(read_rows(request, batches(chosen_by(request), with_payload=False), 50))
+
+
+def test_features_that_the_table_lacks_are_told_from_blocks():
+    stored(blocks())
+    request = wanted("fit")
+    given = chosen_by(request)
+
+    with pytest.raises(RowsMissingError):
+        list(read_rows(request, batches(given, with_payload=False), 10))
+    with pytest.raises(InvalidDataError, match="changed between two passes"):
+        list(read_rows(wanted(None), batches(given), 10))
+
+
+def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
+    monkeypatch.setattr(window_store, "FREE_SHARE", 1.0)
+
+    assert len(stored(blocks())) == len(blocks())
+
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    with pytest.raises(RowsMissingError):
+        list(read_rows(wanted("fit"), batches([], with_payload=False), 50))
+
+
+def test_a_partition_without_rows_has_its_sets_all_the_same():
+    stored([])
+    np.testing.assert_equal(list(read_rows(wanted("fit", validates=True), iter([]), 50)), [])
+    remove_store("fit")
+    with pytest.raises(RowsMissingError):
+        list(read_rows(wanted("fit"), iter([]), 50))
