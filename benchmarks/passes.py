@@ -33,6 +33,7 @@ from spark_fm import FactorizationMachine
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.run import epoch_order
 from spark_fm.learner.state import initial_state
 
 CHUNK_ROWS = 50_000
@@ -80,10 +81,10 @@ def _kernel_worker(k: int, number: int, passes: int, barrier: Any, results: Any)
     spec = FactorizationMachine(numFactors=k)._spec()
     counts = np.bincount(batch.indices, minlength=shape.n_features)
     state = initial_state(spec, counts, label_mean=0.3)
-    order = np.random.default_rng(number).permutation(batch.n_rows)
-    train_inplace(state, batch, order, spec=spec)
+    train_inplace(state, batch, epoch_order(spec, batch.n_rows, epoch=0), spec=spec)
     times = []
-    for _ in range(passes):
+    for number_of_pass in range(passes):
+        order = epoch_order(spec, batch.n_rows, epoch=1 + number_of_pass)
         barrier.wait()
         started = time.perf_counter()
         train_inplace(state, batch, order, spec=spec)

@@ -14,7 +14,17 @@ from spark_fm.learner import solo
 from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, exchange_order, new_stopping
+from spark_fm.learner.run import (
+    MIXED_PIECES,
+    MIXED_WHOLE,
+    PIECE,
+    EpochRecord,
+    TrainRun,
+    epoch_order,
+    exchange_order,
+    mixed_order,
+    new_stopping,
+)
 from spark_fm.learner.safety import loss_limit
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import TrainState
@@ -400,3 +410,24 @@ def test_rows_of_weight_zero_only_train_to_the_first_model(loss: Loss) -> None:
 
     first = started_state(spec, train, N_FEATURES)
     np.testing.assert_array_equal(run.result().table, first.parameters())
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, MIXED_WHOLE, MIXED_WHOLE + 1, MIXED_WHOLE + 5 * PIECE])
+def test_every_row_is_visited_once(n_rows):
+    order = mixed_order(np.random.default_rng(0), n_rows)
+
+    np.testing.assert_array_equal(np.sort(order), np.arange(n_rows))
+
+
+def test_stretches_of_a_large_set_hold_rows_from_everywhere_in_mixed_order():
+    n_rows = 4 * MIXED_WHOLE
+    order = mixed_order(np.random.default_rng(0), n_rows)
+
+    stretch = order[: MIXED_PIECES * PIECE]
+    pieces = np.unique(stretch // PIECE)
+    assert len(pieces) == MIXED_PIECES
+    assert pieces.min() < n_rows / PIECE / 4
+    assert pieces.max() > n_rows / PIECE * 3 / 4
+    # Neighbours in the order are as often of one piece as chance has it.
+    same = np.mean(stretch[1:] // PIECE == stretch[:-1] // PIECE)
+    assert abs(same - 1 / MIXED_PIECES) < 0.01
