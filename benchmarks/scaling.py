@@ -129,7 +129,7 @@ def main() -> None:
             frame = to_frame(spark, CriteoShape().rows(0, n_rows)[0], 4).cache()
             frame.count()
             for k, partitions, averagings in (
-                (8, cores, 1), (16, cores, 2), (32, cores, 1), (16, 2 * cores, 4), (16, 1, 2)
+                (8, cores, 1), (16, cores, 2), (32, cores, 1), (16, 2 * cores, 4), (8, cores, 4)
             ):  # fmt: skip
                 setting = Setting(n_rows, k, partitions, averagings)
                 phases, features = measured(frame, setting, args.epochs)

@@ -115,7 +115,7 @@ class DealtBlocks:
     def _sorted_blocks(self) -> DataFrame:
         if self._sorted is None:
             ordered = self._frame.sortWithinPartitions("exchange", "kind", "source", "seq")
-            self._sorted = self._stack.enter_context(persisted(ordered))
+            self._sorted = self._stack.enter_context(persisted(ordered, on_disk=True))
         return self._sorted
 
     def _remove(self, frame: DataFrame) -> None:

@@ -124,7 +124,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
     # A literal of its own keeps two fits on the same data out of each other's cache entry.
     plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
     started = time.perf_counter()
-    with persisted(plan) as frame:
+    with persisted(plan, on_disk=True) as frame:
         reports = _reports(frame, session)
         skipped = _check_rows(reports, request)
         counts = _counts(frame, session, reports)

@@ -158,13 +158,18 @@ def _tells_of_a_lost_jvm(failure: BaseException) -> bool:
 
 
 @contextmanager
-def persisted(frame: DataFrame) -> Iterator[DataFrame]:
-    """Keep a DataFrame in memory or on disk inside the block, where Spark allows it."""
+def persisted(frame: DataFrame, *, on_disk: bool = False) -> Iterator[DataFrame]:
+    """Keep a DataFrame in memory or on disk inside the block, where Spark allows it.
+
+    Blocks of rows belong ``on_disk``, which is the page cache while there is room. Spark
+    keeps them in memory in arrays of 1 MiB, and the usual collector of a heap below 8 GiB
+    gives each of these two: a heap of 4 GiB is full before Spark thinks so.
+    """
     from pyspark import StorageLevel
 
     kept = False
     try:
-        frame.persist(StorageLevel.MEMORY_AND_DISK)
+        frame.persist(StorageLevel.DISK_ONLY if on_disk else StorageLevel.MEMORY_AND_DISK)
         kept = True
     except PySparkException as err:
         log.warning("this session cannot persist (%s): data is read again every epoch", err)
