@@ -115,11 +115,12 @@ def make_plan(
     overflows = exchanged > result_limit(session) and not shares_files(session)
     depth = request.aggregation_depth or (2 if overflows else 1)
     rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
-    collected = exchanged if depth == 1 else 0
+    collected = exchanged if depth == 1 and not shares_files(session) else 0
     extra = rows_in_task if solo else collected
     n_bytes = check_memory(
-        layout, n_features, n_partitions=n_partitions, solo=solo, extra=extra, session=session
-    )
+        layout, n_features, n_partitions=n_partitions, solo=solo, validates=data.has_validation,
+        extra=extra, session=session,
+    )  # fmt: skip
     return TrainPlan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
         merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
@@ -197,6 +198,7 @@ def check_memory(
     *,
     n_partitions: int,
     solo: bool,
+    validates: bool,
     extra: int,
     session: SparkSession,
 ) -> int:
@@ -212,8 +214,12 @@ def check_memory(
         driver = 2 * exchanged + 4 * parameters
         worker = 2 * state + exchanged + 3 * parameters + extra
     else:
-        driver = state + 3 * exchanged + 3 * parameters + extra
-        worker = state + exchanged + parameters
+        driver = state + 3 * exchanged + (3 if validates else 2) * parameters + extra
+        worker = state + (parameters if validates else 0)
+        if shares_files(session):  # all tasks map the one file of the driver
+            driver += exchanged
+        else:
+            worker += exchanged
     local = is_local_master(session)
     n_workers = min(n_partitions, task_slots(session)) if local else 0
     needed = driver + n_workers * worker

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import loss_sum
 from spark_fm.learner.predict import margins
@@ -49,8 +48,15 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
         train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
         train.labels[:n_rows], train.weights[:n_rows],
     )  # fmt: skip
-    model = Candidate.of(state)
-    scores = margins(head, model.table, model.bias)
+    if state.n_features > 4 * head.nnz:  # a copy of a large table would cost more than it
+        ids, places = np.unique(head.indices, return_inverse=True)
+        table = state.rows[ids, : state.layout.k + 1]
+        head = CsrBatch(
+            head.indptr, places.astype(np.int32), head.values, head.labels, head.weights
+        )
+    else:
+        table = state.parameters()
+    scores = margins(head, table, float(state.bias[0]))
     loss = loss_sum(spec.loss, scores, head.labels, head.weights)
     return loss, float(head.weights.sum(dtype=np.float64))
 
