@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from uuid import uuid4
@@ -104,13 +105,13 @@ class DealtBlocks:
         another job would wait for; ``remove_left_files`` comes when they have ended.
         """
         if kind is None and self._has_files:
-            self._remove(self._listing)
+            self._remove(lambda: self._listing)
 
     def remove_left_files(self) -> None:
         """Remove files that are still there from as many executors as a job reaches."""
+        session = self._frame.sparkSession
         if self._has_files:
-            session = self._frame.sparkSession
-            self._remove(session.range(0, task_slots(session), 1, task_slots(session)))
+            self._remove(lambda: session.range(0, task_slots(session), 1, task_slots(session)))
 
     def _sorted_blocks(self) -> DataFrame:
         if self._sorted is None:
@@ -118,10 +119,10 @@ class DealtBlocks:
             self._sorted = self._stack.enter_context(persisted(ordered, on_disk=True))
         return self._sorted
 
-    def _remove(self, frame: DataFrame) -> None:
+    def _remove(self, frame: Callable[[], DataFrame]) -> None:
         self._has_files = False
         try:
-            frame.mapInArrow(RemoveFiles(self._key), "removed int").count()
+            frame().mapInArrow(RemoveFiles(self._key), "removed int").count()
         except Exception as err:  # noqa: BLE001 - a clean-up must not hide what went before
             log.debug("files of this training set were not removed: %s", err)
 
