@@ -23,13 +23,14 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.blocks import decode
-from spark_fm.engine.dealing import DealtBlocks
+from spark_fm.engine.dealt import DealtBlocks
 from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.local_files import read_bytes, shared_folder, shares_files
+from spark_fm.engine.local_files import read_bytes, shared_folder
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.row_windows import VALIDATE_ONLY
+from spark_fm.engine.session import shares_files
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import (
     DELTA_FILE,

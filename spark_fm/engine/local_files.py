@@ -15,16 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pyspark.sql import SparkSession
-
-from spark_fm.engine.session import is_connect, is_local_master
-
-ALIGNMENT = 64  # bytes: a cache line
-
-
-def shares_files(session: SparkSession) -> bool:
-    """Tell whether tasks surely see the driver's files."""
-    return not is_connect(session) and is_local_master(session)
+from spark_fm.learner.state import ALIGNMENT
 
 
 @contextmanager

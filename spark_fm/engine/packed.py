@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.engine import packing
-from spark_fm.engine.blocks import BLOCK_DDL, REPORT
+from spark_fm.engine.blocks import BLOCK_DDL, REPORT, payload_bytes
 from spark_fm.engine.gathering import gather
 from spark_fm.engine.packing import PackReport, PackTask, SetSums
 from spark_fm.engine.request import ColumnNames, TrainRequest
@@ -95,8 +95,7 @@ class PackedData:
     @property
     def n_bytes(self) -> int:
         """Size of all payloads."""
-        both = (self.train, self.validation)
-        return sum(12 * sums.rows + 8 * sums.nnz for sums in both)
+        return sum(payload_bytes(s.rows, s.nnz) for s in (self.train, self.validation))
 
 
 @contextmanager

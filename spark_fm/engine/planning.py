@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.local_files import shares_files
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
-from spark_fm.engine.session import is_local_master, result_limit, task_slots
+from spark_fm.engine.session import is_local_master, result_limit, shares_files, task_slots
 from spark_fm.errors import InvalidParamError, ModelTooLargeError
 from spark_fm.learner.counting import FeatureCounts
 from spark_fm.learner.spec import TrainSpec

@@ -40,6 +40,11 @@ def is_local_master(session: SparkSession) -> bool:
     return str(setting(session, "spark.master", "")).startswith("local")
 
 
+def shares_files(session: SparkSession) -> bool:
+    """Tell whether tasks surely see the driver's files."""
+    return not is_connect(session) and is_local_master(session)
+
+
 def setting(session: SparkSession, name: str, default: str) -> str:
     """Return a Spark setting, or the default where it is unset or not visible."""
     try:

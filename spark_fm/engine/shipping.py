@@ -24,8 +24,8 @@ from spark_fm.engine.handles import (
     Handle,
     InlineHandle,
 )
-from spark_fm.engine.local_files import shared_folder, shares_files, write_value
-from spark_fm.engine.session import is_connect
+from spark_fm.engine.local_files import shared_folder, write_value
+from spark_fm.engine.session import is_connect, shares_files
 
 FILE_BYTES = 2**20  # below, a broadcast is as fast
 INLINE_BYTES = 24 * 2**20  # one plan may carry four of them

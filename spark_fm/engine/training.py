@@ -12,7 +12,8 @@ from itertools import zip_longest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.checkpoints import Checkpoint, checkpoint_name
-from spark_fm.engine.dealing import DealtBlocks, dealt_blocks
+from spark_fm.engine.dealing import dealt_blocks
+from spark_fm.engine.dealt import DealtBlocks
 from spark_fm.engine.exchanges import conduct
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport, Progress

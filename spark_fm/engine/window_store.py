@@ -22,11 +22,12 @@ from uuid import uuid4
 
 import numpy as np
 
+from spark_fm.engine.local_files import read_bytes
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.state import ALIGNMENT
 
 # Of the disk that files leave free: Spark spills to it, too.
 FREE_SHARE = 0.1
-ALIGNMENT = 64  # bytes: a cache line
 _FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
            ("labels", "<f4"), ("weights", "<f4"))  # fmt: skip
 
@@ -90,10 +91,7 @@ class WindowStore:
 
     def read(self, window: StoredWindow) -> CsrBatch:
         """Return the rows of a window, read-only views of its file."""
-        with open(self._folder / window.file, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        if hasattr(mmap, "MADV_WILLNEED"):
-            mapped.madvise(mmap.MADV_WILLNEED)
+        mapped = read_bytes(self._folder / window.file)
         arrays = {
             name: np.frombuffer(mapped, dtype, length, start)
             for (name, dtype), (start, length) in zip(_FIELDS, window.extents(), strict=True)

@@ -115,7 +115,8 @@ class TablePositions:
             self._rows = np.full(self._n_ids + 1, -1, np.int32)  # and one for all larger ids
             self._rows[features] = np.arange(len(features), dtype=np.int32)
         if self._rows is not None:
-            return self._rows[np.minimum(indices, self._n_ids)]
+            # As unsigned numbers, negative ids are too large ones.
+            return self._rows[np.minimum(indices.astype(np.uint32), self._n_ids)]
         places = np.searchsorted(features, indices)
         places[places == len(features)] = 0
         return np.where(features[places] == indices, places, -1).astype(np.int32)

@@ -42,12 +42,7 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
 
     The first rows are a sample, since rows were mixed when they were packed.
     """
-    n_rows = min(train.n_rows, SAMPLE_ROWS)
-    stop = int(train.indptr[n_rows])
-    head = CsrBatch(
-        train.indptr[: n_rows + 1], train.indices[:stop], train.values[:stop],
-        train.labels[:n_rows], train.weights[:n_rows],
-    )  # fmt: skip
+    head = train.between(0, min(train.n_rows, SAMPLE_ROWS))
     if state.n_features > 4 * head.nnz:  # a copy of a large table would cost more than it
         ids, places = np.unique(head.indices, return_inverse=True)
         table = state.rows[ids, : state.layout.k + 1]

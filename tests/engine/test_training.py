@@ -3,64 +3,24 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
-from spark_fm import FactorizationMachine
 from spark_fm.engine import (
-    dealing,
     exchanges,
     packed,
     planning,
     session,
-    shipping,
     solo_training,
 )
-from spark_fm.engine.rounds import DistributedTraining
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
-
-N_FEATURES = 40
-
-
-@pytest.fixture(scope="module")
-def rows() -> Rows:
-    """600 rows of two one-hot groups, labels from a planted machine."""
-    rng = np.random.default_rng(11)
-    n_rows, half = 600, N_FEATURES // 2
-    factors = rng.normal(0, 1, (N_FEATURES, 3))
-    pairs = np.stack([rng.integers(0, half, n_rows), rng.integers(half, N_FEATURES, n_rows)], 1)
-    score = (factors[pairs[:, 0]] * factors[pairs[:, 1]]).sum(1)
-    labels = (score + rng.normal(0, 0.3, n_rows) > 0).astype(float)
-    matrix = sp.csr_matrix(
-        (np.ones(2 * n_rows), pairs.ravel(), np.arange(0, 2 * n_rows + 1, 2)),
-        shape=(n_rows, N_FEATURES),
-    )
-    return Rows(matrix, labels)
-
-
-@pytest.fixture(scope="module")
-def frame(spark, rows):
-    return to_frame(spark, rows, 3).cache()
-
-
-def machine(**params):
-    fixed = {"numFactors": 4, "epochs": 2, "seed": 5, "factorsInitSigma": 0.3}
-    if params.get("numWorkers", 0) > 1:
-        fixed |= {"averagingsPerEpoch": 2, "refit": "never"}
-    return FactorizationMachine(**{**fixed, **params})
-
-
-def assert_same_model(a, b):
-    assert a.weights.bias == b.weights.bias
-    np.testing.assert_array_equal(a.weights.table, b.weights.table)
+from tests.engine.builders import N_FEATURES, assert_same_model, machine
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -87,72 +47,6 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
 
 
-def wanted_of(monkeypatch):
-    """What each job of the trainings to come reads."""
-    found = []
-    rows = dealing.DealtBlocks.rows
-    monkeypatch.setattr(
-        dealing.DealtBlocks, "rows", lambda self, wanted: found.append(wanted) or rows(self, wanted)
-    )
-    return found
-
-
-def files_left(spark):
-    """Files of trainings in the local folders of the executors."""
-
-    def listed(batches):
-        for _ in batches:
-            pass
-        folders = os.environ["SPARK_LOCAL_DIRS"].split(",")
-        names = [str(path) for folder in folders for path in Path(folder).glob("spark_fm-*/*")]
-        yield pa.RecordBatch.from_pydict({"name": names})
-
-    return [row[0] for row in spark.range(1).mapInArrow(listed, "name string").collect()]
-
-
-@pytest.mark.parametrize("refit", ["never", "always"])
-def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, refit):
-    wanted = wanted_of(monkeypatch)
-    from_files = machine(numWorkers=3, refit=refit).fit(frame)
-    assert wanted
-    assert all(w.store is not None for w in wanted)
-
-    monkeypatch.setattr(dealing, "is_persisted", lambda _: False)
-    wanted.clear()
-    from_blocks = machine(numWorkers=3, refit=refit).fit(frame)
-
-    assert wanted
-    assert all(w.store is None for w in wanted)
-    assert_same_model(from_files, from_blocks)
-
-
-def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
-    calm = machine(numWorkers=3, epochs=5).fit(frame)
-    wanted = wanted_of(monkeypatch)
-    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.ForgetfulExchangeTask)
-
-    with caplog.at_level("INFO", logger="spark_fm"):
-        model = machine(numWorkers=3, epochs=5).fit(frame)
-
-    assert_same_model(calm, model)
-    assert sum(w.store is not None for w in wanted) == dealing.MOST_MISSES
-    assert "from now on" in caplog.text
-
-
-def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch):
-    machine(numWorkers=3).fit(frame)
-    assert files_left(spark) == []
-
-    def fail(*_):
-        assert files_left(spark)
-        raise RuntimeError("the driver fails")
-
-    monkeypatch.setattr(DistributedTraining, "_merge", fail)
-    with pytest.raises(RuntimeError, match="the driver fails"):
-        machine(numWorkers=3).fit(frame)
-    assert files_left(spark) == []
-
-
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_that_many_workers_train_as_were_asked_for(frame, workers):
     model = machine(numWorkers=workers, epochs=1).fit(frame)
@@ -162,7 +56,6 @@ def test_that_many_workers_train_as_were_asked_for(frame, workers):
 
 def test_a_lost_worker_is_called_so(frame):
     def die(batches):
-        import os
 
         os._exit(1)
         yield from batches
@@ -201,17 +94,6 @@ def test_the_executors_merge_when_the_result_would_be_too_large(frame, monkeypat
     model = machine(numWorkers=2, epochs=1).fit(frame)
 
     assert model.summary.facts["mergedOnExecutors"]
-
-
-def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
-    monkeypatch.setattr(shipping, "FILE_BYTES", 0)
-    through_files = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
-    for module in (shipping, exchanges):
-        monkeypatch.setattr(module, "shares_files", lambda _: False)
-    through_the_jvm = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
-
-    for one, other in zip(through_files, through_the_jvm, strict=True):
-        assert_same_model(one, other)
 
 
 def test_results_over_the_limit_come_in_parts_with_the_same_bits(frame, monkeypatch):

@@ -112,7 +112,7 @@ def test_table_positions_find_each_id_or_say_minus_one() -> None:
 
 @given(
     features=st.sets(st.integers(0, 300), max_size=40),
-    asked=st.lists(st.lists(st.integers(0, 400), max_size=12), max_size=4),
+    asked=st.lists(st.lists(st.integers(-400, 400), max_size=12), max_size=4),
 )
 def test_positions_are_the_same_from_the_list_and_from_the_search(features, asked) -> None:
     ids = np.array(sorted(features), np.int32)

@@ -1,0 +1,91 @@
+"""Rows, models and deltas in files on real Spark: the same bits, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from spark_fm.engine import dealt, exchanges, shipping
+from spark_fm.engine.rounds import DistributedTraining
+from tests.engine import flaky
+from tests.engine.builders import assert_same_model, machine
+
+
+def wanted_of(monkeypatch):
+    """What each job of the trainings to come reads."""
+    found = []
+    rows = dealt.DealtBlocks.rows
+    monkeypatch.setattr(
+        dealt.DealtBlocks, "rows", lambda self, wanted: found.append(wanted) or rows(self, wanted)
+    )
+    return found
+
+
+def files_left(spark):
+    """Files of trainings in the local folders of the executors."""
+
+    def listed(batches):
+        for _ in batches:
+            pass
+        folders = os.environ["SPARK_LOCAL_DIRS"].split(",")
+        names = [str(path) for folder in folders for path in Path(folder).glob("spark_fm-*/*")]
+        yield pa.RecordBatch.from_pydict({"name": names})
+
+    return [row[0] for row in spark.range(1).mapInArrow(listed, "name string").collect()]
+
+
+@pytest.mark.parametrize("refit", ["never", "always"])
+def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, refit):
+    wanted = wanted_of(monkeypatch)
+    from_files = machine(numWorkers=3, refit=refit).fit(frame)
+    assert wanted
+    assert all(w.store is not None for w in wanted)
+
+    monkeypatch.setattr(dealt, "is_persisted", lambda _: False)
+    wanted.clear()
+    from_blocks = machine(numWorkers=3, refit=refit).fit(frame)
+
+    assert wanted
+    assert all(w.store is None for w in wanted)
+    assert_same_model(from_files, from_blocks)
+
+
+def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
+    calm = machine(numWorkers=3, epochs=5).fit(frame)
+    wanted = wanted_of(monkeypatch)
+    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.ForgetfulExchangeTask)
+
+    with caplog.at_level("INFO", logger="spark_fm"):
+        model = machine(numWorkers=3, epochs=5).fit(frame)
+
+    assert_same_model(calm, model)
+    assert sum(w.store is not None for w in wanted) == dealt.MOST_MISSES
+    assert "from now on" in caplog.text
+
+
+def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch):
+    machine(numWorkers=3).fit(frame)
+    assert files_left(spark) == []
+
+    def fail(*_):
+        assert files_left(spark)
+        raise RuntimeError("the driver fails")
+
+    monkeypatch.setattr(DistributedTraining, "_merge", fail)
+    with pytest.raises(RuntimeError, match="the driver fails"):
+        machine(numWorkers=3).fit(frame)
+    assert files_left(spark) == []
+
+
+def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
+    monkeypatch.setattr(shipping, "FILE_BYTES", 0)
+    through_files = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
+    for module in (shipping, exchanges):
+        monkeypatch.setattr(module, "shares_files", lambda _: False)
+    through_the_jvm = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
+
+    for one, other in zip(through_files, through_the_jvm, strict=True):
+        assert_same_model(one, other)
