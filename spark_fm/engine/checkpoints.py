@@ -27,6 +27,7 @@ from spark_fm.learner.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 SUFFIX = ".spark-fm-checkpoint"
+PARTIAL = ".partial"
 # Names of a request's fields that are not their Param's name in snake case.
 _PARAMS = {
     "k": "numFactors",
@@ -50,6 +51,7 @@ class Checkpoint:
     def __init__(self, request: TrainRequest, name: str = "training") -> None:
         self._path = f"{request.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
         self._store, self._inner = store_of(self._path)
+        self._inner_folder, self._name = self._inner.rsplit("/", 1)
         self._request = _plain(request)
         self._folder = request.checkpoint_dir
 
@@ -99,10 +101,9 @@ class Checkpoint:
 
         Better now than after the first epoch.
         """
-        folder = self._inner.rsplit("/", 1)[0]
-        trial = f"{folder}/.{uuid4().hex}.partial"
+        trial = self._partial()
         try:
-            self._store.create_dir(folder, recursive=True)
+            self._store.create_dir(self._inner_folder, recursive=True)
             self._store.open_output_stream(trial).close()
             self._store.delete_file(trial)
         except Exception as err:
@@ -113,9 +114,8 @@ class Checkpoint:
 
     def write(self, snapshot: Snapshot) -> None:
         """Replace the checkpoint."""
-        folder = self._inner.rsplit("/", 1)[0]
-        self._store.create_dir(folder, recursive=True)
-        partial = f"{folder}/.{uuid4().hex}.partial"
+        self._store.create_dir(self._inner_folder, recursive=True)
+        partial = self._partial()
         facts = {**snapshot.facts, "about": self._about(snapshot.facts["fingerprint"])}
         try:
             with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
@@ -130,9 +130,17 @@ class Checkpoint:
             raise
 
     def remove(self) -> None:
-        """Delete the checkpoint, when there is one."""
-        if self._store.get_file_info(self._inner).type != pafs.FileType.NotFound:
-            self._store.delete_file(self._inner)
+        """Delete the checkpoint, when there is one, and what killed writers of it have left."""
+        there = pafs.FileSelector(self._inner_folder, allow_not_found=True)
+        for file in self._store.get_file_info(there):
+            name = file.base_name
+            left = name.startswith(f".{self._name}.") and name.endswith(PARTIAL)
+            if left or name == self._name:
+                self._store.delete_file(file.path)
+
+    def _partial(self) -> str:
+        """Return a new path for a file until it is whole, known as this checkpoint's."""
+        return f"{self._inner_folder}/.{self._name}.{uuid4().hex}{PARTIAL}"
 
     def _about(self, fingerprint: str) -> dict[str, Any]:
         return {"version": __version__, "data": fingerprint, "request": self._request}

@@ -135,6 +135,31 @@ def test_a_checkpoint_is_written_every_interval_and_replaced_whole(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_writer_left_is_removed_at_the_end_and_nothing_else_is(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fm = machine(tmp_path, epochs=2, refit="never")
+    while_writing: set[Path] = set()
+    pieces = checkpoints.array_pieces
+
+    def spy(*args: Any) -> Any:
+        while_writing.update(tmp_path.iterdir())
+        return pieces(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "array_pieces", spy)
+        fm.fit(train)
+    assert not list(tmp_path.iterdir())
+    left = (while_writing - {tmp_path / FILE}).pop()
+    of_another = left.with_name(left.name.replace("training.", "training-0."))
+    left.touch()
+    of_another.touch()
+
+    fm.fit(train)
+
+    assert list(tmp_path.iterdir()) == [of_another]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
