@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ def shared_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def write_bytes(folder: str, payload: bytes) -> str:
+def write_buffers(folder: str, buffers: Iterable[memoryview]) -> str:
     """Write a new file and return its name."""
     name = uuid4().hex
-    (Path(folder) / name).write_bytes(payload)
+    with open(Path(folder) / name, "wb") as file:
+        for buffer in buffers:
+            file.write(buffer)
     return name
 
 

@@ -148,15 +148,18 @@ class DistributedTraining:
         ``waiting`` is the epoch before, which the first job validates: when that ends the
         training, nothing is merged.
         """
+        clock = time.perf_counter()
         before, bias, last_loss = run.state.exchanged(), run.state.bias.copy(), run.last_loss
+        totals.phases["broadcast"] += time.perf_counter() - clock
         closing = waiting
         order = exchange_order(self._spec, self._plan.n_exchanges, run.epoch)
         for _ in range(MAX_SHRINKS + 1):
             totals.loss_sum = totals.weight_sum = 0.0
             totals.n_rows = totals.n_exchanges = 0
+            old: NDArray[np.float32] | None = before
             for exchange in order:
-                sound = yield from self._exchange(run, int(exchange), totals, closing)
-                closing = None
+                sound = yield from self._exchange(run, int(exchange), totals, closing, old)
+                closing = old = None
                 if run.finished:
                     return
                 if not sound:
@@ -176,12 +179,14 @@ class DistributedTraining:
 
     def _finish_epoch(self, run: TrainRun, totals: _EpochTotals) -> None:
         """Take the epoch into the average and keep what it gives, apart from the state."""
+        clock = time.perf_counter()
         if self._spec.average_epochs:
             if run.average is None:
                 run.average = Candidate.of(run.state)
             else:
                 run.average.move_towards_inplace(run.state, run.epoch, MERGED_ETA)
         self._candidate = run.average or Candidate.of(run.state)
+        totals.phases["merge"] += time.perf_counter() - clock
         totals.step_scale = run.step_scale
         run.epoch += 1
 
@@ -214,13 +219,21 @@ class DistributedTraining:
         return self._candidate
 
     def _exchange(
-        self, run: TrainRun, exchange: int, totals: _EpochTotals, closing: _EpochTotals | None
+        self,
+        run: TrainRun,
+        exchange: int,
+        totals: _EpochTotals,
+        closing: _EpochTotals | None,
+        old: NDArray[np.float32] | None = None,
     ) -> Generator[Exchange, ExchangeResult, bool]:
         """Train every partition's share of an exchange and merge; tell whether it is sound.
 
-        ``closing`` is the epoch that the same job validates.
+        ``closing`` is the epoch that the same job validates, ``old`` a copy of the state
+        where there is one.
         """
-        old = run.state.exchanged()
+        clock = time.perf_counter()
+        old = run.state.exchanged() if old is None else old
+        copied = time.perf_counter() - clock
         result = yield self._wanted(run, exchange, old, validates=closing is not None)
         clock = time.perf_counter()
         self._turn += 1
@@ -242,7 +255,7 @@ class DistributedTraining:
         if sound:
             self._merge(run, old, result)
             sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
-        totals.phases["broadcast"] += result.ship_seconds
+        totals.phases["broadcast"] += copied + result.ship_seconds
         totals.phases["train"] += result.job_seconds - validate_seconds
         totals.phases["merge"] += time.perf_counter() - clock
         return sound

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.local_files import write_bytes
+from spark_fm.engine.local_files import write_buffers
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
 from spark_fm.engine.row_windows import RowsMissingError, WantedRows, read_rows
 from spark_fm.engine.task_context import partition_number
@@ -185,9 +184,10 @@ class _Learner:
             yield piece(partition_number(), SAMPLE, 0, encode(sample), model=model)
         if facts["finite"]:
             for number, delta in self._deltas():
-                name, payload = DELTA, delta.to_bytes()
-                if outbox is not None:
-                    name, payload = DELTA_FILE, write_bytes(outbox, payload).encode()
+                if outbox is None:
+                    name, payload = DELTA, delta.to_bytes()
+                else:
+                    name, payload = DELTA_FILE, write_buffers(outbox, delta.buffers()).encode()
                 yield piece(partition_number(), name, number, payload, model=model)
 
     def _first_rows(self, rows: CsrBatch) -> CsrBatch | None:
@@ -197,16 +197,12 @@ class _Learner:
 
     def _deltas(self) -> Iterator[tuple[int, Delta]]:
         """Yield the touched features range by range, with the number of the range."""
-        state, layout = self._state, self._state.layout
-        touches = state.rows[:, layout.touches]
-        ids = np.flatnonzero(touches > 0).astype(np.int32)
-        span = features_per_range(layout)
-        cuts = np.searchsorted(ids, np.arange(0, state.n_features + span, span))
-        for number, (start, stop) in enumerate(pairwise(cuts)):
-            if start < stop:
-                chosen = ids[start:stop]
-                columns = state.rows[chosen, : layout.n_exchanged]
-                yield number, Delta(chosen, touches[chosen], columns)
+        state = self._state
+        span = features_per_range(state.layout)
+        for number, start in enumerate(range(0, state.n_features, span)):
+            delta = Delta.of(state, start, min(start + span, state.n_features))
+            if len(delta.ids):
+                yield number, delta
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.jit import njit
-from spark_fm.learner.state import Layout
+from spark_fm.learner.state import Layout, TrainState
 
 # Constants of the progress estimate; chosen in docs/averaging.md.
 PROGRESS_GAIN = 12.0
@@ -48,11 +48,23 @@ class Delta:
     touches: NDArray[np.float32]
     columns: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, state: TrainState, first_id: int, stop_id: int) -> Delta:
+        """Return what the touched features of a range of ids have become; O(range)."""
+        layout, rows = state.layout, state.rows[first_id:stop_id]
+        width = layout.n_exchanged
+        n = int(np.count_nonzero(rows[:, layout.touches] > 0))
+        delta = cls(np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, width), "<f4"))
+        _collect(rows, first_id, layout.touches, delta.ids, delta.touches, delta.columns)
+        return delta
+
+    def buffers(self) -> list[memoryview]:
+        """Return the bytes of ids, touches and columns."""
+        return [np.ascontiguousarray(a).data for a in (self.ids, self.touches, self.columns)]
+
     def to_bytes(self) -> bytes:
         """Return ids, touches and columns one after the other."""
-        return b"".join(
-            np.ascontiguousarray(part).data for part in (self.ids, self.touches, self.columns)
-        )
+        return b"".join(self.buffers())
 
     @classmethod
     def from_bytes(cls, payload: bytes | memoryview, width: int) -> Delta:
@@ -161,6 +173,20 @@ def correction(progress: NDArray[np.float64], touching: NDArray[np.int32]) -> ND
     """Return the factor on the sum of changes: s(L) / (N s(L / N)), 1/N to 1."""
     together = np.maximum(progress, 1e-9)  # the limit at 0 is 1
     return -np.expm1(-together) / (-np.expm1(-together / touching) * touching)
+
+
+def _collect_loop(rows, first_id, touch_column, ids, touches, columns):  # type: ignore[no-untyped-def]
+    n = 0
+    for j in range(len(rows)):
+        if rows[j, touch_column] > 0:
+            ids[n] = first_id + j
+            touches[n] = rows[j, touch_column]
+            for f in range(columns.shape[1]):
+                columns[n, f] = rows[j, f]
+            n += 1
+
+
+_collect = njit(_collect_loop, tag="collect-touched")
 
 
 def _accumulate_loop(  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.jit import njit
 from spark_fm.learner.metrics import MetricSums, metric_sums
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import TrainSpec
@@ -39,9 +40,17 @@ class Candidate:
     def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
         """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
         share = (eta + 1) / (epoch + 1 + eta)
-        columns = state.rows[:, : self.table.shape[1]]
-        self.table += np.float32(share) * (columns - self.table)
+        _move_towards(self.table, state.rows, np.float32(share))
         self.bias += share * (float(state.bias[0]) - self.bias)
+
+
+def _move_towards_loop(table, rows, share):  # type: ignore[no-untyped-def]
+    for i in range(table.shape[0]):
+        for f in range(table.shape[1]):
+            table[i, f] += share * (rows[i, f] - table[i, f])
+
+
+_move_towards = njit(_move_towards_loop, tag="move-towards")
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from spark_fm.engine.local_files import (
     read_bytes,
     read_value,
     shared_folder,
-    write_bytes,
+    write_buffers,
     write_value,
 )
 
@@ -28,7 +28,8 @@ def test_a_value_comes_back_with_its_arrays_aligned_and_read_only(tmp_path):
 
 def test_bytes_outlive_their_file(tmp_path):
     payload = os.urandom(10_000)
-    path = tmp_path / write_bytes(str(tmp_path), payload)
+    halves = [memoryview(payload)[:5000], memoryview(payload)[5000:]]
+    path = tmp_path / write_buffers(str(tmp_path), halves)
 
     found = read_bytes(path)
     path.unlink()
@@ -38,7 +39,7 @@ def test_bytes_outlive_their_file(tmp_path):
 
 def test_a_shared_folder_is_private_and_goes_with_its_block():
     with shared_folder() as folder:
-        write_bytes(str(folder), b"1")
+        write_buffers(str(folder), [memoryview(b"1")])
         assert folder.stat().st_mode & 0o077 == 0
 
     assert not folder.exists()

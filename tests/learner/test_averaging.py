@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from spark_fm.learner.averaging import Delta, MergeRule, correction, merge_deltas
 from spark_fm.learner.spec import Optimizer
-from spark_fm.learner.state import Layout
+from spark_fm.learner.state import Layout, TrainState
 from tests import oracle
 
 # The merge works in float64 on differences of float32 values and rounds once: values up
@@ -196,6 +196,21 @@ def test_bytes_give_back_the_delta_bit_for_bit(
         assert again.to_bytes() == payload
         assert again.columns.shape == delta.columns.shape
         np.testing.assert_array_equal(again.ids, delta.ids)
+
+
+def test_the_delta_of_a_range_is_its_touched_features_alone() -> None:
+    layout = Layout(3, "adagrad")
+    state = TrainState.from_exchanged(
+        layout, np.random.default_rng(4).normal(size=(9, 7)).astype(np.float32), np.zeros(4)
+    )
+    state.rows[[1, 4, 5, 8], layout.touches] = [2.0, 0.5, 1.0, 3.0]
+
+    delta = Delta.of(state, 2, 8)
+
+    np.testing.assert_array_equal(delta.ids, [4, 5])
+    np.testing.assert_array_equal(delta.touches, np.float32([0.5, 1.0]))
+    np.testing.assert_array_equal(delta.columns, state.rows[[4, 5], : layout.n_exchanged])
+    assert len(Delta.of(state, 6, 8).ids) == 0
 
 
 def test_deltas_read_from_bytes_merge_like_the_originals() -> None:
