@@ -74,19 +74,23 @@ class DealtBlocks:
         )  # fmt: skip
         return replace(wanted, store=None)
 
+    @property
+    def listing(self) -> DataFrame:
+        """All blocks without their payload; computing it writes the files."""
+        self._has_files = True
+        return self._listing
+
     def rows(self, wanted: WantedRows) -> DataFrame:
         """Return the blocks of an exchange, or their sizes when rows come from files."""
-        frame, columns = self._listing, ["kind", "n_rows", "nnz"]
-        if wanted.store is None:
-            frame, columns = self._sorted_blocks(), [*LISTED, "payload"]
-        self._has_files = self._has_files or wanted.store is not None
+        if wanted.store is not None:
+            return self.listing
         is_validation = F.col("kind") == VALIDATION
         chosen = F.col("exchange") == wanted.exchange
         if not wanted.train_on_all:
             chosen = chosen & ~is_validation
         if wanted.validates:
             chosen = chosen | is_validation
-        return frame.where(chosen).select(*columns)
+        return self._sorted_blocks().where(chosen).select(*LISTED, "payload")
 
     def remove_files(self, kind: object = None, *_: object) -> None:
         """Remove the files, on the machines that hold the listing.

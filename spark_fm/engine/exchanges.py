@@ -1,16 +1,16 @@
-"""Run exchanges of one or more trainings as Spark jobs; driver only.
+"""Run exchanges of one or more trainings on Spark; driver only.
 
-An exchange is one Spark job, shared by all trainings that stand at the same place of
-their epoch: one pass over the rows trains them all. Its tasks are pure functions of
-(state, seed, epoch, exchange, partition, rows), so retries and speculation change
-nothing.
+An exchange is one Spark job, or an order to tasks that run already, shared by all
+trainings that stand at the same place of their epoch: one pass over the rows trains them
+all. Its tasks are pure functions of (state, seed, epoch, exchange, partition, rows), so
+retries and speculation change nothing.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,12 +29,12 @@ from spark_fm.engine.handles import Handle
 from spark_fm.engine.local_files import read_bytes, shared_folder
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
 from spark_fm.engine.planning import TrainPlan
+from spark_fm.engine.resident import ResidentTasks
 from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.session import shares_files
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.tasks import (
     DELTA_FILE,
-    PIECE_NAMES,
     SAMPLE,
     ExchangePart,
     ExchangeTask,
@@ -136,33 +136,43 @@ def conduct(
 
     for number in range(len(trainings)):
         resume(number, None)
-    while waiting:
-        behind = min(waiting, key=lambda n: (waiting[n].turn, n))
-        key = waiting[behind].key
-        alike = [n for n in waiting if waiting[n].key == key]
-        alike.sort(key=lambda n: (waiting[n].turn, n))
-        chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
-        outcome = run_job([waiting[n] for n in chosen], blocks, session, plan)
-        for number, result in zip(chosen, outcome, strict=True):
-            resume(number, result)
+    with ResidentTasks(session, plan.n_partitions, lambda: blocks.listing) as residents:
+        if plan.merge_on_executors:
+            residents.stop()
+        while waiting:
+            behind = min(waiting, key=lambda n: (waiting[n].turn, n))
+            key = waiting[behind].key
+            alike = [n for n in waiting if waiting[n].key == key]
+            alike.sort(key=lambda n: (waiting[n].turn, n))
+            chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
+            outcome = run_pass([waiting[n] for n in chosen], blocks, residents, session, plan)
+            for number, result in zip(chosen, outcome, strict=True):
+                resume(number, result)
     return [results[number] for number in range(len(trainings))]
 
 
-def run_job(
-    exchanges: Sequence[Exchange], blocks: DealtBlocks, session: SparkSession, plan: TrainPlan
+def run_pass(
+    exchanges: Sequence[Exchange],
+    blocks: DealtBlocks,
+    residents: ResidentTasks,
+    session: SparkSession,
+    plan: TrainPlan,
 ) -> list[ExchangeResult]:
-    """Return what one job brings for each of the exchanges, which have one key."""
+    """Return what one pass brings for each of the exchanges, which have one key."""
     clock = time.perf_counter()
     values = [(e.columns, e.bias) for e in exchanges]
     n_bytes = sum(e.columns.nbytes for e in exchanges)
     chosen = [e.candidate for e in exchanges if e.candidate is not None]
     with ExitStack() as stack:
-        states = stack.enter_context(shipped(session, values, n_bytes=n_bytes))
+        at_once = residents.usable
+        states = stack.enter_context(shipped(session, values, n_bytes=n_bytes, at_once=at_once))
         candidates = None
         if chosen:
             tables = [(c.table, c.bias) for c in chosen]
             n_bytes = sum(c.table.nbytes for c in chosen)
-            candidates = stack.enter_context(shipped(session, tables, n_bytes=n_bytes))
+            candidates = stack.enter_context(
+                shipped(session, tables, n_bytes=n_bytes, at_once=at_once)
+            )
         shipped_at = time.perf_counter()
         wanted = blocks.wanted(
             exchanges[0].part.exchange, train_on_all=exchanges[0].train_on_all,
@@ -175,8 +185,14 @@ def run_job(
         if shares_files(session) and not plan.merge_on_executors:
             task = replace(task, outbox=str(stack.enter_context(shared_folder())))
         rules = [e.rule for e in exchanges]
-        results = _gathered(task, rules, blocks.rows(wanted), session, plan)
+        results = None
+        if wanted.store is not None:
+            rows = residents.rows_of(task)
+            results = None if rows is None else _results(task, rules, rows)
+        if results is None:
+            results = _gathered(task, rules, blocks.rows(wanted), session, plan)
         if any("missing" in facts for facts in results[0].facts):
+            residents.stop()  # its tasks would keep the cores from others
             task = replace(task, rows=blocks.without_files(wanted))
             results = _gathered(task, rules, blocks.rows(task.rows), session, plan)
     share = 1 / len(exchanges)
@@ -198,9 +214,15 @@ def _gathered(
         frame = _merged_on_executors(frame, task.states, rules)
     n_bytes = 0 if task.outbox else result_bytes(rules, plan)
     rows = gather(
-        frame, session, columns=list(PIECE_NAMES), n_bytes=n_bytes,
-        spread=["model", "name", "part", "partition"],
+        frame, session, n_bytes=n_bytes, spread=["model", "name", "part", "partition"]
     )  # fmt: skip
+    return _results(task, rules, rows)
+
+
+def _results(
+    task: ExchangeTask, rules: list[MergeRule], rows: Iterable[tuple[Any, ...]]
+) -> list[ExchangeResult]:
+    """Return what the rows of PIECE_DDL say, for each model."""
     facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
     samples: list[dict[int, bytes]] = [{} for _ in rules]
     results = [ExchangeResult() for _ in rules]

@@ -19,7 +19,12 @@ JOB_BYTES = 2**27
 
 
 def gather(
-    frame: DataFrame, session: SparkSession, *, columns: list[str], n_bytes: int, spread: list[str]
+    frame: DataFrame,
+    session: SparkSession,
+    *,
+    n_bytes: int,
+    spread: list[str],
+    columns: list[str] | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a DataFrame on the driver, in no particular order.
 
@@ -27,15 +32,16 @@ def gather(
     ----------
     frame : DataFrame
     session : SparkSession
-    columns : list of str
-        Columns to bring, in this order.
     n_bytes : int
         Upper bound of the result's size: above ``result_limit`` rows come partition by
         partition, spread over partitions of about 16 MiB.
     spread : list of str
         Columns whose values spread the rows evenly.
+    columns : list of str, optional
+        Columns to bring, in this order; all without it.
     """
-    frame = frame.select(*columns)
+    if columns is not None:
+        frame = frame.select(*columns)
     with worker_errors():
         if n_bytes <= result_limit(session):
             table = frame.toArrow()

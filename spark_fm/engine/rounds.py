@@ -234,7 +234,7 @@ class DistributedTraining:
         clock = time.perf_counter()
         old = run.state.exchanged() if old is None else old
         copied = time.perf_counter() - clock
-        result = yield self._wanted(run, exchange, old, validates=closing is not None)
+        result = yield self._wanted(run, exchange, old, totals, validates=closing is not None)
         clock = time.perf_counter()
         self._turn += 1
         facts = result.facts
@@ -261,7 +261,13 @@ class DistributedTraining:
         return sound
 
     def _wanted(
-        self, run: TrainRun, exchange: int, old: NDArray[np.float32], *, validates: bool
+        self,
+        run: TrainRun,
+        exchange: int,
+        old: NDArray[np.float32],
+        totals: _EpochTotals,
+        *,
+        validates: bool,
     ) -> Exchange:
         n_partitions = self._plan.n_partitions
         part = ExchangePart(
@@ -269,6 +275,8 @@ class DistributedTraining:
             step_scale=run.step_scale,
             sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
             sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
+            judges_start=bool(np.isnan(run.loss_limit)),
+            judges_end=totals.n_exchanges + 1 == self._plan.n_exchanges,
         )  # fmt: skip
         return Exchange(
             part=part, columns=old, bias=run.state.bias, rule=self._rule(run),

@@ -78,7 +78,7 @@ def read_rows(
     wanted : WantedRows
     batches : iterator of RecordBatch
         Blocks, in the order of exchange, kind, source and seq; where they are to be in
-        files, their sizes alone, in any order.
+        files, the sizes of all blocks of the partition, in any order.
     n_features : int
         Rows of the table: indices are checked to be less.
 
@@ -163,11 +163,16 @@ def _joined(windows: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrB
 def _listed_sizes(
     wanted: WantedRows, batches: Iterator[pa.RecordBatch]
 ) -> dict[int, NDArray[np.int64]]:
-    """Return rows and entries of the listed blocks, by what is done with them."""
+    """Return rows and entries of those listed blocks that are wanted, by what is done there."""
     listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
     for batch in batches:
-        kinds, n_rows, nnz = (np.asarray(batch.column(n)) for n in ("kind", "n_rows", "nnz"))
+        kinds, exchanges, n_rows, nnz = (
+            np.asarray(batch.column(n)) for n in ("kind", "exchange", "n_rows", "nnz")
+        )
         for kind in (TRAIN, VALIDATION):
             chosen = kinds == kind
+            if not (kind == VALIDATION and wanted.validates):
+                chosen = chosen & (exchanges == wanted.exchange)
+                chosen = chosen & (kind == TRAIN or wanted.train_on_all)
             listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
     return listed

@@ -81,9 +81,8 @@ def task_slots(session: SparkSession) -> int:
     """Return how many tasks run at once, as far as the session tells (>= 1)."""
     if not is_connect(session):
         return max(1, session.sparkContext.defaultParallelism)
-    master = re.fullmatch(r"local\[(\d+|\*)(?:,\s*\d+)?\]", setting(session, "spark.master", ""))
-    if master is not None:
-        return os.cpu_count() or 1 if master[1] == "*" else int(master[1])
+    if is_local_master(session):
+        return max(1, local_cores(session))
     parallelism = setting(session, "spark.default.parallelism", "")
     if parallelism.isdigit() and int(parallelism) > 0:
         return int(parallelism)
@@ -92,6 +91,16 @@ def task_slots(session: SparkSession) -> int:
     if cores.isdigit() and executors.isdigit():
         return max(1, int(cores) * int(executors))
     return 2
+
+
+def local_cores(session: SparkSession) -> int:
+    """Return how many tasks a local master runs at once; 0 for another master."""
+    master = setting(session, "spark.master", "")
+    cores = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
+    if cores is None:
+        return 0
+    n_cores = os.cpu_count() or 1 if cores[1] == "*" else int(cores[1] or 1)
+    return n_cores // int(setting(session, "spark.task.cpus", "1"))
 
 
 def use_driver_interpreter(session: SparkSession) -> None:

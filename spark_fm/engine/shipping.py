@@ -32,7 +32,9 @@ INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
 
 
 @contextmanager
-def shipped(session: SparkSession, value: Any, *, n_bytes: int) -> Iterator[Handle]:
+def shipped(
+    session: SparkSession, value: Any, *, n_bytes: int, at_once: bool = False
+) -> Iterator[Handle]:
     """Make ``value`` available to tasks inside the block.
 
     Parameters
@@ -42,13 +44,15 @@ def shipped(session: SparkSession, value: Any, *, n_bytes: int) -> Iterator[Hand
         Anything that pickles; NumPy arrays cost one copy.
     n_bytes : int
         About its size, which decides how it travels.
+    at_once : bool
+        The task that takes it runs already and shares the driver's files.
 
     Notes
     -----
     On Connect a value over 24 MiB stays on the server's disk until the Spark session
     ends: Spark has no call that removes an artifact.
     """
-    if n_bytes >= FILE_BYTES and shares_files(session):
+    if at_once or (n_bytes >= FILE_BYTES and shares_files(session)):
         with shared_folder() as folder:
             write_value(folder / "value", value)
             yield FileHandle(str(folder / "value"))

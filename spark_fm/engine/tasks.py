@@ -48,6 +48,8 @@ class ExchangePart:
     step_scale : float
     sample_rows, sample_nnz : int
         Hand the first training rows to the driver, up to so many rows and entries.
+    judges_start, judges_end : bool
+        Take the loss of the first rows before training, and of the last ones after it.
     """
 
     spec: TrainSpec
@@ -57,6 +59,8 @@ class ExchangePart:
     step_scale: float
     sample_rows: int
     sample_nnz: int
+    judges_start: bool
+    judges_end: bool
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ class _Learner:
         part, facts = self._part, self._facts
         rows = part.units.apply(rows)
         if self._last is None:
-            facts["sample_before"] = sample_loss(self._state, rows, part.spec)
+            if part.judges_start:
+                facts["sample_before"] = sample_loss(self._state, rows, part.spec)
             self._sample = self._first_rows(rows)
         self._last = rows
         order = epoch_order(
@@ -173,7 +178,7 @@ class _Learner:
         """Yield facts, sample and deltas."""
         state, facts, sample = self._state, self._facts, self._sample
         facts["finite"] = bool(np.isfinite(facts["loss_sum"])) and state.is_finite()
-        if self._last is not None and facts["finite"]:
+        if self._last is not None and self._part.judges_end and facts["finite"]:
             facts["sample_after"] = sample_loss(state, self._last, self._part.spec)
         facts["bias"] = state.bias.tolist()
         facts["validation"] = self._sums.to_dict()

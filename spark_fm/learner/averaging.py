@@ -158,8 +158,8 @@ def merge_deltas(
             old, first_id, delta.ids, delta.touches, delta.columns, change, touching, touches
         )
     rows = np.flatnonzero(touching)
-    statistics = slice(k + 1, width)
-    before, growth = old[rows, statistics].astype(np.float64), change[rows, statistics]
+    before, growth = (np.empty((len(rows), width - k - 1)) for _ in range(2))
+    _statistics(old, change, rows, k + 1, before, growth)
     factors, linear = rule.progress(touches[rows], before, growth)
     by_factors = correction(factors, touching[rows])
     by_linear = correction(linear, touching[rows])
@@ -201,6 +201,16 @@ def _accumulate_loop(  # type: ignore[no-untyped-def]
 
 
 _accumulate = njit(_accumulate_loop, tag="accumulate-delta")
+
+
+def _statistics_loop(old, change, rows, first, before, growth):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
+        for f in range(before.shape[1]):
+            before[i, f] = old[rows[i], first + f]
+            growth[i, f] = change[rows[i], first + f]
+
+
+_statistics = njit(_statistics_loop, tag="statistics-of-rows")
 
 
 def _move_loop(  # type: ignore[no-untyped-def]

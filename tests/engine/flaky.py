@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -52,3 +53,21 @@ class FlakySoloTask(SoloTask):
         results = list(super().__call__(batches))
         _fail_first_attempt()
         return iter(results)
+
+
+class LostExchangeTask(ExchangeTask):
+    """Trains, and then its process is lost on the first attempt."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        results = list(super().__call__(batches))
+        context = TaskContext.get()
+        if context.attemptNumber() == 0 and context.partitionId() == 0:
+            os._exit(1)
+        return iter(results)
+
+
+class DoomedExchangeTask(ExchangeTask):
+    """Its process is always lost."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        os._exit(1)

@@ -76,7 +76,7 @@ def test_files_and_blocks_give_the_same_windows(window_bytes, changes):
     from_files, from_blocks = wanted("fit", **changes), wanted(None, **changes)
     given = chosen_by(from_files)
 
-    files = list(read_rows(from_files, batches(given, with_payload=False), 50))
+    files = list(read_rows(from_files, batches(blocks(), with_payload=False), 50))
     direct = list(read_rows(from_blocks, batches(given), 50))
 
     assert all(batch.schema.names == list(LISTED) for batch in listing)
@@ -95,7 +95,7 @@ def test_other_blocks_than_those_in_files_count_as_missing():
     request = wanted("fit", validates=True)
 
     with pytest.raises(RowsMissingError, match="validation-0, validation-1"):
-        list(read_rows(request, batches(chosen_by(request), with_payload=False), 50))
+        list(read_rows(request, batches(blocks(), with_payload=False), 50))
 
 
 def test_features_that_the_table_lacks_are_told_from_blocks():

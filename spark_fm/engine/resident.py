@@ -1,0 +1,144 @@
+"""One Spark job whose tasks serve all exchanges of a training; driver only."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+from pyspark import cloudpickle
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.util import inheritable_thread_target
+
+from spark_fm._version import __version__
+from spark_fm.engine.gathering import worker_errors
+from spark_fm.engine.local_files import shared_folder
+from spark_fm.engine.pieces import PIECE_DDL
+from spark_fm.engine.resident_task import (
+    POLL_SECONDS,
+    STOP,
+    ResidentTask,
+    answer_file,
+    order_file,
+    place,
+    presence_file,
+)
+from spark_fm.engine.session import local_cores, shares_files
+
+log = logging.getLogger(__name__)
+
+# Tasks that do not run by then share the cores with somebody else's job.
+START_SECONDS = 5.0
+
+
+class ResidentTasks:
+    """Tasks that wait for exchanges, where all of a training's can run at once.
+
+    Parameters
+    ----------
+    session : SparkSession
+    n_partitions : int
+    frame : callable
+        Returns the small rows that every order reads; called when the tasks start.
+
+    Notes
+    -----
+    Only where driver and tasks share one machine with a core for each partition. While
+    they wait they hold these cores: no other job of the session runs on them.
+    """
+
+    def __init__(
+        self, session: SparkSession, n_partitions: int, frame: Callable[[], DataFrame]
+    ) -> None:
+        self._session = session
+        self._n_partitions = n_partitions
+        self._frame = frame
+        self.usable = shares_files(session) and n_partitions <= local_cores(session)
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+        self._job = threading.Thread()
+        self._failure: BaseException | None = None
+        self._number = 0
+
+    def __enter__(self) -> ResidentTasks:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Let the tasks end; after an exception whoever handles it cancels their job."""
+        self.stop(waits=kind is None)
+
+    def rows_of(self, task: Any) -> Iterator[tuple[Any, ...]] | None:
+        """Return the rows that a task yields in all partitions; None where none can run.
+
+        Parameters
+        ----------
+        task : callable
+            As ``mapInArrow`` takes it; yields record batches of PIECE_SCHEMA.
+        """
+        if self.usable and self._folder is None:
+            self._start()
+        if not self.usable or self._folder is None:
+            return None
+        folder, number = self._folder, self._number
+        self._number += 1
+        place(order_file(folder, number), cloudpickle.dumps(task))
+        answers = [answer_file(folder, number, p) for p in range(self._n_partitions)]
+        self._wait_for(answers)
+        tables = [pa.ipc.open_stream(path.read_bytes()).read_all() for path in answers]
+        for path in (order_file(folder, number), *answers):
+            path.unlink()
+        columns = [c.to_pylist() for c in pa.concat_tables(tables).columns]
+        return zip(*columns, strict=True)
+
+    def stop(self, *, waits: bool = True) -> None:
+        """Let the tasks end, and use none any more."""
+        self.usable = False
+        if self._folder is not None:
+            place(self._folder / STOP, b"")
+            if waits:
+                self._job.join()
+            self._folder = None
+        self._stack.close()
+
+    def _start(self) -> None:
+        frame = self._frame()
+        frame.count()  # what it takes to compute the rows is no wait for the tasks
+        folder = self._stack.enter_context(shared_folder())
+        waiting = frame.mapInArrow(ResidentTask(__version__, str(folder)), PIECE_DDL)
+
+        def run() -> None:
+            try:
+                waiting.collect()
+            except BaseException as err:  # noqa: BLE001 - raised where somebody waits
+                self._failure = err
+
+        inherited = inheritable_thread_target(self._session)(run)
+        self._job = threading.Thread(target=inherited, daemon=True, name="spark_fm exchanges")
+        self._job.start()
+        self._folder = folder
+        here = [presence_file(folder, p) for p in range(self._n_partitions)]
+        if not self._wait_for(here, seconds=START_SECONDS):
+            log.info("other jobs keep the cores busy: each exchange is a job of its own")
+            self.stop()
+
+    def _wait_for(self, files: list[Path], seconds: float = float("inf")) -> bool:
+        """Wait until files are there, and tell whether they are; raise what ended the job."""
+        started = time.perf_counter()
+        missing = files
+        while missing := [path for path in missing if not path.exists()]:
+            if not self._job.is_alive():
+                with worker_errors():
+                    raise self._failure or RuntimeError("the tasks of the exchanges have ended")
+            if time.perf_counter() - started > seconds:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True

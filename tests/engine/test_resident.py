@@ -1,0 +1,186 @@
+"""Exchanges that tasks of one Spark job serve: the same bits, and no core kept too long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from spark_fm.engine import exchanges, resident
+from spark_fm.engine.local_files import shared_folder
+from spark_fm.engine.resident_task import STOP, ResidentTask, answer_file, order_file, place
+from spark_fm.errors import SparkFMError
+from tests.conftest import MODE
+from tests.engine import flaky
+from tests.engine.builders import assert_same_model, machine
+
+classic = pytest.mark.skipif(MODE == "connect", reason="its driver shares no files with tasks")
+
+
+def two_workers(**params):
+    return machine(numWorkers=2, epochs=3, **params)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Whether each pass of the trainings to come was served by waiting tasks."""
+    found = []
+    rows_of = resident.ResidentTasks.rows_of
+
+    def spy(self, task):
+        rows = rows_of(self, task)
+        found.append(rows is not None)
+        return rows
+
+    monkeypatch.setattr(resident.ResidentTasks, "rows_of", spy)
+    return found
+
+
+@pytest.fixture
+def model_of_jobs(frame, monkeypatch):
+    """The model where each exchange is a job of its own."""
+    with monkeypatch.context() as patch:
+        patch.setattr(resident, "local_cores", lambda _: 0)
+        return two_workers(refit="always").fit(frame)
+
+
+@classic
+def test_waiting_tasks_and_jobs_give_the_same_bits(frame, model_of_jobs, served):
+    model = two_workers(refit="always").fit(frame)
+
+    assert served
+    assert all(served)
+    assert_same_model(model, model_of_jobs)
+
+
+def test_where_cores_are_too_few_each_exchange_is_a_job(frame, served):
+    machine(numWorkers=3, epochs=1).fit(frame)
+
+    assert served
+    assert not any(served)
+
+
+@classic
+@pytest.mark.parametrize("task", [flaky.FlakyExchangeTask, flaky.LostExchangeTask])
+def test_a_task_that_is_lost_is_taken_up_by_the_next_attempt(
+    frame, model_of_jobs, served, monkeypatch, task
+):
+    monkeypatch.setattr(exchanges, "ExchangeTask", task)
+
+    model = two_workers(refit="always").fit(frame)
+
+    assert all(served)
+    assert_same_model(model, model_of_jobs)
+
+
+@classic
+def test_a_task_that_always_fails_ends_the_training_and_frees_its_core(
+    spark, frame, served, monkeypatch
+):
+    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.DoomedExchangeTask)
+
+    with pytest.raises(SparkFMError, match="A Python worker was lost"):
+        two_workers().fit(frame)
+
+    monkeypatch.undo()
+    assert two_workers().fit(frame).summary.totalIterations == 3
+
+
+@classic
+def test_cores_that_others_hold_are_not_waited_for(
+    spark, frame, model_of_jobs, served, monkeypatch, caplog
+):
+    monkeypatch.setattr(resident, "START_SECONDS", 0.5)
+    holding, done = threading.Event(), threading.Event()
+
+    def hold(batches):
+        time.sleep(4)
+        yield from batches
+
+    def other_job():
+        holding.set()
+        spark.range(1).mapInArrow(hold, "id long").count()
+        done.set()
+
+    count = type(frame).count
+
+    def count_and_hold(self):
+        n_rows = count(self)
+        if not holding.is_set():
+            threading.Thread(target=other_job).start()
+            time.sleep(1)
+        return n_rows
+
+    monkeypatch.setattr(type(frame), "count", count_and_hold)
+    with caplog.at_level("INFO", logger="spark_fm"):
+        model = two_workers(refit="always").fit(frame)
+    done.wait()
+
+    assert "other jobs keep the cores busy" in caplog.text
+    assert_same_model(model, model_of_jobs)
+
+
+@classic
+def test_after_a_training_its_cores_are_free_and_nothing_waits(spark, frame):
+    tracker = spark.sparkContext.statusTracker()
+    two_workers().fit(frame)
+
+    assert list(tracker.getActiveJobsIds()) == []
+
+
+@classic
+def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch):
+    def interrupt(self, report, of=""):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spark_fm.engine.history.Progress.__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        two_workers().fit(frame)
+
+    tracker, deadline = spark.sparkContext.statusTracker(), time.monotonic() + 30
+    while tracker.getActiveJobsIds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class Answer:
+    """An order: yield nothing."""
+
+    def __call__(self, batches):
+        yield from ()
+
+
+@pytest.mark.parametrize("end", ["stop", "gone"])
+def test_a_task_answers_each_order_once_and_ends_with_its_folder(end):
+    from pyspark import cloudpickle
+
+    with shared_folder() as folder:
+        task = threading.Thread(target=lambda: list(ResidentTask(version(), str(folder))(iter(()))))
+        task.start()
+        for number in range(3):
+            place(order_file(folder, number), cloudpickle.dumps(Answer()))
+            wait_for(answer_file(folder, number, 0))
+        first = answer_file(folder, 2, 0).stat().st_mtime_ns
+        time.sleep(0.05)
+        assert answer_file(folder, 2, 0).stat().st_mtime_ns == first
+        if end == "stop":
+            place(folder / STOP, b"")
+            task.join(10)
+    task.join(10)
+
+    assert not task.is_alive()
+
+
+def version():
+    from spark_fm import __version__
+
+    return __version__
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
