@@ -22,7 +22,8 @@ from benchmarks.timing import RESULTS, header, row
 COMMANDS: dict[str, list[str]] = {
     "kernel": [],
     "passes": ["--rows", "8000000"],
-    "small": ["--rows", "4000000"],
+    "small": [],
+    "cores": [],
     "recordio": [],
     "grid": [],
     "mllib": [],

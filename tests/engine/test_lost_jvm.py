@@ -16,18 +16,22 @@ import os, signal, threading, time
 from pyspark.sql import SparkSession
 from pyspark.ml.linalg import Vectors
 from spark_fm import FactorizationMachine
+from spark_fm.engine.history import Progress
 
-spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+builder = SparkSession.builder.master("local[{cores}]").config("spark.ui.enabled", "false")
+spark = builder.getOrCreate()
 rows = [(float(i % 2), Vectors.sparse(9, [i % 9], [1.0])) for i in range(300)]
 frame = spark.createDataFrame(rows, ["label", "features"])
 jvm = spark.sparkContext._gateway.proc.pid
-workers = {numWorkers}
-machine = FactorizationMachine(epochs=10**6, patience=0, numWorkers=workers)
-tracker, seen = spark.sparkContext.statusTracker(), set()
+machine = FactorizationMachine(epochs=10**6, patience=0, numWorkers={workers})
+tracker, seen, epochs = spark.sparkContext.statusTracker(), set(), []
+told = Progress.__call__
+Progress.__call__ = lambda *report: (told(*report), epochs.append(report))
 
 
 def kill_while_it_trains():
-    while len(seen) < 6:  # three jobs pack the rows, the next ones train
+    # Three jobs pack the rows, the next ones train.
+    while len(seen) < {n_jobs} or len(epochs) < {n_epochs}:
         seen.update(tracker.getActiveJobsIds())
         time.sleep(0.02)
     os.kill(jvm, signal.SIGKILL)
@@ -39,10 +43,21 @@ machine.fit(frame)
 
 
 @pytest.mark.skipif(MODE == "connect", reason="there the JVM is the server's")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_jvm_that_dies_while_a_model_trains_is_named(workers: int) -> None:
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"cores": 1, "workers": 1, "n_jobs": 6, "n_epochs": 0},
+        {"cores": 1, "workers": 2, "n_jobs": 6, "n_epochs": 0},
+        {"cores": 2, "workers": 2, "n_jobs": 0, "n_epochs": 3},
+    ],
+    ids=["in one task", "a job an exchange", "one job for all exchanges"],
+)
+def test_a_jvm_that_dies_while_a_model_trains_is_named(facts: dict[str, int]) -> None:
+    program = PROGRAM
+    for name, value in facts.items():
+        program = program.replace(f"{{{name}}}", str(value))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("{numWorkers}", str(workers))],
+        [sys.executable, "-c", program],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
