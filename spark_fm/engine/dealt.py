@@ -51,6 +51,7 @@ class DealtBlocks:
         self._sorted: DataFrame | None = None
         self._misses = 0 if is_persisted(self._listing) else MOST_MISSES
         self._has_files = False
+        self.cores_are_busy = False  # tasks that wait for exchanges found no core
 
     def wanted(self, exchange: int, *, train_on_all: bool, validates: bool) -> WantedRows:
         """Return what an exchange reads, from files while tasks find them."""

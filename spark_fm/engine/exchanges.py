@@ -136,7 +136,7 @@ def conduct(
 
     for number in range(len(trainings)):
         resume(number, None)
-    with ResidentTasks(session, plan.n_partitions, lambda: blocks.listing) as residents:
+    with ResidentTasks(session, plan.n_partitions, blocks) as residents:
         if plan.merge_on_executors:
             residents.stop()
         while waiting:

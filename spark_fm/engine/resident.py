@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from pyspark import cloudpickle
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
 from pyspark.util import inheritable_thread_target
 
 from spark_fm._version import __version__
+from spark_fm.engine.dealt import DealtBlocks
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.local_files import shared_folder
 from spark_fm.engine.pieces import PIECE_DDL
@@ -29,10 +34,15 @@ from spark_fm.engine.resident_task import (
     place,
     presence_file,
 )
-from spark_fm.engine.session import local_cores, shares_files
+from spark_fm.engine.session import local_cores, setting, shares_files
 
 log = logging.getLogger(__name__)
 
+# Settings under which Spark ends workers that send nothing for a while.
+KILLED_WHEN_IDLE = (
+    "spark.python.worker.killOnIdleTimeout",
+    "spark.sql.execution.pyspark.udf.killOnIdleTimeout",
+)
 # Tasks that do not run by then share the cores with somebody else's job.
 START_SECONDS = 5.0
 
@@ -44,8 +54,8 @@ class ResidentTasks:
     ----------
     session : SparkSession
     n_partitions : int
-    frame : callable
-        Returns the small rows that every order reads; called when the tasks start.
+    blocks : DealtBlocks
+        Whose listing every order reads; computed when the tasks start.
 
     Notes
     -----
@@ -53,17 +63,22 @@ class ResidentTasks:
     they wait they hold these cores: no other job of the session runs on them.
     """
 
-    def __init__(
-        self, session: SparkSession, n_partitions: int, frame: Callable[[], DataFrame]
-    ) -> None:
+    def __init__(self, session: SparkSession, n_partitions: int, blocks: DealtBlocks) -> None:
         self._session = session
         self._n_partitions = n_partitions
-        self._frame = frame
-        self.usable = shares_files(session) and n_partitions <= local_cores(session)
+        self._blocks = blocks
+        self.usable = (
+            shares_files(session)
+            and n_partitions <= local_cores(session)
+            and not blocks.cores_are_busy
+            and not is_remote()  # a process of both kinds of sessions
+            and not any(setting(session, name, "false") == "true" for name in KILLED_WHEN_IDLE)
+        )
         self._stack = ExitStack()
         self._folder: Path | None = None
         self._job = threading.Thread()
         self._failure: BaseException | None = None
+        self._tag = f"spark_fm-exchanges-{uuid4().hex[:12]}"
         self._number = 0
 
     def __enter__(self) -> ResidentTasks:
@@ -73,7 +88,7 @@ class ResidentTasks:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Let the tasks end; after an exception whoever handles it cancels their job."""
+        """Let the tasks end; after an exception at once, whatever they are doing."""
         self.stop(waits=kind is None)
 
     def rows_of(self, task: Any) -> Iterator[tuple[Any, ...]] | None:
@@ -100,35 +115,57 @@ class ResidentTasks:
         return zip(*columns, strict=True)
 
     def stop(self, *, waits: bool = True) -> None:
-        """Let the tasks end, and use none any more."""
+        """Let the tasks end, and use none any more; cancel their job unless ``waits``."""
         self.usable = False
-        if self._folder is not None:
-            place(self._folder / STOP, b"")
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        try:
+            with suppress(OSError):  # they end without the folder, too
+                place(folder / STOP, b"")
             if waits:
                 self._job.join()
-            self._folder = None
-        self._stack.close()
+            else:
+                self._cancel()
+        finally:
+            # Under another name nobody can put a file into it while it is removed.
+            gone = folder.with_name(f"{folder.name}-gone")
+            with suppress(OSError):
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            self._stack.close()
+
+    def _cancel(self) -> None:
+        try:
+            self._session.sparkContext.cancelJobsWithTag(self._tag)
+        except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
+            log.debug("jobs tagged %s were not cancelled: %s", self._tag, err)
 
     def _start(self) -> None:
-        frame = self._frame()
-        frame.count()  # what it takes to compute the rows is no wait for the tasks
-        folder = self._stack.enter_context(shared_folder())
-        waiting = frame.mapInArrow(ResidentTask(__version__, str(folder)), PIECE_DDL)
+        listing = self._blocks.listing
+        with worker_errors():
+            listing.count()  # what it takes to write the files is no wait for the tasks
+        self._folder = folder = self._stack.enter_context(shared_folder())
+        task = ResidentTask(__version__, str(folder), os.getpid())
+        waiting = listing.mapInArrow(task, PIECE_DDL)
 
         def run() -> None:
             try:
+                self._session.sparkContext.addJobTag(self._tag)
                 waiting.collect()
             except BaseException as err:  # noqa: BLE001 - raised where somebody waits
                 self._failure = err
 
-        inherited = inheritable_thread_target(self._session)(run)
-        self._job = threading.Thread(target=inherited, daemon=True, name="spark_fm exchanges")
+        # Spark 4.0 gives the session back where Python threads have no JVM threads of their own.
+        inherit: Any = inheritable_thread_target(self._session)
+        target = run if inherit is self._session else inherit(run)
+        self._job = threading.Thread(target=target, daemon=True, name="spark_fm exchanges")
         self._job.start()
-        self._folder = folder
         here = [presence_file(folder, p) for p in range(self._n_partitions)]
         if not self._wait_for(here, seconds=START_SECONDS):
             log.info("other jobs keep the cores busy: each exchange is a job of its own")
-            self.stop()
+            self._blocks.cores_are_busy = True
+            self.stop(waits=False)
 
     def _wait_for(self, files: list[Path], seconds: float = float("inf")) -> bool:
         """Wait until files are there, and tell whether they are; raise what ended the job."""

@@ -24,6 +24,7 @@ from spark_fm.engine.version import check_version
 
 STOP = "stop"
 POLL_SECONDS = 0.002
+LOOK_SECONDS = 1.0
 _ORDER = re.compile(r"order-(\d+)")
 
 
@@ -56,7 +57,7 @@ def _draft(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class ResidentTask:
-    """Answer orders until the driver says stop, or its folder is gone.
+    """Answer orders until the driver says stop, its folder is gone, or it is gone itself.
 
     An order is a pickled task for ``mapInArrow``, and an answer all that it yields. Orders
     say everything, so that a second attempt of this task goes on where the first was lost.
@@ -65,37 +66,34 @@ class ResidentTask:
     ----------
     version : str
     folder : str
+    driver : int
+        Process that gives the orders, on this machine.
     """
 
     version: str
     folder: str
+    driver: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield nothing, in the end."""
         check_version(self.version)
         rows, partition, folder = list(batches), partition_number(), Path(self.folder)
-        try:
-            place(presence_file(folder, partition), b"")
-            for number, order in self._orders(partition):
-                task = cloudpickle.loads(order)
-                path = answer_file(folder, number, partition)
-                draft = _draft(path)
-                with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(
-                    sink, PIECE_SCHEMA
-                ) as writer:  # fmt: skip
-                    for batch in task(iter(rows)):
-                        writer.write_batch(batch)
-                draft.replace(path)
-        except FileNotFoundError:
-            if folder.exists():
-                raise
-            # The driver has gone on without an answer: it failed, or was interrupted.
+        for number, order in self._orders(partition):
+            try:
+                _answer(order, rows, answer_file(folder, number, partition))
+            except FileNotFoundError:
+                # Another attempt may have answered, or the driver was interrupted: then the
+                # order has been withdrawn, and what it names may be gone.
+                if order_file(folder, number).exists():
+                    raise
         yield from ()
 
     def _orders(self, partition: int) -> Iterator[tuple[int, bytes]]:
         """Yield the orders that this partition has not answered yet, with their numbers."""
-        folder, done = Path(self.folder), -1
-        while STOP not in (names := os.listdir(folder)):
+        folder, done, looked = Path(self.folder), -1, time.monotonic()
+        with suppress(FileNotFoundError):
+            place(presence_file(folder, partition), b"")
+        while STOP not in (names := _names_in(folder)):
             number = max((int(m[1]) for m in map(_ORDER.fullmatch, names) if m), default=-1)
             order = b""
             if number > done and not answer_file(folder, number, partition).exists():
@@ -104,5 +102,35 @@ class ResidentTask:
             if order:
                 yield number, order
                 done = number
-            else:
-                time.sleep(POLL_SECONDS)
+                continue
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                if not _is_alive(self.driver):
+                    return
+
+
+def _answer(order: bytes, rows: list[pa.RecordBatch], path: Path) -> None:
+    draft = _draft(path)
+    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(sink, PIECE_SCHEMA) as writer:
+        for batch in cloudpickle.loads(order)(iter(rows)):
+            writer.write_batch(batch)
+    draft.replace(path)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names of a folder's files; STOP alone where the folder is gone."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return [STOP]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 from py4j.protocol import (  # type: ignore[import-untyped]  # py4j has no types
@@ -81,8 +82,8 @@ def task_slots(session: SparkSession) -> int:
     """Return how many tasks run at once, as far as the session tells (>= 1)."""
     if not is_connect(session):
         return max(1, session.sparkContext.defaultParallelism)
-    if is_local_master(session):
-        return max(1, local_cores(session))
+    if local_cores(session):
+        return local_cores(session)
     parallelism = setting(session, "spark.default.parallelism", "")
     if parallelism.isdigit() and int(parallelism) > 0:
         return int(parallelism)
@@ -99,7 +100,13 @@ def local_cores(session: SparkSession) -> int:
     cores = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
     if cores is None:
         return 0
-    n_cores = os.cpu_count() or 1 if cores[1] == "*" else int(cores[1] or 1)
+    if cores[1] != "*":
+        n_cores = int(cores[1] or 1)
+    elif is_connect(session):
+        n_cores = os.cpu_count() or 1
+    else:  # the JVM knows of a container's limits
+        jvm: Any = session.sparkContext._jvm
+        n_cores = int(jvm.java.lang.Runtime.getRuntime().availableProcessors())
     return n_cores // int(setting(session, "spark.task.cpus", "1"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -71,3 +72,11 @@ class DoomedExchangeTask(ExchangeTask):
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         os._exit(1)
+
+
+class EndlessExchangeTask(ExchangeTask):
+    """Takes longer than anybody waits."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        time.sleep(600)
+        return super().__call__(batches)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from spark_fm import __version__
 from spark_fm.engine import exchanges, resident
 from spark_fm.engine.local_files import shared_folder
 from spark_fm.engine.resident_task import STOP, ResidentTask, answer_file, order_file, place
@@ -131,11 +135,18 @@ def test_after_a_training_its_cores_are_free_and_nothing_waits(spark, frame):
 
 
 @classic
-def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch):
-    def interrupt(self, report, of=""):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("task", [exchanges.ExchangeTask, flaky.EndlessExchangeTask])
+def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
+    wait_for = resident.ResidentTasks._wait_for
 
-    monkeypatch.setattr("spark_fm.engine.history.Progress.__call__", interrupt)
+    def interrupt(self, files, seconds=float("inf")):
+        if seconds == float("inf"):
+            time.sleep(1)  # the tasks are at it, or done and waiting
+            raise KeyboardInterrupt
+        return wait_for(self, files, seconds)
+
+    monkeypatch.setattr(exchanges, "ExchangeTask", task)
+    monkeypatch.setattr(resident.ResidentTasks, "_wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         two_workers().fit(frame)
 
@@ -157,8 +168,7 @@ def test_a_task_answers_each_order_once_and_ends_with_its_folder(end):
     from pyspark import cloudpickle
 
     with shared_folder() as folder:
-        task = threading.Thread(target=lambda: list(ResidentTask(version(), str(folder))(iter(()))))
-        task.start()
+        task = start_task(folder, os.getpid())
         for number in range(3):
             place(order_file(folder, number), cloudpickle.dumps(Answer()))
             wait_for(answer_file(folder, number, 0))
@@ -173,10 +183,21 @@ def test_a_task_answers_each_order_once_and_ends_with_its_folder(end):
     assert not task.is_alive()
 
 
-def version():
-    from spark_fm import __version__
+def test_a_task_ends_with_its_driver():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with shared_folder() as folder:
+        task = start_task(folder, gone.pid)
+        task.join(10)
 
-    return __version__
+        assert not task.is_alive()
+
+
+def start_task(folder: Path, driver: int) -> threading.Thread:
+    task = ResidentTask(__version__, str(folder), driver)
+    thread = threading.Thread(target=lambda: list(task(iter(()))))
+    thread.start()
+    return thread
 
 
 def wait_for(path: Path) -> None:
