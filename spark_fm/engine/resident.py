@@ -18,7 +18,6 @@ import pyarrow as pa
 from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
-from pyspark.util import inheritable_thread_target
 
 from spark_fm._version import __version__
 from spark_fm.engine.dealt import DealtBlocks
@@ -34,7 +33,7 @@ from spark_fm.engine.resident_task import (
     place,
     presence_file,
 )
-from spark_fm.engine.session import local_cores, setting, shares_files
+from spark_fm.engine.session import cancel_jobs, job_thread, local_cores, setting, shares_files
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class ResidentTasks:
             if waits:
                 self._job.join()
             else:
-                self._cancel()
+                cancel_jobs(self._session, self._tag)
         finally:
             # Under another name nobody can put a file into it while it is removed.
             gone = folder.with_name(f"{folder.name}-gone")
@@ -135,12 +134,6 @@ class ResidentTasks:
             shutil.rmtree(gone, ignore_errors=True)
             self._stack.close()
 
-    def _cancel(self) -> None:
-        try:
-            self._session.sparkContext.cancelJobsWithTag(self._tag)
-        except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
-            log.debug("jobs tagged %s were not cancelled: %s", self._tag, err)
-
     def _start(self) -> None:
         listing = self._blocks.listing
         with worker_errors():
@@ -148,18 +141,15 @@ class ResidentTasks:
         self._folder = folder = self._stack.enter_context(shared_folder())
         task = ResidentTask(__version__, str(folder), os.getpid())
         waiting = listing.mapInArrow(task, PIECE_DDL)
+        collect = job_thread(self._session, self._tag, waiting.collect)
 
         def run() -> None:
             try:
-                self._session.sparkContext.addJobTag(self._tag)
-                waiting.collect()
+                collect()
             except BaseException as err:  # noqa: BLE001 - raised where somebody waits
                 self._failure = err
 
-        # Spark 4.0 gives the session back where Python threads have no JVM threads of their own.
-        inherit: Any = inheritable_thread_target(self._session)
-        target = run if inherit is self._session else inherit(run)
-        self._job = threading.Thread(target=target, daemon=True, name="spark_fm exchanges")
+        self._job = threading.Thread(target=run, daemon=True, name="spark_fm exchanges")
         self._job.start()
         here = [presence_file(folder, p) for p in range(self._n_partitions)]
         if not self._wait_for(here, seconds=START_SECONDS):

@@ -9,9 +9,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from py4j.protocol import (  # type: ignore[import-untyped]  # py4j has no types
@@ -21,6 +21,7 @@ from py4j.protocol import (  # type: ignore[import-untyped]  # py4j has no types
 )
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.util import inheritable_thread_target
 
 from spark_fm.errors import SparkFMError
 
@@ -161,6 +162,33 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
     finally:
         with _while_the_jvm_lives():
             session.removeTag(tag)
+
+
+def job_thread(session: SparkSession, tag: str, work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return ``work`` for a thread of its own, where its jobs are as the caller's and tagged.
+
+    Classic only. A session's own tags belong to one thread: another cannot cancel by them.
+    """
+
+    def tagged_work() -> Any:
+        session.sparkContext.addJobTag(tag)
+        try:
+            return work()
+        finally:
+            with _while_the_jvm_lives():
+                session.sparkContext.removeJobTag(tag)
+
+    inherit: Any = inheritable_thread_target(session)
+    # Spark 4.0 gives the session back where Python threads have no JVM threads of their own.
+    return tagged_work if inherit is session else cast(Callable[[], Any], inherit(tagged_work))
+
+
+def cancel_jobs(session: SparkSession, tag: str) -> None:
+    """Cancel the jobs of ``job_thread``."""
+    try:
+        session.sparkContext.cancelJobsWithTag(tag)
+    except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
+        log.debug("jobs tagged %s were not cancelled: %s", tag, err)
 
 
 @contextmanager
