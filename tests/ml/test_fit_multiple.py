@@ -104,14 +104,14 @@ def test_another_seed_is_packed_apart_because_its_validation_rows_are_others(
 def test_models_in_partitions_share_every_pass(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = counted(monkeypatch, exchanges, "run_job")
+    passes = counted(monkeypatch, exchanges, "run_pass")
     fm = fast_fm(numWorkers=2, averagingsPerEpoch=2, epochs=3, refit="never")
 
     fm.fit(train)
-    alone = len(jobs)
+    alone = len(passes)
     fm.fit(train, maps_of(fm, [{"factorsLr": rate} for rate in (0.01, 0.1, 0.2)]))
 
-    assert len(jobs) == 2 * alone
+    assert len(passes) == 2 * alone
 
 
 def test_a_model_that_stops_early_leaves_the_others_to_their_ends(train: DataFrame) -> None:
