@@ -85,12 +85,7 @@ class DealtBlocks:
         """Return the blocks of an exchange, or their sizes when rows come from files."""
         if wanted.store is not None:
             return self.listing
-        is_validation = F.col("kind") == VALIDATION
-        chosen = F.col("exchange") == wanted.exchange
-        if not wanted.train_on_all:
-            chosen = chosen & ~is_validation
-        if wanted.validates:
-            chosen = chosen | is_validation
+        chosen = wanted.covers(F.col("kind") == VALIDATION, F.col("exchange"))
         return self._sorted_blocks().where(chosen).select(*LISTED, "payload")
 
     def remove_files(self, kind: object = None, *_: object) -> None:

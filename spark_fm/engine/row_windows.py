@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,13 @@ class WantedRows:
         if self.exchange != VALIDATE_ONLY:
             kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
             yield TRAIN, [set_name(kind, self.exchange) for kind in kinds]
+
+    def covers(self, is_validation: Any, exchange: Any) -> Any:
+        """Return which blocks are read: of arrays or of Spark columns, one value a block."""
+        chosen = exchange == self.exchange
+        if not self.train_on_all:
+            chosen = chosen & ~is_validation
+        return chosen | is_validation if self.validates else chosen
 
     def target(self, kind: int) -> int:
         """Return what is done with the rows of a kind."""
@@ -169,10 +177,8 @@ def _listed_sizes(
         kinds, exchanges, n_rows, nnz = (
             np.asarray(batch.column(n)) for n in ("kind", "exchange", "n_rows", "nnz")
         )
+        covered = wanted.covers(kinds == VALIDATION, exchanges)
         for kind in (TRAIN, VALIDATION):
-            chosen = kinds == kind
-            if not (kind == VALIDATION and wanted.validates):
-                chosen = chosen & (exchanges == wanted.exchange)
-                chosen = chosen & (kind == TRAIN or wanted.train_on_all)
+            chosen = covered & (kinds == kind)
             listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
     return listed

@@ -83,8 +83,8 @@ def task_slots(session: SparkSession) -> int:
     """Return how many tasks run at once, as far as the session tells (>= 1)."""
     if not is_connect(session):
         return max(1, session.sparkContext.defaultParallelism)
-    if local_cores(session):
-        return local_cores(session)
+    if n_cores := local_cores(session):
+        return n_cores
     parallelism = setting(session, "spark.default.parallelism", "")
     if parallelism.isdigit() and int(parallelism) > 0:
         return int(parallelism)
