@@ -1,6 +1,6 @@
 """The same tests on Spark Connect, in processes of their own: one holds one kind of session.
 
-A class each, which the parallel run (``make test``) may give to different workers.
+A class each, which the parallel run (``make test``) may give to different processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ TRAINING = [
     )
 ]
 
-pytestmark = pytest.mark.skipif(MODE == "connect", reason="this run is on Spark Connect already")
+pytestmark = [
+    pytest.mark.skipif(MODE == "connect", reason="this run is on Spark Connect already"),
+    pytest.mark.timeout(1800),
+]
 
 
 def assert_passing_on_connect(*chosen: str) -> None:
@@ -44,17 +47,29 @@ def assert_passing_on_connect(*chosen: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-@pytest.mark.timeout(1800)
-class TestEngineOnConnect:
-    def test_training_scoring_saving_and_loading(self) -> None:
+class TestTrainingOnConnect:
+    def test_models_are_those_of_the_seed_whatever_tasks_are_lost(self) -> None:
+        assert_passing_on_connect(*TRAINING)
+
+
+class TestScoringAndSavingOnConnect:
+    def test_scoring_saving_and_loading(self) -> None:
+        assert_passing_on_connect("tests/ml/test_transform.py", "tests/ml/test_persistence.py")
+
+
+class TestFormatsOnConnect:
+    def test_recordio_and_requests(self) -> None:
         assert_passing_on_connect(
-            *TRAINING, "tests/ml/test_transform.py", "tests/ml/test_persistence.py",
             "tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py",
             "tests/ml/test_requests.py",
         )  # fmt: skip
 
 
-@pytest.mark.timeout(1800)
-class TestSparkMLOnConnect:
-    def test_every_promise_to_users_of_pyspark_ml(self) -> None:
-        assert_passing_on_connect("tests/promises")
+class TestPromisesOfTrainingOnConnect:
+    def test_every_promise_of_training_to_users_of_pyspark_ml(self) -> None:
+        assert_passing_on_connect("tests/promises/test_training.py")
+
+
+class TestPromisesOfModelsOnConnect:
+    def test_every_promise_of_models_to_users_of_pyspark_ml(self) -> None:
+        assert_passing_on_connect("tests/promises/test_models.py")
