@@ -21,7 +21,7 @@ from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.candidate import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import epoch_order, exchange_order
+from spark_fm.learner.run import Visit, exchange_order
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
 
@@ -77,10 +77,8 @@ def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed
             for partition in range(n_partitions):
                 mine = TrainState.from_exchanged(layout, old, state.bias)
                 rows = parts[partition][exchange]
-                visit = epoch_order(
-                    spec, rows.n_rows, epoch=epoch, exchange=exchange, partition=partition
-                )
-                stats = train_inplace(mine, rows, visit, spec=spec)
+                order = Visit(epoch, exchange, partition).order(spec, rows.n_rows)
+                stats = train_inplace(mine, rows, order, spec=spec)
                 loss_sum += stats.loss_sum
                 weight_sum += stats.weight_sum
                 ids = np.flatnonzero(mine.rows[:, layout.touches]).astype(np.int32)

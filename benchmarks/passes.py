@@ -33,7 +33,7 @@ from spark_fm import FactorizationMachine
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import epoch_order
+from spark_fm.learner.run import Visit
 from spark_fm.learner.state import initial_state
 
 CHUNK_ROWS = 50_000
@@ -83,10 +83,10 @@ def _kernel_worker(
     spec = FactorizationMachine(numFactors=k)._spec()
     counts = np.bincount(batch.indices, minlength=shape.n_features)
     state = initial_state(spec, counts, label_mean=0.3)
-    train_inplace(state, batch, epoch_order(spec, batch.n_rows, epoch=0), spec=spec)
+    train_inplace(state, batch, Visit(0).order(spec, batch.n_rows), spec=spec)
     times = []
     for number_of_pass in range(passes):
-        order = epoch_order(spec, batch.n_rows, epoch=1 + number_of_pass)
+        order = Visit(1 + number_of_pass).order(spec, batch.n_rows)
         barrier.wait()
         started = time.perf_counter()
         train_inplace(state, batch, order, spec=spec)

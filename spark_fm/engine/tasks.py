@@ -22,12 +22,12 @@ from spark_fm.engine.version import check_version
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.run import epoch_order
+from spark_fm.learner.run import Visit
 from spark_fm.learner.safety import idle_loss, sample_loss
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
+from spark_fm.learner.trainers import CPU, Trainer
 from spark_fm.learner.units import Units
 
 DELTA = "delta"
@@ -97,7 +97,7 @@ class ExchangeTask:
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
         learners = [
-            _Learner(part, state, candidate)
+            _Learner(part, state, candidate, CPU)
             for part, state, candidate in zip(self.parts, states, candidates, strict=True)
         ]
         trained = 0
@@ -125,8 +125,10 @@ class _Learner:
         part: ExchangePart,
         state: tuple[NDArray[np.float32], NDArray[np.float64]],
         candidate: tuple[NDArray[np.float32], float] | None,
+        trainer: Trainer,
     ) -> None:
         self._part = part
+        self._trainer = trainer
         self._state = TrainState.from_exchanged(Layout(part.spec.k, part.spec.optimizer), *state)
         self._candidate = None if candidate is None else Candidate(*candidate)
         self._facts: dict[str, Any] = {
@@ -161,11 +163,10 @@ class _Learner:
                 facts["sample_before"] = sample_loss(self._state, rows, part.spec)
             self._sample = self._first_rows(rows)
         self._last = rows
-        order = epoch_order(
-            part.spec, rows.n_rows, epoch=part.epoch, exchange=part.exchange,
-            partition=partition_number(), window=window,
-        )  # fmt: skip
-        stats = train_inplace(self._state, rows, order, spec=part.spec, step_scale=part.step_scale)
+        visit = Visit(part.epoch, part.exchange, partition_number(), window)
+        stats = self._trainer.train_inplace(
+            self._state, rows, visit, spec=part.spec, step_scale=part.step_scale
+        )
         facts["n_rows"] += rows.n_rows
         facts["nnz"] += rows.nnz
         facts["loss_sum"] += stats.loss_sum

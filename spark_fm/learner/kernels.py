@@ -57,6 +57,7 @@ class PassStats:
     loss_sum: float  # weighted loss of each row before its update
     weight_sum: float
     compile_seconds: float
+    order: NDArray[np.int64]  # rows as they were visited
 
 
 def train_inplace(
@@ -93,7 +94,7 @@ def train_inplace(
         hyperparameters(spec, step_scale), slots, spec.mini_batch_size,
         _NO_SCORES if scores is None else scores,
     )  # fmt: skip
-    return PassStats(loss_sum, weight_sum, compile_seconds)
+    return PassStats(loss_sum, weight_sum, compile_seconds, order)
 
 
 _NO_SLOTS = np.empty(0, np.int32)

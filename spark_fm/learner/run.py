@@ -134,20 +134,28 @@ def loss_unit(spec: TrainSpec, label_scale: float) -> float:
     return label_scale**2 if spec.loss == "squared" else 1.0
 
 
-def epoch_order(
-    spec: TrainSpec,
-    n_rows: int,
-    *,
-    epoch: int,
-    exchange: int = 0,
-    partition: int = 0,
-    window: int = 0,
-) -> NDArray[np.int64]:
-    """Return the order in which a partition visits the rows of a window."""
-    if not spec.shuffle:
-        return np.arange(n_rows)
-    words = (*spec.init_key, epoch, exchange, partition, window)
-    return mixed_order(np.random.default_rng(np.random.SeedSequence(words)), n_rows)
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One pass over the rows of a window: it decides their order, whoever makes it.
+
+    Parameters
+    ----------
+    epoch, exchange, partition, window : int
+    """
+
+    epoch: int
+    exchange: int = 0
+    partition: int = 0
+    window: int = 0
+
+    def rng(self, spec: TrainSpec) -> np.random.Generator:
+        """Return the generator of this pass."""
+        words = (*spec.init_key, self.epoch, self.exchange, self.partition, self.window)
+        return np.random.default_rng(np.random.SeedSequence(words))
+
+    def order(self, spec: TrainSpec, n_rows: int) -> NDArray[np.int64]:
+        """Return the order in which the rows are visited."""
+        return mixed_order(self.rng(spec), n_rows) if spec.shuffle else np.arange(n_rows)
 
 
 def mixed_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:

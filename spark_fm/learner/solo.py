@@ -15,9 +15,8 @@ import numpy as np
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.candidate import SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.predict import scoring_kernel
-from spark_fm.learner.run import EpochRecord, TrainRun, epoch_order, loss_unit
+from spark_fm.learner.run import EpochRecord, TrainRun, Visit, loss_unit
 from spark_fm.learner.running import running_metrics
 from spark_fm.learner.safety import (
     MAX_SHRINKS,
@@ -27,6 +26,7 @@ from spark_fm.learner.safety import (
     loss_limit,
 )
 from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.trainers import CPU, Trainer
 
 
 def advance(
@@ -38,6 +38,7 @@ def advance(
     metric: str,
     label_scale: float = 1.0,
     seconds: float = float("inf"),
+    trainer: Trainer = CPU,
 ) -> Iterator[EpochRecord]:
     """Train epoch after epoch in place, until done or out of time; yield each epoch.
 
@@ -55,6 +56,8 @@ def advance(
         Unit of the labels, for losses in the caller's units.
     seconds : float
         Start no further epoch after this much time.
+    trainer : Trainer
+        What makes the passes.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def advance(
     while run.epoch < spec.epochs and not run.stopping.should_stop:
         if run.epoch > first and time.perf_counter() - started > seconds:
             return
-        record = _one_epoch(run, train, validation, spec, label_scale)
+        record = _one_epoch(run, train, validation, spec, label_scale, trainer)
         run.epoch += 1
         if record.validation is not None:
             value = record.validation.values(spec.loss)[metric]
@@ -87,15 +90,15 @@ def _one_epoch(
     validation: CsrBatch | None,
     spec: TrainSpec,
     label_scale: float,
+    trainer: Trainer,
 ) -> EpochRecord:
-    order = epoch_order(spec, train.n_rows, epoch=run.epoch)
     clock = time.perf_counter()
     compile_seconds, rejected = 0.0, 0
     before = run.state.copy()
     scores = np.zeros(train.n_rows, np.float32) if spec.sagemaker else None
     while True:
-        stats = train_inplace(
-            run.state, train, order, spec=spec, step_scale=run.step_scale, scores=scores
+        stats = trainer.train_inplace(
+            run.state, train, Visit(run.epoch), spec=spec, step_scale=run.step_scale, scores=scores
         )
         compile_seconds += stats.compile_seconds
         mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
@@ -129,5 +132,5 @@ def _one_epoch(
         n_rejected=rejected,
         running=None
         if scores is None
-        else running_metrics(scores, train.labels[order], spec, label_scale=label_scale),
+        else running_metrics(scores, train.labels[stats.order], spec, label_scale=label_scale),
     )

@@ -20,7 +20,7 @@ from spark_fm.learner.run import (
     PIECE,
     EpochRecord,
     TrainRun,
-    epoch_order,
+    Visit,
     exchange_order,
     mixed_order,
     new_stopping,
@@ -95,7 +95,7 @@ def test_epochs_and_partitions_each_have_their_own_order() -> None:
     spec = train_spec()
     places = [{}, {"exchange": 1}, {"partition": 1}, {"window": 1}]
 
-    orders = [epoch_order(spec, 50, epoch=e, **p) for e in (0, 1) for p in places]
+    orders = [Visit(e, **p).order(spec, 50) for e in (0, 1) for p in places]
 
     assert len({tuple(order.tolist()) for order in orders}) == 8
     for order in orders:
