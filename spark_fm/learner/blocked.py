@@ -1,0 +1,213 @@
+"""Rows cut into blocks whose rows train side by side, the entries of each sorted by feature.
+
+What a device with thousands of threads reads instead of row after row: one thread group a
+row finds the scores of a block, then one a feature adds up what the block's rows say of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch, frozen
+from spark_fm.learner.jit import njit
+
+# Entries of a frequent feature that one thread group adds up; more are shared by several.
+CHUNK = 64
+ALONE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedRows:
+    """Rows of positive weight, block after block, entries by row and by feature.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_places,), int64
+        Row of the batch at each place.
+    places : ndarray of shape (n_blocks + 1,), int64
+        Block ``b`` owns the places ``places[b]:places[b + 1]``.
+    indptr : ndarray of shape (n_places + 1,), int64
+        A place owns the entries ``indptr[p]:indptr[p + 1]``.
+    indices : ndarray of shape (nnz,), int32
+    values : ndarray of shape (nnz,), float32
+    repeats : ndarray of shape (nnz,), int32
+        Entries of the block with the feature of this one, itself included.
+    chunks : ndarray of shape (n_blocks + 1,), int64
+        A block owns the chunks ``chunks[b]:chunks[b + 1]``.
+    chunk_features : ndarray of shape (n_chunks,), int32
+    chunk_starts : ndarray of shape (n_chunks + 1,), int64
+        A chunk owns these of the entries by feature, at most CHUNK.
+    chunk_slots : ndarray of shape (n_chunks,), int32
+        Number of the chunk among those of the block that share their feature with others;
+        ALONE for the only one of its feature.
+    entry_places : ndarray of shape (nnz,), int32
+        Place within the block of each entry by feature.
+    entry_values : ndarray of shape (nnz,), float32
+    shared : ndarray of shape (n_blocks + 1,), int64
+        A block owns the features of several chunks ``shared[b]:shared[b + 1]``.
+    shared_features, shared_repeats, shared_slots, shared_counts : ndarray of int32
+        For each of these its id, its entries in the block, the slot of its first chunk,
+        and the number of its chunks.
+    """
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    repeats: NDArray[np.int32]
+    chunks: NDArray[np.int64]
+    chunk_features: NDArray[np.int32]
+    chunk_starts: NDArray[np.int64]
+    chunk_slots: NDArray[np.int32]
+    entry_places: NDArray[np.int32]
+    entry_values: NDArray[np.float32]
+    shared: NDArray[np.int64]
+    shared_features: NDArray[np.int32]
+    shared_repeats: NDArray[np.int32]
+    shared_slots: NDArray[np.int32]
+    shared_counts: NDArray[np.int32]
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks; none is empty."""
+        return len(self.places) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return int(sum(getattr(self, field.name).nbytes for field in fields(self)))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest block."""
+        return int(np.diff(self.places).max(initial=0))
+
+    @property
+    def most_slots(self) -> int:
+        """Most chunks of one block that share their features."""
+        return int(self.chunk_slots.max(initial=ALONE)) + 1
+
+    @classmethod
+    def of(
+        cls, batch: CsrBatch, order: NDArray[np.int64], block_rows: int, n_features: int
+    ) -> BlockedRows:
+        """Cut the rows ``order`` into blocks; O(nnz + n_features).
+
+        Rows of weight 0 count towards the size of their block and are left out.
+        """
+        kept = batch.weights[order] > 0
+        rows = order[kept]
+        numbers = (np.arange(len(order)) // max(1, block_rows))[kept]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        places = np.append(starts, len(rows)).astype(np.int64)
+        lengths = np.diff(batch.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        taken = batch.take(rows)
+        arrays = _sorted_by_feature(
+            frozen(places), frozen(indptr), frozen(taken.indices), frozen(taken.values),
+            n_features, CHUNK,
+        )  # fmt: skip
+        return cls(rows, places, indptr, taken.indices, taken.values, *arrays)
+
+    def between(self, first: int, last: int) -> BlockedRows:
+        """Return the blocks ``first:last`` by themselves; no array is copied but offsets."""
+        place = slice(self.places[first], self.places[last])
+        entry = slice(self.indptr[place.start], self.indptr[place.stop])
+        chunk = slice(self.chunks[first], self.chunks[last])
+        shared = slice(self.shared[first], self.shared[last])
+
+        def offsets(array: NDArray[np.int64], part: slice) -> NDArray[np.int64]:
+            moved: NDArray[np.int64] = array[part.start : part.stop + 1] - array[part.start]
+            return moved
+
+        blocks = slice(first, last)
+        return BlockedRows(
+            rows=self.rows[place], places=offsets(self.places, blocks),
+            indptr=offsets(self.indptr, place), indices=self.indices[entry],
+            values=self.values[entry], repeats=self.repeats[entry],
+            chunks=offsets(self.chunks, blocks), chunk_features=self.chunk_features[chunk],
+            chunk_starts=offsets(self.chunk_starts, chunk), chunk_slots=self.chunk_slots[chunk],
+            entry_places=self.entry_places[entry], entry_values=self.entry_values[entry],
+            shared=offsets(self.shared, blocks), shared_features=self.shared_features[shared],
+            shared_repeats=self.shared_repeats[shared], shared_slots=self.shared_slots[shared],
+            shared_counts=self.shared_counts[shared],
+        )  # fmt: skip
+
+
+def _sort(places, indptr, indices, values, n_features, chunk):  # type: ignore[no-untyped-def]
+    n_blocks, nnz = len(places) - 1, len(indices)
+    repeats = np.empty(nnz, np.int32)
+    entry_places = np.empty(nnz, np.int32)
+    entry_values = np.empty(nnz, np.float32)
+    chunks = np.zeros(n_blocks + 1, np.int64)
+    chunk_features = np.empty(nnz, np.int32)
+    chunk_starts = np.zeros(nnz + 1, np.int64)
+    chunk_slots = np.empty(nnz, np.int32)
+    shared = np.zeros(n_blocks + 1, np.int64)
+    shared_features = np.empty(nnz // chunk + 1, np.int32)
+    shared_repeats = np.empty(nnz // chunk + 1, np.int32)
+    shared_slots = np.empty(nnz // chunk + 1, np.int32)
+    shared_counts = np.empty(nnz // chunk + 1, np.int32)
+    numbers = np.full(n_features, -1, np.int32)  # of a feature among those of the block
+    found = np.empty(0, np.int32)
+    counts = np.empty(0, np.int32)
+    nexts = np.empty(0, np.int64)
+    n_chunks, n_shared = 0, 0
+    for b in range(n_blocks):
+        start, stop = indptr[places[b]], indptr[places[b + 1]]
+        if stop - start > len(found):
+            found = np.empty(stop - start, np.int32)
+            counts = np.empty(stop - start, np.int32)
+            nexts = np.empty(stop - start, np.int64)
+        n_found, slot = 0, 0
+        for p in range(start, stop):
+            j = indices[p]
+            if numbers[j] < 0:
+                numbers[j] = n_found
+                found[n_found] = j
+                counts[n_found] = 0
+                n_found += 1
+            counts[numbers[j]] += 1
+        at = start
+        for n in range(n_found):
+            nexts[n] = at
+            pieces = -(-counts[n] // chunk)
+            if pieces > 1:
+                shared_features[n_shared] = found[n]
+                shared_repeats[n_shared] = counts[n]
+                shared_slots[n_shared] = slot
+                shared_counts[n_shared] = pieces
+                n_shared += 1
+            for piece in range(pieces):
+                chunk_features[n_chunks] = found[n]
+                chunk_slots[n_chunks] = slot + piece if pieces > 1 else -1
+                n_chunks += 1
+                chunk_starts[n_chunks] = at + min(counts[n], (piece + 1) * chunk)
+            at += counts[n]
+            if pieces > 1:
+                slot += pieces
+        for place in range(places[b], places[b + 1]):
+            for p in range(indptr[place], indptr[place + 1]):
+                n = numbers[indices[p]]
+                repeats[p] = counts[n]
+                entry_places[nexts[n]] = place - places[b]
+                entry_values[nexts[n]] = values[p]
+                nexts[n] += 1
+        for n in range(n_found):
+            numbers[found[n]] = -1
+        chunks[b + 1] = n_chunks
+        shared[b + 1] = n_shared
+    return (
+        repeats, chunks, chunk_features[:n_chunks].copy(), chunk_starts[: n_chunks + 1].copy(),
+        chunk_slots[:n_chunks].copy(), entry_places, entry_values, shared,
+        shared_features[:n_shared].copy(), shared_repeats[:n_shared].copy(),
+        shared_slots[:n_shared].copy(), shared_counts[:n_shared].copy(),
+    )  # fmt: skip
+
+
+_sorted_by_feature: Any = njit(_sort, tag="sort-by-feature")

@@ -1,0 +1,171 @@
+"""Rows that stay on a GPU between passes, as far as its memory goes.
+
+A process keeps them: a Spark worker that is used again finds those of its partition. What
+was not used for longest makes room for what is needed now; rows that do not fit are brought
+piece by piece in every pass, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.blocked import BlockedRows
+
+T = TypeVar("T")
+PIECE_BYTES = 128 * 2**20
+ON_DEVICE = (
+    "indptr", "indices", "values", "repeats", "chunk_features", "chunk_starts", "chunk_slots",
+    "entry_places", "entry_values", "shared_features", "shared_repeats", "shared_slots",
+    "shared_counts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Blocks on the device.
+
+    Parameters
+    ----------
+    arrays : dict of str to device array
+        Those of BlockedRows that kernels read.
+    rows : ndarray of int64
+        Row of the batch at each place; on the host, as are the offsets of blocks.
+    places, chunks, shared : ndarray of int64
+    most_rows, most_slots : int
+    """
+
+    arrays: dict[str, Any]
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    shared: NDArray[np.int64]
+    most_rows: int
+    most_slots: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.places) - 1
+
+
+class DeviceMemory:
+    """Pieces of rows on the device, and how room is made for more."""
+
+    def __init__(self) -> None:
+        self._pieces: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
+        self._counts: dict[Hashable, int] = {}  # pieces of each set of rows
+        self.uploads = 0
+
+    def pieces(
+        self, key: Hashable, make: Callable[[], BlockedRows]
+    ) -> tuple[int, Callable[[int], Piece]]:
+        """Return how many pieces the rows of ``key`` have, and what gives each of them.
+
+        ``make`` cuts the rows again when a piece is not on the device.
+        """
+        cut: list[BlockedRows] = []
+
+        def blocked() -> BlockedRows:
+            if not cut:
+                cut.append(make())
+            return cut[0]
+
+        if key not in self._counts:
+            self._counts[key] = len(_bounds(blocked())) - 1
+
+        def piece(number: int) -> Piece:
+            found = self._pieces.get((key, number))
+            if found is None:
+                bounds = _bounds(blocked())
+                part = blocked().between(bounds[number], bounds[number + 1])
+                found = self.with_room(lambda: _uploaded(part), f"{part.n_bytes:,} bytes of rows")
+                self.uploads += 1
+                self._pieces[(key, number)] = found
+            self._pieces.move_to_end((key, number))
+            return found
+
+        return self._counts[key], piece
+
+    def with_room(self, allocate: Callable[[], T], what: str) -> T:
+        """Return what ``allocate`` gives, after others have made room where it is short.
+
+        Raises
+        ------
+        ModelTooLargeError
+            When it does not fit the device alone.
+        """
+        while True:
+            try:
+                return allocate()
+            except Exception as err:
+                if not is_out_of_memory(err):
+                    raise
+                if not self._make_room():
+                    raise ModelTooLargeError(
+                        f"The GPU's memory has no room for {what}. Use a GPU with more memory, let "
+                        'fewer tasks share it, use fewer features or factors, or device="cpu".'
+                    ) from err
+
+    def _make_room(self) -> bool:
+        """Let go of one piece; False when there is none.
+
+        First those of other rows, longest unused first. Of the rows that are being passed over
+        the one used last: in the next pass the others are there still.
+        """
+        if not self._pieces:
+            return False
+        newest = next(reversed(self._pieces))
+        others = [name for name in self._pieces if name[0] != newest[0]]
+        del self._pieces[others[0] if others else newest]
+        _free()
+        return True
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._pieces.clear()
+        self._counts.clear()
+        _free()
+
+
+def is_out_of_memory(err: Exception) -> bool:
+    """Tell whether an error of the CUDA driver is a lack of memory.
+
+    By its name: the class has moved between versions of Numba.
+    """
+    return "OUT_OF_MEMORY" in str(err).upper()
+
+
+def _free() -> None:
+    # Numba frees memory late; the simulator has none of its own.
+    pending = getattr(cuda.current_context(), "deallocations", None)
+    if pending is not None:
+        pending.clear()
+
+
+def _bounds(blocked: BlockedRows) -> list[int]:
+    """Return where pieces of at most PIECE_BYTES begin, and the end."""
+    if blocked.n_blocks == 0:
+        return [0]
+    entry_bytes = blocked.n_bytes / max(1, len(blocked.indices))
+    sizes = np.diff(blocked.indptr[blocked.places]) * entry_bytes
+    numbers = np.floor((np.cumsum(sizes) - sizes) / PIECE_BYTES)
+    return [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), blocked.n_blocks]
+
+
+def _uploaded(part: BlockedRows) -> Piece:
+    arrays = {name: cuda.to_device(np.ascontiguousarray(getattr(part, name))) for name in ON_DEVICE}
+    return Piece(
+        arrays, part.rows.copy(), part.places, part.chunks, part.shared,
+        part.most_rows, part.most_slots,
+    )  # fmt: skip
+
+
+MEMORY = DeviceMemory()

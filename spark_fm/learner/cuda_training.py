@@ -1,0 +1,235 @@
+"""Training passes on a GPU, behind the contract of ``trainers.Trainer``.
+
+Imported with a GPU or under Numba's CUDA simulator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from spark_fm.learner.blocked import BlockedRows
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda_kernels import Kernels, kernels
+from spark_fm.learner.cuda_memory import MEMORY, DeviceMemory, Piece
+from spark_fm.learner.kernels import PassStats
+from spark_fm.learner.optimizers import hyperparameters
+from spark_fm.learner.run import Visit
+from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
+from spark_fm.learner.state import Layout, TrainState
+
+# Blocks of an epoch, at least: fewer, and steps that go together go too far together.
+BLOCKS_AN_EPOCH = 1024
+MOST_BLOCK_ROWS = 8192
+
+
+def block_rows(n_rows: int) -> int:
+    """Return how many rows train side by side, of so many that a partition has.
+
+    Measured on real sets with the same arithmetic on a processor (``docs/gpu.md``): from
+    1,024 blocks an epoch on, the test loss is that of one row after the other.
+    """
+    return int(np.clip(n_rows // BLOCKS_AN_EPOCH, 1, MOST_BLOCK_ROWS))
+
+
+class CudaTrainer:
+    """Trains the rows of a block side by side on the current GPU.
+
+    Parameters
+    ----------
+    rows_key : hashable
+        Name of the rows that passes are made over: what has the same name, visit and shape
+        is uploaded once.
+    block_rows : int
+        Rows that train side by side (>= 1); with mini-batches it is their size instead.
+    memory : DeviceMemory
+
+    Notes
+    -----
+    Blocks are those of the order of epoch 0, and their order is another one in each epoch:
+    which rows go together stays, so that their entries are sorted and uploaded once. A pass
+    is a pure function of state, rows and visit, whatever is in the device's memory.
+    """
+
+    def __init__(
+        self, rows_key: Hashable, block_rows: int, *, memory: DeviceMemory = MEMORY
+    ) -> None:
+        self._rows_key = rows_key
+        self._block_rows = block_rows
+        self._memory = memory
+
+    def train_inplace(
+        self,
+        state: TrainState,
+        batch: CsrBatch,
+        visit: Visit,
+        *,
+        spec: TrainSpec,
+        step_scale: float = 1.0,
+        scores: NDArray[np.float32] | None = None,
+    ) -> PassStats:
+        """Change ``state`` in place by one visit of all rows; O(nnz k)."""
+        per_row = spec.mini_batch_size == 1
+        clock = time.perf_counter()
+        passes = _compiled(spec.k, spec.loss, spec.optimizer, per_row)
+        compile_seconds = time.perf_counter() - clock
+        size = self._block_rows if per_row else spec.mini_batch_size
+        first_visit = Visit(0, visit.exchange, visit.partition, visit.window)
+        mixed_by = spec.init_key if spec.shuffle else None
+        key = (self._rows_key, first_visit, batch.n_rows, batch.nnz, size, mixed_by)
+        n_pieces, piece_of = self._memory.pieces(
+            key,
+            lambda: BlockedRows.of(
+                batch, first_visit.order(spec, batch.n_rows), size, state.n_features
+            ),
+        )
+        table = self._room(state.rows)
+        bias = self._room(state.bias)
+        hyper = cuda.to_device(hyperparameters(spec, step_scale).astype(np.float32))
+        rng = visit.rng(spec)
+        sums = PassSums(updates=int(state.bias[3]))
+        for number in _mixed(rng, n_pieces, spec):
+            piece = piece_of(int(number))
+            order = _mixed(rng, piece.n_blocks, spec)
+            self._visit(table, bias, hyper, piece, order, batch, spec, passes, per_row, sums)
+        table.copy_to_host(state.rows)
+        bias.copy_to_host(state.bias)
+        return sums.stats(scores, compile_seconds)
+
+    def _room(self, array: NDArray[Any]) -> Any:
+        return self._memory.with_room(
+            lambda: cuda.to_device(array), f"a table of {array.nbytes:,} bytes"
+        )
+
+    def _visit(
+        self, table: Any, bias: Any, hyper: Any, piece: Piece, order: NDArray[np.int64],
+        batch: CsrBatch, spec: TrainSpec, passes: Kernels, per_row: bool, sums: PassSums,
+    ) -> None:  # fmt: skip
+        """Train on the blocks of a piece."""
+        k, n_places, on = spec.k, len(piece.rows), piece.arrays
+        scratch = [
+            ((n_places,), "scores"), ((n_places,), "losses"), ((piece.most_rows, k), "sums"),
+            ((piece.most_rows,), "slopes"), ((piece.most_rows,), "pulls"),
+            ((max(1, piece.most_slots), passes.shape.partial), "partials"),
+        ]  # fmt: skip
+        n_bytes = 4 * sum(int(np.prod(shape)) for shape, _ in scratch)
+        made = self._memory.with_room(
+            lambda: [cuda.device_array(shape, np.float32) for shape, _ in scratch],
+            f"{n_bytes:,} bytes of sums",
+        )
+        scores, losses, row_sums, slopes, pulls, partials = made
+        labels, weights = batch.labels[piece.rows], batch.weights[piece.rows]
+        device_labels, device_weights = cuda.to_device(labels), cuda.to_device(weights)
+        steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
+        threads = passes.shape.threads
+
+        def grid(n_warps: int) -> int:
+            return -(-n_warps // passes.shape.warps)
+
+        for step, block in zip(steps, order, strict=True):
+            first, last = int(piece.places[block]), int(piece.places[block + 1])
+            chunk, n_chunks = int(piece.chunks[block]), int(np.diff(piece.chunks)[block])
+            shared, n_shared = int(piece.shared[block]), int(np.diff(piece.shared)[block])
+            passes.score[grid(last - first), threads](
+                table, bias, hyper, step, first, last - first, on["indptr"], on["indices"],
+                on["values"], on["repeats"], device_labels, device_weights, row_sums, slopes,
+                pulls, scores, losses,
+            )  # fmt: skip
+            passes.add[grid(n_chunks + 1), threads](
+                table, bias, hyper, step, first, last - first, chunk, n_chunks,
+                on["chunk_features"], on["chunk_starts"], on["chunk_slots"], on["entry_places"],
+                on["entry_values"], device_weights, row_sums, slopes, pulls, partials,
+            )  # fmt: skip
+            if n_shared:
+                passes.add_shared[grid(n_shared), threads](
+                    table, hyper, step, last - first, shared, n_shared, on["shared_features"],
+                    on["shared_repeats"], on["shared_slots"], on["shared_counts"], partials,
+                )  # fmt: skip
+        visited = [np.arange(piece.places[b], piece.places[b + 1]) for b in order]
+        places = np.concatenate([np.empty(0, np.int64), *visited])
+        sums.add(piece.rows[places], scores.copy_to_host()[places], losses.copy_to_host(), weights)
+        sums.updates += n_places if per_row else piece.n_blocks
+
+
+class PassSums:
+    """What the pieces of a pass come to.
+
+    Parameters
+    ----------
+    updates : int
+        Of the training before this pass.
+    """
+
+    def __init__(self, *, updates: int) -> None:
+        self._orders: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
+        self._loss = 0.0
+        self._weight = 0.0
+        self.updates = updates
+
+    def add(
+        self,
+        order: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        losses: NDArray[np.float32],
+        weights: NDArray[np.float32],
+    ) -> None:
+        """Take in a piece."""
+        self._orders.append(order)
+        self._scores.append(scores)
+        self._loss += float(losses.sum(dtype=np.float64))
+        self._weight += float(weights.sum(dtype=np.float64))
+
+    def stats(self, scores: NDArray[np.float32] | None, compile_seconds: float) -> PassStats:
+        """Return the whole, and leave the scores where they are wanted."""
+        order = np.concatenate(self._orders)
+        if scores is not None:
+            scores[: len(order)] = np.concatenate(self._scores)
+        return PassStats(self._loss, self._weight, compile_seconds, order)
+
+
+def _mixed(rng: np.random.Generator, n: int, spec: TrainSpec) -> NDArray[np.int64]:
+    return rng.permutation(n) if spec.shuffle else np.arange(n)
+
+
+def _bias_corrections(
+    spec: TrainSpec, done: float, updates: NDArray[np.int64], per_row: bool
+) -> NDArray[np.float32]:
+    """Return for each block the mean of Adam's correction over its updates; 1 for others."""
+    if spec.optimizer != "adam":
+        return np.ones(len(updates), np.float32)
+    counts = updates if per_row else np.ones(len(updates), np.int64)
+    t = done + 1 + np.arange(int(counts.sum()))
+    corrections = np.sqrt(1 - ADAM_BETA2**t) / (1 - ADAM_BETA1**t)
+    starts = np.cumsum(counts) - counts
+    return (np.add.reduceat(corrections, starts) / counts).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _compiled(k: int, loss: Loss, optimizer: Optimizer, per_row: bool) -> Kernels:
+    """Return the kernels, compiled by passes over nothing."""
+    passes = kernels(k, loss, optimizer, per_row)
+    layout = Layout(k, optimizer)
+    floats, ints, longs = (cuda.to_device(np.zeros(1, t)) for t in ("f4", "i4", "i8"))
+    table = cuda.to_device(np.zeros((1, layout.stride), np.float32))
+    bias = cuda.to_device(np.zeros(4))
+    hyper = cuda.to_device(np.zeros(9, np.float32))
+    square = cuda.to_device(np.zeros((1, passes.shape.partial), np.float32))
+    step, threads = np.float32(1), passes.shape.threads
+    passes.score[1, threads](
+        table, bias, hyper, step, 0, 0, longs, ints, floats, ints, floats, floats, square,
+        floats, floats, floats, floats,
+    )  # fmt: skip
+    passes.add[1, threads](
+        table, bias, hyper, step, 0, 0, 0, -1, ints, longs, ints, ints, floats, floats, square,
+        floats, floats, square,
+    )  # fmt: skip
+    passes.add_shared[1, threads](table, hyper, step, 0, 0, 0, ints, ints, ints, ints, square)
+    cuda.synchronize()
+    return passes

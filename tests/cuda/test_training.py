@@ -1,0 +1,219 @@
+"""Passes of a GPU against their float64 twin: on a GPU, or under Numba's simulator.
+
+``tests/test_cuda.py`` runs them under the simulator, ``python -m benchmarks.gpu`` on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.blocked import CHUNK
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.run import Visit
+from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
+from spark_fm.learner.state import TrainState
+from tests.builders import random_batch, train_spec, worn_state
+from tests.cuda.twin import BlockTwin
+
+cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
+if not cuda.is_available():
+    pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
+
+from spark_fm.learner import cuda_memory  # noqa: E402
+from spark_fm.learner.cuda_memory import DeviceMemory  # noqa: E402
+from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
+
+N_FEATURES = 9
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+DECAY: dict[str, object] = {
+    "bias": GroupSpec(0.1, 0.3),
+    "linear": GroupSpec(0.1, 0.2, "normal", init_sigma=0.1),
+    "factors": GroupSpec(0.1, 0.1, "normal", init_sigma=0.3),
+}
+EVERYTHING = DECAY | {"clip_gradient": 0.25, "rescale_grad": 0.7}
+
+
+@pytest.fixture
+def memory() -> Iterator[DeviceMemory]:
+    held = DeviceMemory()
+    yield held
+    held.clear()
+
+
+def assert_state_is(state: TrainState, rows: np.ndarray, bias: np.ndarray) -> None:
+    np.testing.assert_allclose(state.rows[:, : rows.shape[1]], rows, **CLOSE)
+    np.testing.assert_allclose(state.bias, bias, **CLOSE)
+
+
+def blocks_of(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@pytest.mark.parametrize("extra", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("size", [1, 6])
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_a_pass_over_blocks_equals_its_float64_twin(
+    loss: Loss, optimizer: Optimizer, size: int, extra: dict[str, object], memory: DeviceMemory
+) -> None:
+    spec = train_spec(loss=loss, optimizer=optimizer, eps=1e-3, shuffle=False, **extra)
+    batch = random_batch(10, N_FEATURES, seed=5, loss=loss, weighted=True)
+    state = worn_state(spec, N_FEATURES, seed=6)
+    twin = BlockTwin(state.rows, state.bias, spec)
+
+    stats = CudaTrainer("rows", size, memory=memory).train_inplace(
+        state, batch, Visit(0), spec=spec, step_scale=0.5
+    )
+
+    loss_sum, weight_sum, _ = twin.visit(batch, blocks_of(np.arange(10), size), 0.5)
+    assert_state_is(state, twin.rows, twin.bias)
+    assert stats.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+    assert stats.weight_sum == weight_sum
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+@pytest.mark.parametrize("mini_batch", [1, 5])
+def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
+    loss: Loss, optimizer: Optimizer, mini_batch: int, memory: DeviceMemory
+) -> None:
+    spec = train_spec(
+        loss=loss, optimizer=optimizer, eps=1e-3, shuffle=False, mini_batch_size=mini_batch,
+        **EVERYTHING,
+    )  # fmt: skip
+    batch = random_batch(10, N_FEATURES, seed=5, loss=loss, weighted=True)
+    state = worn_state(spec, N_FEATURES, seed=6)
+    expected = state.copy()
+    scores = np.zeros(10, np.float32)
+
+    stats = CudaTrainer("rows", 1, memory=memory).train_inplace(
+        state, batch, Visit(0), spec=spec, scores=scores
+    )
+
+    live = np.flatnonzero(batch.weights)
+    same = train_inplace(expected, batch, np.arange(10), spec=spec)
+    assert_state_is(state, expected.rows, expected.bias)
+    assert stats.loss_sum == pytest.approx(same.loss_sum, rel=1e-5)
+    np.testing.assert_array_equal(stats.order, live)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 32, 33, 70])
+def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
+    spec = train_spec(k=k, shuffle=False, factors=GroupSpec(0.1, 0.01, "normal", init_sigma=0.1))
+    batch = random_batch(6, N_FEATURES, seed=5, loss="logistic", lengths=(2, 6))
+    state = worn_state(spec, N_FEATURES, seed=6)
+    twin = BlockTwin(state.rows, state.bias, spec)
+
+    CudaTrainer("rows", 3, memory=memory).train_inplace(state, batch, Visit(0), spec=spec)
+
+    twin.visit(batch, blocks_of(np.arange(6), 3))
+    assert_state_is(state, twin.rows, twin.bias)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("mini_batch", [1, 2 * CHUNK + 3])
+def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
+    optimizer: Optimizer, mini_batch: int, memory: DeviceMemory
+) -> None:
+    n_rows = 2 * CHUNK + 3
+    spec = train_spec(k=2, optimizer=optimizer, eps=1e-3, shuffle=False, mini_batch_size=mini_batch)
+    X = np.zeros((n_rows, 40), np.float32)
+    X[:, 3] = 1.0
+    X[1, :] = 0.3  # a row of all features, rows of one, and one of none
+    X[5, :] = 0.0
+    batch = CsrBatch.from_matrix(X, labels=np.arange(n_rows) % 2)
+    state = worn_state(spec, 40, seed=6)
+    twin = BlockTwin(state.rows, state.bias, spec)
+
+    CudaTrainer("rows", n_rows, memory=memory).train_inplace(state, batch, Visit(0), spec=spec)
+
+    twin.visit(batch, [np.arange(n_rows)])
+    assert_state_is(state, twin.rows, twin.bias)
+
+
+def shuffled_pass(spec: TrainSpec, epoch: int, memory: DeviceMemory) -> tuple[TrainState, list]:
+    batch = random_batch(20, N_FEATURES, seed=5, loss="logistic")
+    state = worn_state(spec, N_FEATURES, seed=6)
+    stats = CudaTrainer("rows", 4, memory=memory).train_inplace(
+        state, batch, Visit(epoch), spec=spec
+    )
+    return state, stats.order.tolist()
+
+
+def test_blocks_stay_and_are_visited_in_another_order_each_epoch(memory: DeviceMemory) -> None:
+    spec = train_spec()
+
+    orders = [shuffled_pass(spec, epoch, memory)[1] for epoch in (0, 1)]
+
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
+    assert orders[0] != orders[1]
+    blocks = [{tuple(order[i : i + 4]) for i in range(0, 20, 4)} for order in orders]
+    assert blocks[0] == blocks[1]
+    assert memory.uploads == 1
+
+
+def test_equal_passes_give_equal_bits(memory: DeviceMemory) -> None:
+    one, other = (shuffled_pass(train_spec(), 1, memory)[0] for _ in range(2))
+
+    np.testing.assert_array_equal(one.rows, other.rows)
+    np.testing.assert_array_equal(one.bias, other.bias)
+
+
+def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 400)
+    spec, tight = train_spec(), DeviceMemory()
+    whole, order = shuffled_pass(spec, 1, memory)
+    assert memory.uploads > 2
+    allocate = cuda_memory._uploaded
+
+    def with_room_for_two(part: object) -> object:
+        if len(tight._pieces) == 2:
+            raise MemoryError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+        return allocate(part)
+
+    monkeypatch.setattr(cuda_memory, "_uploaded", with_room_for_two)
+    for _ in range(2):
+        streamed, again = shuffled_pass(spec, 1, tight)
+
+        np.testing.assert_array_equal(streamed.rows, whole.rows)
+        assert again == order
+    assert memory.uploads < tight.uploads < 2 * memory.uploads
+    tight.clear()
+
+
+def test_a_table_that_does_not_fit_says_so(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(array: object) -> object:
+        raise MemoryError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+    from spark_fm.learner import cuda_training
+
+    spec = train_spec()
+    monkeypatch.setattr(cuda_training.cuda, "to_device", full)
+
+    with pytest.raises(ModelTooLargeError, match=r'no room for .* bytes.*device="cpu"'):
+        shuffled_pass(spec, 0, memory)
+
+
+def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
+    spec = train_spec()
+    batch = random_batch(4, N_FEATURES, seed=5, loss="logistic")
+    state = worn_state(spec, N_FEATURES, seed=6)
+    before = state.copy()
+    weightless = replace(batch, weights=np.zeros(4, np.float32))
+
+    stats = CudaTrainer("rows", 2, memory=memory).train_inplace(
+        state, weightless, Visit(0), spec=spec
+    )
+
+    assert (stats.loss_sum, stats.weight_sum, len(stats.order)) == (0.0, 0.0, 0)
+    np.testing.assert_array_equal(state.rows, before.rows)
