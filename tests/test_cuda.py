@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.skipif("NUMBA_ENABLE_CUDASIM" in os.environ, reason="this run is simulated already")
 def test_kernels_equal_their_twins_under_the_simulator() -> None:
-    kept = {name: value for name, value in os.environ.items() if "XDIST" not in name}
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider"]
 
     done = subprocess.run(
         [*command, "tests/cuda"], cwd=ROOT, env={**kept, "NUMBA_ENABLE_CUDASIM": "1"},
