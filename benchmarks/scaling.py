@@ -50,8 +50,8 @@ class Setting:
 
 
 @contextlib.contextmanager
-def standalone_cluster(n_workers: int, memory: str) -> Iterator[str]:
-    """Run a master and workers of one core each; yield the master's address."""
+def standalone_cluster(n_workers: int, memory: str, *, cores: int = 1) -> Iterator[str]:
+    """Run a master and workers with so many cores each; yield the master's address."""
     program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def standalone_cluster(n_workers: int, memory: str) -> Iterator[str]:
             ["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1",
              "--port", str(port), "--webui-port", "0"],
             *[
-                ["org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", memory,
+                ["org.apache.spark.deploy.worker.Worker", "--cores", str(cores), "--memory", memory,
                  "--host", "127.0.0.1", "--webui-port", "0", "--work-dir", folder, address]
                 for _ in range(n_workers)
             ],

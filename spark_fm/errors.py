@@ -2,6 +2,7 @@
 
 __all__ = [
     "CheckpointError",
+    "GpuNotFoundError",
     "InvalidColumnError",
     "InvalidDataError",
     "InvalidParamError",
@@ -49,6 +50,10 @@ class RequestError(InvalidDataError):
 
 class CheckpointError(SparkFMError, ValueError):
     """A checkpoint is damaged, or of a training with other Params or data."""
+
+
+class GpuNotFoundError(SparkFMError, RuntimeError):
+    """A task has no GPU that it can use."""
 
 
 class ModelFormatError(SparkFMError, ValueError):

@@ -17,9 +17,9 @@ from benchmarks.quality import WORKER_EPOCHS
 from spark_fm.learner.candidate import SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import Visit
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
+from spark_fm.learner.visit import Visit
 from tests.cuda.twin import BlockTwin
 
 BLOCKS_AN_EPOCH = 1024  # as learner.cuda_training has it, which only a GPU can import

@@ -25,6 +25,7 @@ from spark_fm._version import __version__
 from spark_fm.engine.blocks import decode
 from spark_fm.engine.dealt import DealtBlocks
 from spark_fm.engine.gathering import JOB_BYTES, gather
+from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.local_files import read_bytes, shared_folder
 from spark_fm.engine.pieces import FACTS, PIECE_DDL
@@ -108,7 +109,12 @@ Steps = Generator[Exchange, ExchangeResult, TrainRun]
 
 
 def conduct(
-    trainings: Sequence[Steps], blocks: DealtBlocks, session: SparkSession, plan: TrainPlan
+    trainings: Sequence[Steps],
+    blocks: DealtBlocks,
+    session: SparkSession,
+    plan: TrainPlan,
+    *,
+    gpu: GpuPasses | None = None,
 ) -> list[TrainRun | TrainingDivergedError]:
     """Run trainings to their ends, in shared passes over the rows.
 
@@ -119,7 +125,9 @@ def conduct(
     blocks : DealtBlocks
     session : SparkSession
     plan : TrainPlan
-        Partitions, exchanges and table that the trainings have in common.
+        Partitions, exchanges, table and device that the trainings have in common.
+    gpu : GpuPasses or None
+        How the passes are made on a GPU; None for the processor.
     """
     results: dict[int, TrainRun | TrainingDivergedError] = {}
     waiting: dict[int, Exchange] = {}
@@ -145,7 +153,8 @@ def conduct(
             alike = [n for n in waiting if waiting[n].key == key]
             alike.sort(key=lambda n: (waiting[n].turn, n))
             chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
-            outcome = run_pass([waiting[n] for n in chosen], blocks, residents, session, plan)
+            exchanges = [waiting[n] for n in chosen]
+            outcome = run_pass(exchanges, blocks, residents, session, plan, gpu=gpu)
             for number, result in zip(chosen, outcome, strict=True):
                 resume(number, result)
     return [results[number] for number in range(len(trainings))]
@@ -157,6 +166,8 @@ def run_pass(
     residents: ResidentTasks,
     session: SparkSession,
     plan: TrainPlan,
+    *,
+    gpu: GpuPasses | None = None,
 ) -> list[ExchangeResult]:
     """Return what one pass brings for each of the exchanges, which have one key."""
     clock = time.perf_counter()
@@ -180,7 +191,7 @@ def run_pass(
         )  # fmt: skip
         task = ExchangeTask(
             version=__version__, parts=tuple(e.part for e in exchanges), states=states,
-            candidates=candidates, rows=wanted,
+            candidates=candidates, rows=wanted, gpu=gpu,
         )  # fmt: skip
         if shares_files(session) and not plan.merge_on_executors:
             task = replace(task, outbox=str(stack.enter_context(shared_folder())))
@@ -209,7 +220,7 @@ def _gathered(
     session: SparkSession,
     plan: TrainPlan,
 ) -> list[ExchangeResult]:
-    frame = frame.mapInArrow(task, PIECE_DDL)
+    frame = frame.mapInArrow(task, PIECE_DDL, profile=plan.device.profile)
     if plan.merge_on_executors and task.rows.exchange != VALIDATE_ONLY:
         frame = _merged_on_executors(frame, task.states, rules)
     n_bytes = 0 if task.outbox else result_bytes(rules, plan)

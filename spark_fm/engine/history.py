@@ -133,3 +133,14 @@ def _bar(epochs: int, what: str) -> Any:
     except ImportError:
         return None
     return tqdm(total=epochs, desc=what, unit="epoch", dynamic_ncols=True)
+
+
+def divergence_notes(records: list[EpochRecord]) -> list[str]:
+    """Return what the user should know of epochs that diverged."""
+    return [
+        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
+        f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
+        "lower the learning rates."
+        for record in records
+        if record.n_rejected
+    ]

@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.engine.checkpoints import Checkpoint
-from spark_fm.engine.history import EpochReport, running_history, validation_curve
+from spark_fm.engine.history import (
+    EpochReport,
+    divergence_notes,
+    running_history,
+    validation_curve,
+)
 from spark_fm.engine.packed import PackedData, check_sets, label_scale
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.request import REFIT_ROWS, TrainRequest
@@ -137,6 +142,7 @@ class ModelTraining:
         self._history: list[dict[str, Any]] = []
         self._warnings = [*data.warnings, *check_sets(data, request)]
         self._distributed: list[DistributedTraining] = []
+        self._gpus: set[str] = set()
         self._first: _First | None = None
         self._snapshot = saved
 
@@ -193,6 +199,7 @@ class ModelTraining:
         return SoloTraining(
             phase.run, phase.spec, phase.units, self._request.metric, tell=self._teller(tell),
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
+            gpus=self._gpus,
         )  # fmt: skip
 
     def distributed(self, phase: Phase, tell: Listener) -> DistributedTraining:
@@ -203,6 +210,7 @@ class ModelTraining:
             has_validation=phase.has_validation,
             n_rows=self._data.sums(all_rows=phase.train_on_all).rows,
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
+            gpus=self._gpus,
         )  # fmt: skip
         self._distributed.append(training)
         return training
@@ -361,6 +369,8 @@ class ModelTraining:
             "numSourcePartitions": data.n_sources,
             "numWorkers": max(workers, default=1),
             "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,
+            "device": "gpu" if plan.device.is_gpu else "cpu",
+            "gpus": sorted(self._gpus),
             "mergedOnExecutors": plan.merge_on_executors,
             "labelMean": sums.label / sums.weight,
             "labelScale": units.label,
@@ -370,7 +380,7 @@ class ModelTraining:
             "validationCurve": validation_curve(first.records, first.best_epoch),
             "running": running_history(first.records, data.sums(all_rows=data.nothing_left).rows),
             "rejectedAttempts": sum(record.n_rejected for record in records),
-            "warnings": self._warnings + _divergence_notes(records),
+            "warnings": self._warnings + divergence_notes(records),
             "packSeconds": data.seconds,
             "compileSeconds": sum(record.compile_seconds for record in records),
         }
@@ -386,13 +396,3 @@ def _first_of(saved: Snapshot) -> _First:
         facts["step_scale"],
         [EpochRecord.from_dict(record) for record in facts["records"]],
     )
-
-
-def _divergence_notes(records: list[EpochRecord]) -> list[str]:
-    return [
-        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
-        f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
-        "lower the learning rates."
-        for record in records
-        if record.n_rejected
-    ]

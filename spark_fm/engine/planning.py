@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_fm.engine.devices import PROCESSOR, Device
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, shares_files, task_slots
@@ -29,6 +30,8 @@ SOLO_BYTES = 2**28
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its exchanges.
 SECONDS_PER_PARTITION = 0.8
+# Cores that a GPU takes the place of: what it is meant to, not measured (docs/gpu.md).
+GPU_CORES = 40
 MEMORY_SHARE = 0.9
 # Averagings an epoch of more than two partitions; the mean number of entries of a
 # feature that more of them are for, while all deltas together are small.
@@ -61,6 +64,8 @@ class TrainPlan:
         Non-zeros of each row's feature in the training rows, and in all rows.
     n_bytes : int
         Memory that training needs on this machine.
+    device : Device
+        What makes the passes.
     """
 
     n_partitions: int
@@ -73,13 +78,14 @@ class TrainPlan:
     train_counts: NDArray[np.int64]
     all_counts: NDArray[np.int64]
     n_bytes: int
+    device: Device = PROCESSOR
 
     @property
-    def key(self) -> tuple[bool, int, int, bool, bool]:
+    def key(self) -> tuple[bool, int, int, bool, bool, bool]:
         """What must agree for two trainings to share jobs."""
-        has_all_ids = self.ids is None
         return (
-            self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors, has_all_ids
+            self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors,
+            self.ids is None, self.device.is_gpu,
         )  # fmt: skip
 
 
@@ -89,10 +95,12 @@ def make_plan(
     session: SparkSession,
     *,
     known: FMWeights | None = None,
+    device: Device = PROCESSOR,
 ) -> TrainPlan:
     """Return the plan; raise ModelTooLargeError when the model cannot fit.
 
     ``known`` is the model that training starts from: its features stay in the table.
+    ``device`` makes the passes.
     """
     spec = request.spec
     layout = Layout(spec.k, spec.optimizer)
@@ -102,7 +110,7 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
-    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session)
+    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session, device)
     n_partitions = request.num_workers or chosen
     _check_padding(data, spec)
     solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
@@ -124,6 +132,7 @@ def make_plan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
         merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
         n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
+        device=device,
     )  # fmt: skip
 
 
@@ -157,12 +166,14 @@ def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged
     return min(max(wanted, LEAST_EXCHANGES), MOST_EXCHANGES)
 
 
-def _choose_partitions(data: PackedData, k: int, session: SparkSession) -> int:
+def _choose_partitions(data: PackedData, k: int, session: SparkSession, device: Device) -> int:
     seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
+    if device.is_gpu:
+        seconds /= GPU_CORES
     wanted = int(seconds / SECONDS_PER_PARTITION)
     if wanted < 2 and data.n_bytes <= SOLO_BYTES:
         return 1
-    return max(1, min(wanted, task_slots(session)))
+    return max(1, min(wanted, device.slots or task_slots(session)))
 
 
 def _table(

@@ -57,6 +57,8 @@ class TrainRequest:
         Folder where the training is written down as it goes; "" for nowhere.
     checkpoint_interval : int
         Epochs from one checkpoint to the next (>= 1).
+    device : {"cpu", "gpu", "auto"}
+        What makes the passes; "auto" is a GPU where tasks have one.
     """
 
     spec: TrainSpec
@@ -75,6 +77,7 @@ class TrainRequest:
     keep_snapshot: bool = False
     checkpoint_dir: str = ""
     checkpoint_interval: int = 1
+    device: Literal["cpu", "gpu", "auto"] = "cpu"
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""
@@ -97,6 +100,8 @@ class TrainRequest:
                 self.handle_invalid, '"error", "skip" or "keep"')  # fmt: skip
         require(self.checkpoint_interval >= 1, "checkpointInterval", self.checkpoint_interval,
                 "1 or more epochs")  # fmt: skip
+        require(self.device in ("cpu", "gpu", "auto"), "device", self.device,
+                '"cpu", "gpu" or "auto"')  # fmt: skip
         require(not (self.keep_snapshot and self.refit == "always"), "refit", self.refit,
                 '"auto" or "never" with keepTrainingState=True: a refit is another training than '
                 "the one that is kept")  # fmt: skip

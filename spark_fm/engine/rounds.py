@@ -27,7 +27,7 @@ from spark_fm.learner.averaging import Delta, MergeRule
 from spark_fm.learner.candidate import MERGED_ETA, Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.run import EpochRecord, TrainRun, exchange_order, loss_unit
+from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
 from spark_fm.learner.safety import (
     MAX_SHRINKS,
     SAMPLE_ROWS,
@@ -39,6 +39,7 @@ from spark_fm.learner.safety import (
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.units import Units
+from spark_fm.learner.visit import exchange_order
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class DistributedTraining:
         Takes each finished epoch; False ends the training.
     keep : callable or None
         Takes the run where it may be taken up again: after every ``keep_every`` epochs.
+    gpus : set of str
+        Takes the GPUs that make passes.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class DistributedTraining:
         tell: Callable[[EpochReport], bool],
         keep: Callable[[TrainRun], None] | None = None,
         keep_every: int = 1,
+        gpus: set[str] | None = None,
     ) -> None:
         self._spec = spec
         self._plan = plan
@@ -107,6 +111,7 @@ class DistributedTraining:
         self._tell = tell
         self._keep = keep
         self._keep_every = keep_every
+        self._gpus = set() if gpus is None else gpus
         self._mean = self._limit = float("nan")
         self._sample: CsrBatch | None = None  # rows to judge merged models by
         self._candidate: Candidate | None = None
@@ -240,6 +245,7 @@ class DistributedTraining:
         facts = result.facts
         self._sample = self._sample or result.sample
         self.workers_seen = max(self.workers_seen, len(facts))
+        self._gpus |= {f["gpu"] for f in facts} - {None}
         validate_seconds = 0.0
         if closing is not None:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)

@@ -23,11 +23,12 @@ from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 from spark_fm._version import __version__
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.columns import quoted
+from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.readable import FeatureReader, HandleInvalid
 from spark_fm.engine.version import check_version
 from spark_fm.errors import InvalidColumnError
-from spark_fm.learner.predict import margins, sigmoid
+from spark_fm.learner.predict import sigmoid
 from spark_fm.learner.spec import Loss
 
 VECTOR_FIELDS = ("type", "size", "indices", "values")
@@ -48,6 +49,8 @@ class ScoreTask:
         The caller's name, for messages.
     handle_invalid : {"error", "skip", "keep"}
         Whether a row that cannot be scored is an error; otherwise its score is null.
+    gpu : TaskGpu or None
+        The GPU that scores large batches, where tasks have it.
     """
 
     version: str
@@ -55,16 +58,18 @@ class ScoreTask:
     loss: Loss
     features_col: str
     handle_invalid: HandleInvalid
+    gpu: TaskGpu | None = None
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield a struct of score and margin for each array of vectors."""
         check_version(self.version)
         table, bias, features, feature_dim = self.model.load()
         reader = FeatureReader(self.features_col, self.handle_invalid)
+        margins = row_scorer(self.gpu, table, bias, features)
         for column in columns:
             rows, bad = reader.read(column, feature_dim)
             margin = np.full(len(bad), np.nan)
-            margin[~bad] = margins(rows, table, bias, features=features)
+            margin[~bad] = margins(rows)
             score = sigmoid(margin) if self.loss == "logistic" else margin
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
@@ -245,6 +250,7 @@ def make_task(
     loss: Loss,
     features_col: str,
     handle_invalid: HandleInvalid,
+    gpu: TaskGpu | None = None,
 ) -> ScoreTask:
     """Return a task of this version."""
-    return ScoreTask(__version__, model, loss, features_col, handle_invalid)
+    return ScoreTask(__version__, model, loss, features_col, handle_invalid, gpu)

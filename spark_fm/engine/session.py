@@ -95,6 +95,18 @@ def task_slots(session: SparkSession) -> int:
     return 2
 
 
+def n_executors(session: SparkSession) -> int:
+    """Return how many executors there are, as far as the session tells (>= 1)."""
+    instances = setting(session, "spark.executor.instances", "")
+    if instances.isdigit() and int(instances) > 0:
+        return int(instances)
+    if not is_connect(session):
+        jvm: Any = session.sparkContext._jsc
+        return max(1, int(jvm.sc().getExecutorMemoryStatus().size()) - 1)  # and the driver
+    cores = setting(session, "spark.executor.cores", "")
+    return max(1, task_slots(session) // int(cores)) if cores.isdigit() and int(cores) else 1
+
+
 def local_cores(session: SparkSession) -> int:
     """Return how many tasks a local master runs at once; 0 for another master."""
     master = setting(session, "spark.master", "")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, read_blocks, renumbered
 from spark_fm.engine.collector import freeze_loaded_modules
+from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import array_pieces
 from spark_fm.engine.task_context import partition_number
@@ -21,6 +22,7 @@ from spark_fm.learner.run import TrainRun
 from spark_fm.learner.solo import advance
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
+from spark_fm.learner.trainers import CPU
 from spark_fm.learner.units import Units
 
 
@@ -61,6 +63,8 @@ class SoloTask:
         Train on validation rows too and validate nothing.
     seconds : float
         Start no further epoch after this much time; one at least is trained.
+    gpu : GpuPasses or None
+        How the passes are made on a GPU; None for the processor.
     """
 
     version: str
@@ -68,6 +72,7 @@ class SoloTask:
     ids: Handle | None
     train_on_all: bool
     seconds: float
+    gpu: GpuPasses | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the pieces of the advanced run."""
@@ -81,6 +86,7 @@ class SoloTask:
         started = time.perf_counter()
         facts, arrays = part.run.load()
         run = TrainRun.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
+        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer()
         since, n_features = run.epoch, run.state.n_features
         train, validation = self._read(batches)
         train = part.units.apply(checked(train, n_features))
@@ -89,7 +95,7 @@ class SoloTask:
         try:
             for _ in advance(
                 run, train, validation, part.spec, metric=part.metric,
-                label_scale=part.units.label,
+                label_scale=part.units.label, trainer=trainer,
                 seconds=self.seconds - (time.perf_counter() - started),
             ):  # fmt: skip
                 pass
@@ -98,7 +104,7 @@ class SoloTask:
             yield from array_pieces(0, {"diverged": str(err)}, {}, model=part.model)
         else:
             result, advanced = run.to_arrays(since)
-            result["n_rows"] = train.n_rows
+            result |= {"n_rows": train.n_rows, "gpu": gpu}
             yield from array_pieces(0, result, advanced, model=part.model)
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.copying import copies
 from spark_fm.engine.gathering import JOB_BYTES, gather
+from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport
 from spark_fm.engine.packed import PackedData
@@ -52,6 +54,8 @@ class SoloTraining:
         Takes the run after each job that brought it at least ``keep_every`` epochs
         further: there it may be taken up again.
     keep_every : int
+    gpus : set of str
+        Takes the GPUs that make passes.
     """
 
     run: TrainRun
@@ -61,6 +65,7 @@ class SoloTraining:
     tell: Callable[[EpochReport], bool]
     keep: Callable[[TrainRun], None] | None = None
     keep_every: int = 1
+    gpus: set[str] = field(default_factory=set)
     kept_epoch: int = 0
 
     @property
@@ -79,6 +84,8 @@ def train_solo(
     ids: Handle | None,
     train_on_all: bool,
     n_tasks: int,
+    gpu: GpuPasses | None = None,
+    profile: ResourceProfile | None = None,
 ) -> list[TrainRun | TrainingDivergedError]:
     """Return the finished runs, or for each that no step size saves its error.
 
@@ -93,6 +100,10 @@ def train_solo(
         Train on validation rows too and validate nothing.
     n_tasks : int
         Tasks that may train at once, each one model on all the rows.
+    gpu : GpuPasses or None
+        How the passes are made on a GPU; None for the processor.
+    profile : ResourceProfile or None
+        What the tasks ask of Spark beyond other tasks.
     """
     failed: dict[int, TrainingDivergedError] = {}
     for training in trainings:
@@ -115,9 +126,10 @@ def train_solo(
                 stored = run.to_arrays(since=run.epoch)
                 handle = stack.enter_context(shipped(session, stored, n_bytes=n_bytes))
                 parts.append(SoloPart(number, of.spec, of.units, of.metric, handle))
-            task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds)
+            task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
-            frame = copies(data.blocks, len(parts)).mapInArrow(task, PIECE_DDL)
+            rows = copies(data.blocks, len(parts))
+            frame = rows.mapInArrow(task, PIECE_DDL, profile=profile)
             results = _gathered(frame, session, n_bytes)
         n_at_once = min(n_tasks, len(results))
         job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))
@@ -162,6 +174,7 @@ def _take_in(
     run = training.run = TrainRun.from_arrays(layout, facts, arrays)
     records = run.history
     run.history = history + records
+    training.gpus |= {facts["gpu"]} - {None}
     for report in _reports(records, facts["n_rows"], training.spec, job_seconds):
         if not training.tell(report):
             run.finished = True

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
 from spark_fm.engine.collector import freeze_loaded_modules
+from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.local_files import write_buffers
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
@@ -23,12 +24,12 @@ from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
 from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.run import Visit
 from spark_fm.learner.safety import idle_loss, sample_loss
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.trainers import CPU, Trainer
 from spark_fm.learner.units import Units
+from spark_fm.learner.visit import Visit
 
 DELTA = "delta"
 DELTA_FILE = "delta-file"
@@ -79,6 +80,8 @@ class ExchangeTask:
     rows : WantedRows
     outbox : str or None
         Folder that takes the deltas, where the driver sees it.
+    gpu : GpuPasses or None
+        How the passes are made on a GPU; None for the processor.
     """
 
     version: str
@@ -87,6 +90,7 @@ class ExchangeTask:
     candidates: Handle | None
     rows: WantedRows
     outbox: str | None = None
+    gpu: GpuPasses | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield for each model facts and a sample, then the touched features by range.
@@ -96,8 +100,9 @@ class ExchangeTask:
         check_version(self.version)
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
+        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer()
         learners = [
-            _Learner(part, state, candidate, CPU)
+            _Learner(part, state, candidate, trainer)
             for part, state, candidate in zip(self.parts, states, candidates, strict=True)
         ]
         trained = 0
@@ -113,7 +118,7 @@ class ExchangeTask:
             yield from array_pieces(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
-            yield from learner.results(model, outbox=self.outbox)
+            yield from learner.results(model, outbox=self.outbox, gpu=gpu)
         freeze_loaded_modules()
 
 
@@ -150,7 +155,9 @@ class _Learner:
         clock = time.perf_counter()
         if self._candidate is not None:
             units, spec = self._part.units, self._part.spec
-            self._sums += evaluate(self._candidate, units.apply(rows), spec, units.label)
+            self._sums += evaluate(
+                self._candidate, units.apply(rows), spec, units.label, trainer=self._trainer
+            )
         self._facts["validate_seconds"] += time.perf_counter() - clock
 
     def train(self, rows: CsrBatch, window: int) -> None:
@@ -175,9 +182,12 @@ class _Learner:
         facts["compile_seconds"] += stats.compile_seconds
         facts["train_seconds"] += time.perf_counter() - clock
 
-    def results(self, model: int, *, outbox: str | None) -> Iterator[pa.RecordBatch]:
+    def results(
+        self, model: int, *, outbox: str | None, gpu: str | None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield facts, sample and deltas."""
         state, facts, sample = self._state, self._facts, self._sample
+        facts["gpu"] = gpu
         facts["finite"] = bool(np.isfinite(facts["loss_sum"])) and state.is_finite()
         if self._last is not None and self._part.judges_end and facts["finite"]:
             facts["sample_after"] = sample_loss(state, self._last, self._part.spec)

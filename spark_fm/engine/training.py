@@ -7,14 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import zip_longest
+from uuid import uuid4
 
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.engine.dealing import dealt_blocks
 from spark_fm.engine.dealt import DealtBlocks
+from spark_fm.engine.devices import Device, DeviceName, choose_device
 from spark_fm.engine.exchanges import conduct
+from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import EpochReport, Progress
 from spark_fm.engine.model_training import Listener, ModelTraining, Phase, TrainResult
@@ -47,7 +51,8 @@ def train(rows: DataFrame, request: TrainRequest, *, start: WarmStart | None = N
 
     Raises
     ------
-    InvalidParamError, InvalidDataError, ModelTooLargeError, TrainingDivergedError
+    InvalidParamError, InvalidDataError, ModelTooLargeError, TrainingDivergedError,
+    GpuNotFoundError
 
     Notes
     -----
@@ -69,13 +74,16 @@ def training_set(rows: DataFrame, request: TrainRequest) -> Iterator[TrainingSet
     Raises
     ------
     InvalidParamError, InvalidDataError
+    GpuNotFoundError
+        Before any row is read.
     """
     request.check()
     session = rows.sparkSession
     use_driver_interpreter(session)
-    with ExitStack() as after, tagged(session, "fit"), \
-            packed(rows, session, request) as data, ExitStack() as stack:  # fmt: skip
-        yield TrainingSet(data, packing_key(request), session, stack, after)
+    with ExitStack() as after, tagged(session, "fit"):
+        devices = {request.device: choose_device(request.device, session)}
+        with packed(rows, session, request) as data, ExitStack() as stack:
+            yield TrainingSet(data, packing_key(request), session, stack, after, devices)
 
 
 class TrainingSet:
@@ -88,14 +96,17 @@ class TrainingSet:
         session: SparkSession,
         stack: ExitStack,
         after: ExitStack,
+        devices: dict[DeviceName, Device],
     ) -> None:
         self._data = data
         self._key = key
         self._session = session
         self._stack = stack
         self._after = after  # what is to be done when no job runs any more
+        self._name = uuid4().hex
         self._ids: dict[bytes, Handle] = {}
         self._dealt: dict[tuple[object, ...], DealtBlocks] = {}
+        self._devices = devices
 
     @property
     def fingerprint(self) -> str:
@@ -173,7 +184,8 @@ class TrainingSet:
             workers, averagings = saved.facts["partitions"]
             asked = replace(request, num_workers=workers, averagings=averagings)
         known = None if start is None else start.weights
-        plan = make_plan(asked, self._data, self._session, known=known)
+        device = self._device(request.device)
+        plan = make_plan(asked, self._data, self._session, known=known, device=device)
         return ModelTraining(
             self._data, plan, request,
             start=start, checkpoint=checkpoint, saved=saved, listener=listener,
@@ -203,6 +215,8 @@ class TrainingSet:
         if not chosen:
             return [None] * len(phases)
         plan, session = models[0].plan, self._session
+        on_all = chosen[0][1].train_on_all
+        gpu = self._gpu_passes(plan, on_all=on_all)
         total = sum(phase.epochs_left for _, phase in chosen)
         what = what if len(chosen) == 1 else f"{what} {len(chosen)} models"
         outcomes: Sequence[TrainRun | TrainingDivergedError]
@@ -227,16 +241,29 @@ class TrainingSet:
                 ]
                 outcomes = train_solo(
                     trainings, self._data, session, ids=self._ids_handle(plan),
-                    train_on_all=chosen[0][1].train_on_all, n_tasks=task_slots(session),
+                    train_on_all=on_all, n_tasks=plan.device.slots or task_slots(session),
+                    gpu=gpu, profile=plan.device.profile,
                 )  # fmt: skip
             else:
                 steps = [
                     model.distributed(phase, teller).steps(phase.run)
                     for (model, phase), teller in zip(chosen, tellers, strict=True)
                 ]
-                outcomes = conduct(steps, self._dealt_blocks(plan), session, plan)
+                outcomes = conduct(steps, self._dealt_blocks(plan), session, plan, gpu=gpu)
         left = iter(outcomes)
         return [None if phase is None else next(left) for phase in phases]
+
+    def _device(self, wanted: DeviceName) -> Device:
+        if wanted not in self._devices:
+            self._devices[wanted] = choose_device(wanted, self._session)
+        return self._devices[wanted]
+
+    def _gpu_passes(self, plan: TrainPlan, *, on_all: bool) -> GpuPasses | None:
+        """Return how passes are made on a GPU; what has one key are the same rows."""
+        ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
+        key = f"{self._name} {plan.n_partitions} {plan.n_exchanges} {on_all} {ids}"
+        n_rows = self._data.sums(all_rows=on_all).rows
+        return plan.device.passes(key, -(-n_rows // plan.n_partitions))
 
     def _ids_handle(self, plan: TrainPlan) -> Handle | None:
         if plan.ids is None:

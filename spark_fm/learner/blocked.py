@@ -18,6 +18,18 @@ from spark_fm.learner.jit import njit
 # Entries of a frequent feature that one thread group adds up; more are shared by several.
 CHUNK = 64
 ALONE = -1
+# Blocks of an epoch, at least: fewer, and steps that go together go too far together.
+BLOCKS_AN_EPOCH = 1024
+MOST_BLOCK_ROWS = 8192
+
+
+def block_rows(n_rows: int) -> int:
+    """Return how many rows train side by side, of so many that a partition has.
+
+    Measured on real sets with the same arithmetic on a processor (``docs/gpu.md``): from
+    1,024 blocks an epoch on, the test loss is that of one row after the other.
+    """
+    return int(np.clip(n_rows // BLOCKS_AN_EPOCH, 1, MOST_BLOCK_ROWS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.jit import njit
 from spark_fm.learner.metrics import MetricSums, metric_sums
-from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
+from spark_fm.learner.trainers import CPU, Trainer
 
 # Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
 # Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
@@ -54,9 +54,17 @@ _move_towards = njit(_move_towards_loop, tag="move-towards")
 
 
 def evaluate(
-    candidate: Candidate, batch: CsrBatch, spec: TrainSpec, label_scale: float = 1.0
+    candidate: Candidate,
+    batch: CsrBatch,
+    spec: TrainSpec,
+    label_scale: float = 1.0,
+    *,
+    trainer: Trainer = CPU,
 ) -> MetricSums:
-    """Return the metric sums of a candidate, in the caller's label units."""
-    scores = margins(batch, candidate.table, candidate.bias)
+    """Return the metric sums of a candidate, in the caller's label units.
+
+    ``trainer`` scores the rows.
+    """
+    scores = trainer.margins(batch, candidate.table, candidate.bias)
     scale = np.float32(label_scale)
     return metric_sums(spec.loss, scores * scale, batch.labels * scale, batch.weights)

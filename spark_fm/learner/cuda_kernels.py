@@ -113,6 +113,48 @@ def kernels(
     )
 
 
+@lru_cache(maxsize=32)
+def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
+    """Return what gives raw scores and nothing else, compiled at its first use, and its shape.
+
+    Rows come one after the other from entry 0 on; negative indices are passed over.
+    """
+    shape = Shape(k, "squared", "sgd", False, not simulated() if shuffles is None else shuffles)
+    lanes, warps, width, groups = shape.lanes, shape.warps, shape.width, shape.groups
+    sum_over, _ = make_sums(shape)
+
+    @cuda.jit
+    def margins(table, bias, n_rows, indptr, indices, values, scores):  # type: ignore[no-untyped-def]
+        row = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
+        if row >= n_rows:
+            return
+        lane = cuda.threadIdx.x % lanes
+        group, column = lane // width, lane % width
+        start, stop = indptr[row], indptr[row + 1]
+        total = ZERO
+        for base in range(0, k, width):
+            f = base + column
+            s, q = ZERO, ZERO
+            if f < k:
+                for p in range(start + group, stop, groups):
+                    if indices[p] >= 0:
+                        t = table[indices[p], f] * values[p]
+                        s += t
+                        q += t * t
+            s = sum_over(s, lane, width)
+            q = sum_over(q, lane, width)
+            if group == 0 and f < k:
+                total += HALF * (s * s - q)
+        for p in range(start + lane, stop, lanes):
+            if indices[p] >= 0:
+                total += table[indices[p], k] * values[p]
+        total = sum_over(total, lane, 1)
+        if lane == 0:
+            scores[row] = bias + total
+
+    return margins, shape
+
+
 def _score_kernel(shape: Shape) -> Any:
     k, per_row, lanes, warps = shape.k, shape.per_row, shape.lanes, shape.warps
     width, groups = shape.width, shape.groups

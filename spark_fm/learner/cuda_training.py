@@ -18,24 +18,13 @@ from spark_fm.learner.blocked import BlockedRows
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_kernels import Kernels, kernels
 from spark_fm.learner.cuda_memory import MEMORY, DeviceMemory, Piece
+from spark_fm.learner.cuda_scoring import CudaScorer, pays
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.optimizers import hyperparameters
-from spark_fm.learner.run import Visit
+from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import Layout, TrainState
-
-# Blocks of an epoch, at least: fewer, and steps that go together go too far together.
-BLOCKS_AN_EPOCH = 1024
-MOST_BLOCK_ROWS = 8192
-
-
-def block_rows(n_rows: int) -> int:
-    """Return how many rows train side by side, of so many that a partition has.
-
-    Measured on real sets with the same arithmetic on a processor (``docs/gpu.md``): from
-    1,024 blocks an epoch on, the test loss is that of one row after the other.
-    """
-    return int(np.clip(n_rows // BLOCKS_AN_EPOCH, 1, MOST_BLOCK_ROWS))
+from spark_fm.learner.visit import Visit
 
 
 class CudaTrainer:
@@ -101,6 +90,14 @@ class CudaTrainer:
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
         return sums.stats(scores, compile_seconds)
+
+    def margins(
+        self, batch: CsrBatch, table: NDArray[np.float32], bias: float
+    ) -> NDArray[np.float32]:
+        """Return the raw score of each row; on the processor where there are few of them."""
+        if not pays(batch.nnz, table.shape[1] - 1):
+            return margins(batch, table, bias)
+        return CudaScorer(table, memory=self._memory).margins(batch, bias)
 
     def _room(self, array: NDArray[Any]) -> Any:
         return self._memory.with_room(

@@ -16,7 +16,7 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.candidate import SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import scoring_kernel
-from spark_fm.learner.run import EpochRecord, TrainRun, Visit, loss_unit
+from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
 from spark_fm.learner.running import running_metrics
 from spark_fm.learner.safety import (
     MAX_SHRINKS,
@@ -27,6 +27,7 @@ from spark_fm.learner.safety import (
 )
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.trainers import CPU, Trainer
+from spark_fm.learner.visit import Visit
 
 
 def advance(
@@ -120,7 +121,8 @@ def _one_epoch(
         clock_compile = time.perf_counter()
         scoring_kernel(spec.k)
         compile_seconds += time.perf_counter() - clock_compile
-        sums = evaluate(run.average or Candidate.of(run.state), validation, spec, label_scale)
+        candidate = run.average or Candidate.of(run.state)
+        sums = evaluate(candidate, validation, spec, label_scale, trainer=trainer)
     return EpochRecord(
         epoch=run.epoch,
         train_loss=mean * loss_unit(spec, label_scale),

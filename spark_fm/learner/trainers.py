@@ -1,4 +1,4 @@
-"""What makes a training pass: the processor, or another device in its place."""
+"""What makes passes over rows: the processor, or another device in its place."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import PassStats, train_inplace
-from spark_fm.learner.run import Visit
+from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
+from spark_fm.learner.visit import Visit
 
 
 class Trainer(Protocol):
@@ -32,6 +33,11 @@ class Trainer(Protocol):
         ``scores`` takes the raw scores in the order of the visit.
         """
 
+    def margins(
+        self, batch: CsrBatch, table: NDArray[np.float32], bias: float
+    ) -> NDArray[np.float32]:
+        """Return the raw score of each row, as ``predict.margins``."""
+
 
 class CpuTrainer:
     """Visits row after row on one core."""
@@ -49,6 +55,12 @@ class CpuTrainer:
         """Change ``state`` in place by one visit of all rows."""
         order = visit.order(spec, batch.n_rows)
         return train_inplace(state, batch, order, spec=spec, step_scale=step_scale, scores=scores)
+
+    def margins(
+        self, batch: CsrBatch, table: NDArray[np.float32], bias: float
+    ) -> NDArray[np.float32]:
+        """Return the raw score of each row."""
+        return margins(batch, table, bias)
 
 
 CPU = CpuTrainer()

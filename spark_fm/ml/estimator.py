@@ -123,6 +123,7 @@ class FactorizationMachine(
         numWorkers: int | None = None,
         averagingsPerEpoch: int | None = None,
         aggregationDepth: int | None = None,
+        device: str | None = None,
         validationFraction: float | None = None,
         validationMetric: str | None = None,
         patience: int | None = None,
@@ -189,6 +190,7 @@ class FactorizationMachine(
         numWorkers: int | None = None,
         averagingsPerEpoch: int | None = None,
         aggregationDepth: int | None = None,
+        device: str | None = None,
         validationFraction: float | None = None,
         validationMetric: str | None = None,
         patience: int | None = None,
@@ -233,6 +235,8 @@ class FactorizationMachine(
         ------
         InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError,
         TrainingDivergedError
+        GpuNotFoundError
+            With ``device="gpu"``, when tasks have none that works.
         CheckpointError
             When ``checkpointDir`` holds the checkpoint of another training.
         """
@@ -334,6 +338,7 @@ class FactorizationMachine(
             keep_snapshot=self.getKeepTrainingState(),
             checkpoint_dir=self.getCheckpointDir(),
             checkpoint_interval=self.getCheckpointInterval(),
+            device=self.getDevice(),  # type: ignore[arg-type]  # likewise
         )
 
     def _spec(self) -> TrainSpec:

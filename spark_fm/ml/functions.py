@@ -6,6 +6,7 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
+from spark_fm.engine.devices import scoring_gpu
 from spark_fm.engine.scoring import FunctionTask, make_task, sql_function
 from spark_fm.engine.session import hand_rows_to_functions, use_driver_interpreter
 from spark_fm.errors import InvalidParamError
@@ -64,6 +65,7 @@ def register_udf(
     task = make_task(
         model._handle(spark), loss=model._loss, features_col=f"{name}(...)",
         handle_invalid="error" if model.getHandleInvalid() == "error" else "keep",
+        gpu=scoring_gpu(model.getDevice(), spark),
     )  # fmt: skip
     threshold = model.getThreshold() if output == "predicted_label" else None
     spark.udf.register(name, sql_function(FunctionTask(task, threshold)))

@@ -194,6 +194,10 @@ class FMParams(FMParamDeclarations):
         """Return aggregationDepth."""
         return self.getOrDefault(self.aggregationDepth)
 
+    def getDevice(self) -> str:
+        """Return device."""
+        return self.getOrDefault(self.device)
+
     def getValidationFraction(self) -> float:
         """Return validationFraction."""
         return self.getOrDefault(self.validationFraction)

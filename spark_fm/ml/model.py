@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.engine.columns import check_features, check_frame, check_outputs
+from spark_fm.engine.devices import scoring_gpu
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.errors import InvalidDataError
@@ -205,12 +206,18 @@ class FactorizationMachineModel(
         """Set handleInvalid."""
         return self._set(handleInvalid=value)
 
+    def setDevice(self, value: str) -> FactorizationMachineModel:
+        """Set device."""
+        return self._set(device=value)
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
                 '"error", "skip" or "keep"')  # fmt: skip
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
+        require(self.getDevice() in ("cpu", "gpu", "auto"), "device", self.getDevice(),
+                '"cpu", "gpu" or "auto"')  # fmt: skip
         check_features(dataset.schema, name)
         columns = outputs(self)
         check_outputs(dataset.schema, {param: output.name for param, output in columns.items()})
@@ -219,6 +226,7 @@ class FactorizationMachineModel(
         task = make_task(
             self._handle(session), loss=self._loss, features_col=name,
             handle_invalid=invalid,  # type: ignore[arg-type]  # checked above
+            gpu=scoring_gpu(self.getDevice(), session),
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
         kind = dataset.schema[name].dataType

@@ -65,6 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "numWorkers": 0,
     "averagingsPerEpoch": 0,
     "aggregationDepth": 0,
+    "device": "cpu",
     "validationFraction": 0.1,
     "patience": 5,
     "tol": 1e-4,
@@ -222,6 +223,11 @@ class FMParamDeclarations(
     )
     aggregationDepth: Param[int] = _int(
         "aggregationDepth", "1 averages on the driver, 2 on executors first; 0 chooses by size"
+    )
+    device: Param[str] = _string(
+        "device",
+        'what trains, and scores large batches: "cpu"; "gpu", which fit requires tasks to have; '
+        '"auto" for a GPU where they have one',
     )
     validationFraction: Param[float] = _float(
         "validationFraction",

@@ -204,6 +204,10 @@ class FMSetters(FMParams):
         """Set aggregationDepth."""
         return self._set(aggregationDepth=value)
 
+    def setDevice(self: FM, value: str) -> FM:
+        """Set device."""
+        return self._set(device=value)
+
     def setValidationFraction(self: FM, value: float) -> FM:
         """Set validationFraction."""
         return self._set(validationFraction=value)

@@ -15,9 +15,9 @@ from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.blocked import CHUNK
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import Visit
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import TrainState
+from spark_fm.learner.visit import Visit
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 

@@ -14,20 +14,18 @@ from spark_fm.learner import solo
 from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import (
-    MIXED_PIECES,
-    MIXED_WHOLE,
-    PIECE,
-    EpochRecord,
-    TrainRun,
-    Visit,
-    exchange_order,
-    mixed_order,
-    new_stopping,
-)
+from spark_fm.learner.run import EpochRecord, TrainRun, new_stopping
 from spark_fm.learner.safety import loss_limit
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import TrainState
+from spark_fm.learner.visit import (
+    MIXED_PIECES,
+    MIXED_WHOLE,
+    PIECE,
+    Visit,
+    exchange_order,
+    mixed_order,
+)
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, raw_counts, started_state, train_spec
 

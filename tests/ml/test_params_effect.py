@@ -83,10 +83,10 @@ ON_WEIGHTS: dict[str, Effect] = {
     "averagingsPerEpoch": Effect(1, 3, {"numWorkers": 2}),
 }
 
-# Params whose effect has a test of its own, below, in test_checkpoints.py or in
-# test_warm_start.py.
+# Params whose effect has a test of its own, below, in test_checkpoints.py, in
+# test_warm_start.py or in engine/test_devices.py.
 OWN_TEST = {
-    "aggregationDepth", "checkpointDir", "checkpointInterval", "epochs", "featureDim",
+    "aggregationDepth", "checkpointDir", "checkpointInterval", "device", "epochs", "featureDim",
     "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType",
     "threshold", "tol", "validationMetric", *OUTPUTS,
 }  # fmt: skip

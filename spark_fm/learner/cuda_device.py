@@ -1,0 +1,114 @@
+"""The GPUs that this process sees, and the one that it uses.
+
+Numba looks for them when it is first asked: nothing here runs where no GPU is wanted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spark_fm.errors import GpuNotFoundError
+from spark_fm.learner.cuda_shape import simulated
+
+INSTALL = "pip install 'spark-fm[gpu]' where tasks run"
+
+
+def n_gpus() -> int:
+    """Return how many GPUs this process sees (>= 1).
+
+    Raises
+    ------
+    GpuNotFoundError
+        When there is none, or Numba cannot use it.
+    """
+    try:
+        from numba import cuda
+    except ImportError as err:
+        raise GpuNotFoundError(f"numba.cuda cannot be imported ({err}): {INSTALL}") from err
+    if not cuda.is_available():
+        raise GpuNotFoundError(f"no CUDA driver or no NVIDIA GPU is there{_driver_error()}")
+    return len(cuda.gpus)
+
+
+def use_gpu(address: str) -> None:
+    """Make a GPU the current one of this thread.
+
+    Parameters
+    ----------
+    address : str
+        Its number among those that ``CUDA_VISIBLE_DEVICES`` leaves, or its UUID.
+
+    Raises
+    ------
+    GpuNotFoundError
+    """
+    seen = n_gpus()
+    if simulated():
+        return
+    from numba import cuda
+
+    cuda.select_device(int(address) if address.isdigit() and int(address) < seen
+                       else _number_of(address, seen))  # fmt: skip
+
+
+def gpu_name() -> str:
+    """Return what the current GPU calls itself."""
+    if simulated():
+        return "Numba's CUDA simulator"
+    from numba import cuda
+
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def check_gpu() -> None:
+    """Compile a kernel and run it on the current GPU.
+
+    Raises
+    ------
+    GpuNotFoundError
+        With what Numba says, when it does not work.
+    """
+    from numba import config, cuda
+
+    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]  # blocks may be small
+    try:
+
+        @cuda.jit
+        def one_more(numbers):  # type: ignore[no-untyped-def]
+            numbers[0] += 1
+
+        numbers = cuda.to_device(np.zeros(1, np.float32))
+        one_more[1, 1](numbers)
+        found = float(numbers.copy_to_host()[0])
+    except Exception as err:
+        lines = str(err).split("\n")
+        raise GpuNotFoundError(
+            f"the GPU runs no kernel ({type(err).__name__}: {lines[0]}): {INSTALL}"
+        ) from err
+    if found != 1:
+        raise GpuNotFoundError(f"the GPU computes 0 + 1 = {found}")
+
+
+def _number_of(address: str, seen: int) -> int:
+    """Return the number of the GPU with this UUID."""
+    from numba import cuda
+
+    for number in range(seen):
+        if str(cuda.gpus[number].uuid) == address:
+            return number
+    raise GpuNotFoundError(
+        f"GPU {address!r} is not among the {seen} that this process sees; check the discovery "
+        "script and CUDA_VISIBLE_DEVICES"
+    )
+
+
+def _driver_error() -> str:
+    from numba import cuda
+
+    try:
+        text = str(cuda.cuda_error() or "")
+    except Exception:  # noqa: BLE001 - its words are an extra
+        return ""
+    said = [line for line in text.split("\n") if line.strip()]
+    return f" ({said[0]})" if said else ""

@@ -1,0 +1,86 @@
+"""Raw scores of many rows on a GPU.
+
+Imported with a GPU or under Numba's CUDA simulator.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda_kernels import margins_kernel
+from spark_fm.learner.cuda_memory import MEMORY, PIECE_BYTES, DeviceMemory
+
+ENTRY_BYTES = 8
+# Products of a batch from which its way to the GPU and back, about 0.2 ms, is made up for:
+# an estimate from what a processor's core takes for them (docs/performance.md).
+LEAST_PRODUCTS = 2**20
+
+
+def pays(nnz: int, k: int) -> bool:
+    """Tell whether a batch is large enough to be scored on a GPU."""
+    return nnz * (k + 16) >= LEAST_PRODUCTS
+
+
+class CudaScorer:
+    """Scores rows by a model that stays on the current GPU.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_features, k + 1), float32
+        As ``predict.margins`` takes it.
+    memory : DeviceMemory
+
+    Raises
+    ------
+    ModelTooLargeError
+        When the GPU has no room for the table, even alone.
+    """
+
+    def __init__(self, table: NDArray[np.float32], *, memory: DeviceMemory = MEMORY) -> None:
+        self._memory = memory
+        self._kernel, self._shape = margins_kernel(table.shape[1] - 1)
+        plain = np.ascontiguousarray(table, np.float32)
+        plain = plain if len(plain) else np.zeros((1, table.shape[1]), np.float32)
+        self._table = memory.with_room(
+            lambda: cuda.to_device(plain), f"a table of {plain.nbytes:,} bytes"
+        )
+
+    def margins(self, batch: CsrBatch, bias: float) -> NDArray[np.float32]:
+        """Return the raw score of each row; O(nnz k).
+
+        Rows go to the GPU in pieces of at most 128 MiB. Negative indices add nothing.
+        """
+        scores = np.empty(batch.n_rows, np.float32)
+        first = 0
+        while first < batch.n_rows:
+            most = batch.indptr[first] + PIECE_BYTES // ENTRY_BYTES
+            last = max(first + 1, int(np.searchsorted(batch.indptr, most, "right")) - 1)
+            scores[first:last] = self._piece(batch, first, last, bias)
+            first = last
+        return scores
+
+    def _piece(self, batch: CsrBatch, first: int, last: int, bias: float) -> NDArray[np.float32]:
+        start, stop = int(batch.indptr[first]), int(batch.indptr[last])
+        if start == stop:
+            return np.full(last - first, bias, np.float32)
+        inputs = (
+            batch.indptr[first : last + 1] - start,
+            batch.indices[start:stop],
+            (batch.values[start:stop]),
+        )
+        arrays = self._memory.with_room(
+            lambda: [cuda.to_device(np.ascontiguousarray(part)) for part in inputs],
+            f"{ENTRY_BYTES * (stop - start):,} bytes of rows",
+        )
+        scores = self._memory.with_room(
+            lambda: cuda.device_array(last - first, np.float32), f"{4 * (last - first):,} bytes"
+        )
+        n_blocks = -(-(last - first) // self._shape.warps)
+        self._kernel[n_blocks, self._shape.threads](
+            self._table, np.float32(bias), last - first, *arrays, scores
+        )
+        found: NDArray[np.float32] = scores.copy_to_host()
+        return found

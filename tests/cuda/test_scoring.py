@@ -1,0 +1,97 @@
+"""Scores of a GPU against their float64 twin: on a GPU, or under Numba's simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.predict import margins
+from tests import oracle
+from tests.builders import planted_weights, random_batch
+
+cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
+if not cuda.is_available():
+    pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
+
+from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer  # noqa: E402
+from spark_fm.learner import cuda_scoring  # noqa: E402
+from spark_fm.learner.cuda_scoring import CudaScorer, pays  # noqa: E402
+from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
+
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def model_and_rows(k: int, n_rows: int = 7) -> tuple[oracle.Model, np.ndarray, CsrBatch]:
+    weights = planted_weights(9, k, seed=k)
+    batch = random_batch(n_rows, 9, seed=3, lengths=(0, 6))
+    model = oracle.Model.of_table(weights.table, weights.bias)
+    return model, weights.table, batch
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 9])
+def test_scores_equal_the_twins(k: int) -> None:
+    model, table, batch = model_and_rows(k)
+
+    found = CudaScorer(table).margins(batch, model.w0)
+
+    np.testing.assert_allclose(found, oracle.scores(model, batch), **CLOSE)
+
+
+def test_rows_that_come_in_pieces_have_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, table, batch = model_and_rows(3)
+    whole = CudaScorer(table).margins(batch, model.w0)
+
+    for entries in (1, 5):
+        monkeypatch.setattr(cuda_scoring, "PIECE_BYTES", entries * cuda_scoring.ENTRY_BYTES)
+        np.testing.assert_array_equal(CudaScorer(table).margins(batch, model.w0), whole)
+
+
+def test_a_model_without_features_gives_its_bias() -> None:
+    empty = CsrBatch.concat([])
+    rows = random_batch(3, 9, seed=1, lengths=(0, 0))
+
+    scorer = CudaScorer(np.zeros((0, 4), np.float32))
+
+    assert scorer.margins(empty, 0.5).shape == (0,)
+    np.testing.assert_array_equal(scorer.margins(rows, 0.5), np.full(3, 0.5, np.float32))
+
+
+@pytest.mark.parametrize("has_features", [False, True])
+def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
+    has_features: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, table, batch = model_and_rows(3)
+    features = np.array([0, 2, 3, 5, 6], np.int32) if has_features else None
+    table = table[: len(features)] if features is not None else table
+    calls = []
+    usual = CudaScorer.margins
+    monkeypatch.setattr(CudaScorer, "margins", lambda *args: calls.append(args) or usual(*args))
+    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", batch.nnz * 19)
+
+    score = row_scorer(TaskGpu(local=True), table, 0.25, features)
+
+    expected = margins(batch, table, 0.25, features=features)
+    np.testing.assert_allclose(score(batch), expected, **CLOSE)
+    assert len(calls) == 1
+    few = batch.take(np.arange(3))
+    np.testing.assert_array_equal(score(few), margins(few, table, 0.25, features=features))
+    assert len(calls) == 1
+
+
+def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, table, batch = model_and_rows(3)
+    trainer = CudaTrainer("rows", 2)
+    np.testing.assert_array_equal(
+        trainer.margins(batch, table, model.w0), margins(batch, table, model.w0)
+    )
+    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+
+    found = trainer.margins(batch, table, model.w0)
+
+    np.testing.assert_allclose(found, oracle.scores(model, batch), **CLOSE)
+
+
+def test_small_batches_do_not_pay() -> None:
+    assert not pays(100, 16)
+    assert pays(400_000, 16)

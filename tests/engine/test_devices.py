@@ -1,0 +1,122 @@
+"""What makes a training's passes: found by a task, asked of Spark, or refused before training."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.engine.devices import profile_cpus
+from spark_fm.engine.gpu_tasks import PROBE_DDL, ProbeTask, TaskGpu
+from spark_fm.errors import GpuNotFoundError, InvalidParamError
+from tests.cuda.cluster import ENVIRONMENT
+from tests.engine.builders import assert_same_model, machine
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(has_driver(), reason="this machine may have a GPU")
+
+
+@without_gpu
+def test_gpu_is_refused_before_a_row_is_read_where_there_is_none(frame):
+    unreadable = frame.withColumn("label", F.raise_error(F.lit("a row was read")).cast("double"))
+
+    with pytest.raises(GpuNotFoundError, match=r"device='gpu'.*no CUDA driver or no NVIDIA GPU"):
+        machine(device="gpu").fit(unreadable)
+
+
+@without_gpu
+@pytest.mark.parametrize("workers", [1, 2])
+def test_auto_says_once_that_it_takes_the_processor_and_gives_its_model(frame, caplog, workers):
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        chosen = machine(device="auto", numWorkers=workers).fit(frame)
+
+    assert_same_model(chosen, machine(numWorkers=workers).fit(frame))
+    said = [r.message for r in caplog.records if "device" in r.message]
+    assert len(said) == 1
+    assert said[0].startswith("device='auto' trains on the processor: no CUDA driver")
+    assert chosen.summary.facts["device"] == "cpu"
+    assert chosen.summary.facts["gpus"] == []
+
+
+@without_gpu
+def test_models_of_several_devices_in_one_fit_say_so_once(frame, caplog):
+    fm = machine(device="auto")
+    maps = [{fm.device: "auto"}, {fm.device: "cpu"}, {fm.device: "auto", fm.numFactors: 2}]
+
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        models = [model for _, model in fm.fitMultiple(frame, maps)]
+
+    assert_same_model(models[0], models[1])
+    assert sum("device='auto'" in r.message for r in caplog.records) == 1
+
+
+def test_unknown_devices_are_refused(frame):
+    with pytest.raises(InvalidParamError, match=r"device='cuda' is not allowed: expected \"cpu\""):
+        machine(device="cuda").fit(frame)
+
+
+def test_a_task_of_a_cluster_without_a_gpu_of_its_own_says_what_to_set(spark):
+    task = ProbeTask(__version__, TaskGpu(local=False))
+
+    [row] = spark.range(0, 1, 1, 1).mapInArrow(task, PROBE_DDL).collect()
+
+    assert row["gpu"] == ""
+    assert "spark.executor.resource.gpu.amount" in row["reason"]
+    assert "conf/gpu-*.conf" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "task_gpus", "cpus"),
+    [
+        ("8", "1", "", 5),  # so that no two tasks that train fit into one executor
+        ("8", "1", "0.125", 5),
+        ("2", "1", "", 2),
+        ("3", "1", "0.5", 2),
+        ("8", "1", "1", None),  # every task has a whole GPU anyway
+        ("8", "1", "1.0", None),
+        ("8", "2", "", None),  # the executor's GPUs are shared out by the user's settings
+        ("1", "1", "", None),
+        ("8", "", "1", None),
+        ("", "1", "", None),
+        ("", "", "", None),
+    ],
+)
+def test_tasks_ask_for_more_than_half_of_an_executor_that_has_one_gpu(cores, gpus, task_gpus, cpus):
+    assert profile_cpus(cores=cores, gpus=gpus, task_gpus=task_gpus) == cpus
+
+
+@pytest.mark.parametrize(
+    ("case", "addresses"),
+    [("every-task", ["0", "1"]), ("training-tasks", ["0"]), ("local", ["0"])],
+)
+def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.cuda.cluster", case],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, env=os.environ | ENVIRONMENT,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["device"] == "gpu"
+    assert found["addresses"] == addresses
+    assert found["distance"] < 1e-6
+    assert found["score_distance"] < 1e-6
+    assert found["loss_distance"] < 1e-6
