@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cuda.cluster import ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,3 +27,30 @@ def test_kernels_equal_their_twins_under_the_simulator() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+@pytest.mark.skipif("NUMBA_ENABLE_CUDASIM" in os.environ, reason="this run is simulated already")
+def test_the_benchmark_runs_to_its_end_under_the_simulator() -> None:
+    words = "--no-tests --rows 40 --test-rows 20 --features 300 --epochs 1 --factors 3 --copied 64"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *words.split()], cwd=ROOT,
+        env=os.environ | ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    table = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| 3 |")]
+    assert len(table) == 1
+    assert abs(float(table[0][-3]) - float(table[0][-2])) < 0.05  # the losses
+
+
+def test_the_benchmark_says_when_there_is_no_gpu() -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--rows", "10"], cwd=ROOT, capture_output=True,
+        text=True, env=kept | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "No figure without a GPU" in done.stderr

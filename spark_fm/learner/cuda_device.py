@@ -5,6 +5,8 @@ Numba looks for them when it is first asked: nothing here runs where no GPU is w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from spark_fm.errors import GpuNotFoundError
@@ -46,7 +48,10 @@ def use_gpu(address: str) -> None:
     if simulated():
         return
     from numba import cuda
+    from numba.cuda import dispatcher
 
+    settings: Any = vars(dispatcher)["config"]  # numba's own, or that of numba-cuda
+    settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # rows may be few
     cuda.select_device(int(address) if address.isdigit() and int(address) < seen
                        else _number_of(address, seen))  # fmt: skip
 
@@ -69,9 +74,8 @@ def check_gpu() -> None:
     GpuNotFoundError
         With what Numba says, when it does not work.
     """
-    from numba import config, cuda
+    from numba import cuda
 
-    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined]  # blocks may be small
     try:
 
         @cuda.jit

@@ -1,0 +1,159 @@
+"""Every check and figure of a GPU, without a Spark session or Java: ``python -m benchmarks.gpu``.
+
+Runs ``tests/cuda`` on the GPU, compares the sums of a warp through registers with those
+through shared memory, and prints a table: passes over Criteo-shaped rows on the GPU and on
+one core of the same machine, with the test log loss after equal epochs, and the bandwidth
+that the passes come to, beside that of a plain copy. Needs ``spark-fm[gpu]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.criteo_shape import CriteoShape
+from benchmarks.kernel import Runner, to_batch
+from benchmarks.timing import compared, header, row, seconds_of, spread
+from spark_fm.errors import GpuNotFoundError
+from spark_fm.learner.blocked import BlockedRows, block_rows
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda_device import check_gpu, gpu_name, use_gpu
+from spark_fm.learner.cuda_shape import WARP, Shape, simulated
+from spark_fm.learner.state import Layout
+from spark_fm.learner.visit import Visit
+
+COPIED_BYTES = 2**29
+COPIES = 10
+
+
+def run_tests() -> bool:
+    """Run the tests of the kernels, and tell whether they passed."""
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/cuda"]
+    return subprocess.run(words, check=False).returncode == 0
+
+
+def sums_agree() -> bool:
+    """Tell whether sums of a warp are the same, bit for bit, in registers and shared memory."""
+    from numba import cuda
+
+    from spark_fm.learner.cuda_kernels import make_sums
+
+    numbers = np.random.default_rng(0).normal(size=(64, WARP)).astype(np.float32)
+    found = []
+    for shuffles in (True, False):
+        sum_over, _ = make_sums(Shape(8, "squared", "sgd", False, shuffles))
+
+        @cuda.jit
+        def sums(values, lowest, out, sum_over=sum_over):  # type: ignore[no-untyped-def]
+            lane = cuda.threadIdx.x
+            out[cuda.blockIdx.x, lane] = sum_over(values[cuda.blockIdx.x, lane], lane, lowest)
+
+        for lowest in (1, 2, 4, 8, 16, 32):
+            out = cuda.to_device(np.zeros_like(numbers))
+            sums[len(numbers), WARP](cuda.to_device(numbers), lowest, out)
+            found.append(out.copy_to_host())
+    half = len(found) // 2
+    return all(np.array_equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
+
+
+def copied_bytes_a_second(n_bytes: int) -> float:
+    """Return the bytes that the GPU moves a second in a copy, each read and written."""
+    from numba import cuda
+
+    source = cuda.to_device(np.zeros(n_bytes // 4, np.float32))
+    target = cuda.device_array_like(source)
+    target.copy_to_device(source)
+    cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(COPIES):
+        target.copy_to_device(source)
+    cuda.synchronize()
+    return COPIES * 2 * n_bytes / (time.perf_counter() - started)
+
+
+def pass_bytes(blocked: BlockedRows, k: int) -> float:
+    """Return the bytes that a pass of AdaGrad has to move at least.
+
+    A non-zero: its entry and its feature's parameters for the score, its entry and its row's
+    sums for the step. A feature of a block: its parameters and statistics, read and written.
+    """
+    per_entry = 8 + 4 * (k + 1) + 8 + 4 * k
+    n_features = len(blocked.chunk_features)  # a frequent one counts for each of its chunks
+    return len(blocked.indices) * per_entry + n_features * 8 * Layout(k, "adagrad").n_exchanged
+
+
+def compare(k: int, epochs: int, sets: tuple[CsrBatch, CsrBatch], n_features: int,
+            copy_speed: float) -> None:  # fmt: skip
+    """Print the row of one number of factors."""
+    from spark_fm.learner.cuda_training import CudaTrainer
+
+    train, test = sets
+    size = block_rows(train.n_rows)
+    core, gpu = (Runner.of("adagrad", k, train, n_features) for _ in range(2))
+    trainer = CudaTrainer(f"benchmark {k}", size)
+    for epoch in range(epochs):
+        core.run(train, epoch)
+        gpu.seconds.append(
+            seconds_of(
+                lambda e=epoch: trainer.train_inplace(gpu.state, train, Visit(e), spec=gpu.spec)
+            )
+        )
+    order = Visit(0).order(gpu.spec, train.n_rows)
+    n_bytes = pass_bytes(BlockedRows.of(train, order, size, n_features), k)
+    seconds = gpu.seconds[1:] or gpu.seconds  # the first cuts the rows into blocks and uploads
+    median = float(np.median(seconds))
+    ratios = [float(np.median(core.seconds)) / s for s in seconds]
+    bar = ">= 40" if k == 64 else ">= 1"
+    row(
+        k, f"{train.n_rows / median:,.0f}", spread([1e9 * s / train.nnz for s in seconds]),
+        f"{n_bytes / median / 1e9:.0f}", f"{n_bytes / median / copy_speed:.2f}",
+        f"{1e9 * float(np.median(core.seconds)) / train.nnz:.1f}",
+        compared(f"passes of a GPU against one core, k={k}", ratios, bar),
+        f"{gpu.test_loss(test):.4f}", f"{core.test_loss(test):.4f}",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Check and measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--test-rows", type=int, default=100_000)
+    parser.add_argument("--features", type=int, default=1_000_000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--factors", type=int, nargs="*", default=[16, 64, 128])
+    parser.add_argument("--copied", type=int, default=COPIED_BYTES, help="bytes of the copy")
+    parser.add_argument("--no-tests", action="store_true", help="print the table alone")
+    args = parser.parse_args()
+    try:
+        use_gpu("0")
+        check_gpu()
+    except GpuNotFoundError as err:
+        raise SystemExit(f"No figure without a GPU: {err}.") from err
+    sound = args.no_tests or run_tests()
+    if simulated():
+        print("The simulator has no registers to shuffle: sums were not compared.")
+    else:
+        agree = sums_agree()
+        print(f"sums through registers and through shared memory agree: {agree}")
+        sound = sound and agree
+    copy_speed = copied_bytes_a_second(args.copied)
+    print(f"\n{gpu_name()}: a copy moves {copy_speed / 1e9:.0f} GB/s\n", flush=True)
+    shape = CriteoShape(args.features)
+    train, test = (
+        to_batch(shape.rows(number, n)[0])
+        for number, n in ((0, args.rows), (10**6, args.test_rows))
+    )
+    header("k", "rows/s", "ns a non-zero", "GB/s", "of the copy", "a core: ns a non-zero",
+           "times a core", "test log loss", "a core's")  # fmt: skip
+    for k in args.factors:
+        compare(k, args.epochs, (train, test), args.features, copy_speed)
+    if not sound:
+        raise SystemExit("A check failed.")
+
+
+if __name__ == "__main__":
+    main()
