@@ -10,7 +10,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.engine.session import result_limit
-from spark_fm.errors import SparkFMError, VersionMismatchError
+from spark_fm.errors import (
+    GpuNotFoundError,
+    ModelTooLargeError,
+    SparkFMError,
+    VersionMismatchError,
+)
 
 # A partition is in the JVM several times over while it travels: small ones, one at a time.
 PART_BYTES = 16 * 2**20
@@ -69,9 +74,10 @@ def worker_errors() -> Iterator[None]:
                 "or not often enough: set spark.task.maxFailures, or the master local[*,4] instead "
                 "of local[*]; if memory is short, use fewer cores or lower numFactors."
             ) from err
-        mismatch = re.search(r"VersionMismatchError: ([^\n]+)", text)
-        if mismatch:
-            raise VersionMismatchError(mismatch[1]) from err
+        for kind in (VersionMismatchError, GpuNotFoundError, ModelTooLargeError):
+            said = re.search(rf"{kind.__name__}: ([^\n]+)", text)
+            if said:
+                raise kind(said[1]) from err
         missing = re.search(r"ModuleNotFoundError: No module named '(spark_fm[^']*|numba)'", text)
         if missing:
             raise SparkFMError(

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.engine.devices import profile_cpus
+from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, ProbeTask, TaskGpu
 from spark_fm.errors import GpuNotFoundError, InvalidParamError
 from tests.cuda.cluster import ENVIRONMENT
@@ -81,6 +82,17 @@ def test_a_task_of_a_cluster_without_a_gpu_of_its_own_says_what_to_set(spark):
     assert row["gpu"] == ""
     assert "spark.executor.resource.gpu.amount" in row["reason"]
     assert "conf/gpu-*.conf" in row["reason"]
+
+
+def test_a_task_that_loses_its_gpu_in_a_training_is_named(spark):
+    gpu = TaskGpu(local=False)
+
+    def train(batches):
+        gpu.use()
+        yield from batches
+
+    with pytest.raises(GpuNotFoundError, match="Spark has given the task no GPU"), worker_errors():
+        spark.range(0, 1, 1, 1).mapInArrow(train, "id long").collect()
 
 
 @pytest.mark.parametrize(
