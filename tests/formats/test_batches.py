@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.formats.batches import Rows
+from spark_fm.formats.batches import Rows, summed
 
 # A row: its indices, what it claims, and whether it is dense.
 row = st.tuples(st.sets(st.integers(0, 9), max_size=5), st.integers(-1, 11), st.booleans())
@@ -66,3 +68,30 @@ def test_the_largest_index_of_a_vector_does_not_overflow(is_set: bool) -> None:
 
     assert rows.n_features == 2**31 - 1
     assert not rows.misfits(2**31 - 1, is_set=is_set).any()
+
+
+entries = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.1, 0.7, -1e8, 1e8])), max_size=6)
+
+
+@given(st.lists(entries, max_size=6))
+def test_entries_are_sorted_and_added_up_in_their_order_within_each_row(
+    rows: list[list[tuple[int, float]]],
+) -> None:
+    expected: list[dict[int, float]] = []
+    for row in rows:
+        expected.append({})
+        for index, value in row:
+            expected[-1][index] = expected[-1].get(index, 0.0) + value
+    indptr = np.cumsum([0, *map(len, rows)])
+    indices = np.array([index for row in rows for index, _ in row], np.int32)
+    values = np.array([value for row in rows for _, value in row], np.float64)
+    given_values = values.copy()
+
+    starts, ids, numbers = summed(indptr, indices, values)
+
+    found = [
+        list(zip(ids[a:b].tolist(), numbers[a:b].tolist(), strict=True))
+        for a, b in pairwise(starts)
+    ]
+    assert found == [sorted(row.items()) for row in expected]
+    np.testing.assert_array_equal(values, given_values)  # the caller's are left alone
