@@ -73,6 +73,7 @@ VALUES: dict[str, Any] = {
     "numWorkers": 2,
     "averagingsPerEpoch": 3,
     "aggregationDepth": 2,
+    "device": "auto",
     "validationFraction": 0.2,
     "validationMetric": "mae",
     "patience": 3,

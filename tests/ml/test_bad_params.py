@@ -36,6 +36,7 @@ BAD_PARAMS: list[tuple[str, Any]] = [
     *[("numWorkers", value) for value in (-1, 100_001)],
     *[("averagingsPerEpoch", value) for value in (-1, 1001)],
     *[("aggregationDepth", value) for value in (-1, 3)],
+    ("device", "cuda"),
     *[("validationFraction", value) for value in (-0.1, 1.0, NAN)],
     ("patience", -1),
     ("checkpointInterval", 0),

@@ -77,7 +77,7 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         # How long, how judged and how cut up; columns; and what is kept.
         "epochs", "patience", "tol", "validationFraction", "validationIndicatorCol",
         "validationMetric", "refit", "seed", "shuffle", "numWorkers", "averagingsPerEpoch",
-        "aggregationDepth", "predictorType", "featureDim", "handleInvalid", "threshold",
+        "aggregationDepth", "device", "predictorType", "featureDim", "handleInvalid", "threshold",
         "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
     names = {p.name for p in FMParamDeclarations().params if not p.name.endswith("Col")}
