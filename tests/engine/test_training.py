@@ -17,6 +17,8 @@ from spark_fm.engine import (
     session,
     solo_training,
 )
+from spark_fm.engine.devices import PROCESSOR, Device
+from spark_fm.engine.gpu_tasks import TaskGpu
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from tests.conftest import MODE
 from tests.engine import flaky
@@ -306,16 +308,20 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
 def test_small_data_choose_one_partition_and_large_data_more(spark):
     from spark_fm.engine.packing import SetSums
 
-    def choose(nnz):
+    def choose(nnz, device=PROCESSOR):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
         data = packed.PackedData(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
             n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
         )  # fmt: skip
-        return planning._choose_partitions(data, 16, spark)
+        return planning._choose_partitions(data, 16, spark, device)
+
+    gpus = Device("cuda", slots=3, task_gpu=TaskGpu(local=False))
 
     assert choose(1_000_000) == 1
     assert choose(1_000_000_000) == session.task_slots(spark) == 2
+    assert choose(1_000_000_000, gpus) == 1
+    assert choose(1_000_000_000_000, gpus) == 3
 
 
 def test_a_heavy_label_in_a_small_partition_is_no_explosion(spark):
