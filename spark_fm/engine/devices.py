@@ -124,8 +124,12 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
 
     Only training needs a GPU: with a profile other stages still use all cores. Each of its
     tasks takes more than half the cores of an executor, so that no two of them share its GPU.
+    Under dynamic allocation there is none: Spark would start executors for it, and wait for ever
+    where those that packed the rows hold the GPUs.
     """
     if is_local_master(session):
+        return None
+    if setting(session, "spark.dynamicAllocation.enabled", "false") == "true":
         return None
     cpus = profile_cpus(
         cores=setting(session, "spark.executor.cores", ""),

@@ -110,6 +110,7 @@ def row_scorer(
         return on_processor
     try:
         gpu.use()
+        check_gpu()
         from spark_fm.learner.cuda_scoring import CudaScorer, pays
 
         scorer = CudaScorer(table)

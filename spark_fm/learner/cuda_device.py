@@ -43,6 +43,7 @@ def use_gpu(address: str) -> None:
     Raises
     ------
     GpuNotFoundError
+        Also when the driver refuses it: another process may have it for itself or fill it.
     """
     seen = n_gpus()
     if simulated():
@@ -52,8 +53,16 @@ def use_gpu(address: str) -> None:
 
     settings: Any = vars(dispatcher)["config"]  # numba's own, or that of numba-cuda
     settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # rows may be few
-    cuda.select_device(int(address) if address.isdigit() and int(address) < seen
-                       else _number_of(address, seen))  # fmt: skip
+    number = int(address) if address.isdigit() and int(address) < seen else None
+    number = _number_of(address, seen) if number is None else number
+    try:
+        cuda.select_device(number)
+    except Exception as err:
+        lines = str(err).split("\n")
+        raise GpuNotFoundError(
+            f"GPU {address} cannot be used ({type(err).__name__}: {lines[0]}); nvidia-smi shows "
+            "what holds it"
+        ) from err
 
 
 def gpu_name() -> str:

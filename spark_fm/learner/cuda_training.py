@@ -87,6 +87,7 @@ class CudaTrainer:
             piece = piece_of(int(number))
             order = _mixed(rng, piece.n_blocks, spec)
             self._visit(table, bias, hyper, piece, order, batch, spec, passes, per_row, sums)
+            del piece  # what makes room for the next one could not free it else
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
         return sums.stats(scores, compile_seconds)

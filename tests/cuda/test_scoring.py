@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spark_fm.errors import GpuNotFoundError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import margins
 from tests import oracle
@@ -14,6 +15,7 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
+from spark_fm.engine import gpu_tasks  # noqa: E402
 from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer  # noqa: E402
 from spark_fm.learner import cuda_scoring  # noqa: E402
 from spark_fm.learner.cuda_scoring import CudaScorer, pays  # noqa: E402
@@ -95,3 +97,19 @@ def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPa
 def test_small_batches_do_not_pay() -> None:
     assert not pays(100, 16)
     assert pays(400_000, 16)
+
+
+def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, table, batch = model_and_rows(3)
+
+    def broken() -> None:
+        raise GpuNotFoundError("the GPU runs no kernel")
+
+    monkeypatch.setattr(gpu_tasks, "check_gpu", broken)
+    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+
+    score = row_scorer(TaskGpu(local=True), table, 0.25, None)
+
+    np.testing.assert_array_equal(score(batch), margins(batch, table, 0.25))

@@ -14,10 +14,12 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.devices import profile_cpus
+from spark_fm.engine import devices
+from spark_fm.engine.devices import profile_cpus, training_profile
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, ProbeTask, TaskGpu
 from spark_fm.errors import GpuNotFoundError, InvalidParamError
+from spark_fm.learner import cuda_device
 from tests.cuda.cluster import ENVIRONMENT
 from tests.engine.builders import assert_same_model, machine
 
@@ -113,6 +115,31 @@ def test_a_task_that_loses_its_gpu_in_a_training_is_named(spark):
 )
 def test_tasks_ask_for_more_than_half_of_an_executor_that_has_one_gpu(cores, gpus, task_gpus, cpus):
     assert profile_cpus(cores=cores, gpus=gpus, task_gpus=task_gpus) == cpus
+
+
+def test_executors_that_come_and_go_are_asked_for_no_profile(monkeypatch):
+    settings = {
+        "spark.executor.cores": "8",
+        devices.GPU_AMOUNT: "1",
+        "spark.dynamicAllocation.enabled": "true",
+    }
+    monkeypatch.setattr(devices, "is_local_master", lambda _: False)
+    monkeypatch.setattr(devices, "setting", lambda _, name, default: settings.get(name, default))
+
+    assert training_profile(None) is None
+
+
+def test_a_gpu_that_the_driver_refuses_is_no_usable_gpu(monkeypatch):
+    from numba import cuda
+
+    def refuse(_):
+        raise RuntimeError("CUDA_ERROR_DEVICE_UNAVAILABLE\nmore")
+
+    monkeypatch.setattr(cuda_device, "n_gpus", lambda: 2)
+    monkeypatch.setattr(cuda, "select_device", refuse)
+
+    with pytest.raises(GpuNotFoundError, match=r"GPU 1 .*CUDA_ERROR_DEVICE_UNAVAILABLE\); nvid"):
+        cuda_device.use_gpu("1")
 
 
 @pytest.mark.parametrize(
