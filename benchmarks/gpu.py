@@ -48,7 +48,7 @@ def sums_agree() -> bool:
         sum_over, _ = make_sums(Shape(8, "squared", "sgd", False, shuffles))
 
         @cuda.jit
-        def sums(values, lowest, out, sum_over=sum_over):  # type: ignore[no-untyped-def]
+        def sums(values, lowest, out, sum_over=sum_over):  # type: ignore[no-untyped-def]  # compiled
             lane = cuda.threadIdx.x
             out[cuda.blockIdx.x, lane] = sum_over(values[cuda.blockIdx.x, lane], lane, lowest)
 

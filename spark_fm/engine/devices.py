@@ -124,17 +124,14 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
 
     Only training needs a GPU: with a profile other stages still use all cores. Each of its
     tasks takes more than half the cores of an executor, so that no two of them share its GPU.
-    Under dynamic allocation there is none: Spark would start executors for it, and wait for ever
-    where those that packed the rows hold the GPUs.
     """
     if is_local_master(session):
-        return None
-    if setting(session, "spark.dynamicAllocation.enabled", "false") == "true":
         return None
     cpus = profile_cpus(
         cores=setting(session, "spark.executor.cores", ""),
         gpus=setting(session, GPU_AMOUNT, ""),
         task_gpus=setting(session, TASK_GPU_AMOUNT, ""),
+        dynamic=setting(session, "spark.dynamicAllocation.enabled", ""),
     )
     if cpus is None:
         return None
@@ -142,21 +139,24 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
     return ResourceProfileBuilder().require(requests).build
 
 
-def profile_cpus(*, cores: str, gpus: str, task_gpus: str) -> int | None:
+def profile_cpus(*, cores: str, gpus: str, task_gpus: str, dynamic: str = "") -> int | None:
     """Return the cores that a task asks for in a profile of its own; None for no profile.
 
     Parameters
     ----------
-    cores, gpus, task_gpus : str
-        ``spark.executor.cores``, ``spark.executor.resource.gpu.amount`` and
-        ``spark.task.resource.gpu.amount``, "" where unset.
+    cores, gpus, task_gpus, dynamic : str
+        ``spark.executor.cores``, ``spark.executor.resource.gpu.amount``,
+        ``spark.task.resource.gpu.amount`` and ``spark.dynamicAllocation.enabled``, "" where unset.
 
     Notes
     -----
     No profile where executors have no GPU, several of them, one core or an unknown number,
     or where every task has a whole executor's GPU anyway. It is the same choice as that of
-    XGBoost and of spark-rapids-ml.
+    XGBoost and of spark-rapids-ml. None under dynamic allocation either: Spark would start
+    executors for the profile, and wait for ever where those that packed the rows hold the GPUs.
     """
+    if dynamic.lower() == "true":
+        return None
     if not (cores.isdigit() and gpus.isdigit()) or int(cores) < 2 or int(gpus) != 1:
         return None
     if task_gpus and float(task_gpus) == float(gpus):

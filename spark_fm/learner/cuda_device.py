@@ -5,6 +5,7 @@ Numba looks for them when it is first asked: nothing here runs where no GPU is w
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,12 @@ def use_gpu(address: str) -> None:
 
     settings: Any = vars(dispatcher)["config"]  # numba's own, or that of numba-cuda
     settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # rows may be few
-    number = int(address) if address.isdigit() and int(address) < seen else None
-    number = _number_of(address, seen) if number is None else number
+    number = _number_of(address, seen)
     try:
         cuda.select_device(number)
     except Exception as err:
-        lines = str(err).split("\n")
         raise GpuNotFoundError(
-            f"GPU {address} cannot be used ({type(err).__name__}: {lines[0]}); nvidia-smi shows "
-            "what holds it"
+            f"GPU {address} cannot be used ({_said(err)}); nvidia-smi shows what holds it"
         ) from err
 
 
@@ -76,7 +74,7 @@ def gpu_name() -> str:
 
 
 def check_gpu() -> None:
-    """Compile a kernel and run it on the current GPU.
+    """Compile a kernel, once a process, and run it on the current GPU.
 
     Raises
     ------
@@ -86,27 +84,38 @@ def check_gpu() -> None:
     from numba import cuda
 
     try:
-
-        @cuda.jit
-        def one_more(numbers):  # type: ignore[no-untyped-def]
-            numbers[0] += 1
-
         numbers = cuda.to_device(np.zeros(1, np.float32))
-        one_more[1, 1](numbers)
+        _one_more()[1, 1](numbers)
         found = float(numbers.copy_to_host()[0])
     except Exception as err:
-        lines = str(err).split("\n")
-        raise GpuNotFoundError(
-            f"the GPU runs no kernel ({type(err).__name__}: {lines[0]}): {INSTALL}"
-        ) from err
+        raise GpuNotFoundError(f"the GPU runs no kernel ({_said(err)}): {INSTALL}") from err
     if found != 1:
         raise GpuNotFoundError(f"the GPU computes 0 + 1 = {found}")
 
 
-def _number_of(address: str, seen: int) -> int:
-    """Return the number of the GPU with this UUID."""
+@cache
+def _one_more() -> Any:
     from numba import cuda
 
+    @cuda.jit
+    def one_more(numbers):  # type: ignore[no-untyped-def]  # compiled for arrays of the GPU
+        numbers[0] += 1
+
+    return one_more
+
+
+def _said(err: Exception) -> str:
+    """Return its kind and the first line of what it says."""
+    first = str(err).split("\n")[0]
+    return f"{type(err).__name__}: {first}"
+
+
+def _number_of(address: str, seen: int) -> int:
+    """Return the number of the GPU with this number or UUID."""
+    from numba import cuda
+
+    if address.isdigit() and int(address) < seen:
+        return int(address)
     for number in range(seen):
         if str(cuda.gpus[number].uuid) == address:
             return number

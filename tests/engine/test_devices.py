@@ -117,11 +117,12 @@ def test_tasks_ask_for_more_than_half_of_an_executor_that_has_one_gpu(cores, gpu
     assert profile_cpus(cores=cores, gpus=gpus, task_gpus=task_gpus) == cpus
 
 
-def test_executors_that_come_and_go_are_asked_for_no_profile(monkeypatch):
+@pytest.mark.parametrize("enabled", ["true", "TRUE"])
+def test_executors_that_come_and_go_are_asked_for_no_profile(enabled, monkeypatch):
     settings = {
         "spark.executor.cores": "8",
         devices.GPU_AMOUNT: "1",
-        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.enabled": enabled,
     }
     monkeypatch.setattr(devices, "is_local_master", lambda _: False)
     monkeypatch.setattr(devices, "setting", lambda _, name, default: settings.get(name, default))
