@@ -85,13 +85,22 @@ class GpuPasses:
     rows_key: str
     block_rows: int
 
-    def trainer(self) -> tuple[Trainer, str]:
-        """Return what makes the passes, and which GPU it uses, as ``host:address``."""
+    def trainer(self, part: int) -> tuple[Trainer, str]:
+        """Return what makes the passes, and which GPU it uses, as ``host:address``.
+
+        ``part`` numbers the parts of the rows, each of which one task trains on.
+        """
         address = self.gpu.use()
         from spark_fm.learner.cuda_training import CudaTrainer
 
-        key = (self.rows_key, partition_number(), address)
+        key = (self.rows_key, part, address)
         return CudaTrainer(key, self.block_rows), f"{socket.gethostname()}:{address}"
+
+    def leave_room(self) -> None:
+        """End a task: leave the GPU to those of other workers, too."""
+        from spark_fm.learner.cuda_memory import MEMORY
+
+        MEMORY.leave_room()
 
 
 def row_scorer(
@@ -102,8 +111,8 @@ def row_scorer(
 ) -> Callable[[CsrBatch], NDArray[np.float32]]:
     """Return what gives the raw scores of rows, as ``predict.margins`` takes a model.
 
-    Large batches are scored on the task's GPU, where there is one with room for the model;
-    all others on the processor.
+    Large batches are scored on the task's GPU, where there is one with room for the model
+    and for them; all others on the processor.
     """
     on_processor = partial(margins, table=table, bias=bias, features=features)
     if gpu is None:
@@ -117,13 +126,18 @@ def row_scorer(
     except (GpuNotFoundError, ModelTooLargeError) as err:
         log.info("scoring on the processor: %s", err)
         return on_processor
-    k = table.shape[1] - 1
+    k, has_room = table.shape[1] - 1, True
     positions = None if features is None else TablePositions(features)
 
     def score(batch: CsrBatch) -> NDArray[np.float32]:
-        if not pays(batch.nnz, k):
-            return on_processor(batch)
-        return scorer.margins(renumbered(batch, positions), bias)
+        nonlocal has_room
+        if has_room and pays(batch.nnz, k):
+            try:
+                return scorer.margins(renumbered(batch, positions), bias)
+            except ModelTooLargeError as err:  # others have filled the GPU since
+                has_room = False
+                log.warning("scoring on the processor from here on: %s", err)
+        return on_processor(batch)
 
     return score
 

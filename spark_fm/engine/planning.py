@@ -121,7 +121,8 @@ def make_plan(
     )
     overflows = exchanged > result_limit(session) and not shares_files(session)
     depth = request.aggregation_depth or (2 if overflows else 1)
-    rows_in_task = 3 * data.n_bytes  # as they arrive, in one piece, and renumbered
+    # As they arrive, in one piece, and renumbered; for a GPU sorted by block as well.
+    rows_in_task = (10 if device.is_gpu else 3) * data.n_bytes
     collected = exchanged if depth == 1 and not shares_files(session) else 0
     extra = rows_in_task if solo else collected
     n_bytes = check_memory(

@@ -78,6 +78,8 @@ class SoloTask:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
         yield from self._advanced(self.parts[partition_number()], batches)
+        if self.gpu is not None:
+            self.gpu.leave_room()
         freeze_loaded_modules()
 
     def _advanced(
@@ -86,7 +88,7 @@ class SoloTask:
         started = time.perf_counter()
         facts, arrays = part.run.load()
         run = TrainRun.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
-        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer()
+        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer(0)  # all models' rows
         since, n_features = run.epoch, run.state.n_features
         train, validation = self._read(batches)
         train = part.units.apply(checked(train, n_features))

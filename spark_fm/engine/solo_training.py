@@ -117,6 +117,8 @@ def train_solo(
         if not going:
             break
         chosen = _fitting(trainings, going, n_tasks, data.n_bytes)
+        if gpu is not None and gpu.gpu.local:  # a local master would start a task a core
+            chosen = chosen[:n_tasks]
         n_bytes = sum(trainings[number].n_bytes for number in chosen)
         started = time.perf_counter()
         with ExitStack() as stack:

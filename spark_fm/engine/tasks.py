@@ -100,7 +100,7 @@ class ExchangeTask:
         check_version(self.version)
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
-        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer()
+        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer(partition_number())
         learners = [
             _Learner(part, state, candidate, trainer)
             for part, state, candidate in zip(self.parts, states, candidates, strict=True)
@@ -119,6 +119,8 @@ class ExchangeTask:
             return
         for model, learner in enumerate(learners):
             yield from learner.results(model, outbox=self.outbox, gpu=gpu)
+        if self.gpu is not None:
+            self.gpu.leave_room()
         freeze_loaded_modules()
 
 

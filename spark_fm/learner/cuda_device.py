@@ -5,6 +5,7 @@ Numba looks for them when it is first asked: nothing here runs where no GPU is w
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ def n_gpus() -> int:
     GpuNotFoundError
         When there is none, or Numba cannot use it.
     """
+    # As nvidia-smi numbers them, of which discovery scripts ask: by default the fastest is 0.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         from numba import cuda
     except ImportError as err:

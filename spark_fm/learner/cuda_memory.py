@@ -128,6 +128,16 @@ class DeviceMemory:
         _free()
         return True
 
+    def leave_room(self) -> None:
+        """Leave half of the GPU to other processes, as far as these rows fill it.
+
+        Spark gives a task to any of its idle Python workers, and none of them can let go of
+        what another one keeps.
+        """
+        _free()
+        while _more_than_half_is_taken() and self._make_room():
+            pass
+
     def clear(self) -> None:
         """Let go of everything."""
         self._pieces.clear()
@@ -148,6 +158,11 @@ def _free() -> None:
     pending = getattr(cuda.current_context(), "deallocations", None)
     if pending is not None:
         pending.clear()
+
+
+def _more_than_half_is_taken() -> bool:
+    free, total = cuda.current_context().get_memory_info()
+    return bool(2 * free < total)
 
 
 def _bounds(blocked: BlockedRows) -> list[int]:

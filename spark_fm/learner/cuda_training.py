@@ -6,6 +6,7 @@ Imported with a GPU or under Numba's CUDA simulator.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
@@ -43,7 +44,8 @@ class CudaTrainer:
     -----
     Blocks are those of the order of epoch 0, and their order is another one in each epoch:
     which rows go together stays, so that their entries are sorted and uploaded once. A pass
-    is a pure function of state, rows and visit, whatever is in the device's memory.
+    is a pure function of state, rows and visit, whatever is in the device's memory: rows that
+    come in another order than before, from a source without one, are other rows.
     """
 
     def __init__(
@@ -66,21 +68,25 @@ class CudaTrainer:
         """Change ``state`` in place by one visit of all rows; O(nnz k)."""
         per_row = spec.mini_batch_size == 1
         clock = time.perf_counter()
-        passes = _compiled(spec.k, spec.loss, spec.optimizer, per_row)
+        passes = self._memory.with_room(
+            lambda: _compiled(spec.k, spec.loss, spec.optimizer, per_row), "the kernels"
+        )
         compile_seconds = time.perf_counter() - clock
         size = self._block_rows if per_row else spec.mini_batch_size
         first_visit = Visit(0, visit.exchange, visit.partition, visit.window)
         mixed_by = spec.init_key if spec.shuffle else None
-        key = (self._rows_key, first_visit, batch.n_rows, batch.nnz, size, mixed_by)
+        # What is on the GPU are features; labels go there in each pass and must be theirs.
+        arrival = zlib.crc32(np.ascontiguousarray(batch.labels).data, batch.n_rows)
+        key = (self._rows_key, first_visit, arrival, batch.nnz, size, mixed_by)
         n_pieces, piece_of = self._memory.pieces(
             key,
             lambda: BlockedRows.of(
                 batch, first_visit.order(spec, batch.n_rows), size, state.n_features
             ),
         )
-        table = self._room(state.rows)
-        bias = self._room(state.bias)
-        hyper = cuda.to_device(hyperparameters(spec, step_scale).astype(np.float32))
+        table = self._on_device(state.rows)
+        bias = self._on_device(state.bias)
+        hyper = self._on_device(hyperparameters(spec, step_scale).astype(np.float32))
         rng = visit.rng(spec)
         sums = PassSums(updates=int(state.bias[3]))
         for number in _mixed(rng, n_pieces, spec):
@@ -100,9 +106,9 @@ class CudaTrainer:
             return margins(batch, table, bias)
         return CudaScorer(table, memory=self._memory).margins(batch, bias)
 
-    def _room(self, array: NDArray[Any]) -> Any:
+    def _on_device(self, array: NDArray[Any]) -> Any:
         return self._memory.with_room(
-            lambda: cuda.to_device(array), f"a table of {array.nbytes:,} bytes"
+            lambda: cuda.to_device(array), f"an array of {array.nbytes:,} bytes"
         )
 
     def _visit(
@@ -123,7 +129,7 @@ class CudaTrainer:
         )
         scores, losses, row_sums, slopes, pulls, partials = made
         labels, weights = batch.labels[piece.rows], batch.weights[piece.rows]
-        device_labels, device_weights = cuda.to_device(labels), cuda.to_device(weights)
+        device_labels, device_weights = self._on_device(labels), self._on_device(weights)
         steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
         threads = passes.shape.threads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spark_fm.errors import GpuNotFoundError
+from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import margins
 from tests import oracle
@@ -113,3 +113,24 @@ def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)
 
     np.testing.assert_array_equal(score(batch), margins(batch, table, 0.25))
+
+
+def test_tasks_go_on_on_the_processor_when_others_fill_their_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, table, batch = model_and_rows(3)
+    calls = []
+
+    def full(*_: object) -> None:
+        calls.append(1)
+        raise ModelTooLargeError("the GPU's memory has no room")
+
+    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+    score = row_scorer(TaskGpu(local=True), table, 0.25, None)
+    monkeypatch.setattr(CudaScorer, "margins", full)
+
+    for _ in range(2):
+        np.testing.assert_array_equal(score(batch), margins(batch, table, 0.25))
+
+    assert len(calls) == 1
+    assert caplog.text.count("scoring on the processor from here on") == 1

@@ -25,7 +25,7 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
-from spark_fm.learner import cuda_memory  # noqa: E402
+from spark_fm.learner import cuda_memory, cuda_training  # noqa: E402
 from spark_fm.learner.cuda_memory import DeviceMemory  # noqa: E402
 from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
 
@@ -189,19 +189,76 @@ def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
     tight.clear()
 
 
+def full(_: object) -> object:
+    raise MemoryError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+
 def test_a_table_that_does_not_fit_says_so(
     memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(array: object) -> object:
-        raise MemoryError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
-
-    from spark_fm.learner import cuda_training
-
     spec = train_spec()
+    shuffled_pass(spec, 0, memory)  # kernels are there
     monkeypatch.setattr(cuda_training.cuda, "to_device", full)
 
     with pytest.raises(ModelTooLargeError, match=r'no room for .* bytes.*device="cpu"'):
         shuffled_pass(spec, 0, memory)
+
+
+def test_rows_make_room_for_whatever_a_pass_needs(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = train_spec()
+    expected, _ = shuffled_pass(spec, 1, memory)
+    upload = cuda_training.cuda.to_device
+    asked: list[int] = []
+
+    def full_at_first(array: np.ndarray) -> object:
+        asked.append(array.nbytes)
+        return full(array) if len(asked) % 2 and memory._pieces else upload(array)
+
+    monkeypatch.setattr(cuda_training.cuda, "to_device", full_at_first)
+
+    found, _ = shuffled_pass(spec, 1, memory)
+
+    assert len(asked) > 4
+    np.testing.assert_array_equal(found.rows, expected.rows)
+
+
+def test_a_task_that_ends_lets_go_of_rows_until_half_of_the_gpu_is_free(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 400)
+    shuffled_pass(train_spec(), 0, memory)
+    n_pieces = len(memory._pieces)
+    assert n_pieces > 2
+
+    memory.leave_room()
+    assert len(memory._pieces) == n_pieces  # the simulator's memory has no end
+
+    monkeypatch.setattr(cuda_memory, "_more_than_half_is_taken", lambda: len(memory._pieces) > 2)
+    memory.leave_room()
+    assert len(memory._pieces) == 2
+
+    monkeypatch.setattr(cuda_memory, "_more_than_half_is_taken", lambda: True)
+    memory.leave_room()
+    assert not memory._pieces
+
+
+def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory) -> None:
+    spec = train_spec(shuffle=False)
+    batch = random_batch(12, N_FEATURES, seed=5, loss="logistic")
+    assert len(set(batch.labels)) == 2
+
+    for rows in (np.arange(12), np.argsort(batch.labels, kind="stable")):
+        arrived = batch.take(rows)
+        state = worn_state(spec, N_FEATURES, seed=6)
+        twin = BlockTwin(state.rows, state.bias, spec)
+
+        CudaTrainer("rows", 4, memory=memory).train_inplace(state, arrived, Visit(0), spec=spec)
+
+        twin.visit(arrived, blocks_of(np.arange(12), 4))
+        assert_state_is(state, twin.rows, twin.bias)
+    assert memory.uploads == 2
 
 
 def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
