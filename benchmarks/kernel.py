@@ -33,7 +33,9 @@ from spark_fm.learner.kernels import train_inplace, training_kernel
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
 
-RATE = 0.02  # of AdaGrad in both; 0.2, the default of both, learns these rows by heart
+# Steps of linear weights and factors; AdaGrad's of xLearn, too. The defaults (0.2 of AdaGrad in
+# both) learn these rows by heart, or explode with many factors.
+RATES = {"adagrad": 0.02, "sgd": 0.005, "adam": 0.0003}
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -53,8 +55,7 @@ class Runner:
         machine = FactorizationMachine(
             predictorType="binary_classifier", numFactors=k, optimizer=optimizer, seed=1
         )
-        if optimizer == "adagrad":
-            machine.setLinearLr(RATE).setFactorsLr(RATE)
+        machine.setLinearLr(RATES[optimizer]).setFactorsLr(RATES[optimizer])
         spec = machine._spec()
         counts = np.bincount(train.indices, minlength=n_features)
         training_kernel(k, spec.loss, spec.optimizer, False)
@@ -75,8 +76,9 @@ class Runner:
 def to_batch(rows: Rows) -> CsrBatch:
     """Return the rows as the kernels take them."""
     return CsrBatch.from_arrays(
-        rows.X.indptr.astype(np.int64), rows.X.indices, rows.X.data, labels=rows.y
-    )
+        rows.X.indptr.astype(np.int64), rows.X.indices, rows.X.data,
+        labels=rows.y.astype(np.float32),  # of another type kernels would compile anew
+    )  # fmt: skip
 
 
 def write_libsvm(rows: Rows, path: Path) -> None:
@@ -96,7 +98,7 @@ def xlearn(program: str, train: Path, k: int, epochs: int) -> tuple[list[float],
     """Train by xLearn; return seconds of each epoch and the model as text."""
     model = train.with_name(f"xlearn-{k}.txt")
     words = [program, str(train), "-s", "1", "-p", "adagrad", "-k", str(k), "-e", str(epochs),
-             "-r", str(RATE), "-nthread", "1", "--no-norm", "--dis-es", "-m", "none",
+             "-r", str(RATES["adagrad"]), "-nthread", "1", "--no-norm", "--dis-es", "-m", "none",
              "-t", str(model),
              "-l", str(train.with_name("log"))]  # fmt: skip
     environment = {"USER": "nobody", **os.environ}  # xLearn stops without it
