@@ -92,7 +92,7 @@ def compare(k: int, epochs: int, sets: tuple[CsrBatch, CsrBatch], n_features: in
     from spark_fm.learner.cuda_training import CudaTrainer
 
     train, test = sets
-    size = block_rows(train.n_rows)
+    size = block_rows(train.n_rows, train.nnz)
     core, gpu = (Runner.of("adagrad", k, train, n_features) for _ in range(2))
     trainer = CudaTrainer(f"benchmark {k}", size)
     for epoch in range(epochs):

@@ -71,15 +71,19 @@ def criteo_frame(
 
 
 def _kernel_worker(
-    k: int, n_features: int, number: int, passes: int, barrier: Any, results: Any
+    k: int, n_features: int, n_rows: int, number: int, passes: int, barrier: Any, results: Any
 ) -> None:
     """Train chunks from memory, at the same time as the other processes do."""
     shape = CriteoShape(n_features)
-    rows, _ = shape.rows(10_000 + number, 10 * CHUNK_ROWS)
-    batch = CsrBatch.from_arrays(
-        rows.X.indptr.astype(np.int64), rows.X.indices, rows.X.data,
-        labels=rows.y.astype(np.float32),
-    )  # fmt: skip
+    chunks = []
+    for chunk in range(-(-n_rows // CHUNK_ROWS)):
+        rows, _ = shape.rows(10_000 * (1 + number) + chunk, CHUNK_ROWS)
+        chunks.append(CsrBatch.from_arrays(
+            rows.X.indptr.astype(np.int64), rows.X.indices, rows.X.data,
+            labels=rows.y.astype(np.float32),
+        ))  # fmt: skip
+    batch = CsrBatch.concat(chunks)
+    del chunks
     spec = FactorizationMachine(numFactors=k)._spec()
     counts = np.bincount(batch.indices, minlength=shape.n_features)
     state = initial_state(spec, counts, label_mean=0.3)
@@ -94,13 +98,18 @@ def _kernel_worker(
     results.put(times)
 
 
-def kernel_alone(k: int, n_cores: int, passes: int, n_features: int = 1_000_000) -> list[float]:
-    """Return seconds a non-zero and core of each pass, the slower core's."""
+def kernel_alone(
+    k: int, n_cores: int, passes: int, n_features: int = 1_000_000, n_rows: int = 10 * CHUNK_ROWS
+) -> list[float]:
+    """Return seconds a non-zero and core of each pass, the slower core's.
+
+    ``n_rows`` is each core's: more rows touch more features, which are rarer in the caches.
+    """
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(n_cores), context.Queue()
     workers = [
         context.Process(
-            target=_kernel_worker, args=(k, n_features, number, passes, barrier, results)
+            target=_kernel_worker, args=(k, n_features, n_rows, number, passes, barrier, results)
         )
         for number in range(n_cores)
     ]
@@ -168,7 +177,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     args = parser.parse_args()
-    alone = kernel_alone(args.factors, args.cores, 5)  # and once more afterwards
+    at_once = min(args.rows // args.cores, 2_000_000)
+    alone = kernel_alone(args.factors, args.cores, 5, n_rows=at_once)  # and once more afterwards
     spark = local_session(f"local[{args.cores}]")
     frame = criteo_frame(spark, args.rows, 4 * args.cores)
     machine = FactorizationMachine(
@@ -180,7 +190,7 @@ def main() -> None:
     spark.stop()
     history, facts = model.summary.history.iloc[1:], model.summary.facts
     nnz = facts["numNonZeros"]
-    alone += kernel_alone(args.factors, args.cores, 5)
+    alone += kernel_alone(args.factors, args.cores, 5, n_rows=at_once)
     whole = np.array(alone) * nnz / args.cores
     print(
         f"{args.rows:,} rows x {N_FIELDS}, k={args.factors}, {facts['numWorkers']} partitions, "

@@ -49,19 +49,19 @@ class Device:
         """Whether it is a GPU."""
         return self.task_gpu is not None
 
-    def passes(self, rows_key: str, n_rows: int) -> GpuPasses | None:
+    def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPasses | None:
         """Return how tasks make their passes; None for the processor.
 
         Parameters
         ----------
         rows_key : str
             Name of the rows.
-        n_rows : int
+        n_rows, nnz : int
             Of a partition in an epoch.
         """
         if self.task_gpu is None:
             return None
-        return GpuPasses(self.task_gpu, rows_key, block_rows(n_rows))
+        return GpuPasses(self.task_gpu, rows_key, block_rows(n_rows, nnz))
 
 
 PROCESSOR = Device()

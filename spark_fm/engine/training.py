@@ -262,8 +262,8 @@ class TrainingSet:
         """Return how passes are made on a GPU; what has one key are the same rows."""
         ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
         key = f"{self._name} {plan.n_partitions} {plan.n_exchanges} {on_all} {ids}"
-        n_rows = self._data.sums(all_rows=on_all).rows
-        return plan.device.passes(key, -(-n_rows // plan.n_partitions))
+        sums, n_partitions = self._data.sums(all_rows=on_all), plan.n_partitions
+        return plan.device.passes(key, -(-sums.rows // n_partitions), sums.nnz // n_partitions)
 
     def _ids_handle(self, plan: TrainPlan) -> Handle | None:
         if plan.ids is None:

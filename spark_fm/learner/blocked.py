@@ -18,18 +18,30 @@ from spark_fm.learner.jit import njit
 # Entries of a frequent feature that one thread group adds up; more are shared by several.
 CHUNK = 64
 ALONE = -1
-# Blocks of an epoch, at least: fewer, and steps that go together go too far together.
-BLOCKS_AN_EPOCH = 1024
+# Blocks of an epoch: with fewer, steps that do not know of each other hold each other back, the
+# more so the more entries a row has. Few rows do not fill a GPU anyway; many have to.
+BLOCK_ENTRIES = 512
+LEAST_BLOCKS, MOST_BLOCKS = 4096, 16384
+MANY_ROWS, BLOCKS_OF_MANY_ROWS = 2**20, 1024
 MOST_BLOCK_ROWS = 8192
 
 
-def block_rows(n_rows: int) -> int:
-    """Return how many rows train side by side, of so many that a partition has.
+def block_rows(n_rows: int, nnz: int) -> int:
+    """Return how many rows train side by side, of so many that a partition has in an epoch.
 
-    Measured on real sets with the same arithmetic on a processor (``docs/gpu.md``): from
-    1,024 blocks an epoch on, the test loss is that of one row after the other.
+    Parameters
+    ----------
+    n_rows, nnz : int
+
+    Notes
+    -----
+    Chosen by the test loss of the same arithmetic on a processor, beside that of one row
+    after the other (``docs/gpu.md``).
     """
-    return int(np.clip(n_rows // BLOCKS_AN_EPOCH, 1, MOST_BLOCK_ROWS))
+    n_blocks = BLOCKS_OF_MANY_ROWS
+    if n_rows < MANY_ROWS:
+        n_blocks = min(max(nnz // BLOCK_ENTRIES, LEAST_BLOCKS), MOST_BLOCKS)
+    return min(max(n_rows // n_blocks, 1), MOST_BLOCK_ROWS)
 
 
 @dataclass(frozen=True, slots=True)

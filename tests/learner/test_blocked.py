@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.learner.blocked import ALONE, CHUNK, BlockedRows
+from spark_fm.learner.blocked import ALONE, CHUNK, BlockedRows, block_rows
 from spark_fm.learner.csr import CsrBatch
 from tests.builders import random_batch
 
@@ -105,3 +105,14 @@ def test_no_rows_make_no_blocks() -> None:
     blocked = BlockedRows.of(batch, np.arange(3), 2, N_FEATURES)
 
     assert (blocked.n_blocks, blocked.most_rows, blocked.most_slots) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "per_row", "expected"),
+    [
+        (0, 0, 1), (4_095, 20, 1), (90_570, 2, 22), (230_907, 10, 51), (60_000, 150, 3),
+        (2**20 - 1, 2, 255), (2**20, 2, 1024), (2**20, 39, 1024), (10**8, 39, 8192),
+    ],
+)  # fmt: skip
+def test_few_rows_train_in_more_blocks_than_many(n_rows: int, per_row: int, expected: int) -> None:
+    assert block_rows(n_rows, n_rows * per_row) == expected
