@@ -5,8 +5,9 @@
 set -eu
 numbers=$(nvidia-smi --query-gpu=index --format=csv,noheader)
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-  n_visible=$(printf '%s\n' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c . || true)
-  numbers=$(seq 0 $((n_visible - 1)))
+  # Tasks see those before the first entry that is neither a number nor a name.
+  numbers=$(printf '%s\n' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' |
+    awk '/^ *(GPU-|MIG-|[0-9])/ { print n++; next } { exit }')
 fi
 addresses=$(printf '%s\n' "$numbers" | sed 's/ //g; /^$/d; s/.*/"&"/' | paste -s -d, -)
 printf '{"name": "gpu", "addresses": [%s]}\n' "$addresses"

@@ -122,20 +122,20 @@ def row_scorer(
         check_gpu()
         from spark_fm.learner.cuda_scoring import CudaScorer, pays
 
-        scorer = CudaScorer(table)
+        scorer: CudaScorer | None = CudaScorer(table)
     except (GpuNotFoundError, ModelTooLargeError) as err:
         log.info("scoring on the processor: %s", err)
         return on_processor
-    k, has_room = table.shape[1] - 1, True
+    k = table.shape[1] - 1
     positions = None if features is None else TablePositions(features)
 
     def score(batch: CsrBatch) -> NDArray[np.float32]:
-        nonlocal has_room
-        if has_room and pays(batch.nnz, k):
+        nonlocal scorer
+        if scorer is not None and pays(batch.nnz, k):
             try:
                 return scorer.margins(renumbered(batch, positions), bias)
             except ModelTooLargeError as err:  # others have filled the GPU since
-                has_room = False
+                scorer = None
                 log.warning("scoring on the processor from here on: %s", err)
         return on_processor(batch)
 

@@ -79,8 +79,10 @@ class CudaScorer:
             lambda: cuda.device_array(last - first, np.float32), f"{4 * (last - first):,} bytes"
         )
         n_blocks = -(-(last - first) // self._shape.warps)
-        self._kernel[n_blocks, self._shape.threads](
-            self._table, np.float32(bias), last - first, *arrays, scores
+        launch = self._kernel[n_blocks, self._shape.threads]
+        self._memory.with_room(  # the first launch loads the kernel
+            lambda: launch(self._table, np.float32(bias), last - first, *arrays, scores),
+            "the kernel",
         )
         found: NDArray[np.float32] = scores.copy_to_host()
         return found

@@ -27,6 +27,8 @@ from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, Train
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.visit import Visit
 
+SAMPLED_ENTRIES = 2**16
+
 
 class CudaTrainer:
     """Trains the rows of a block side by side on the current GPU.
@@ -75,9 +77,7 @@ class CudaTrainer:
         size = self._block_rows if per_row else spec.mini_batch_size
         first_visit = Visit(0, visit.exchange, visit.partition, visit.window)
         mixed_by = spec.init_key if spec.shuffle else None
-        # What is on the GPU are features; labels go there in each pass and must be theirs.
-        arrival = zlib.crc32(np.ascontiguousarray(batch.labels).data, batch.n_rows)
-        key = (self._rows_key, first_visit, arrival, batch.nnz, size, mixed_by)
+        key = (self._rows_key, first_visit, _fingerprint(batch), size, mixed_by)
         n_pieces, piece_of = self._memory.pieces(
             key,
             lambda: BlockedRows.of(
@@ -213,6 +213,22 @@ def _bias_corrections(
     corrections = np.sqrt(1 - ADAM_BETA2**t) / (1 - ADAM_BETA1**t)
     starts = np.cumsum(counts) - counts
     return (np.add.reduceat(corrections, starts) / counts).astype(np.float32)
+
+
+def _fingerprint(batch: CsrBatch) -> tuple[int, int, int]:
+    """Return what tells rows from others, and from themselves in another order.
+
+    Entries stay on the GPU while labels and weights go there in each pass: they must belong
+    together. All rows' labels, weights and places count, and a sample of the entries: O(n_rows).
+    """
+    step = max(1, batch.nnz // SAMPLED_ENTRIES)
+    parts = (
+        batch.labels, batch.weights, batch.indptr, batch.indices[::step], batch.values[::step]
+    )  # fmt: skip
+    found = 0
+    for part in parts:
+        found = zlib.crc32(np.ascontiguousarray(part).data, found)
+    return batch.n_rows, batch.nnz, found
 
 
 @lru_cache(maxsize=32)
