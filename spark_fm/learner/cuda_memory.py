@@ -154,10 +154,13 @@ def is_out_of_memory(err: Exception) -> bool:
 
 
 def _free() -> None:
-    # Numba frees memory late; the simulator has none of its own.
-    pending = getattr(cuda.current_context(), "deallocations", None)
-    if pending is not None:
-        pending.clear()
+    # Numba frees late: arrays wait in the queue of the context's memory manager, kernels in the
+    # context's own. The simulator has neither.
+    context = cuda.current_context()
+    for owner in (getattr(context, "memory_manager", None), context):
+        pending = getattr(owner, "deallocations", None)
+        if pending is not None:
+            pending.clear()
 
 
 def _more_than_half_is_taken() -> bool:

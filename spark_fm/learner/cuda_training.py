@@ -47,7 +47,8 @@ class CudaTrainer:
     Blocks are those of the order of epoch 0, and their order is another one in each epoch:
     which rows go together stays, so that their entries are sorted and uploaded once. A pass
     is a pure function of state, rows and visit, whatever is in the device's memory: rows that
-    come in another order than before, from a source without one, are other rows.
+    come in another order than before, from a source without one, are other rows (told by
+    labels, weights, lengths and a sample of the entries).
     """
 
     def __init__(

@@ -56,6 +56,7 @@ def set_up(folder: Path) -> None:
     smi.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     smi.chmod(0o755)
     os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     os.environ["SPARK_WORKER_OPTS"] = (
         "-Dspark.worker.resource.gpu.amount=2 "
         f"-Dspark.worker.resource.gpu.discoveryScript={ROOT / 'conf' / 'gpu-discovery.sh'}"

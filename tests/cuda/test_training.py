@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,16 +240,25 @@ def test_a_task_that_ends_lets_go_of_rows_until_half_of_the_gpu_is_free(
     n_pieces = len(memory._pieces)
     assert n_pieces > 2
 
-    memory.leave_room()
-    assert len(memory._pieces) == n_pieces  # the simulator's memory has no end
+    waiting = {"bytes": 0}
+    queue = SimpleNamespace(clear=lambda: waiting.update(bytes=0))
+    total = 40 * n_pieces  # of which each piece has 20
 
-    monkeypatch.setattr(cuda_memory, "_more_than_half_is_taken", lambda: len(memory._pieces) > 2)
-    memory.leave_room()
-    assert len(memory._pieces) == 2
+    def memory_info() -> tuple[int, int]:
+        return total - waiting["bytes"] - 20 * len(memory._pieces), total
 
-    monkeypatch.setattr(cuda_memory, "_more_than_half_is_taken", lambda: True)
+    context = SimpleNamespace(
+        memory_manager=SimpleNamespace(deallocations=queue), get_memory_info=memory_info
+    )
+    monkeypatch.setattr(cuda_memory.cuda, "current_context", lambda: context)
+
+    waiting["bytes"] = total // 2
     memory.leave_room()
-    assert not memory._pieces
+    assert len(memory._pieces) == n_pieces  # half is free once what waits is freed
+
+    total -= 10
+    memory.leave_room()
+    assert len(memory._pieces) == n_pieces - 1
 
 
 def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory) -> None:

@@ -147,7 +147,7 @@ def test_a_gpu_that_the_driver_refuses_is_no_usable_gpu(monkeypatch):
     ("visible", "addresses"),
     [
         (None, ["0", "1", "3"]), ("3", ["0"]), ("1,3", ["0", "1"]), ("GPU-a,GPU-b", ["0", "1"]),
-        ("-1", []), ("NoDevFiles", []), ("0,-1,1", ["0"]), ("", []),
+        ("-1", []), ("NoDevFiles", []), ("0,-1,1", ["0"]), ("0,7", ["0"]), ("", []),
     ],
 )  # fmt: skip
 def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses, tmp_path):
