@@ -27,6 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from benchmarks.criteo_shape import N_FIELDS, CriteoShape
+from benchmarks.kernel import to_batch
 from benchmarks.local import local_session
 from benchmarks.timing import compared, header, row, spread
 from spark_fm import FactorizationMachine
@@ -75,15 +76,10 @@ def _kernel_worker(
 ) -> None:
     """Train chunks from memory, at the same time as the other processes do."""
     shape = CriteoShape(n_features)
-    chunks = []
-    for chunk in range(-(-n_rows // CHUNK_ROWS)):
-        rows, _ = shape.rows(10_000 * (1 + number) + chunk, CHUNK_ROWS)
-        chunks.append(CsrBatch.from_arrays(
-            rows.X.indptr.astype(np.int64), rows.X.indices, rows.X.data,
-            labels=rows.y.astype(np.float32),
-        ))  # fmt: skip
-    batch = CsrBatch.concat(chunks)
-    del chunks
+    first, n_chunks = 10_000 * (1 + number), -(-n_rows // CHUNK_ROWS)
+    batch = CsrBatch.concat(
+        [to_batch(shape.rows(first + i, CHUNK_ROWS)[0]) for i in range(n_chunks)]
+    )
     spec = FactorizationMachine(numFactors=k)._spec()
     counts = np.bincount(batch.indices, minlength=shape.n_features)
     state = initial_state(spec, counts, label_mean=0.3)
@@ -177,7 +173,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     args = parser.parse_args()
-    at_once = min(args.rows // args.cores, 2_000_000)
+    at_once = min(args.rows // args.cores, 2_000_000)  # of 8 M: those of an exchange
     alone = kernel_alone(args.factors, args.cores, 5, n_rows=at_once)  # and once more afterwards
     spark = local_session(f"local[{args.cores}]")
     frame = criteo_frame(spark, args.rows, 4 * args.cores)
