@@ -15,6 +15,7 @@ it and shows the measurements. The bias and Adam's moments are averaged plainly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from spark_fm.learner.state import Layout, TrainState
 PROGRESS_GAIN = 12.0
 PROGRESS_FLOOR = 1.0
 TOUCHES_TO_SETTLE = 20.0
+STRETCH = 4096  # features merged at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,14 @@ class Delta:
     def of(cls, state: TrainState, first_id: int, stop_id: int) -> Delta:
         """Return what the touched features of a range of ids have become; O(range)."""
         layout, rows = state.layout, state.rows[first_id:stop_id]
-        width = layout.n_exchanged
-        n = int(np.count_nonzero(rows[:, layout.touches] > 0))
-        delta = cls(np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, width), "<f4"))
+        delta = cls.empty(int(np.count_nonzero(rows[:, layout.touches] > 0)), layout.n_exchanged)
         _collect(rows, first_id, layout.touches, delta.ids, delta.touches, delta.columns)
         return delta
+
+    @classmethod
+    def empty(cls, n: int, width: int) -> Delta:
+        """Return uninitialised rows."""
+        return cls(np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, width), "<f4"))
 
     def buffers(self) -> list[memoryview]:
         """Return the bytes of ids, touches and columns."""
@@ -97,37 +102,11 @@ class MergeRule:
     factors_lr: float
     residual: float = 1.0
 
-    def progress(
-        self,
-        touches: NDArray[np.float64],
-        before: NDArray[np.float64],
-        growth: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the progress of factors and linear weights, each of shape (n,).
-
-        Parameters
-        ----------
-        touches : ndarray of shape (n,)
-            Weighted entries in all partitions.
-        before, growth : ndarray of shape (n, n_statistics)
-            Optimizer statistics at the start, and the sum of their changes.
-
-        Notes
-        -----
-        AdaGrad's accumulator grows by the squared gradient, which is the curvature
-        times the residual: ``lr * growth / (sqrt(accumulator) * residual)`` is the sum
-        of step times curvature, the exponent of the exact solution on a quadratic.
-        The other optimizers keep no such record: a fixed number of touches counts.
-        """
-        if self.layout.optimizer != "adagrad":
-            fixed = touches / TOUCHES_TO_SETTLE
-            return fixed, fixed
-        roots = np.sqrt(np.maximum(before + growth / self.n_partitions, 1e-30))
-        scale = PROGRESS_GAIN / max(self.residual, 1e-12)
-        floor = PROGRESS_FLOOR * self.factors_lr * touches / roots[:, 1]
-        factors = scale * self.factors_lr * growth[:, 0] / roots[:, 0]
-        linear = scale * self.linear_lr * growth[:, 1] / roots[:, 1]
-        return np.maximum(factors, floor), np.maximum(linear, floor)
+    def constants(self) -> tuple[float, float, float, float, float]:
+        """Return what the compiled merge takes of the rule."""
+        fixed = 0.0 if self.layout.optimizer == "adagrad" else 1 / TOUCHES_TO_SETTLE
+        gain = PROGRESS_GAIN / max(self.residual, 1e-12)
+        return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
 
 
 def merge_deltas(
@@ -146,33 +125,51 @@ def merge_deltas(
 
     Notes
     -----
-    O(sum of touched rows times m); memory: twice the range, in float64.
+    O(sum of touched rows times m), bound by memory: stretches of the range are merged one
+    after the other, so that the changes of each stay in the processor's cache.
     """
-    n_range = len(old)
-    k, width = rule.layout.k, rule.layout.n_exchanged
-    change = np.zeros((n_range, width), np.float64)
-    touching = np.zeros(n_range, np.int32)
-    touches = np.zeros(n_range, np.float64)
-    for delta in deltas:
-        _accumulate(
-            old, first_id, delta.ids, delta.touches, delta.columns, change, touching, touches
-        )
-    rows = np.flatnonzero(touching)
-    before, growth = (np.empty((len(rows), width - k - 1)) for _ in range(2))
-    _statistics(old, change, rows, k + 1, before, growth)
-    factors, linear = rule.progress(touches[rows], before, growth)
-    by_factors = correction(factors, touching[rows])
-    by_linear = correction(linear, touching[rows])
-    plain = 0.0 if rule.layout.optimizer == "adagrad" else 1 / rule.n_partitions
-    columns = np.empty((len(rows), width), np.float32)
-    _move(old, change, rows, by_factors, by_linear, plain, k, columns)
-    return Delta((rows + first_id).astype(np.int32), touches[rows].astype(np.float32), columns)
+    n_range, width = len(old), rule.layout.n_exchanged
+    merged = Delta.empty(min(n_range, sum(len(d.ids) for d in deltas)), width)
+    change = np.zeros((min(n_range, STRETCH), width), np.float64)
+    touching, touches = np.zeros(len(change), np.int32), np.zeros(len(change), np.float64)
+    starts = np.arange(0, n_range + STRETCH, STRETCH)
+    bounds = [np.searchsorted(delta.ids, starts + first_id).tolist() for delta in deltas]
+    constants, n = rule.constants(), 0
+    for number, start in enumerate(starts[:-1].tolist()):
+        for delta, bound in zip(deltas, bounds, strict=True):
+            _accumulate(
+                old, first_id, start, bound[number], bound[number + 1],
+                delta.ids, delta.touches, delta.columns, change, touching, touches,
+            )  # fmt: skip
+        n = _move(
+            old, first_id, start, change, touching, touches, *constants, rule.layout.k,
+            n, merged.ids, merged.touches, merged.columns,
+        )  # fmt: skip
+    return Delta(merged.ids[:n], merged.touches[:n], merged.columns[:n])
 
 
-def correction(progress: NDArray[np.float64], touching: NDArray[np.int32]) -> NDArray[np.float64]:
+def _correction_of(progress, touching):  # type: ignore[no-untyped-def]
     """Return the factor on the sum of changes: s(L) / (N s(L / N)), 1/N to 1."""
-    together = np.maximum(progress, 1e-9)  # the limit at 0 is 1
-    return -np.expm1(-together) / (-np.expm1(-together / touching) * touching)
+    if touching == 1:
+        return 1.0
+    together = max(progress, 1e-9)  # the limit at 0 is 1
+    return math.expm1(-together) / (math.expm1(-together / touching) * touching)
+
+
+correction = njit(_correction_of, variant="correction")
+
+
+def _progress_of(growth, before, lr, share, gain, floor):  # type: ignore[no-untyped-def]
+    """Return the progress of factors or of a linear weight under AdaGrad.
+
+    The accumulator grows by the squared gradient, which is the curvature times the
+    residual: ``lr * growth / (sqrt(accumulator) * residual)`` is the sum of step times
+    curvature, the exponent of the exact solution on a quadratic.
+    """
+    return max(gain * lr * growth / math.sqrt(max(before + growth * share, 1e-30)), floor)
+
+
+_progress = njit(_progress_of, variant="progress")
 
 
 def _collect_loop(rows, first_id, touch_column, ids, touches, columns):  # type: ignore[no-untyped-def]
@@ -190,43 +187,53 @@ _collect = njit(_collect_loop, tag="collect-touched")
 
 
 def _accumulate_loop(  # type: ignore[no-untyped-def]
-    old, first_id, ids, touches, columns, change, touching, total
+    old, first_id, start, first, stop, ids, touches, columns, change, touching, total
 ):
-    for i in range(len(ids)):
-        j = ids[i] - first_id
+    for i in range(first, stop):
+        place = ids[i] - first_id
+        j = place - start
         touching[j] += 1
         total[j] += touches[i]
         for f in range(columns.shape[1]):
-            change[j, f] += np.float64(columns[i, f]) - np.float64(old[j, f])
+            change[j, f] += np.float64(columns[i, f]) - np.float64(old[place, f])
 
 
 _accumulate = njit(_accumulate_loop, tag="accumulate-delta")
 
 
-def _statistics_loop(old, change, rows, first, before, growth):  # type: ignore[no-untyped-def]
-    for i in range(len(rows)):
-        for f in range(before.shape[1]):
-            before[i, f] = old[rows[i], first + f]
-            growth[i, f] = change[rows[i], first + f]
-
-
-_statistics = njit(_statistics_loop, tag="statistics-of-rows")
-
-
 def _move_loop(  # type: ignore[no-untyped-def]
-    old, change, rows, by_factors, by_linear, plain, k, moved
-):
-    # Statistics move by ``plain``, or as the values whose squares they add up where it is 0.
-    for i in range(len(rows)):
-        j = rows[i]
+    old, first_id, start, change, touching, total, fixed, gain, factors_lr, linear_lr, share, k,
+    n, ids, touches, columns,
+):  # fmt: skip
+    # Empties what was accumulated, and returns how many rows are filled.
+    for j in range(min(len(change), len(old) - start)):
+        if touching[j] == 0:
+            continue
+        place = start + j
+        if fixed > 0:  # other optimizers keep no record of progress: touches count
+            factors = linear = fixed * total[j]
+        else:
+            before_v, before_w = np.float64(old[place, k + 1]), np.float64(old[place, k + 2])
+            root = math.sqrt(max(before_w + change[j, k + 2] * share, 1e-30))
+            floor = PROGRESS_FLOOR * factors_lr * total[j] / root
+            factors = _progress(change[j, k + 1], before_v, factors_lr, share, gain, floor)
+            linear = _progress(change[j, k + 2], before_w, linear_lr, share, gain, floor)
+        by_factors = correction(factors, touching[j])
+        by_linear = correction(linear, touching[j])
         for f in range(k):
-            moved[i, f] = old[j, f] + change[j, f] * by_factors[i]
-        moved[i, k] = old[j, k] + change[j, k] * by_linear[i]
-        for f in range(k + 1, moved.shape[1]):
-            by = plain
-            if plain == 0:
-                by = by_factors[i] if f == k + 1 else by_linear[i]
-            moved[i, f] = old[j, f] + change[j, f] * by
+            columns[n, f] = old[place, f] + change[j, f] * by_factors
+        columns[n, k] = old[place, k] + change[j, k] * by_linear
+        for f in range(k + 1, columns.shape[1]):
+            # AdaGrad's sums move as the values whose squares they add up, moments plainly.
+            by = share if fixed > 0 else (by_factors if f == k + 1 else by_linear)
+            columns[n, f] = old[place, f] + change[j, f] * by
+        ids[n] = first_id + place
+        touches[n] = total[j]
+        n += 1
+        touching[j] = 0
+        total[j] = 0
+        change[j, :] = 0
+    return n
 
 
 _move = njit(_move_loop, tag="move-by-changes")

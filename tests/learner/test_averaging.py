@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from spark_fm.learner import averaging
 from spark_fm.learner.averaging import Delta, MergeRule, correction, merge_deltas
 from spark_fm.learner.spec import Optimizer
 from spark_fm.learner.state import Layout, TrainState
@@ -62,6 +63,25 @@ def test_merge_equals_its_twin(optimizer: Optimizer, residual: float) -> None:
     for j, touches, columns in zip(merged.ids, merged.touches, merged.columns, strict=True):
         assert touches == expected[int(j)][0]
         np.testing.assert_allclose(columns, expected[int(j)][1], **CLOSE)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
+def test_merge_does_not_depend_on_how_many_features_it_takes_at_a_time(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = rule_for(optimizer, 3)
+    old = start_of(40, rule.layout, seed=9)
+    rng = np.random.default_rng(9)
+    touched = [np.sort(rng.choice(40, 15, replace=False)).tolist() for _ in range(3)]
+    deltas = [delta_from(old, ids, rule.layout, seed=s) for s, ids in enumerate(touched)]
+
+    whole = merge_deltas(old, 0, deltas, rule)
+    for stretch in (1, 7, 40):
+        monkeypatch.setattr(averaging, "STRETCH", stretch)
+        merged = merge_deltas(old, 0, deltas, rule)
+
+        for found, expected in zip(merged.buffers(), whole.buffers(), strict=True):
+            assert bytes(found) == bytes(expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
@@ -119,7 +139,7 @@ def test_sums_of_adagrad_grow_as_the_values_move() -> None:
 @given(st.integers(1, 1000), st.floats(1e-12, 1e6))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_correction_lies_between_mean_and_sum(n_touching: int, progress: float) -> None:
-    (factor,) = correction(np.array([progress]), np.array([n_touching], np.int32))
+    factor = correction(progress, n_touching)
 
     rounding = 1e-12  # of float64 exponentials
     assert 1 / n_touching - rounding <= factor <= 1 + rounding
@@ -128,7 +148,7 @@ def test_correction_lies_between_mean_and_sum(n_touching: int, progress: float) 
 def test_correction_tends_to_the_sum_for_tiny_and_the_mean_for_huge_progress() -> None:
     touching = np.array([1, 2, 8, 64], np.int32)
 
-    tiny, zero, huge = (correction(np.full(4, p), touching) for p in (1e-9, 0.0, 1e6))
+    tiny, zero, huge = ([correction(p, n) for n in touching] for p in (1e-9, 0.0, 1e6))
 
     np.testing.assert_allclose(tiny, 1.0, rtol=1e-8)  # differs from 1 by progress / 2
     np.testing.assert_allclose(zero, 1.0, rtol=1e-8)
@@ -138,7 +158,7 @@ def test_correction_tends_to_the_sum_for_tiny_and_the_mean_for_huge_progress() -
 def test_correction_falls_as_progress_grows() -> None:
     progress = np.geomspace(1e-6, 1e3, 40)
 
-    factors = correction(progress, np.full(40, 16, np.int32))
+    factors = [correction(p, 16) for p in progress]
 
     assert (np.diff(factors) <= 0).all()
 
