@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +24,7 @@ from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_device import check_gpu, gpu_name, n_gpus, use_gpu
 from spark_fm.learner.predict import TablePositions, margins
-from spark_fm.learner.trainers import Trainer
+from spark_fm.learner.trainers import CPU, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -85,22 +86,29 @@ class GpuPasses:
     rows_key: str
     block_rows: int
 
-    def trainer(self, part: int) -> tuple[Trainer, str]:
-        """Return what makes the passes, and which GPU it uses, as ``host:address``.
+    @contextmanager
+    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+        """Yield what makes the passes, and which GPU it uses, as ``host:address``.
 
-        ``part`` numbers the parts of the rows, each of which one task trains on.
+        ``part`` numbers the parts of the rows, each of which one task trains on. At the end
+        the GPU is left to the tasks of other workers, too.
         """
         address = self.gpu.use()
+        from spark_fm.learner.cuda_memory import device_memory
         from spark_fm.learner.cuda_training import CudaTrainer
 
-        key = (self.rows_key, part, address)
-        return CudaTrainer(key, self.block_rows), f"{socket.gethostname()}:{address}"
+        memory, key = device_memory(), (self.rows_key, part)
+        try:
+            yield CudaTrainer(key, self.block_rows), f"{socket.gethostname()}:{address}"
+        finally:
+            memory.leave_room()
 
-    def leave_room(self) -> None:
-        """End a task: leave the GPU to those of other workers, too."""
-        from spark_fm.learner.cuda_memory import MEMORY
 
-        MEMORY.leave_room()
+def task_trainer(
+    gpu: GpuPasses | None, part: int
+) -> AbstractContextManager[tuple[Trainer, str | None]]:
+    """Return a context of what makes a task's passes, and of the name of its GPU if it has one."""
+    return nullcontext((CPU, None)) if gpu is None else gpu.trainer(part)
 
 
 def row_scorer(

@@ -127,7 +127,7 @@ def make_plan(
     extra = rows_in_task if solo else collected
     n_bytes = check_memory(
         layout, n_features, n_partitions=n_partitions, solo=solo, validates=data.has_validation,
-        extra=extra, session=session,
+        extra=extra, session=session, on_gpu=device.is_gpu,
     )  # fmt: skip
     return TrainPlan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
@@ -212,6 +212,7 @@ def check_memory(
     validates: bool,
     extra: int,
     session: SparkSession,
+    on_gpu: bool = False,
 ) -> int:
     """Return the bytes needed here; raise ModelTooLargeError when memory cannot hold them.
 
@@ -243,6 +244,7 @@ def check_memory(
             f"optimizer={layout.optimizer!r} needs {driver / gib:.2f} GiB on the driver{where} = "
             f"{needed / gib:.2f} GiB ({layout.bytes_per_feature} bytes of state a feature); "
             f"{available / gib:.2f} GiB are free. Lower numFactors, hash the features into fewer, "
+            f"{'set device to cpu (a GPU takes the rows sorted, too), ' if on_gpu else ''}"
             "or use a larger driver."
         )
     return needed

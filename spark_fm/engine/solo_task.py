@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, checked, read_blocks, renumbered
 from spark_fm.engine.collector import freeze_loaded_modules
-from spark_fm.engine.gpu_tasks import GpuPasses
+from spark_fm.engine.gpu_tasks import GpuPasses, task_trainer
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.pieces import array_pieces
 from spark_fm.engine.task_context import partition_number
@@ -22,7 +22,6 @@ from spark_fm.learner.run import TrainRun
 from spark_fm.learner.solo import advance
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
-from spark_fm.learner.trainers import CPU
 from spark_fm.learner.units import Units
 
 
@@ -78,8 +77,6 @@ class SoloTask:
         """Yield the pieces of the advanced run."""
         check_version(self.version)
         yield from self._advanced(self.parts[partition_number()], batches)
-        if self.gpu is not None:
-            self.gpu.leave_room()
         freeze_loaded_modules()
 
     def _advanced(
@@ -88,19 +85,19 @@ class SoloTask:
         started = time.perf_counter()
         facts, arrays = part.run.load()
         run = TrainRun.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
-        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer(0)  # all models' rows
         since, n_features = run.epoch, run.state.n_features
         train, validation = self._read(batches)
         train = part.units.apply(checked(train, n_features))
         if validation is not None:
             validation = part.units.apply(checked(validation, n_features))
         try:
-            for _ in advance(
-                run, train, validation, part.spec, metric=part.metric,
-                label_scale=part.units.label, trainer=trainer,
-                seconds=self.seconds - (time.perf_counter() - started),
-            ):  # fmt: skip
-                pass
+            with task_trainer(self.gpu, 0) as (trainer, gpu):  # all models train on the same rows
+                for _ in advance(
+                    run, train, validation, part.spec, metric=part.metric,
+                    label_scale=part.units.label, trainer=trainer,
+                    seconds=self.seconds - (time.perf_counter() - started),
+                ):  # fmt: skip
+                    pass
         except TrainingDivergedError as err:
             # As data: an exception would reach the driver as another class.
             yield from array_pieces(0, {"diverged": str(err)}, {}, model=part.model)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
 from spark_fm.engine.collector import freeze_loaded_modules
-from spark_fm.engine.gpu_tasks import GpuPasses
+from spark_fm.engine.gpu_tasks import GpuPasses, task_trainer
 from spark_fm.engine.handles import Handle
 from spark_fm.engine.local_files import write_buffers
 from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, piece
@@ -27,7 +27,7 @@ from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.safety import idle_loss, sample_loss
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout, TrainState
-from spark_fm.learner.trainers import CPU, Trainer
+from spark_fm.learner.trainers import Trainer
 from spark_fm.learner.units import Units
 from spark_fm.learner.visit import Visit
 
@@ -100,28 +100,29 @@ class ExchangeTask:
         check_version(self.version)
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
-        trainer, gpu = (CPU, None) if self.gpu is None else self.gpu.trainer(partition_number())
-        learners = [
-            _Learner(part, state, candidate, trainer)
-            for part, state, candidate in zip(self.parts, states, candidates, strict=True)
-        ]
-        trained = 0
         try:
-            for kind, rows in read_rows(self.rows, batches, learners[0].n_features):
-                for learner in learners:
-                    if kind == VALIDATION:
-                        learner.validate(rows)
-                    else:
-                        learner.train(rows, trained)
-                trained += kind == TRAIN
+            with task_trainer(self.gpu, partition_number()) as (trainer, gpu):
+                learners = [
+                    _Learner(part, state, candidate, trainer)
+                    for part, state, candidate in zip(self.parts, states, candidates, strict=True)
+                ]
+                self._pass_over(batches, learners)
         except RowsMissingError as err:
             yield from array_pieces(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
             yield from learner.results(model, outbox=self.outbox, gpu=gpu)
-        if self.gpu is not None:
-            self.gpu.leave_room()
         freeze_loaded_modules()
+
+    def _pass_over(self, batches: Iterator[pa.RecordBatch], learners: list[_Learner]) -> None:
+        trained = 0
+        for kind, rows in read_rows(self.rows, batches, learners[0].n_features):
+            for learner in learners:
+                if kind == VALIDATION:
+                    learner.validate(rows)
+                else:
+                    learner.train(rows, trained)
+            trained += kind == TRAIN
 
 
 class _Learner:

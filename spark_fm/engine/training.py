@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_fm.engine.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.engine.dealing import dealt_blocks
 from spark_fm.engine.dealt import DealtBlocks
-from spark_fm.engine.devices import Device, DeviceName, choose_device
+from spark_fm.engine.devices import PROCESSOR, Device, DeviceName, choose_device
 from spark_fm.engine.exchanges import conduct
 from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
@@ -28,9 +28,10 @@ from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import tagged, task_slots, use_driver_interpreter
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_training import train_solo
-from spark_fm.errors import InvalidParamError, TrainingDivergedError
+from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.run import TrainRun
 from spark_fm.learner.warm_start import WarmStart
+from spark_fm.learner.weights import FMWeights
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +185,7 @@ class TrainingSet:
             workers, averagings = saved.facts["partitions"]
             asked = replace(request, num_workers=workers, averagings=averagings)
         known = None if start is None else start.weights
-        device = self._device(request.device)
-        plan = make_plan(asked, self._data, self._session, known=known, device=device)
+        plan = self._plan(asked, known)
         return ModelTraining(
             self._data, plan, request,
             start=start, checkpoint=checkpoint, saved=saved, listener=listener,
@@ -252,6 +252,17 @@ class TrainingSet:
                 outcomes = conduct(steps, self._dealt_blocks(plan), session, plan, gpu=gpu)
         left = iter(outcomes)
         return [None if phase is None else next(left) for phase in phases]
+
+    def _plan(self, request: TrainRequest, known: FMWeights | None) -> TrainPlan:
+        device = self._device(request.device)
+        try:
+            return make_plan(request, self._data, self._session, known=known, device=device)
+        except ModelTooLargeError as err:
+            if request.device != "auto" or not device.is_gpu:
+                raise
+            plan = make_plan(request, self._data, self._session, known=known, device=PROCESSOR)
+            log.warning("device='auto' trains on the processor: %s", err)
+            return plan
 
     def _device(self, wanted: DeviceName) -> Device:
         if wanted not in self._devices:

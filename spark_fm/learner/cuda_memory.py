@@ -1,8 +1,8 @@
 """Rows that stay on a GPU between passes, as far as its memory goes.
 
-A process keeps them: a Spark worker that is used again finds those of its partition. What
-was not used for longest makes room for what is needed now; rows that do not fit are brought
-piece by piece in every pass, with the same result.
+A process keeps them, for each GPU that it uses: a Spark worker that is used again finds those
+of its partition. What was not used for longest makes room for what is needed now; rows that do
+not fit are brought piece by piece in every pass, with the same result.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Piece:
 
 
 class DeviceMemory:
-    """Pieces of rows on the device, and how room is made for more."""
+    """Pieces of rows on one device, and how room is made for more."""
 
     def __init__(self) -> None:
         self._pieces: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
@@ -189,4 +189,10 @@ def _uploaded(part: BlockedRows) -> Piece:
     )  # fmt: skip
 
 
-MEMORY = DeviceMemory()
+_MEMORIES: dict[int, DeviceMemory] = {}
+
+
+def device_memory() -> DeviceMemory:
+    """Return what this process keeps on the current GPU."""
+    cuda.current_context()  # the first GPU's, where none has been chosen
+    return _MEMORIES.setdefault(int(cuda.gpus.current.id), DeviceMemory())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_kernels import margins_kernel
-from spark_fm.learner.cuda_memory import MEMORY, PIECE_BYTES, DeviceMemory
+from spark_fm.learner.cuda_memory import PIECE_BYTES, DeviceMemory, device_memory
 
 ENTRY_BYTES = 8
 # Products of a batch from which its way to the GPU and back, about 0.2 ms, is made up for:
@@ -31,7 +31,8 @@ class CudaScorer:
     ----------
     table : ndarray of shape (n_features, k + 1), float32
         As ``predict.margins`` takes it.
-    memory : DeviceMemory
+    memory : DeviceMemory, optional
+        That of the current GPU by default.
 
     Raises
     ------
@@ -39,8 +40,8 @@ class CudaScorer:
         When the GPU has no room for the table, even alone.
     """
 
-    def __init__(self, table: NDArray[np.float32], *, memory: DeviceMemory = MEMORY) -> None:
-        self._memory = memory
+    def __init__(self, table: NDArray[np.float32], *, memory: DeviceMemory | None = None) -> None:
+        self._memory = memory = memory or device_memory()
         self._kernel, self._shape = margins_kernel(table.shape[1] - 1)
         plain = np.ascontiguousarray(table, np.float32)
         plain = plain if len(plain) else np.zeros((1, table.shape[1]), np.float32)

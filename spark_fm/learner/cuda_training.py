@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spark_fm.learner.blocked import BlockedRows
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_kernels import Kernels, kernels
-from spark_fm.learner.cuda_memory import MEMORY, DeviceMemory, Piece
+from spark_fm.learner.cuda_memory import DeviceMemory, Piece, device_memory
 from spark_fm.learner.cuda_scoring import CudaScorer, pays
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.optimizers import hyperparameters
@@ -40,7 +40,8 @@ class CudaTrainer:
         is uploaded once.
     block_rows : int
         Rows that train side by side (>= 1); with mini-batches it is their size instead.
-    memory : DeviceMemory
+    memory : DeviceMemory, optional
+        That of the current GPU by default.
 
     Notes
     -----
@@ -52,11 +53,11 @@ class CudaTrainer:
     """
 
     def __init__(
-        self, rows_key: Hashable, block_rows: int, *, memory: DeviceMemory = MEMORY
+        self, rows_key: Hashable, block_rows: int, *, memory: DeviceMemory | None = None
     ) -> None:
         self._rows_key = rows_key
         self._block_rows = block_rows
-        self._memory = memory
+        self._memory = memory or device_memory()
 
     def train_inplace(
         self,

@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.scaling import standalone_cluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm.engine import copying, solo_training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GPU = "spark.executor.resource.gpu.amount"
@@ -47,6 +48,7 @@ CASES = {
     # One of two cores and a GPU: two partitions queue for it.
     "training-tasks": Case({"spark.executor.cores": 2, GPU: 1}, 2),
     "local": Case({}, 2, on_cluster=False),
+    "several-models": Case({}, 1, on_cluster=False),
 }
 
 
@@ -118,6 +120,20 @@ def outcome(spark: SparkSession, n_workers: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def models_at_once(spark: SparkSession) -> dict[str, Any]:
+    """Return how many of three models each job on the one GPU of this machine trains."""
+    found: list[int] = []
+
+    def copies(of: DataFrame, number: int) -> DataFrame:
+        found.append(number)
+        return copying.copies(of, number)
+
+    solo_training.copies = copies
+    fm = machine("gpu", 1)
+    models = list(fm.fitMultiple(rows(spark), [{fm.numFactors: k} for k in (2, 3, 4)]))
+    return {"models": len(models), "at_once": sorted(set(found))}
+
+
 def main(name: str) -> None:
     """Run a case."""
     case = CASES[name]
@@ -127,7 +143,9 @@ def main(name: str) -> None:
         if case.on_cluster:
             address = stack.enter_context(standalone_cluster(1, "2g", cores=2))
         spark = session(address, case.settings)
-        sys.stdout.write(json.dumps(outcome(spark, case.n_workers)) + "\n")
+        several = name == "several-models"
+        found = models_at_once(spark) if several else outcome(spark, case.n_workers)
+        sys.stdout.write(json.dumps(found) + "\n")
         spark.stop()
 
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from spark_fm.engine.gpu_tasks import GpuPasses, TaskGpu, task_trainer
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.blocked import CHUNK
 from spark_fm.learner.csr import CsrBatch
@@ -27,7 +29,7 @@ if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
 from spark_fm.learner import cuda_memory, cuda_training  # noqa: E402
-from spark_fm.learner.cuda_memory import DeviceMemory  # noqa: E402
+from spark_fm.learner.cuda_memory import DeviceMemory, device_memory  # noqa: E402
 from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
 
 N_FEATURES = 9
@@ -259,6 +261,37 @@ def test_a_task_that_ends_lets_go_of_rows_until_half_of_the_gpu_is_free(
     total -= 10
     memory.leave_room()
     assert len(memory._pieces) == n_pieces - 1
+
+
+def test_each_gpu_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = SimpleNamespace(id=0)
+    monkeypatch.setattr(cuda_memory.cuda, "gpus", SimpleNamespace(current=current))
+    first = device_memory()
+    current.id = 1
+    second = device_memory()
+    current.id = 0
+
+    assert second is not first
+    assert device_memory() is first
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_leaves_room_on_the_gpu_whatever_comes_of_it(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, left = device_memory(), []
+    monkeypatch.setattr(DeviceMemory, "leave_room", lambda self: left.append(self))
+    error = pytest.raises(ValueError, match="rows") if fails else nullcontext()
+
+    with error, task_trainer(GpuPasses(TaskGpu(local=True), "rows", 1), 0) as (trainer, name):
+        assert isinstance(trainer, CudaTrainer)
+        assert name is not None
+        assert name.endswith(":0")
+        assert not left
+        if fails:
+            raise ValueError("rows")
+
+    assert left == [memory]
 
 
 def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory) -> None:

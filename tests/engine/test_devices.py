@@ -171,15 +171,23 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
     [("every-task", ["0", "1"]), ("training-tasks", ["0"]), ("local", ["0"])],
 )
 def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.cuda.cluster", case],
-        cwd=ROOT, capture_output=True, text=True, timeout=500, env=os.environ | ENVIRONMENT,
-    )  # fmt: skip
+    found = outcome_of(case)
 
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
     assert found["device"] == "gpu"
     assert found["addresses"] == addresses
     assert found["distance"] < 1e-6
     assert found["score_distance"] < 1e-6
     assert found["loss_distance"] < 1e-6
+
+
+def test_a_local_master_trains_no_more_models_at_once_than_it_has_gpus():
+    assert outcome_of("several-models") == {"models": 3, "at_once": [1]}
+
+
+def outcome_of(case: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.cuda.cluster", case],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, env=os.environ | ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])

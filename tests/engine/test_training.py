@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import numpy as np
@@ -16,6 +17,7 @@ from spark_fm.engine import (
     planning,
     session,
     solo_training,
+    training,
 )
 from spark_fm.engine.devices import PROCESSOR, Device
 from spark_fm.engine.gpu_tasks import TaskGpu
@@ -198,6 +200,28 @@ def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(frame, monkeypat
     with pytest.raises(ModelTooLargeError, match=r"40 features x numFactors=4 .* GiB") as caught:
         machine().fit(frame)
     assert isinstance(caught.value, MemoryError)
+
+
+def test_auto_trains_on_the_processor_where_the_rows_sorted_for_a_gpu_do_not_fit(
+    frame, monkeypatch, caplog
+):
+    plain = machine(numWorkers=1).fit(frame)
+    gpu = Device("a GPU", 1, TaskGpu(local=True))
+    monkeypatch.setattr(training, "choose_device", lambda *_: gpu)
+    limits = iter([10_000, 2**40])  # of the plan for the GPU, of the one for the processor
+    monkeypatch.setattr(planning, "available_memory", lambda: next(limits, 2**40))
+
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        model = machine(numWorkers=1, device="auto").fit(frame)
+
+    assert_same_model(model, plain)
+    assert model.summary.facts["device"] == "cpu"
+    [said] = [r.message for r in caplog.records if "device='auto'" in r.message]
+    assert "trains on the processor: A model of 40 features" in said
+
+    monkeypatch.setattr(planning, "available_memory", lambda: 10_000)
+    with pytest.raises(ModelTooLargeError, match="set device to cpu"):
+        machine(numWorkers=1, device="gpu").fit(frame)
 
 
 def test_exploding_steps_roll_back_and_are_told(spark):
