@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -100,8 +100,11 @@ class GpuPasses:
         memory, key = device_memory(), (self.rows_key, part)
         try:
             yield CudaTrainer(key, self.block_rows), f"{socket.gethostname()}:{address}"
-        finally:
-            memory.leave_room()
+        except BaseException:
+            with suppress(Exception):  # a GPU that is broken must not hide what broke it
+                memory.leave_room()
+            raise
+        memory.leave_room()
 
 
 def task_trainer(

@@ -127,7 +127,7 @@ def make_plan(
     extra = rows_in_task if solo else collected
     n_bytes = check_memory(
         layout, n_features, n_partitions=n_partitions, solo=solo, validates=data.has_validation,
-        extra=extra, session=session, on_gpu=device.is_gpu,
+        extra=extra, session=session, sorts_rows=solo and device.is_gpu,
     )  # fmt: skip
     return TrainPlan(
         n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
@@ -212,12 +212,12 @@ def check_memory(
     validates: bool,
     extra: int,
     session: SparkSession,
-    on_gpu: bool = False,
+    sorts_rows: bool = False,
 ) -> int:
     """Return the bytes needed here; raise ModelTooLargeError when memory cannot hold them.
 
     ``extra`` bytes are the rows that one task takes in, or the deltas that the driver
-    collects.
+    collects; ``sorts_rows`` says that they are sorted for a GPU as well.
     """
     parameters = 4 * n_features * (layout.k + 1)
     exchanged = 4 * n_features * (layout.n_exchanged + 1)
@@ -239,13 +239,13 @@ def check_memory(
     if available is not None and needed > MEMORY_SHARE * available:
         gib = 2**30
         where = f" + {n_workers} workers x {worker / gib:.2f} GiB" if local else ""
+        on_cpu = "set device to cpu (a GPU takes the rows sorted, too), "
         raise ModelTooLargeError(
             f"A model of {n_features:,} features x numFactors={layout.k} with "
             f"optimizer={layout.optimizer!r} needs {driver / gib:.2f} GiB on the driver{where} = "
             f"{needed / gib:.2f} GiB ({layout.bytes_per_feature} bytes of state a feature); "
             f"{available / gib:.2f} GiB are free. Lower numFactors, hash the features into fewer, "
-            f"{'set device to cpu (a GPU takes the rows sorted, too), ' if on_gpu else ''}"
-            "or use a larger driver."
+            f"{on_cpu if sorts_rows and local else ''}or use a larger driver."
         )
     return needed
 

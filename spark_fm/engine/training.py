@@ -260,9 +260,8 @@ class TrainingSet:
         except ModelTooLargeError as err:
             if request.device != "auto" or not device.is_gpu:
                 raise
-            plan = make_plan(request, self._data, self._session, known=known, device=PROCESSOR)
             log.warning("device='auto' trains on the processor: %s", err)
-            return plan
+            return make_plan(request, self._data, self._session, known=known, device=PROCESSOR)
 
     def _device(self, wanted: DeviceName) -> Device:
         if wanted not in self._devices:

@@ -275,6 +275,17 @@ def test_each_gpu_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert device_memory() is first
 
 
+def test_a_gpu_that_is_broken_does_not_hide_what_broke_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave_room(_: DeviceMemory) -> None:
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(DeviceMemory, "leave_room", leave_room)
+    passes = GpuPasses(TaskGpu(local=True), "rows", 1)
+
+    with pytest.raises(ValueError, match="rows"), passes.trainer(0):
+        raise ValueError("rows")
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_task_leaves_room_on_the_gpu_whatever_comes_of_it(
     fails: bool, monkeypatch: pytest.MonkeyPatch
