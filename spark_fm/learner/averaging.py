@@ -103,7 +103,11 @@ class MergeRule:
     residual: float = 1.0
 
     def constants(self) -> tuple[float, float, float, float, float]:
-        """Return what the compiled merge takes of the rule."""
+        """Return what the compiled merge takes of the rule.
+
+        Progress a touch where touches count, or 0; gain over residual; step of the factors
+        and of the linear weights; share of a partition.
+        """
         fixed = 0.0 if self.layout.optimizer == "adagrad" else 1 / TOUCHES_TO_SETTLE
         gain = PROGRESS_GAIN / max(self.residual, 1e-12)
         return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
