@@ -107,14 +107,14 @@ def main() -> None:
         for name, values in GROWTHS.items()
         for value in values
     }
-    found: dict[tuple[str, int], list[list[float]]] = {place: [] for place in sizes}
+    found: dict[Size, list[list[float]]] = {size: [] for size in sizes.values()}  # BASE once
     for _ in range(args.rounds):
-        for place, size in sizes.items():
-            found[place].append(seconds_of_phases(spark, size, args.epochs))
+        for size, times in found.items():
+            times.append(seconds_of_phases(spark, size, args.epochs))
     curves = {}
     header("grows", "size", *PHASES)
     for name, values in GROWTHS.items():
-        seconds = np.array([np.min(found[name, value], axis=0) for value in values])
+        seconds = np.array([np.min(found[sizes[name, value]], axis=0) for value in values])
         for value, times in zip(values, seconds, strict=True):
             row(name.replace("_", " "), f"{value:,}", *(f"{s:.2f}" for s in times))
         curves[name] = np.array(values, float), seconds

@@ -141,10 +141,12 @@ def merge_deltas(
     constants, n = rule.constants(), 0
     for number, start in enumerate(starts[:-1].tolist()):
         for delta, bound in zip(deltas, bounds, strict=True):
-            _accumulate(
-                old, first_id, start, bound[number], bound[number + 1],
-                delta.ids, delta.touches, delta.columns, change, touching, touches,
-            )  # fmt: skip
+            first, stop = bound[number], bound[number + 1]
+            if first < stop:
+                _accumulate(
+                    old, first_id, start, first, stop,
+                    delta.ids, delta.touches, delta.columns, change, touching, touches,
+                )  # fmt: skip
         n = _move(
             old, first_id, start, change, touching, touches, *constants, rule.layout.k,
             n, merged.ids, merged.touches, merged.columns,
