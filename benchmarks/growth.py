@@ -12,6 +12,7 @@ shipping follow the features that the rows have, which grow more slowly than the
 from __future__ import annotations
 
 import argparse
+import gc
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +64,8 @@ def seconds_of_phases(spark: SparkSession, size: Size, epochs: int) -> list[floa
         numWorkers=2, averagingsPerEpoch=2, factorsLr=RATE, linearLr=RATE, refit="never",
     ).fit(frame)  # fmt: skip
     frame.unpersist()
+    del frame
+    gc.collect()  # the JVM keeps the rows for as long as PySpark's cycles of objects name them
     history = model.summary.history.iloc[1:]
     names = ("trainSeconds", "mergeSeconds", "broadcastSeconds")
     return [model.summary.facts["packSeconds"], *(float(history[n].min()) for n in names)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from spark_fm.learner.run import EpochRecord
@@ -13,6 +13,22 @@ from spark_fm.learner.spec import TrainSpec
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 200
+
+
+@dataclass(slots=True)
+class Crew:
+    """Who made the passes of a training, as its tasks say.
+
+    Parameters
+    ----------
+    workers : int
+        Most partitions that trained in one pass.
+    gpus : set of str
+        Host and address of the GPUs.
+    """
+
+    workers: int = 1
+    gpus: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

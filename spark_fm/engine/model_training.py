@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from spark_fm.engine.checkpoints import Checkpoint
 from spark_fm.engine.history import (
+    Crew,
     EpochReport,
     divergence_notes,
     running_history,
@@ -141,8 +142,7 @@ class ModelTraining:
         self._listener = listener
         self._history: list[dict[str, Any]] = []
         self._warnings = [*data.warnings, *check_sets(data, request)]
-        self._distributed: list[DistributedTraining] = []
-        self._gpus: set[str] = set()
+        self._crew = Crew()
         self._first: _First | None = None
         self._snapshot = saved
 
@@ -199,21 +199,19 @@ class ModelTraining:
         return SoloTraining(
             phase.run, phase.spec, phase.units, self._request.metric, tell=self._teller(tell),
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            gpus=self._gpus,
+            crew=self._crew,
         )  # fmt: skip
 
     def distributed(self, phase: Phase, tell: Listener) -> DistributedTraining:
         """Return a phase as a training in many tasks."""
-        training = DistributedTraining(
+        return DistributedTraining(
             phase.spec, self.plan, metric=self._request.metric, tell=self._teller(tell),
             units=phase.units, train_on_all=phase.train_on_all,
             has_validation=phase.has_validation,
             n_rows=self._data.sums(all_rows=phase.train_on_all).rows,
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            gpus=self._gpus,
+            crew=self._crew,
         )  # fmt: skip
-        self._distributed.append(training)
-        return training
 
     def result(
         self, phase: Phase | None, outcome: TrainRun | TrainingDivergedError | None
@@ -355,7 +353,6 @@ class ModelTraining:
             all_rows=len(records) > len(first.records) or self._data.nothing_left
         )
         data, plan = self._data, self.plan
-        workers = [training.workers_seen for training in self._distributed]
         return {
             "numRows": data.train.rows + data.validation.rows,
             "numTrainRows": data.train.rows,
@@ -367,10 +364,10 @@ class ModelTraining:
             "skippedReasons": data.n_skipped,
             "zeroWeightRows": data.n_zero_weight,
             "numSourcePartitions": data.n_sources,
-            "numWorkers": max(workers, default=1),
+            "numWorkers": self._crew.workers,
             "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,
             "device": "gpu" if plan.device.is_gpu else "cpu",
-            "gpus": sorted(self._gpus),
+            "gpus": sorted(self._crew.gpus),
             "mergedOnExecutors": plan.merge_on_executors,
             "labelMean": sums.label / sums.weight,
             "labelScale": units.label,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.engine.exchanges import Exchange, ExchangeResult, Steps
-from spark_fm.engine.history import EpochReport
+from spark_fm.engine.history import Crew, EpochReport
 from spark_fm.engine.planning import TrainPlan
 from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.tasks import ExchangePart, merge_range
@@ -82,8 +82,8 @@ class DistributedTraining:
         Takes each finished epoch; False ends the training.
     keep : callable or None
         Takes the run where it may be taken up again: after every ``keep_every`` epochs.
-    gpus : set of str
-        Takes the GPUs that make passes.
+    crew : Crew
+        Takes who makes the passes.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DistributedTraining:
         tell: Callable[[EpochReport], bool],
         keep: Callable[[TrainRun], None] | None = None,
         keep_every: int = 1,
-        gpus: set[str] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._spec = spec
         self._plan = plan
@@ -111,12 +111,11 @@ class DistributedTraining:
         self._tell = tell
         self._keep = keep
         self._keep_every = keep_every
-        self._gpus = set() if gpus is None else gpus
+        self._crew = crew or Crew()
         self._mean = self._limit = float("nan")
         self._sample: CsrBatch | None = None  # rows to judge merged models by
         self._candidate: Candidate | None = None
         self._turn = 0
-        self.workers_seen = 0
 
     def steps(self, run: TrainRun) -> Steps:
         """Advance ``run`` in place to its end and return it, exchange by exchange.
@@ -244,8 +243,8 @@ class DistributedTraining:
         self._turn += 1
         facts = result.facts
         self._sample = self._sample or result.sample
-        self.workers_seen = max(self.workers_seen, len(facts))
-        self._gpus |= {f["gpu"] for f in facts} - {None}
+        self._crew.workers = max(self._crew.workers, len(facts))
+        self._crew.gpus |= {f["gpu"] for f in facts} - {None}
         validate_seconds = 0.0
         if closing is not None:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)

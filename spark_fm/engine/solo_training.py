@@ -17,7 +17,7 @@ from spark_fm.engine.copying import copies
 from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
-from spark_fm.engine.history import EpochReport
+from spark_fm.engine.history import Crew, EpochReport
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
@@ -54,8 +54,8 @@ class SoloTraining:
         Takes the run after each job that brought it at least ``keep_every`` epochs
         further: there it may be taken up again.
     keep_every : int
-    gpus : set of str
-        Takes the GPUs that make passes.
+    crew : Crew
+        Takes who makes the passes.
     """
 
     run: TrainRun
@@ -65,7 +65,7 @@ class SoloTraining:
     tell: Callable[[EpochReport], bool]
     keep: Callable[[TrainRun], None] | None = None
     keep_every: int = 1
-    gpus: set[str] = field(default_factory=set)
+    crew: Crew = field(default_factory=Crew)
     kept_epoch: int = 0
 
     @property
@@ -176,7 +176,7 @@ def _take_in(
     run = training.run = TrainRun.from_arrays(layout, facts, arrays)
     records = run.history
     run.history = history + records
-    training.gpus |= {facts["gpu"]} - {None}
+    training.crew.gpus |= {facts["gpu"]} - {None}
     for report in _reports(records, facts["n_rows"], training.spec, job_seconds):
         if not training.tell(report):
             run.finished = True
