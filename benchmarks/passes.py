@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--factors", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from spark_fm.learner.csr import CsrBatch
@@ -33,8 +35,10 @@ def exploded_loss(start: float, nothing: float) -> float:
 
 def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
     """Return the weighted loss sum of a model that says 0 of every row."""
-    zeros = np.zeros(batch.n_rows, np.float32)
-    return loss_sum(spec.loss, zeros, batch.labels, batch.weights)
+    weights = batch.weights.astype(np.float64)
+    if spec.loss == "logistic":
+        return math.log(2.0) * float(weights.sum())
+    return float(weights @ np.square(batch.labels, dtype=np.float64))
 
 
 def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:

@@ -43,15 +43,20 @@ def mixed_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:
 
     Up to MIXED_WHOLE any order is as likely as any other. Beyond, pieces of PIECE rows in
     random order are mixed MIXED_PIECES at a time: a stretch of the order holds rows from
-    everywhere, whose pages the processor's caches can keep; O(n_rows).
+    everywhere, whose pages the processor's caches can keep. One permutation mixes all
+    stretches, which hold other pieces in every pass: to draw one for each costs a thirtieth
+    of the training; O(n_rows).
     """
     if n_rows <= MIXED_WHOLE:
         return rng.permutation(n_rows)
     starts = rng.permutation(-(-n_rows // PIECE)) * PIECE
     order = (starts[:, None] + np.arange(PIECE)).ravel()
     order = order[order < n_rows]
-    for start in range(0, n_rows, MIXED_PIECES * PIECE):
-        rng.shuffle(order[start : start + MIXED_PIECES * PIECE])
+    stretch = MIXED_PIECES * PIECE
+    whole = n_rows - n_rows % stretch
+    mix = rng.permutation(stretch)
+    order[:whole] = order[:whole].reshape(-1, stretch)[:, mix].ravel()
+    rng.shuffle(order[whole:])
     return order
 
 

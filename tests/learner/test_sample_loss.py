@@ -4,7 +4,8 @@ import scipy.sparse as sp
 
 from spark_fm import FactorizationMachine
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.safety import sample_loss
+from spark_fm.learner.metrics import loss_sum
+from spark_fm.learner.safety import idle_loss, sample_loss
 from spark_fm.learner.state import initial_state
 
 
@@ -27,3 +28,17 @@ def test_the_loss_of_the_first_rows_is_the_same_formula_s_whatever_the_table(n_f
     scores = state.bias[0] + dense @ table[:, 4] + 0.5 * (sums**2 - squares).sum(1)
     expected = weights @ (np.logaddexp(0, scores) - labels * scores)
     np.testing.assert_allclose([loss, weight], [expected, weights.sum()], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("binary_classifier", [0, 1, 1]), ("regressor", [-2.5, 0, 7])],
+    ids=["logistic", "squared"],
+)
+def test_the_loss_of_no_model_is_the_losses_of_scores_of_zero(kind, labels):
+    weights, zeros = np.array([0.5, 0, 2], np.float32), np.zeros(3, np.float32)
+    rows = CsrBatch.from_matrix(sp.csr_matrix((3, 4)), labels=labels, weights=weights)
+    spec = FactorizationMachine(predictorType=kind, numFactors=2)._spec()
+
+    expected = loss_sum(spec.loss, zeros, rows.labels, rows.weights)
+    assert idle_loss(rows, spec) == pytest.approx(expected, rel=1e-7)
