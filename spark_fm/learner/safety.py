@@ -47,15 +47,9 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
     The first rows are a sample, since rows were mixed when they were packed.
     """
     head = train.between(0, min(train.n_rows, SAMPLE_ROWS))
-    if state.n_features > 4 * head.nnz:  # a copy of a large table would cost more than it
-        ids, places = np.unique(head.indices, return_inverse=True)
-        table = state.rows[ids, : state.layout.k + 1]
-        head = CsrBatch(
-            head.indptr, places.astype(np.int32), head.values, head.labels, head.weights
-        )
-    else:
-        table = state.parameters()
-    scores = margins(head, table, float(state.bias[0]))
+    ids = np.unique(head.indices)  # a copy of the whole table would cost more
+    table = state.rows[ids, : state.layout.k + 1]
+    scores = margins(head, table, float(state.bias[0]), features=ids)
     loss = loss_sum(spec.loss, scores, head.labels, head.weights)
     return loss, float(head.weights.sum(dtype=np.float64))
 
