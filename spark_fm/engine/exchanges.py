@@ -140,7 +140,8 @@ def conduct(
         except StopIteration as end:
             results[number] = end.value
         except TrainingDivergedError as err:
-            results[number] = err
+            # Its traceback would name this frame, and the tables of those below.
+            results[number] = err.with_traceback(None)
 
     for number in range(len(trainings)):
         resume(number, None)

@@ -47,9 +47,12 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
     The first rows are a sample, since rows were mixed when they were packed.
     """
     head = train.between(0, min(train.n_rows, SAMPLE_ROWS))
-    ids = np.unique(head.indices)  # a copy of the whole table would cost more
-    table = state.rows[ids, : state.layout.k + 1]
-    scores = margins(head, table, float(state.bias[0]), features=ids)
+    bias = float(state.bias[0])
+    if state.n_features <= head.nnz:
+        scores = margins(head, state.parameters(), bias)
+    else:  # a copy of the whole table would cost more than the scores
+        ids = np.unique(head.indices)
+        scores = margins(head, state.rows[ids, : state.layout.k + 1], bias, features=ids)
     loss = loss_sum(spec.loss, scores, head.labels, head.weights)
     return loss, float(head.weights.sum(dtype=np.float64))
 
