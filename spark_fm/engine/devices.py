@@ -13,7 +13,7 @@ from spark_fm._version import __version__
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
 from spark_fm.engine.session import is_local_master, local_cores, n_executors, setting
-from spark_fm.errors import GpuNotFoundError
+from spark_fm.errors import GpuNotFoundError, SparkFMError
 from spark_fm.learner.blocked import block_rows
 
 log = logging.getLogger(__name__)
@@ -23,31 +23,42 @@ GPU_AMOUNT = "spark.executor.resource.gpu.amount"
 TASK_GPU_AMOUNT = "spark.task.resource.gpu.amount"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Device:
-    """What makes the passes of a training.
+    """What makes the passes of trainings: a GPU until they have to leave it, or the processor.
 
     Parameters
     ----------
-    gpu : str
-        Name of the GPU that a task has; "" for the processor.
     slots : int
         GPUs that may train at once; 0 for the processor.
     task_gpu : TaskGpu or None
         Which of them a task uses; None for the processor.
     profile : ResourceProfile or None
         What the tasks that train ask of Spark, where they ask for more than others.
+    optional : bool
+        Trainings may leave the GPU for the processor.
     """
 
-    gpu: str = ""
     slots: int = 0
     task_gpu: TaskGpu | None = None
     profile: ResourceProfile | None = None
+    optional: bool = False
 
     @property
     def is_gpu(self) -> bool:
         """Whether it is a GPU."""
         return self.task_gpu is not None
+
+    def leave_gpu(self, err: SparkFMError) -> None:
+        """Be the processor from here on, and say so; raise ``err`` where it must be a GPU.
+
+        A pass that failed has changed nothing: it is made again, and the training goes on.
+        """
+        if not self.optional:
+            raise err
+        if self.is_gpu:
+            log.warning("device='auto' goes on on the processor: %s", err)
+        self.slots, self.task_gpu, self.profile = 0, None, None
 
     def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPasses | None:
         """Return how tasks make their passes; None for the processor.
@@ -94,8 +105,9 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
     with worker_errors():
         [(name, number, reason)] = [tuple(row) for row in probe.collect()]
     if not reason:
-        slots = min(number, local_cores(session)) if local else gpu_slots(session)
-        return Device(name, max(1, slots), task_gpu, profile)
+        slots = max(1, min(number, local_cores(session)) if local else gpu_slots(session))
+        log.info("device=%r trains on %s; %d GPU(s) at once", wanted, name, slots)
+        return Device(slots, task_gpu, profile, optional=wanted == "auto")
     if wanted == "gpu":
         raise GpuNotFoundError(
             f"device='gpu' found no usable GPU: {reason}. Or set device to 'auto' or 'cpu' "

@@ -41,7 +41,7 @@ from spark_fm.engine.tasks import (
     ExchangeTask,
     MergeTask,
 )
-from spark_fm.errors import TrainingDivergedError
+from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.averaging import MergeRule
 from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
@@ -155,7 +155,15 @@ def conduct(
             alike.sort(key=lambda n: (waiting[n].turn, n))
             chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
             exchanges = [waiting[n] for n in chosen]
-            outcome = run_pass(exchanges, blocks, residents, session, plan, gpu=gpu)
+            try:
+                outcome = run_pass(exchanges, blocks, residents, session, plan, gpu=gpu)
+            except (GpuNotFoundError, ModelTooLargeError) as err:
+                if gpu is None:
+                    raise
+                plan.device.leave_gpu(err)
+                gpu = None
+                residents.stop(waits=False)  # their job has failed
+                continue
             for number, result in zip(chosen, outcome, strict=True):
                 resume(number, result)
     return [results[number] for number in range(len(trainings))]

@@ -81,11 +81,11 @@ class TrainPlan:
     device: Device = PROCESSOR
 
     @property
-    def key(self) -> tuple[bool, int, int, bool, bool, bool]:
+    def key(self) -> tuple[object, ...]:
         """What must agree for two trainings to share jobs."""
         return (
             self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors,
-            self.ids is None, self.device.is_gpu,
+            self.ids is None, self.device,
         )  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.copying import copies
+from spark_fm.engine.devices import PROCESSOR, Device
 from spark_fm.engine.gathering import JOB_BYTES, gather
 from spark_fm.engine.gpu_tasks import GpuPasses
 from spark_fm.engine.handles import Handle
@@ -22,7 +22,7 @@ from spark_fm.engine.packed import PackedData
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_task import SoloPart, SoloTask
-from spark_fm.errors import TrainingDivergedError
+from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.run import EpochRecord, TrainRun
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
@@ -84,8 +84,8 @@ def train_solo(
     ids: Handle | None,
     train_on_all: bool,
     n_tasks: int,
+    device: Device = PROCESSOR,
     gpu: GpuPasses | None = None,
-    profile: ResourceProfile | None = None,
 ) -> list[TrainRun | TrainingDivergedError]:
     """Return the finished runs, or for each that no step size saves its error.
 
@@ -100,10 +100,10 @@ def train_solo(
         Train on validation rows too and validate nothing.
     n_tasks : int
         Tasks that may train at once, each one model on all the rows.
+    device : Device
+        What makes the passes.
     gpu : GpuPasses or None
-        How the passes are made on a GPU; None for the processor.
-    profile : ResourceProfile or None
-        What the tasks ask of Spark beyond other tasks.
+        How they are made on a GPU; None for the processor.
     """
     failed: dict[int, TrainingDivergedError] = {}
     for training in trainings:
@@ -131,8 +131,15 @@ def train_solo(
             task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
-            frame = rows.mapInArrow(task, PIECE_DDL, profile=profile)
-            results = _gathered(frame, session, n_bytes)
+            frame = rows.mapInArrow(task, PIECE_DDL, profile=device.profile)
+            try:
+                results = _gathered(frame, session, n_bytes)
+            except (GpuNotFoundError, ModelTooLargeError) as err:
+                if gpu is None:
+                    raise
+                device.leave_gpu(err)
+                gpu = None
+                continue
         n_at_once = min(n_tasks, len(results))
         job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))
         for number, (facts, arrays) in sorted(results.items()):

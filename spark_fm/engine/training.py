@@ -242,7 +242,7 @@ class TrainingSet:
                 outcomes = train_solo(
                     trainings, self._data, session, ids=self._ids_handle(plan),
                     train_on_all=on_all, n_tasks=plan.device.slots or task_slots(session),
-                    gpu=gpu, profile=plan.device.profile,
+                    device=plan.device, gpu=gpu,
                 )  # fmt: skip
             else:
                 steps = [

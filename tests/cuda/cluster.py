@@ -8,10 +8,12 @@ processes.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,14 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.scaling import standalone_cluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.engine import copying, solo_training
+from spark_fm.engine import copying, devices, solo_training
+from spark_fm.engine.gpu_tasks import GpuPasses
+from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.kernels import PassStats
+from spark_fm.learner.state import TrainState
+from spark_fm.learner.trainers import Trainer
+from spark_fm.learner.visit import Visit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GPU = "spark.executor.resource.gpu.amount"
@@ -49,6 +58,7 @@ CASES = {
     "training-tasks": Case({"spark.executor.cores": 2, GPU: 1}, 2),
     "local": Case({}, 2, on_cluster=False),
     "several-models": Case({}, 1, on_cluster=False),
+    "filled-up": Case({}, 2, on_cluster=False),
 }
 
 
@@ -105,10 +115,10 @@ def distance(one: FactorizationMachineModel, other: FactorizationMachineModel) -
     )
 
 
-def outcome(spark: SparkSession, n_workers: int) -> dict[str, Any]:
+def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[str, Any]:
     """Return what a training comes to, beside that of the processor."""
     data = rows(spark).cache()
-    model = machine("gpu", n_workers).fit(data)
+    model = machine(device, n_workers).fit(data)
     plain = machine("cpu", n_workers).fit(data)
     facts = model.summary.facts
     losses = [float(m.summary.history["validationLoss"].iloc[-1]) for m in (plain, model)]
@@ -134,6 +144,48 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
     return {"models": len(models), "at_once": sorted(set(found))}
 
 
+class FilledUp(GpuPasses):
+    """Passes on a GPU that others have filled by the second epoch."""
+
+    @contextmanager
+    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+        """Yield what makes the passes of the first epoch."""
+        with super().trainer(part) as (trainer, name):
+            yield _OneEpoch(trainer), name
+
+
+class _OneEpoch:
+    def __init__(self, trainer: Trainer) -> None:
+        self.margins = trainer.margins
+        self._trainer = trainer
+
+    def train_inplace(
+        self, state: TrainState, batch: CsrBatch, visit: Visit, **more: Any
+    ) -> PassStats:
+        if visit.epoch > 0:
+            raise ModelTooLargeError("The GPU's memory has no room for others.")
+        return self._trainer.train_inplace(state, batch, visit, **more)
+
+
+def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:
+    """Return what trainings in one task and in two come to, beside those of the processor."""
+    devices.GpuPasses = FilledUp  # type: ignore[misc]
+    found = []
+    for n_workers in (1, 2):
+        said: list[str] = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record, said=said: said.append(record.getMessage())
+        logging.getLogger("spark_fm").addHandler(handler)
+        found.append(outcome(spark, n_workers, "auto"))
+        logging.getLogger("spark_fm").removeHandler(handler)
+        found[-1]["said"] = [text for text in said if "device" in text]
+        try:
+            machine("gpu", n_workers).fit(rows(spark))
+        except ModelTooLargeError as err:
+            found[-1]["refused"] = str(err)
+    return found
+
+
 def main(name: str) -> None:
     """Run a case."""
     case = CASES[name]
@@ -143,8 +195,9 @@ def main(name: str) -> None:
         if case.on_cluster:
             address = stack.enter_context(standalone_cluster(1, "2g", cores=2))
         spark = session(address, case.settings)
-        several = name == "several-models"
-        found = models_at_once(spark) if several else outcome(spark, case.n_workers)
+        special = {"several-models": models_at_once, "filled-up": on_a_gpu_that_fills_up}
+        found: Any
+        found = special[name](spark) if name in special else outcome(spark, case.n_workers)
         sys.stdout.write(json.dumps(found) + "\n")
         spark.stop()
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import functions as F
@@ -184,7 +185,20 @@ def test_a_local_master_trains_no_more_models_at_once_than_it_has_gpus():
     assert outcome_of("several-models") == {"models": 3, "at_once": [1]}
 
 
-def outcome_of(case: str) -> dict[str, object]:
+def test_auto_goes_on_on_the_processor_where_the_gpu_fills_up_and_says_so_once():
+    alone, together = outcome_of("filled-up")
+
+    assert together["addresses"] == ["0"]  # of the first epoch; a task alone loses all of its job
+    for found in (alone, together):
+        [said] = found["said"]
+        assert said.startswith("device='auto' goes on on the processor: The GPU's memory has no")
+        assert found["device"] == "cpu"
+        assert found["distance"] < 1e-6
+        assert found["loss_distance"] < 1e-6
+        assert found["refused"] == "The GPU's memory has no room for others."  # by device="gpu"
+
+
+def outcome_of(case: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.cuda.cluster", case],
         cwd=ROOT, capture_output=True, text=True, timeout=500, env=os.environ | ENVIRONMENT,

@@ -206,7 +206,7 @@ def test_auto_trains_on_the_processor_where_the_rows_sorted_for_a_gpu_do_not_fit
     frame, monkeypatch, caplog
 ):
     plain = machine(numWorkers=1).fit(frame)
-    gpu = Device("a GPU", 1, TaskGpu(local=True))
+    gpu = Device(1, TaskGpu(local=True), optional=True)
     monkeypatch.setattr(training, "choose_device", lambda *_: gpu)
     limits = iter([10_000, 2**40])  # of the plan for the GPU, of the one for the processor
     monkeypatch.setattr(planning, "available_memory", lambda: next(limits, 2**40))
@@ -340,7 +340,7 @@ def test_small_data_choose_one_partition_and_large_data_more(spark):
         )  # fmt: skip
         return planning._choose_partitions(data, 16, spark, device)
 
-    gpus = Device("cuda", slots=3, task_gpu=TaskGpu(local=False))
+    gpus = Device(slots=3, task_gpu=TaskGpu(local=False))
 
     assert choose(1_000_000) == 1
     assert choose(1_000_000_000) == session.task_slots(spark) == 2
