@@ -24,8 +24,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.scaling import standalone_cluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm._version import __version__
 from spark_fm.engine import copying, devices, solo_training
-from spark_fm.engine.gpu_tasks import GpuPasses
+from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import PassStats
@@ -51,10 +52,18 @@ class Case:
     on_cluster: bool = True
 
 
+def shipped(name: str) -> dict[str, str]:
+    """Return the settings of a file in conf/."""
+    lines = (ROOT / "conf" / name).read_text().splitlines()
+    return dict(line.split() for line in lines if line and not line.startswith("#"))
+
+
 CASES = {
     # Two executors of a core and a GPU.
     "every-task": Case({"spark.executor.cores": 1, GPU: 1, TASK_GPU: 1}, 2),
-    # One of two cores and a GPU: two partitions queue for it.
+    # One of two cores and a GPU: two partitions queue for it, and all other tasks share it.
+    "shipped": Case(shipped("gpu-standalone.conf") | {"spark.executor.cores": 2}, 2),
+    # The same, but other tasks have no part of it.
     "training-tasks": Case({"spark.executor.cores": 2, GPU: 1}, 2),
     "local": Case({}, 2, on_cluster=False),
     "several-models": Case({}, 1, on_cluster=False),
@@ -122,11 +131,14 @@ def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[st
     plain = machine("cpu", n_workers).fit(data)
     facts = model.summary.facts
     losses = [float(m.summary.history["validationLoss"].iloc[-1]) for m in (plain, model)]
+    probe = ProbeTask(__version__, TaskGpu(local=False))
+    [other] = spark.range(0, 1, 1, 1).mapInArrow(probe, PROBE_DDL).collect()
     columns = [m.transform(data).select("score").toPandas() for m in (plain, model)]
     return {
         "score_distance": float(np.abs(columns[0] - columns[1]).to_numpy().max()),
         "distance": distance(plain, model), "loss_distance": abs(losses[0] - losses[1]),
         "device": facts["device"], "addresses": [gpu.split(":")[-1] for gpu in facts["gpus"]],
+        "others_have_a_gpu": not other["reason"],
     }  # fmt: skip
 
 

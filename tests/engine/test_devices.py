@@ -168,14 +168,18 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
 
 
 @pytest.mark.parametrize(
-    ("case", "addresses"),
-    [("every-task", ["0", "1"]), ("training-tasks", ["0"]), ("local", ["0"])],
-)
-def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses):
+    ("case", "addresses", "others"),
+    [
+        ("every-task", ["0", "1"], True), ("shipped", ["0"], True),
+        ("training-tasks", ["0"], False), ("local", ["0"], False),
+    ],
+)  # fmt: skip
+def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses, others):
     found = outcome_of(case)
 
     assert found["device"] == "gpu"
     assert found["addresses"] == addresses
+    assert found["others_have_a_gpu"] is others  # transform has no profile
     assert found["distance"] < 1e-6
     assert found["score_distance"] < 1e-6
     assert found["loss_distance"] < 1e-6
