@@ -22,7 +22,7 @@ from spark_fm.errors import GpuNotFoundError
 from spark_fm.learner.blocked import BlockedRows, block_rows
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_device import check_gpu, gpu_name, use_gpu
-from spark_fm.learner.cuda_shape import WARP, Shape, simulated
+from spark_fm.learner.cuda_shape import simulated
 from spark_fm.learner.state import Layout
 from spark_fm.learner.visit import Visit
 
@@ -34,30 +34,6 @@ def run_tests() -> bool:
     """Run the tests of the kernels, and tell whether they passed."""
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/cuda"]
     return subprocess.run(words, check=False).returncode == 0
-
-
-def sums_agree() -> bool:
-    """Tell whether sums of a warp are the same, bit for bit, in registers and shared memory."""
-    from numba import cuda
-
-    from spark_fm.learner.cuda_kernels import make_sums
-
-    numbers = np.random.default_rng(0).normal(size=(64, WARP)).astype(np.float32)
-    found = []
-    for shuffles in (True, False):
-        sum_over, _ = make_sums(Shape(8, "squared", "sgd", False, shuffles))
-
-        @cuda.jit
-        def sums(values, lowest, out, sum_over=sum_over):  # type: ignore[no-untyped-def]  # compiled
-            lane = cuda.threadIdx.x
-            out[cuda.blockIdx.x, lane] = sum_over(values[cuda.blockIdx.x, lane], lane, lowest)
-
-        for lowest in (1, 2, 4, 8, 16, 32):
-            out = cuda.to_device(np.zeros_like(numbers))
-            sums[len(numbers), WARP](cuda.to_device(numbers), lowest, out)
-            found.append(out.copy_to_host())
-    half = len(found) // 2
-    return all(np.array_equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
 
 
 def copied_bytes_a_second(n_bytes: int) -> float:
@@ -137,6 +113,8 @@ def main() -> None:
     if simulated():
         print("The simulator has no registers to shuffle: sums were not compared.")
     else:
+        from benchmarks.warp_sums import sums_agree
+
         agree = sums_agree()
         print(f"sums through registers and through shared memory agree: {agree}")
         sound = sound and agree

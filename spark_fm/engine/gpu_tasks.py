@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,12 @@ from spark_fm.engine.version import check_version
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda_device import check_gpu, gpu_name, n_gpus, use_gpu
+from spark_fm.learner.cuda_shape import pays
 from spark_fm.learner.predict import TablePositions, margins
 from spark_fm.learner.trainers import CPU, Trainer
+
+if TYPE_CHECKING:
+    from spark_fm.learner.cuda_scoring import CudaScorer
 
 log = logging.getLogger(__name__)
 
@@ -128,29 +133,34 @@ def row_scorer(
     on_processor = partial(margins, table=table, bias=bias, features=features)
     if gpu is None:
         return on_processor
-    try:
-        gpu.use()
-        check_gpu()
-        from spark_fm.learner.cuda_scoring import CudaScorer, pays
-
-        scorer: CudaScorer | None = CudaScorer(table)
-    except (GpuNotFoundError, ModelTooLargeError) as err:
-        log.info("scoring on the processor: %s", err)
-        return on_processor
     k = table.shape[1] - 1
     positions = None if features is None else TablePositions(features)
+    scorer: CudaScorer | None = None
+    works = True
 
     def score(batch: CsrBatch) -> NDArray[np.float32]:
-        nonlocal scorer
-        if scorer is not None and pays(batch.nnz, k):
+        nonlocal scorer, works
+        if works and pays(batch.nnz, k):
             try:
+                scorer = scorer or _cuda_scorer(gpu, table)
                 return scorer.margins(renumbered(batch, positions), bias)
-            except ModelTooLargeError as err:  # others have filled the GPU since
-                scorer = None
+            except GpuNotFoundError as err:  # Spark gives one to tasks that train alone
+                log.info("scoring on the processor: %s", err)
+            except ModelTooLargeError as err:  # as it is, or since others have filled the GPU
                 log.warning("scoring on the processor from here on: %s", err)
+            scorer, works = None, False
         return on_processor(batch)
 
     return score
+
+
+def _cuda_scorer(gpu: TaskGpu, table: NDArray[np.float32]) -> CudaScorer:
+    """Return a scorer on the GPU of the task; a GPU costs a second before its first score."""
+    gpu.use()
+    check_gpu()
+    from spark_fm.learner.cuda_scoring import CudaScorer
+
+    return CudaScorer(table)
 
 
 @dataclass(frozen=True)

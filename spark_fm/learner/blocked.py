@@ -116,6 +116,12 @@ class BlockedRows:
         """Most chunks of one block that share their features."""
         return int(self.chunk_slots.max(initial=ALONE)) + 1
 
+    @property
+    def most_items(self) -> int:
+        """Most rows of one block, or chunks of features and of the bias, which every row has."""
+        rows = np.diff(self.places)
+        return int(np.maximum(rows, np.diff(self.chunks) - (-rows // CHUNK)).max(initial=0))
+
     @classmethod
     def of(
         cls, batch: CsrBatch, order: NDArray[np.int64], block_rows: int, n_features: int

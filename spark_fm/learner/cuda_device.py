@@ -6,7 +6,6 @@ Numba looks for them when it is first asked: nothing here runs where no GPU is w
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,10 @@ def n_gpus() -> int:
     except ImportError as err:
         raise GpuNotFoundError(f"numba.cuda cannot be imported ({err}): {INSTALL}") from err
     if not cuda.is_available():
-        raise GpuNotFoundError(f"no CUDA driver or no NVIDIA GPU is there{_driver_error()}")
+        raise GpuNotFoundError(
+            f"no CUDA driver or no NVIDIA GPU is there{_driver_error()}, or CUDA's libraries are "
+            f"missing: {INSTALL}"
+        )
     return len(cuda.gpus)
 
 
@@ -77,7 +79,7 @@ def gpu_name() -> str:
 
 
 def check_gpu() -> None:
-    """Compile a kernel, once a process, and run it on the current GPU.
+    """Compile a kernel whose threads wait for each other, once a process, and run it.
 
     Raises
     ------
@@ -87,24 +89,15 @@ def check_gpu() -> None:
     from numba import cuda
 
     try:
+        from spark_fm.learner.cuda_probe import add_one
+
         numbers = cuda.to_device(np.zeros(1, np.float32))
-        _one_more()[1, 1](numbers)
+        add_one[1, 1](numbers)
         found = float(numbers.copy_to_host()[0])
     except Exception as err:
         raise GpuNotFoundError(f"the GPU runs no kernel ({_said(err)}): {INSTALL}") from err
     if found != 1:
         raise GpuNotFoundError(f"the GPU computes 0 + 1 = {found}")
-
-
-@cache
-def _one_more() -> Any:
-    from numba import cuda
-
-    @cuda.jit
-    def one_more(numbers):  # type: ignore[no-untyped-def]  # compiled for arrays of the GPU
-        numbers[0] += 1
-
-    return one_more
 
 
 def _said(err: Exception) -> str:

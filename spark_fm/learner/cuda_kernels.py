@@ -5,7 +5,9 @@ the rows of a block may train at once, and derives what is called pull and stiff
 
 A group of 32 threads (a warp) works on one row, or on one chunk of one feature's entries;
 within it neighbouring threads have neighbouring factors, so that they read whole lines.
-All sums have a fixed order: equal inputs give equal bits.
+All sums have a fixed order: equal inputs give equal bits. One launch visits all blocks of a
+piece: starting a kernel takes the host longer than most blocks take the GPU, so the grid
+stays, and its threads wait for each other (a cooperative launch).
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda, float32
 
-from spark_fm.learner.blocked import ALONE
-from spark_fm.learner.cuda_shape import SCALARS, WARP, Shape, simulated
+from spark_fm.learner.blocked import ALONE, CHUNK
+from spark_fm.learner.cuda_shape import SCALARS, Shape, simulated
 from spark_fm.learner.cuda_steps import (
     HALF,
     ONE,
     ZERO,
-    bias_function,
-    bias_step_function,
+    bias_functions,
+    bias_rate_function,
     clipped,
     finish_function,
     loss_functions,
@@ -40,21 +42,27 @@ ALL = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class Passes:
     """The passes of one specialisation.
 
     Parameters
     ----------
-    score, add, add_shared : compiled kernels
-        Scores of a block's rows; the steps of its features and of the bias; the steps of
-        features with several chunks.
+    visit : compiled kernel
+        Trains on the blocks of a piece, one after the other.
     shape : Shape
     """
 
-    score: Any
-    add: Any
-    add_shared: Any
+    visit: Any
     shape: Shape
+
+    def most_thread_blocks(self) -> int:
+        """Return the largest grid whose threads can wait for each other, once it is compiled."""
+        if simulated():
+            return 1
+        [compiled] = self.visit.overloads.values()
+        return int(
+            compiled.max_cooperative_grid_blocks(self.shape.threads, self.shape.shared_bytes)
+        )
 
 
 def make_sums(shape: Shape) -> tuple[Any, Any]:
@@ -63,6 +71,7 @@ def make_sums(shape: Shape) -> tuple[Any, Any]:
     ``sum_over`` gives each lane the sum over those whose number differs from its own in
     the bits from ``lowest`` on: 1 for all, 8 for every eighth. Through registers, or
     through shared memory, which takes the thread block for a warp; both in one order.
+    Launches give ``shape.shared_bytes`` of it.
     """
     widest = shape.lanes // 2
 
@@ -76,7 +85,8 @@ def make_sums(shape: Shape) -> tuple[Any, Any]:
 
     @cuda.jit(device=True)
     def by_shared_memory(value, lane, lowest):  # type: ignore[no-untyped-def]
-        seen = cuda.shared.array(WARP, np.float32)
+        # Of the size that the launch says: of a fixed one, every caller would define its own.
+        seen = cuda.shared.array(0, float32)
         offset = widest
         while offset >= lowest:
             seen[lane] = value
@@ -98,19 +108,16 @@ def make_sums(shape: Shape) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=32)
-def kernels(
+def passes(
     k: int, loss: Loss, optimizer: Optimizer, per_row: bool, shuffles: bool | None = None
-) -> Kernels:
+) -> Passes:
     """Return the passes for these constants, compiled at their first use.
 
     ``shuffles`` is as in Shape; by default where there are registers to shuffle.
     """
     shuffles = not simulated() if shuffles is None else shuffles
     shape = Shape(k, loss, optimizer, per_row, shuffles)
-    finish = finish_function(shape, *make_sums(shape))
-    return Kernels(
-        _score_kernel(shape), _add_kernel(shape, finish), _add_shared_kernel(shape, finish), shape
-    )
+    return Passes(_visit_kernel(shape), shape)
 
 
 @lru_cache(maxsize=32)
@@ -121,6 +128,7 @@ def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
     """
     shape = Shape(k, "squared", "sgd", False, not simulated() if shuffles is None else shuffles)
     lanes, warps, width, groups = shape.lanes, shape.warps, shape.width, shape.groups
+    n_held = shape.n_held
     sum_over, _ = make_sums(shape)
 
     @cuda.jit
@@ -131,20 +139,22 @@ def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
         lane = cuda.threadIdx.x % lanes
         group, column = lane // width, lane % width
         start, stop = indptr[row], indptr[row + 1]
+        held = cuda.local.array(n_held, np.float32)
+        for i in range(n_held):
+            held[i] = ZERO
         total = ZERO
-        for base in range(0, k, width):
-            f = base + column
-            s, q = ZERO, ZERO
-            if f < k:
-                for p in range(start + group, stop, groups):
-                    if indices[p] >= 0:
-                        t = table[indices[p], f] * values[p]
-                        s += t
-                        q += t * t
-            s = sum_over(s, lane, width)
-            q = sum_over(q, lane, width)
-            if group == 0 and f < k:
-                total += HALF * (s * s - q)
+        for p in range(start + group, stop, groups):
+            j, x = indices[p], values[p]
+            if j >= 0:
+                for i in range(n_held):
+                    if i * width + column < k:
+                        t = table[j, i * width + column] * x
+                        held[i] += t
+                        total -= HALF * t * t
+        for i in range(n_held):
+            s = sum_over(held[i], lane, width)
+            if group == 0:
+                total += HALF * s * s
         for p in range(start + lane, stop, lanes):
             if indices[p] >= 0:
                 total += table[indices[p], k] * values[p]
@@ -155,105 +165,152 @@ def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
     return margins, shape
 
 
-def _score_kernel(shape: Shape) -> Any:
-    k, per_row, lanes, warps = shape.k, shape.per_row, shape.lanes, shape.warps
-    width, groups = shape.width, shape.groups
-    sum_over, meet = make_sums(shape)
-    loss_of, slope_of, curvature_of = loss_functions(shape.loss)
-    rate_of = rate_function(k, shape.optimizer)
-    bias_rate, _ = bias_function(shape.optimizer)
+def _visit_kernel(shape: Shape) -> Any:
+    lanes, warps = shape.lanes, shape.warps
+    score, add, add_shared = (
+        _score_function(shape),
+        _add_function(shape),
+        _add_shared_function(shape),
+    )
+    add_bias, step_bias = bias_functions(shape, make_sums(shape)[0])
 
     @cuda.jit
+    def visit(  # type: ignore[no-untyped-def]
+        rows, bias, hyper, order, steps, places, chunks, shared, indptr, indices, values, repeats,
+        labels, weights, features, starts, slots, entry_places, entry_values, shared_features,
+        shared_repeats, shared_slots, shared_counts, sums, slopes, pulls, scores, losses,
+        partials, bias_partials,
+    ):  # fmt: skip
+        grid: Any = cuda.cg.this_grid()
+        warp = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
+        n_warps = cuda.gridDim.x * warps
+        lane = cuda.threadIdx.x % lanes
+        for at in range(len(order)):
+            block, step = order[at], steps[at]
+            first, n_rows = places[block], places[block + 1] - places[block]
+            first_chunk, n_chunks = chunks[block], chunks[block + 1] - chunks[block]
+            first_shared, n_shared = shared[block], shared[block + 1] - shared[block]
+            n_bias = (n_rows + CHUNK - 1) // CHUNK
+            for place in range(warp, n_rows, n_warps):
+                score(
+                    place, lane, rows, bias, hyper, step, first, n_rows, indptr, indices, values,
+                    repeats, labels, weights, sums, slopes, pulls, scores, losses,
+                )  # fmt: skip
+            grid.sync()
+            for number in range(warp, n_bias + n_chunks, n_warps):
+                if number < n_bias:
+                    add_bias(
+                        number, lane, bias, first, n_rows, slopes, pulls, weights, hyper,
+                        bias_partials,
+                    )  # fmt: skip
+                else:
+                    add(
+                        first_chunk + number - n_bias, lane, rows, hyper, step, first, n_rows,
+                        features, starts, slots, entry_places, entry_values, weights, sums,
+                        slopes, pulls, partials,
+                    )  # fmt: skip
+            grid.sync()
+            for number in range(warp, 1 + n_shared, n_warps):
+                if number == 0:
+                    step_bias(bias, lane, n_rows, n_bias, bias_partials, hyper, step)
+                else:
+                    add_shared(
+                        first_shared + number - 1, lane, rows, hyper, step, n_rows,
+                        shared_features, shared_repeats, shared_slots, shared_counts, partials,
+                    )  # fmt: skip
+            grid.sync()
+
+    return visit
+
+
+def _score_function(shape: Shape) -> Any:
+    """Return ``score`` of the row at a place: its sums and slope, and how far it is pulled."""
+    k, per_row, lanes = shape.k, shape.per_row, shape.lanes
+    width, groups, n_held = shape.width, shape.groups, shape.n_held
+    sum_over, _ = make_sums(shape)
+    loss_of, slope_of, curvature_of = loss_functions(shape.loss)
+    rate_of = rate_function(k, shape.optimizer)
+    bias_rate = bias_rate_function(shape.optimizer)
+
+    @cuda.jit(device=True)
     def score(  # type: ignore[no-untyped-def]
-        rows, bias, hyper, step, first, n_rows, indptr, indices, values, repeats,
+        place, lane, rows, bias, hyper, step, first, n_rows, indptr, indices, values, repeats,
         labels, weights, sums, slopes, pulls, scores, losses,
     ):  # fmt: skip
-        place = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
-        if place >= n_rows:
-            return
-        lane = cuda.threadIdx.x % lanes
         group, column = lane // width, lane % width
         start, stop = indptr[first + place], indptr[first + place + 1]
+        held = cuda.local.array(n_held, np.float32)
+        for i in range(n_held):
+            held[i] = ZERO
         total = ZERO
-        for base in range(0, k, width):
-            f = base + column
-            s, q = ZERO, ZERO
-            if f < k:
-                for p in range(start + group, stop, groups):
-                    t = rows[indices[p], f] * values[p]
-                    s += t
-                    q += t * t
-            s = sum_over(s, lane, width)
-            q = sum_over(q, lane, width)
-            if group == 0 and f < k:
-                sums[place, f] = s
-                total += HALF * (s * s - q)
+        for p in range(start + group, stop, groups):
+            j, x = indices[p], values[p]
+            for i in range(n_held):
+                if i * width + column < k:
+                    t = rows[j, i * width + column] * x
+                    held[i] += t
+                    total -= HALF * t * t
+        for i in range(n_held):
+            held[i] = sum_over(held[i], lane, width)
+            if group == 0 and i * width + column < k:
+                sums[place, i * width + column] = held[i]
+                total += HALF * held[i] * held[i]
         for p in range(start + lane, stop, lanes):
             total += rows[indices[p], k] * values[p]
         value = np.float32(bias[0]) + sum_over(total, lane, 1)
         weight = weights[first + place]
         rescale = hyper[RESCALE] if per_row and hyper[RESCALE] > ZERO else ONE
         slope = slope_of(value, labels[first + place]) * rescale
+        pull = ZERO
+        if per_row and n_rows > 1:
+            # How far the features that other rows of the block have, too, pull this row's score.
+            moved, count = ZERO, ZERO
+            for p in range(start + group, stop, groups):
+                if repeats[p] > 1:
+                    j, x, others = indices[p], values[p], share(repeats[p])
+                    for i in range(n_held):
+                        f = i * width + column
+                        if f < k:
+                            e = x * (held[i] - rows[j, f] * x)
+                            rate = rate_of(rows, j, f, slope * slope * e * e, hyper, step)
+                            moved += others * rate * e * e
+            for p in range(start + lane, stop, lanes):
+                if repeats[p] > 1:
+                    j, x, others = indices[p], values[p], share(repeats[p])
+                    rate = rate_of(rows, j, k, slope * slope * x * x, hyper, step)
+                    moved += others * rate * x * x
+                    count += others * (ONE if rate > ZERO else ZERO)
+                    count += others
+            moved = sum_over(moved, lane, 1)
+            count = sum_over(count, lane, 1)
+            rate = bias_rate(bias, slope * slope, hyper, step)
+            moved += share(n_rows) * rate
+            count += share(n_rows) * (ONE if rate > ZERO else ZERO)
+            pull = weight * rescale * curvature_of(value) * math.sqrt(count * moved)
         if lane == 0:
             scores[first + place] = value
             losses[first + place] = weight * loss_of(value, labels[first + place])
             slopes[place] = weight * slope
-        if not per_row or n_rows == 1:
-            if lane == 0:
-                pulls[place] = ZERO
-            return
-        meet()
-        # How far the features that other rows of the block have, too, pull this row's score.
-        moved, count = ZERO, ZERO
-        for base in range(0, k, width):
-            f = base + column
-            if f < k:
-                s = sums[place, f]
-                for p in range(start + group, stop, groups):
-                    if repeats[p] > 1:
-                        j, x = indices[p], values[p]
-                        e = x * (s - rows[j, f] * x)
-                        rate = rate_of(rows, j, f, slope * slope * e * e, hyper, step)
-                        moved += share(repeats[p]) * rate * e * e
-        for p in range(start + lane, stop, lanes):
-            if repeats[p] > 1:
-                j, x = indices[p], values[p]
-                rate = rate_of(rows, j, k, slope * slope * x * x, hyper, step)
-                moved += share(repeats[p]) * rate * x * x
-                count += share(repeats[p]) * (ONE if rate > ZERO else ZERO)
-                count += share(repeats[p])
-        moved = sum_over(moved, lane, 1)
-        count = sum_over(count, lane, 1)
-        rate = bias_rate(bias, slope * slope, hyper, step)
-        moved += share(n_rows) * rate
-        count += share(n_rows) * (ONE if rate > ZERO else ZERO)
-        if lane == 0:
-            pulls[place] = weight * rescale * curvature_of(value) * math.sqrt(count * moved)
+            pulls[place] = pull
 
     return score
 
 
-def _add_kernel(shape: Shape, finish: Any) -> Any:
-    k, per_row, lanes, warps = shape.k, shape.per_row, shape.lanes, shape.warps
+def _add_function(shape: Shape) -> Any:
+    """Return ``add`` of a chunk: the step of its feature, or its part of what makes it."""
+    k, per_row, lanes = shape.k, shape.per_row, shape.lanes
     width, groups, n_held, tail = shape.width, shape.groups, shape.n_held, shape.tail
     is_adam = shape.optimizer == "adam"
     decay_column = Layout(k, shape.optimizer).decay
-    sum_over, _ = make_sums(shape)
-    step_bias = bias_step_function(shape, sum_over)
+    sum_over, meet = make_sums(shape)
+    finish = finish_function(shape, sum_over, meet)
 
-    @cuda.jit
+    @cuda.jit(device=True)
     def add(  # type: ignore[no-untyped-def]
-        rows, bias, hyper, step, first, n_rows, first_chunk, n_chunks, features, starts, slots,
-        places, values, weights, sums, slopes, pulls, partials,
+        chunk, lane, rows, hyper, step, first, n_rows, features, starts, slots, places, values,
+        weights, sums, slopes, pulls, partials,
     ):  # fmt: skip
-        number = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
-        lane = cuda.threadIdx.x % lanes
-        if number == n_chunks:
-            step_bias(bias, lane, n_rows, slopes, pulls, weights, first, hyper, step)
-        if number >= n_chunks:
-            return
         group, column = lane // width, lane % width
-        chunk = first_chunk + number
         j, start, stop = features[chunk], starts[chunk], starts[chunk + 1]
         held = cuda.local.array(n_held, np.float32)
         squares = cuda.local.array(n_held, np.float32)
@@ -315,21 +372,18 @@ def _add_kernel(shape: Shape, finish: Any) -> Any:
     return add
 
 
-def _add_shared_kernel(shape: Shape, finish: Any) -> Any:
-    k, lanes, warps = shape.k, shape.lanes, shape.warps
-    width, n_held, tail = shape.width, shape.n_held, shape.tail
+def _add_shared_function(shape: Shape) -> Any:
+    """Return ``add_shared`` of a feature of several chunks: its step, from their parts."""
+    k, width, n_held, tail = shape.k, shape.width, shape.n_held, shape.tail
     is_adam = shape.optimizer == "adam"
+    finish = finish_function(shape, *make_sums(shape))
 
-    @cuda.jit
+    @cuda.jit(device=True)
     def add_shared(  # type: ignore[no-untyped-def]
-        rows, hyper, step, n_rows, first, n_features, features, repeats, slots, counts, partials
+        number, lane, rows, hyper, step, n_rows, features, repeats, slots, counts, partials
     ):  # fmt: skip
-        number = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
-        if number >= n_features:
-            return
-        lane = cuda.threadIdx.x % lanes
         column = lane % width
-        slot, count = slots[first + number], counts[first + number]
+        slot, count = slots[number], counts[number]
         held = cuda.local.array(n_held, np.float32)
         squares = cuda.local.array(n_held, np.float32)
         scalars = cuda.local.array(SCALARS, np.float32)
@@ -345,7 +399,7 @@ def _add_shared_kernel(shape: Shape, finish: Any) -> Any:
             scalars[i] = ZERO
             for c in range(slot, slot + count):
                 scalars[i] += partials[c, tail + i]
-        n = repeats[first + number]
-        finish(rows, features[first + number], lane, held, squares, scalars, n, n_rows, hyper, step)
+        n = repeats[number]
+        finish(rows, features[number], lane, held, squares, scalars, n, n_rows, hyper, step)
 
     return add_shared

@@ -22,9 +22,9 @@ from spark_fm.learner.blocked import BlockedRows
 T = TypeVar("T")
 PIECE_BYTES = 128 * 2**20
 ON_DEVICE = (
-    "indptr", "indices", "values", "repeats", "chunk_features", "chunk_starts", "chunk_slots",
-    "entry_places", "entry_values", "shared_features", "shared_repeats", "shared_slots",
-    "shared_counts",
+    "places", "chunks", "shared", "indptr", "indices", "values", "repeats", "chunk_features",
+    "chunk_starts", "chunk_slots", "entry_places", "entry_values", "shared_features",
+    "shared_repeats", "shared_slots", "shared_counts",
 )  # fmt: skip
 
 
@@ -36,19 +36,18 @@ class Piece:
     ----------
     arrays : dict of str to device array
         Those of BlockedRows that kernels read.
-    rows : ndarray of int64
-        Row of the batch at each place; on the host, as are the offsets of blocks.
-    places, chunks, shared : ndarray of int64
-    most_rows, most_slots : int
+    rows, places : ndarray of int64
+        Row of the batch at each place, and where the blocks' places begin; on the host.
+    most_rows, most_slots, most_items : int
+        Of one block; items are what warps work on side by side.
     """
 
     arrays: dict[str, Any]
     rows: NDArray[np.int64]
     places: NDArray[np.int64]
-    chunks: NDArray[np.int64]
-    shared: NDArray[np.int64]
     most_rows: int
     most_slots: int
+    most_items: int
 
     @property
     def n_blocks(self) -> int:
@@ -184,9 +183,8 @@ def _bounds(blocked: BlockedRows) -> list[int]:
 def _uploaded(part: BlockedRows) -> Piece:
     arrays = {name: cuda.to_device(np.ascontiguousarray(getattr(part, name))) for name in ON_DEVICE}
     return Piece(
-        arrays, part.rows.copy(), part.places, part.chunks, part.shared,
-        part.most_rows, part.most_slots,
-    )  # fmt: skip
+        arrays, part.rows.copy(), part.places, part.most_rows, part.most_slots, part.most_items
+    )
 
 
 _MEMORIES: dict[int, DeviceMemory] = {}

@@ -14,14 +14,6 @@ from spark_fm.learner.cuda_kernels import margins_kernel
 from spark_fm.learner.cuda_memory import PIECE_BYTES, DeviceMemory, device_memory
 
 ENTRY_BYTES = 8
-# Products of a batch from which its way to the GPU and back, about 0.2 ms, is made up for:
-# an estimate from what a processor's core takes for them (docs/performance.md).
-LEAST_PRODUCTS = 2**20
-
-
-def pays(nnz: int, k: int) -> bool:
-    """Tell whether a batch is large enough to be scored on a GPU."""
-    return nnz * (k + 16) >= LEAST_PRODUCTS
 
 
 class CudaScorer:
@@ -80,7 +72,7 @@ class CudaScorer:
             lambda: cuda.device_array(last - first, np.float32), f"{4 * (last - first):,} bytes"
         )
         n_blocks = -(-(last - first) // self._shape.warps)
-        launch = self._kernel[n_blocks, self._shape.threads]
+        launch = self._kernel[self._shape.launch(n_blocks)]
         self._memory.with_room(  # the first launch loads the kernel
             lambda: launch(self._table, np.float32(bias), last - first, *arrays, scores),
             "the kernel",

@@ -1,4 +1,4 @@
-"""How a GPU's threads share the work of one specialisation."""
+"""Which work is for a GPU, and how its threads share that of one specialisation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from spark_fm.learner.spec import Loss, Optimizer
 WARP = 32
 SIMULATED_WARP = 4  # the simulator takes a thread of the processor for each
 SCALARS = 7  # sums over a chunk's entries beside those by factor
+# Products of a batch from which its way to the GPU and back, about 1 ms, is made up for: an
+# estimate from what a processor's core takes for them (docs/performance.md).
+LEAST_PRODUCTS = 2**22
+
+
+def pays(nnz: int, k: int) -> bool:
+    """Tell whether a batch is large enough to be scored on a GPU."""
+    return nnz * (k + 16) >= LEAST_PRODUCTS
 
 
 def simulated() -> bool:
@@ -54,6 +62,15 @@ class Shape:
     def threads(self) -> int:
         """Threads of a thread block."""
         return self.lanes * self.warps
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a thread block."""
+        return 0 if self.shuffles else 4 * self.lanes
+
+    def launch(self, n_thread_blocks: int) -> tuple[int, int, int, int]:
+        """Return a kernel's configuration: grid, threads, stream, shared memory."""
+        return n_thread_blocks, self.threads, 0, self.shared_bytes
 
     @property
     def width(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from spark_fm.learner.blocked import CHUNK
 from spark_fm.learner.cuda_shape import Shape
 from spark_fm.learner.optimizers import (
     BIAS_LR,
@@ -163,21 +164,27 @@ def step_function(k: int, optimizer: Optimizer) -> Any:
     return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
 
 
-def bias_function(optimizer: Optimizer) -> tuple[Any, Any]:
-    """Return the bias's ``rate(bias, square, hyper, step)`` and its ``move``."""
+def bias_rate_function(optimizer: Optimizer) -> Any:
+    """Return ``rate(bias, square, hyper, step)``: the bias's step a unit gradient."""
 
     @cuda.jit(device=True)
-    def adagrad_rate(bias, square, hyper, step):  # type: ignore[no-untyped-def]
+    def adagrad(bias, square, hyper, step):  # type: ignore[no-untyped-def]
         return hyper[BIAS_LR] / (math.sqrt(max(np.float32(bias[1]), square)) + hyper[EPS])
 
     @cuda.jit(device=True)
-    def sgd_rate(bias, square, hyper, step):  # type: ignore[no-untyped-def]
+    def sgd(bias, square, hyper, step):  # type: ignore[no-untyped-def]
         return hyper[BIAS_LR]
 
     @cuda.jit(device=True)
-    def adam_rate(bias, square, hyper, step):  # type: ignore[no-untyped-def]
+    def adam(bias, square, hyper, step):  # type: ignore[no-untyped-def]
         seen = max(np.float32(bias[2]), REST2 * square)
         return hyper[BIAS_LR] * step / (math.sqrt(seen) + hyper[EPS])
+
+    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
+
+
+def _move_bias_function(optimizer: Optimizer) -> Any:
+    """Return ``move(bias, gradient, square, n, left, hyper, step)``, as ``step_function``'s."""
 
     @cuda.jit(device=True)
     def adagrad(bias, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
@@ -200,8 +207,7 @@ def bias_function(optimizer: Optimizer) -> tuple[Any, Any]:
         bias[1] = moment
         bias[2] = seen
 
-    rates = {"adagrad": adagrad_rate, "sgd": sgd_rate, "adam": adam_rate}
-    return rates[optimizer], {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
+    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
 
 
 def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
@@ -270,16 +276,22 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
     return finish
 
 
-def bias_step_function(shape: Shape, sum_over: Any) -> Any:
-    """Return ``step_bias``: the step of the bias after a block."""
+def bias_functions(shape: Shape, sum_over: Any) -> tuple[Any, Any]:
+    """Return ``add_bias`` and ``step_bias``: every row of a block has the bias.
+
+    A warp adds up what CHUNK rows say of it; another one adds up these, and takes the step.
+    """
     per_row, lanes = shape.per_row, shape.lanes
-    bias_rate, move_bias = bias_function(shape.optimizer)
+    bias_rate = bias_rate_function(shape.optimizer)
+    move_bias = _move_bias_function(shape.optimizer)
 
     @cuda.jit(device=True)
-    def step_bias(bias, lane, n_rows, slopes, pulls, weights, first, hyper, step):  # type: ignore[no-untyped-def]
+    def add_bias(  # type: ignore[no-untyped-def]
+        number, lane, bias, first, n_rows, slopes, pulls, weights, hyper, partials
+    ):  # fmt: skip
         gradient, square, pull = ZERO, ZERO, ZERO
         value = np.float32(bias[0])
-        for place in range(lane, n_rows, lanes):
+        for place in range(number * CHUNK + lane, min((number + 1) * CHUNK, n_rows), lanes):
             g = slopes[place]
             if per_row:
                 g = clipped(g + weights[first + place] * hyper[BIAS_WD] * value, hyper[CLIP])
@@ -289,8 +301,24 @@ def bias_step_function(shape: Shape, sum_over: Any) -> Any:
         gradient = sum_over(gradient, lane, 1)
         square = sum_over(square, lane, 1)
         pull = sum_over(pull, lane, 1)
+        if lane == 0:
+            partials[number, 0] = gradient
+            partials[number, 1] = square
+            partials[number, 2] = pull
+
+    @cuda.jit(device=True)
+    def step_bias(bias, lane, n_rows, n_partials, partials, hyper, step):  # type: ignore[no-untyped-def]
+        gradient, square, pull = ZERO, ZERO, ZERO
+        for number in range(lane, n_partials, lanes):
+            gradient += partials[number, 0]
+            square += partials[number, 1]
+            pull += partials[number, 2]
+        gradient = sum_over(gradient, lane, 1)
+        square = sum_over(square, lane, 1)
+        pull = sum_over(pull, lane, 1)
         if lane > 0:
             return
+        value = np.float32(bias[0])
         n_steps, left = ONE, ONE
         if per_row:
             n_steps = np.float32(n_rows)
@@ -303,4 +331,4 @@ def bias_step_function(shape: Shape, sum_over: Any) -> Any:
             square = gradient * gradient
         move_bias(bias, gradient, square, n_steps, left, hyper, step)
 
-    return step_bias
+    return add_bias, step_bias

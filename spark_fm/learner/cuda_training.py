@@ -15,11 +15,12 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from spark_fm.learner.blocked import BlockedRows
+from spark_fm.learner.blocked import CHUNK, BlockedRows
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_kernels import Kernels, kernels
+from spark_fm.learner.cuda_kernels import Passes, passes
 from spark_fm.learner.cuda_memory import DeviceMemory, Piece, device_memory
-from spark_fm.learner.cuda_scoring import CudaScorer, pays
+from spark_fm.learner.cuda_scoring import CudaScorer
+from spark_fm.learner.cuda_shape import Shape, pays
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.optimizers import hyperparameters
 from spark_fm.learner.predict import margins
@@ -28,6 +29,14 @@ from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.visit import Visit
 
 SAMPLED_ENTRIES = 2**16
+# What ``Passes.visit`` reads, in its order, between the model and what it writes.
+VISIT_ARRAYS = {
+    "order": "i8", "steps": "f4", "places": "i8", "chunks": "i8", "shared": "i8", "indptr": "i8",
+    "indices": "i4", "values": "f4", "repeats": "i4", "labels": "f4", "weights": "f4",
+    "chunk_features": "i4", "chunk_starts": "i8", "chunk_slots": "i4", "entry_places": "i4",
+    "entry_values": "f4", "shared_features": "i4", "shared_repeats": "i4", "shared_slots": "i4",
+    "shared_counts": "i4",
+}  # fmt: skip
 
 
 class CudaTrainer:
@@ -72,7 +81,7 @@ class CudaTrainer:
         """Change ``state`` in place by one visit of all rows; O(nnz k)."""
         per_row = spec.mini_batch_size == 1
         clock = time.perf_counter()
-        passes = self._memory.with_room(
+        compiled, most_thread_blocks = self._memory.with_room(
             lambda: _compiled(spec.k, spec.loss, spec.optimizer, per_row), "the kernels"
         )
         compile_seconds = time.perf_counter() - clock
@@ -94,7 +103,13 @@ class CudaTrainer:
         for number in _mixed(rng, n_pieces, spec):
             piece = piece_of(int(number))
             order = _mixed(rng, piece.n_blocks, spec)
-            self._visit(table, bias, hyper, piece, order, batch, spec, passes, per_row, sums)
+            steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
+            n_thread_blocks = min(most_thread_blocks, -(-piece.most_items // compiled.shape.warps))
+            launch = compiled.visit[n_thread_blocks, compiled.shape.threads]
+            self._visit(
+                launch, (table, bias, hyper), piece, order, steps, batch, compiled.shape, sums
+            )
+            sums.updates += len(piece.rows) if per_row else piece.n_blocks
             del piece  # what makes room for the next one could not free it else
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
@@ -114,53 +129,35 @@ class CudaTrainer:
         )
 
     def _visit(
-        self, table: Any, bias: Any, hyper: Any, piece: Piece, order: NDArray[np.int64],
-        batch: CsrBatch, spec: TrainSpec, passes: Kernels, per_row: bool, sums: PassSums,
+        self, launch: Any, model: tuple[Any, Any, Any], piece: Piece, order: NDArray[np.int64],
+        steps: NDArray[np.float32], batch: CsrBatch, shape: Shape, sums: PassSums,
     ) -> None:  # fmt: skip
-        """Train on the blocks of a piece."""
-        k, n_places, on = spec.k, len(piece.rows), piece.arrays
-        scratch = [
-            ((n_places,), "scores"), ((n_places,), "losses"), ((piece.most_rows, k), "sums"),
-            ((piece.most_rows,), "slopes"), ((piece.most_rows,), "pulls"),
-            ((max(1, piece.most_slots), passes.shape.partial), "partials"),
+        """Train on the blocks of a piece, in this order."""
+        if not len(order):
+            return
+        n_places, most_rows = len(piece.rows), piece.most_rows
+        shapes = [
+            (most_rows, shape.k), (most_rows,), (most_rows,), (n_places,), (n_places,),
+            (max(1, piece.most_slots), shape.partial), (-(-most_rows // CHUNK), 3),
         ]  # fmt: skip
-        n_bytes = 4 * sum(int(np.prod(shape)) for shape, _ in scratch)
+        n_bytes = 4 * sum(int(np.prod(part)) for part in shapes)
         made = self._memory.with_room(
-            lambda: [cuda.device_array(shape, np.float32) for shape, _ in scratch],
+            lambda: [cuda.device_array(part, np.float32) for part in shapes],
             f"{n_bytes:,} bytes of sums",
         )
-        scores, losses, row_sums, slopes, pulls, partials = made
         labels, weights = batch.labels[piece.rows], batch.weights[piece.rows]
-        device_labels, device_weights = self._on_device(labels), self._on_device(weights)
-        steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
-        threads = passes.shape.threads
-
-        def grid(n_warps: int) -> int:
-            return -(-n_warps // passes.shape.warps)
-
-        for step, block in zip(steps, order, strict=True):
-            first, last = int(piece.places[block]), int(piece.places[block + 1])
-            chunk, n_chunks = int(piece.chunks[block]), int(np.diff(piece.chunks)[block])
-            shared, n_shared = int(piece.shared[block]), int(np.diff(piece.shared)[block])
-            passes.score[grid(last - first), threads](
-                table, bias, hyper, step, first, last - first, on["indptr"], on["indices"],
-                on["values"], on["repeats"], device_labels, device_weights, row_sums, slopes,
-                pulls, scores, losses,
-            )  # fmt: skip
-            passes.add[grid(n_chunks + 1), threads](
-                table, bias, hyper, step, first, last - first, chunk, n_chunks,
-                on["chunk_features"], on["chunk_starts"], on["chunk_slots"], on["entry_places"],
-                on["entry_values"], device_weights, row_sums, slopes, pulls, partials,
-            )  # fmt: skip
-            if n_shared:
-                passes.add_shared[grid(n_shared), threads](
-                    table, hyper, step, last - first, shared, n_shared, on["shared_features"],
-                    on["shared_repeats"], on["shared_slots"], on["shared_counts"], partials,
-                )  # fmt: skip
+        given: dict[str, NDArray[Any]] = {
+            "order": order,
+            "steps": steps,
+            "labels": labels,
+            "weights": weights,
+        }
+        on = piece.arrays | {name: self._on_device(array) for name, array in given.items()}
+        launch(*model, *(on[name] for name in VISIT_ARRAYS), *made)
+        _, _, _, scores, losses, _, _ = made
         visited = [np.arange(piece.places[b], piece.places[b + 1]) for b in order]
-        places = np.concatenate([np.empty(0, np.int64), *visited])
+        places = np.concatenate(visited)
         sums.add(piece.rows[places], scores.copy_to_host()[places], losses.copy_to_host(), weights)
-        sums.updates += n_places if per_row else piece.n_blocks
 
 
 class PassSums:
@@ -234,24 +231,16 @@ def _fingerprint(batch: CsrBatch) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=32)
-def _compiled(k: int, loss: Loss, optimizer: Optimizer, per_row: bool) -> Kernels:
-    """Return the kernels, compiled by passes over nothing."""
-    passes = kernels(k, loss, optimizer, per_row)
-    layout = Layout(k, optimizer)
-    floats, ints, longs = (cuda.to_device(np.zeros(1, t)) for t in ("f4", "i4", "i8"))
-    table = cuda.to_device(np.zeros((1, layout.stride), np.float32))
-    bias = cuda.to_device(np.zeros(4))
+def _compiled(k: int, loss: Loss, optimizer: Optimizer, per_row: bool) -> tuple[Passes, int]:
+    """Return the passes, compiled by one over nothing, and the largest grid they take."""
+    made = passes(k, loss, optimizer, per_row)
+    nothing = {name: cuda.to_device(np.zeros(0, kind)) for name, kind in VISIT_ARRAYS.items()}
+    table = cuda.to_device(np.zeros((1, Layout(k, optimizer).stride), np.float32))
     hyper = cuda.to_device(np.zeros(9, np.float32))
-    square = cuda.to_device(np.zeros((1, passes.shape.partial), np.float32))
-    step, threads = np.float32(1), passes.shape.threads
-    passes.score[1, threads](
-        table, bias, hyper, step, 0, 0, longs, ints, floats, ints, floats, floats, square,
-        floats, floats, floats, floats,
+    flat, square = cuda.to_device(np.zeros(1, np.float32)), cuda.to_device(np.zeros((1, 1), "f4"))
+    made.visit[made.shape.launch(1)](
+        table, cuda.to_device(np.zeros(4)), hyper, *nothing.values(), square, flat, flat, flat,
+        flat, square, square,
     )  # fmt: skip
-    passes.add[1, threads](
-        table, bias, hyper, step, 0, 0, 0, -1, ints, longs, ints, ints, floats, floats, square,
-        floats, floats, square,
-    )  # fmt: skip
-    passes.add_shared[1, threads](table, hyper, step, 0, 0, 0, ints, ints, ints, ints, square)
     cuda.synchronize()
-    return passes
+    return made, made.most_thread_blocks()

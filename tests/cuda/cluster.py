@@ -52,19 +52,20 @@ class Case:
     on_cluster: bool = True
 
 
-def shipped(name: str) -> dict[str, str]:
+def shipped(name: str) -> dict[str, Any]:
     """Return the settings of a file in conf/."""
     lines = (ROOT / "conf" / name).read_text().splitlines()
     return dict(line.split() for line in lines if line and not line.startswith("#"))
 
 
+SHIPPED = shipped("gpu-standalone.conf") | {"spark.executor.cores": 2}
 CASES = {
     # Two executors of a core and a GPU.
     "every-task": Case({"spark.executor.cores": 1, GPU: 1, TASK_GPU: 1}, 2),
-    # One of two cores and a GPU: two partitions queue for it, and all other tasks share it.
-    "shipped": Case(shipped("gpu-standalone.conf") | {"spark.executor.cores": 2}, 2),
-    # The same, but other tasks have no part of it.
-    "training-tasks": Case({"spark.executor.cores": 2, GPU: 1}, 2),
+    # One of two cores and a GPU: two partitions queue for it.
+    "shipped": Case(SHIPPED, 2),
+    # The same, and all other tasks share it.
+    "shared": Case(SHIPPED | {TASK_GPU: 0.5}, 2),
     "local": Case({}, 2, on_cluster=False),
     "several-models": Case({}, 1, on_cluster=False),
     "filled-up": Case({}, 2, on_cluster=False),

@@ -17,8 +17,9 @@ if not cuda.is_available():
 
 from spark_fm.engine import gpu_tasks  # noqa: E402
 from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer  # noqa: E402
-from spark_fm.learner import cuda_scoring  # noqa: E402
-from spark_fm.learner.cuda_scoring import CudaScorer, pays  # noqa: E402
+from spark_fm.learner import cuda_scoring, cuda_shape  # noqa: E402
+from spark_fm.learner.cuda_scoring import CudaScorer  # noqa: E402
+from spark_fm.learner.cuda_shape import pays  # noqa: E402
 from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -69,16 +70,20 @@ def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
     calls = []
     usual = CudaScorer.margins
     monkeypatch.setattr(CudaScorer, "margins", lambda *args: calls.append(args) or usual(*args))
-    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", batch.nnz * 19)
+    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", batch.nnz * 19)
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, features)
+    looked = []
+    monkeypatch.setattr(gpu_tasks, "check_gpu", lambda: looked.append(1))
 
     expected = margins(batch, table, 0.25, features=features)
-    np.testing.assert_allclose(score(batch), expected, **CLOSE)
-    assert len(calls) == 1
     few = batch.take(np.arange(3))
     np.testing.assert_array_equal(score(few), margins(few, table, 0.25, features=features))
-    assert len(calls) == 1
+    assert not looked  # few rows do not wait for a GPU
+    for n_calls in (1, 2):
+        np.testing.assert_allclose(score(batch), expected, **CLOSE)
+        assert len(calls) == n_calls
+    assert len(looked) == 1
 
 
 def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +92,7 @@ def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(
         trainer.margins(batch, table, model.w0), margins(batch, table, model.w0)
     )
-    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
 
     found = trainer.margins(batch, table, model.w0)
 
@@ -108,7 +113,7 @@ def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
         raise GpuNotFoundError("the GPU runs no kernel")
 
     monkeypatch.setattr(gpu_tasks, "check_gpu", broken)
-    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)
 
@@ -125,7 +130,7 @@ def test_tasks_go_on_on_the_processor_when_others_fill_their_gpu(
         calls.append(1)
         raise ModelTooLargeError("the GPU's memory has no room")
 
-    monkeypatch.setattr(cuda_scoring, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)
     monkeypatch.setattr(CudaScorer, "margins", full)
 

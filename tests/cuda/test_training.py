@@ -28,8 +28,10 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
+from benchmarks.warp_sums import sums_of_a_warp  # noqa: E402
 from spark_fm.learner import cuda_memory, cuda_training  # noqa: E402
 from spark_fm.learner.cuda_memory import DeviceMemory, device_memory  # noqa: E402
+from spark_fm.learner.cuda_shape import Shape, simulated  # noqa: E402
 from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
 
 N_FEATURES = 9
@@ -325,6 +327,21 @@ def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory)
     assert memory.uploads == 3
 
 
+@pytest.mark.parametrize("shuffles", [False] if simulated() else [False, True])
+def test_sums_over_a_warp_are_those_of_all_lanes_that_differ_in_the_high_bits(
+    shuffles: bool,
+) -> None:
+    shape = Shape(8, "squared", "sgd", False, shuffles)
+    numbers = np.random.default_rng(0).normal(size=(3, shape.lanes)).astype(np.float32)
+    lane = np.arange(shape.lanes)
+
+    for lowest in (n for n in (1, 2, 4, 8, 16) if n < shape.lanes):
+        found = sums_of_a_warp(numbers, lowest, shape)
+
+        alike = lane[:, None] % lowest == lane % lowest
+        np.testing.assert_allclose(found, numbers.astype(np.float64) @ alike, rtol=1e-5, atol=1e-6)
+
+
 def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
     spec = train_spec()
     batch = random_batch(4, N_FEATURES, seed=5, loss="logistic")
@@ -338,3 +355,20 @@ def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
 
     assert (stats.loss_sum, stats.weight_sum, len(stats.order)) == (0.0, 0.0, 0)
     np.testing.assert_array_equal(state.rows, before.rows)
+
+
+if not simulated():  # which has no registers to shuffle
+
+    @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+    def test_a_pass_is_the_same_through_registers_and_through_shared_memory(
+        optimizer: Optimizer, memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = train_spec(k=33, optimizer=optimizer)
+        one, _ = shuffled_pass(spec, 1, memory)
+        usual = cuda_training.passes
+        monkeypatch.setattr(cuda_training, "passes", lambda *args: usual(*args, False))
+        cuda_training._compiled.cache_clear()
+        other, _ = shuffled_pass(spec, 1, memory)
+        cuda_training._compiled.cache_clear()
+
+        assert_state_is(one, other.rows, other.bias)

@@ -170,8 +170,8 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
 @pytest.mark.parametrize(
     ("case", "addresses", "others"),
     [
-        ("every-task", ["0", "1"], True), ("shipped", ["0"], True),
-        ("training-tasks", ["0"], False), ("local", ["0"], False),
+        ("every-task", ["0", "1"], True), ("shipped", ["0"], False),
+        ("shared", ["0"], True), ("local", ["0"], False),
     ],
 )  # fmt: skip
 def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses, others):
