@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from spark_fm._version import __version__
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
-from spark_fm.engine.session import is_local_master, local_cores, n_executors, setting
+from spark_fm.engine.session import active, is_local_master, local_cores, n_executors, setting
 from spark_fm.errors import GpuNotFoundError, SparkFMError
 from spark_fm.learner.blocked import block_rows
 
@@ -148,7 +148,10 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
     if cpus is None:
         return None
     requests = TaskResourceRequests().cpus(cpus).resource("gpu", 1.0)
-    return ResourceProfileBuilder().require(requests).build
+    profile = ResourceProfileBuilder().require(requests).build
+    with active(session):
+        log.debug("resource profile %d: %d cores and the GPU a task", profile.id, cpus)
+    return profile
 
 
 def profile_cpus(*, cores: str, gpus: str, task_gpus: str, dynamic: str = "") -> int | None:

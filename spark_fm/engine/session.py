@@ -195,6 +195,24 @@ def job_thread(session: SparkSession, tag: str, work: Callable[[], Any]) -> Call
     return tagged_work if inherit is session else cast(Callable[[], Any], inherit(tagged_work))
 
 
+@contextmanager
+def active(session: SparkSession) -> Iterator[None]:
+    """Make a Connect session the active one of this thread, where resource profiles are made.
+
+    Only the thread that started a session has one: threads of CrossValidator have none.
+    """
+    local = getattr(type(session), "_active_session", None)
+    if not is_connect(session) or local is None:
+        yield
+        return
+    before = getattr(local, "session", None)
+    local.session = session
+    try:
+        yield
+    finally:
+        local.session = before
+
+
 def cancel_jobs(session: SparkSession, tag: str) -> None:
     """Cancel the jobs of ``job_thread``."""
     try:

@@ -61,6 +61,7 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._pieces: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
         self._counts: dict[Hashable, int] = {}  # pieces of each set of rows
+        self._cut: tuple[Hashable, BlockedRows] | None = None
         self.uploads = 0
 
     def pieces(
@@ -68,16 +69,22 @@ class DeviceMemory:
     ) -> tuple[int, Callable[[int], Piece]]:
         """Return how many pieces the rows of ``key`` have, and what gives each of them.
 
-        ``make`` cuts the rows again when a piece is not on the device.
+        ``make`` cuts the rows again when a piece is not on the device any more. That takes a
+        processor longer than to train on them: from then on they are kept cut here, too.
         """
+        known = key in self._counts
         cut: list[BlockedRows] = []
 
         def blocked() -> BlockedRows:
+            if known and self._cut is not None and self._cut[0] == key:
+                return self._cut[1]
             if not cut:
                 cut.append(make())
+            if known:
+                self._cut = (key, cut[0])
             return cut[0]
 
-        if key not in self._counts:
+        if not known:
             self._counts[key] = len(_bounds(blocked())) - 1
 
         def piece(number: int) -> Piece:
@@ -141,6 +148,7 @@ class DeviceMemory:
         """Let go of everything."""
         self._pieces.clear()
         self._counts.clear()
+        self._cut = None
         _free()
 
 

@@ -13,8 +13,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ CASES = {
     # Two executors of a core and a GPU.
     "every-task": Case({"spark.executor.cores": 1, GPU: 1, TASK_GPU: 1}, 2),
     # One of two cores and a GPU: two partitions queue for it.
-    "shipped": Case(SHIPPED, 2),
+    "connect": Case(SHIPPED | {"spark.api.mode": "connect"}, 2),
     # The same, and all other tasks share it.
     "shared": Case(SHIPPED | {TASK_GPU: 0.5}, 2),
     "local": Case({}, 2, on_cluster=False),
@@ -84,6 +86,8 @@ def set_up(folder: Path) -> None:
         f"-Dspark.worker.resource.gpu.discoveryScript={ROOT / 'conf' / 'gpu-discovery.sh'}"
     )
     os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["COUNTED"] = str(folder / "uploads")
+    devices.GpuPasses = Counted  # type: ignore[misc]
 
 
 def session(address: str, settings: dict[str, Any]) -> SparkSession:
@@ -109,9 +113,9 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 def machine(device: str, n_workers: int) -> FactorizationMachine:
-    """Return a training of mini-batches, which are the same on both devices."""
+    """Return a training that is the same on both devices: so few rows are blocks of one."""
     return FactorizationMachine(
-        numFactors=3, epochs=2, miniBatchSize=6, shuffle=False, numWorkers=n_workers, seed=3,
+        numFactors=3, epochs=2, shuffle=False, numWorkers=n_workers, seed=3,
         validationFraction=0.25, refit="never", patience=0, device=device,
     )  # fmt: skip
 
@@ -128,6 +132,7 @@ def distance(one: FactorizationMachineModel, other: FactorizationMachineModel) -
 def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[str, Any]:
     """Return what a training comes to, beside that of the processor."""
     data = rows(spark).cache()
+    Path(os.environ["COUNTED"]).write_text("")
     model = machine(device, n_workers).fit(data)
     plain = machine("cpu", n_workers).fit(data)
     facts = model.summary.facts
@@ -140,6 +145,7 @@ def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[st
         "distance": distance(plain, model), "loss_distance": abs(losses[0] - losses[1]),
         "device": facts["device"], "addresses": [gpu.split(":")[-1] for gpu in facts["gpus"]],
         "others_have_a_gpu": not other["reason"],
+        "uploads": [int(n) for n in Path(os.environ["COUNTED"]).read_text().split()],
     }  # fmt: skip
 
 
@@ -155,6 +161,21 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
     fm = machine("gpu", 1)
     models = list(fm.fitMultiple(rows(spark), [{fm.numFactors: k} for k in (2, 3, 4)]))
     return {"models": len(models), "at_once": sorted(set(found))}
+
+
+class Counted(GpuPasses):
+    """Passes on a GPU that write down how often their rows went there."""
+
+    @contextmanager
+    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+        """Yield what makes the passes."""
+        with super().trainer(part) as (trainer, name):
+            from spark_fm.learner.cuda_memory import device_memory
+
+            before = device_memory().uploads
+            yield trainer, name
+            with Path(os.environ["COUNTED"]).open("a") as file:
+                file.write(f"{device_memory().uploads - before}\n")
 
 
 class FilledUp(GpuPasses):
@@ -210,7 +231,9 @@ def main(name: str) -> None:
         spark = session(address, case.settings)
         special = {"several-models": models_at_once, "filled-up": on_a_gpu_that_fills_up}
         found: Any
-        found = special[name](spark) if name in special else outcome(spark, case.n_workers)
+        work = special.get(name, partial(outcome, n_workers=case.n_workers))
+        with ThreadPoolExecutor(1) as thread:  # as CrossValidator trains in threads
+            found = thread.submit(work, spark).result()
         sys.stdout.write(json.dumps(found) + "\n")
         spark.stop()
 

@@ -15,7 +15,7 @@ import pytest
 
 from spark_fm.engine.gpu_tasks import GpuPasses, TaskGpu, task_trainer
 from spark_fm.errors import ModelTooLargeError
-from spark_fm.learner.blocked import CHUNK
+from spark_fm.learner.blocked import CHUNK, BlockedRows
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
@@ -185,12 +185,16 @@ def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
         return allocate(part)
 
     monkeypatch.setattr(cuda_memory, "_uploaded", with_room_for_two)
-    for _ in range(2):
+    cuts = []
+    cut = BlockedRows.of
+    monkeypatch.setattr(BlockedRows, "of", lambda *args: cuts.append(1) or cut(*args))
+    for _ in range(4):
         streamed, again = shuffled_pass(spec, 1, tight)
 
         np.testing.assert_array_equal(streamed.rows, whole.rows)
         assert again == order
-    assert memory.uploads < tight.uploads < 2 * memory.uploads
+    assert memory.uploads < tight.uploads < 4 * memory.uploads
+    assert len(cuts) == 2  # sorted again once, and kept
     tight.clear()
 
 

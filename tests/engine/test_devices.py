@@ -170,8 +170,8 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
 @pytest.mark.parametrize(
     ("case", "addresses", "others"),
     [
-        ("every-task", ["0", "1"], True), ("shipped", ["0"], False),
-        ("shared", ["0"], True), ("local", ["0"], False),
+        ("every-task", ["0", "1"], True), ("shared", ["0"], True),
+        ("connect", ["0"], False), ("local", ["0"], False),
     ],
 )  # fmt: skip
 def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses, others):
@@ -180,6 +180,9 @@ def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, 
     assert found["device"] == "gpu"
     assert found["addresses"] == addresses
     assert found["others_have_a_gpu"] is others  # transform has no profile
+    # Two parts of two partitions go there once, however many jobs follow.
+    assert found["uploads"][:4] == [1, 1, 1, 1]
+    assert set(found["uploads"][4:]) == {0}
     assert found["distance"] < 1e-6
     assert found["score_distance"] < 1e-6
     assert found["loss_distance"] < 1e-6
