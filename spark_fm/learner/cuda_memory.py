@@ -7,6 +7,7 @@ not fit are brought piece by piece in every pass, with the same result.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from spark_fm.learner.blocked import BlockedRows
 
 T = TypeVar("T")
 PIECE_BYTES = 128 * 2**20
+SAMPLED_ROWS = 2**10
 ON_DEVICE = (
     "places", "chunks", "shared", "indptr", "indices", "values", "repeats", "chunk_features",
     "chunk_starts", "chunk_slots", "entry_places", "entry_values", "shared_features",
@@ -55,13 +57,32 @@ class Piece:
         return len(self.places) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptTable:
+    """A table as the last visit left it.
+
+    Parameters
+    ----------
+    array : weak reference
+        To the host's table.
+    table : device array
+    sample : ndarray
+        Some rows of it.
+    """
+
+    array: weakref.ref[NDArray[np.float32]]
+    table: Any
+    sample: NDArray[np.float32]
+
+
 class DeviceMemory:
-    """Pieces of rows on one device, and how room is made for more."""
+    """Pieces of rows on one device, and a table, and how room is made for more."""
 
     def __init__(self) -> None:
         self._pieces: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
         self._counts: dict[Hashable, int] = {}  # pieces of each set of rows
         self._cut: tuple[Hashable, BlockedRows] | None = None
+        self._table: _KeptTable | None = None
         self.uploads = 0
 
     def pieces(
@@ -100,6 +121,20 @@ class DeviceMemory:
 
         return self._counts[key], piece
 
+    def keep_table(self, array: NDArray[np.float32], table: Any) -> None:
+        """Keep a table, which is now as ``array`` is, until room is needed or a task ends."""
+        self._table = _KeptTable(weakref.ref(array), table, _sample(array))
+
+    def taken_table(self, array: NDArray[np.float32]) -> Any:
+        """Return what is kept of this very array, and keep it no more; None without it.
+
+        Whoever changes a table gives another array: a sample is compared, lest somebody forgets.
+        """
+        kept, self._table = self._table, None
+        if kept is None or kept.array() is not array:
+            return None
+        return kept.table if np.array_equal(kept.sample, _sample(array), equal_nan=True) else None
+
     def with_room(self, allocate: Callable[[], T], what: str) -> T:
         """Return what ``allocate`` gives, after others have made room where it is short.
 
@@ -121,11 +156,15 @@ class DeviceMemory:
                     ) from err
 
     def _make_room(self) -> bool:
-        """Let go of one piece; False when there is none.
+        """Let go of the table that is kept, or of one piece; False when there is none.
 
-        First those of other rows, longest unused first. Of the rows that are being passed over
-        the one used last: in the next pass the others are there still.
+        The table first; then pieces of other rows, longest unused first. Of the rows that are
+        being passed over the one used last: in the next pass the others are there still.
         """
+        if self._table is not None:
+            self._table = None
+            _free()
+            return True
         if not self._pieces:
             return False
         newest = next(reversed(self._pieces))
@@ -140,6 +179,7 @@ class DeviceMemory:
         Spark gives a task to any of its idle Python workers, and none of them can let go of
         what another one keeps.
         """
+        self._table = None
         _free()
         while _more_than_half_is_taken() and self._make_room():
             pass
@@ -148,7 +188,7 @@ class DeviceMemory:
         """Let go of everything."""
         self._pieces.clear()
         self._counts.clear()
-        self._cut = None
+        self._cut = self._table = None
         _free()
 
 
@@ -158,6 +198,10 @@ def is_out_of_memory(err: Exception) -> bool:
     By its name: the class has moved between versions of Numba.
     """
     return "OUT_OF_MEMORY" in str(err).upper()
+
+
+def _sample(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    return table[:: max(1, len(table) // SAMPLED_ROWS)].copy()
 
 
 def _free() -> None:

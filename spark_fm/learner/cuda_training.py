@@ -58,7 +58,9 @@ class CudaTrainer:
     which rows go together stays, so that their entries are sorted and uploaded once. A pass
     is a pure function of state, rows and visit, whatever is in the device's memory: rows that
     come in another order than before, from a source without one, are other rows (told by
-    labels, weights, lengths and a sample of the entries).
+    labels, weights, lengths and a sample of the entries). The table comes back in every visit
+    and stays on the device for the next one of the same array: whoever changes a table between
+    visits gives another array (a sample of it is compared, lest somebody forgets).
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class CudaTrainer:
                 batch, first_visit.order(spec, batch.n_rows), size, state.n_features
             ),
         )
-        table = self._on_device(state.rows)
+        table = self._memory.taken_table(state.rows)
+        table = self._on_device(state.rows) if table is None else table
         bias = self._on_device(state.bias)
         hyper = self._on_device(hyperparameters(spec, step_scale).astype(np.float32))
         rng = visit.rng(spec)
@@ -104,15 +107,15 @@ class CudaTrainer:
             piece = piece_of(int(number))
             order = _mixed(rng, piece.n_blocks, spec)
             steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
-            n_thread_blocks = min(most_thread_blocks, -(-piece.most_items // compiled.shape.warps))
-            launch = compiled.visit[n_thread_blocks, compiled.shape.threads]
-            self._visit(
-                launch, (table, bias, hyper), piece, order, steps, batch, compiled.shape, sums
-            )
+            shape = compiled.shape
+            n_thread_blocks = min(most_thread_blocks, max(1, -(-piece.most_items // shape.warps)))
+            launch = compiled.visit[shape.launch(n_thread_blocks)]
+            self._visit(launch, (table, bias, hyper), piece, order, steps, batch, shape, sums)
             sums.updates += len(piece.rows) if per_row else piece.n_blocks
             del piece  # what makes room for the next one could not free it else
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
+        self._memory.keep_table(state.rows, table)
         return sums.stats(scores, compile_seconds)
 
     def margins(

@@ -163,6 +163,38 @@ def test_blocks_stay_and_are_visited_in_another_order_each_epoch(memory: DeviceM
     assert memory.uploads == 1
 
 
+def test_a_table_goes_to_the_device_once_and_again_where_somebody_changed_it(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = train_spec()
+    batch = random_batch(20, N_FEATURES, seed=5, loss="logistic")
+    sent = []
+    upload = cuda_training.cuda.to_device
+    monkeypatch.setattr(
+        cuda_training.cuda, "to_device", lambda array: sent.append(array) or upload(array)
+    )
+
+    def visits(trainers: list[CudaTrainer]) -> TrainState:
+        state = worn_state(spec, N_FEATURES, seed=6)
+        for epoch, trainer in enumerate(trainers):
+            if epoch == 2:
+                state = state.copy()  # as after a step that was too large
+            if epoch == 3:
+                state.rows *= 0.5
+            trainer.train_inplace(state, batch, Visit(epoch), spec=spec)
+        tables.append(sum(array.shape == state.rows.shape for array in sent))
+        sent.clear()
+        return state
+
+    tables: list[int] = []
+    anew = visits([CudaTrainer("rows", 4, memory=DeviceMemory()) for _ in range(5)])
+    kept = visits([CudaTrainer("rows", 4, memory=memory)] * 5)
+
+    np.testing.assert_array_equal(kept.rows, anew.rows)
+    np.testing.assert_array_equal(kept.bias, anew.bias)
+    assert tables == [5, 3]
+
+
 def test_equal_passes_give_equal_bits(memory: DeviceMemory) -> None:
     one, other = (shuffled_pass(train_spec(), 1, memory)[0] for _ in range(2))
 
