@@ -50,12 +50,15 @@ class Runner:
     seconds: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, optimizer: str, k: int, train: CsrBatch, n_features: int) -> Runner:
-        """Return a fresh state and a compiled kernel."""
+    def of(
+        cls, optimizer: str, k: int, train: CsrBatch, n_features: int, rate: float | None = None
+    ) -> Runner:
+        """Return a fresh state and a compiled kernel; steps are of RATES where none is given."""
+        rate = RATES[optimizer] if rate is None else rate
         machine = FactorizationMachine(
             predictorType="binary_classifier", numFactors=k, optimizer=optimizer, seed=1
         )
-        machine.setLinearLr(RATES[optimizer]).setFactorsLr(RATES[optimizer])
+        machine.setLinearLr(rate).setFactorsLr(rate)
         spec = machine._spec()
         counts = np.bincount(train.indices, minlength=n_features)
         training_kernel(k, spec.loss, spec.optimizer, False)
