@@ -144,6 +144,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         size = max(report.max_size for report in reports)
         top = max(report.max_index for report in reports) + 1
         feature_dim = request.feature_dim or max(size, top, 1)
+        _check_dense(reports, feature_dim, columns)
         yield PackedData(
             frame=frame, train=train, validation=validation, counts=counts,
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
@@ -246,6 +247,19 @@ def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, i
     return bad
 
 
+def _check_dense(reports: list[PackReport], feature_dim: int, columns: ColumnNames) -> None:
+    """Raise InvalidDataError unless every dense vector has a value for every feature."""
+    found = [size for report in reports for size in report.dense_sizes or ()]
+    if found and (min(found), max(found)) != (feature_dim, feature_dim):
+        lengths = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{min(found)}"
+        raise InvalidDataError(
+            f"featuresCol={columns.features!r} has dense vectors or arrays of {lengths} values "
+            f"among {feature_dim} features; each needs one for every feature. Fill them up, use "
+            f"sparse vectors, or set featureDim={feature_dim} and handleInvalid='skip' to leave "
+            "out those of another length."
+        )
+
+
 def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
     parts = [
         (report.magnitudes[0], [(int(j), float(a), float(b)) for j, a, b in report.magnitudes[1]])
@@ -281,6 +295,13 @@ def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
         texts.append(
             f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
             "early stopping."
+        )
+    if name is None and request.validation_fraction > 0 and not data.has_validation:
+        texts.append(
+            f"validationFraction={request.validation_fraction:g} held out none of the {sums.rows} "
+            "rows: all epochs were run, without early stopping. Rows are chosen by their content, "
+            "equal ones together, and these are few, or few differ: name a "
+            "validationIndicatorCol, or set validationFraction=0 if you want none."
         )
     if request.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
         texts.append(

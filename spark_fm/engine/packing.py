@@ -77,6 +77,7 @@ class PackReport:
     n_zero_weight: int = 0
     max_size: int = 0
     max_index: int = -1
+    dense_sizes: tuple[int, int] | None = None  # least and most values of a dense vector
     bad_rows: dict[str, int] = field(default_factory=dict)
     bad_examples: dict[str, str] = field(default_factory=dict)
     magnitudes: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
@@ -94,6 +95,12 @@ class PackReport:
         for block in blocks:
             self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
             yield block
+
+    def note_dense(self, sizes: NDArray[np.int64]) -> None:
+        """Take in how many values dense vectors have."""
+        if len(sizes):
+            known = self.dense_sizes or (int(sizes[0]), int(sizes[0]))
+            self.dense_sizes = min(known[0], int(sizes.min())), max(known[1], int(sizes.max()))
 
     def note_bad(self, reason: str, rows: NDArray[np.bool_], example: str) -> None:
         """Count rows that are bad for this reason, keeping the first example."""
@@ -171,11 +178,9 @@ class PackTask:
     ) -> tuple[CsrBatch, NDArray[np.bool_] | None]:
         """Return the usable rows of a record batch and their validation flags."""
         vectors = read_vectors(_column(batch, "features"), keep_zeros=self.keep_zeros)
-        labels = _column(batch, "label").to_numpy(zero_copy_only=False).astype(np.float64)
+        labels = _numbers(batch, "label")
         n_rows = len(labels)
-        weights = np.ones(n_rows)
-        if self.has_weight:
-            weights = _column(batch, "weight").to_numpy(zero_copy_only=False).astype(np.float64)
+        weights = _numbers(batch, "weight") if self.has_weight else np.ones(n_rows)
         with np.errstate(over="ignore"):
             values = vectors.values.astype(np.float32)
             labels32, weights32 = labels.astype(np.float32), weights.astype(np.float32)
@@ -183,21 +188,22 @@ class PackTask:
         bad_entry = (vectors.indices < 0) | (vectors.indices >= limit)
         nan_entry = ~np.isfinite(values)
         starts = vectors.indptr
-        checks: list[tuple[str, NDArray[np.bool_], NDArray[np.float64] | None]] = [
+        checks: list[tuple[str, NDArray[np.bool_], str | None]] = [
             (NULL_FEATURES, vectors.is_null, None),
             (BROKEN_VECTOR, vectors.is_broken, None),
             (BAD_INDEX, _any_in_row(bad_entry, starts), None),
             (BAD_VALUE, _any_in_row(nan_entry, starts), None),
-            (BAD_LABEL, ~np.isfinite(labels32), labels),
-            (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), weights),
+            (BAD_LABEL, ~np.isfinite(labels32), "label"),
+            (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), "weight"),
         ]
         if self.loss == "logistic":
-            checks.append((NOT_BINARY, (labels != 0) & (labels != 1), labels))
-        if self.keep_zeros and self.feature_dim:
-            other = vectors.sizes != self.feature_dim
-            checks.insert(2, (WRONG_LENGTH, other, vectors.sizes.astype(np.float64)))
+            checks.append((NOT_BINARY, (labels != 0) & (labels != 1), "label"))
+        if self.feature_dim:
+            # A sparse vector may say no size of its own, but for SageMaker.
+            other = (vectors.sizes != self.feature_dim) & (vectors.is_dense | self.keep_zeros)
+            checks.insert(2, (WRONG_LENGTH, other, None))
         good = np.ones(n_rows, bool)
-        for reason, found, numbers in checks:
+        for reason, found, name in checks:
             found = found & good
             if found.any():
                 first = int(np.flatnonzero(found)[0])
@@ -207,11 +213,15 @@ class PackTask:
                 elif reason == BAD_VALUE:
                     entry = slice(starts[first], starts[first + 1])
                     at = np.flatnonzero(nan_entry[entry])[0]
-                    example = (
-                        f"value {vectors.values[entry][at]} at index {vectors.indices[entry][at]}"
-                    )
+                    value = vectors.values[entry][at]
+                    example = f"value {value} at index {vectors.indices[entry][at]}"
+                    if np.isfinite(value):
+                        example += ", which float32 cannot hold (3.4e38 at most)"
+                elif reason == WRONG_LENGTH:
+                    example = f"{vectors.sizes[first]}, not {self.feature_dim}"
                 else:
-                    example = "null" if numbers is None else f"{numbers[first]}"
+                    value = None if name is None else _column(batch, name)[first].as_py()
+                    example = "null" if value is None else f"{float(value)}"
                 report.note_bad(reason, found, example)
                 good &= ~found
         rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
@@ -227,6 +237,7 @@ class PackTask:
             indicator = None if indicator is None else indicator[kept]
         if rows.n_rows:
             report.max_size = max(report.max_size, int(vectors.sizes[good].max()))
+            report.note_dense(vectors.sizes[good & vectors.is_dense])
         if rows.nnz:
             report.max_index = max(report.max_index, int(rows.indices.max()))
         return canonical(rows), indicator
@@ -301,6 +312,12 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     return batch.column(batch.schema.get_field_index(name))
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers; a null is NaN."""
+    column = _column(batch, name).to_numpy(zero_copy_only=False)
+    return column.astype(np.float64)  # type: ignore[no-any-return]  # pyarrow has no types
 
 
 def _any_in_row(flags: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:

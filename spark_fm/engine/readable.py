@@ -37,8 +37,8 @@ class FeatureReader:
         Raises
         ------
         InvalidDataError
-            For a bad row under "error": null, broken, with an index outside the model's
-            range or a value that is not a finite float32.
+            For a bad row under "error": null, broken, dense but not as long as the model,
+            with an index outside its range or a value that is not a finite float32.
         """
         vectors = read_vectors(column)
         with np.errstate(over="ignore"):
@@ -46,10 +46,17 @@ class FeatureReader:
         bad = vectors.is_null | vectors.is_broken
         if bad.any():
             self._refuse("a null or broken vector", "")
+        other = vectors.is_dense & (vectors.sizes != feature_dim)
+        if other.any():
+            seen = vectors.sizes[other][0]
+            self._refuse(f"a dense vector or array of {seen} values, not {feature_dim}", "")
+            bad = bad | other
         outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
+        finite = np.isfinite(vectors.values)
         for flags, what, source in (
             (outside, f"an index outside 0 to {feature_dim - 1}", vectors.indices),
-            (~np.isfinite(values), "a NaN or infinite value", vectors.values),
+            (~finite, "a NaN or infinite value", vectors.values),
+            (finite & ~np.isfinite(values), "a value beyond float32", vectors.values),
         ):
             if flags.any():
                 first = int(np.flatnonzero(flags)[0])

@@ -114,6 +114,12 @@ class MLlibMethods(FittedModel):
         return float(sigmoid(np.array(margin))) if self._loss == "logistic" else margin
 
     def _margin(self, value: Vector) -> float:
+        n_features = self.weights.feature_dim
+        if isinstance(value, DenseVector) and value.size != n_features:
+            raise InvalidDataError(
+                f"The dense vector has {value.size} values, the model {n_features} features. Give "
+                "it all of them, or a sparse vector with their indices."
+            )
         return float(self.weights.margins(batch_of(value))[0])
 
     def _classifier_only(self, name: str) -> None:

@@ -114,7 +114,7 @@ BAD_ROWS: dict[str, tuple[Callable[[SparkSession], DataFrame], str, str, str]] =
         "value nan at index 3",
     ),
     "infinite feature": (
-        bad_vector(Vectors.dense([1.0, -INF])),
+        bad_vector(Vectors.dense([1.0, -INF, *[0.0] * 8])),
         "featuresCol='features'",
         "NaN or infinite feature value",
         "value -inf at index 1",
@@ -123,7 +123,13 @@ BAD_ROWS: dict[str, tuple[Callable[[SparkSession], DataFrame], str, str, str]] =
         bad_vector(one(0, 1e39)),
         "featuresCol='features'",
         "NaN or infinite feature value",
-        "value 1e+39 at index 0",
+        "value 1e+39 at index 0, which float32 cannot hold (3.4e38 at most)",
+    ),
+    "dense vector shorter than featureDim": (
+        bad_vector(Vectors.dense([1.0, 0.0])),
+        "featuresCol='features'",
+        "vector of another length than featureDim",
+        "2, not 10",
     ),
     "index beyond featureDim": (
         bad_vector(one(10, size=11)),
@@ -149,14 +155,14 @@ BAD_ROWS: dict[str, tuple[Callable[[SparkSession], DataFrame], str, str, str]] =
         "unequally many indices and values",
         "null",
     ),
-    "null label": (bad_label(None), "labelCol='label'", "null, NaN or infinite label", "nan"),
+    "null label": (bad_label(None), "labelCol='label'", "null, NaN or infinite label", "null"),
     "NaN label": (bad_label(NAN), "labelCol='label'", "null, NaN or infinite label", "nan"),
     "infinite label": (bad_label(INF), "labelCol='label'", "null, NaN or infinite label", "inf"),
     "label 2": (bad_label(2.0), "labelCol='label'", "label other than 0 or 1", "2.0"),
     "label -1": (bad_label(-1.0), "labelCol='label'", "label other than 0 or 1", "-1.0"),
     "label a half": (bad_label(0.5), "labelCol='label'", "label other than 0 or 1", "0.5"),
     "negative weight": (bad_weight(-2.0), "weightCol='weight'", "negative", "-2.0"),
-    "null weight": (bad_weight(None), "weightCol='weight'", "null, negative", "nan"),
+    "null weight": (bad_weight(None), "weightCol='weight'", "null, negative", "null"),
     "infinite weight": (bad_weight(INF), "weightCol='weight'", "infinite weight", "inf"),
 }
 
@@ -164,7 +170,7 @@ BAD_ROWS: dict[str, tuple[Callable[[SparkSession], DataFrame], str, str, str]] =
 def estimator_for(frame: DataFrame, case: str, **changes: Any) -> Any:
     if "weight" in frame.columns:
         changes["weightCol"] = "weight"
-    if case == "index beyond featureDim":
+    if case in ("index beyond featureDim", "dense vector shorter than featureDim"):
         changes["featureDim"] = 10
     return fast_fm(epochs=1, **changes)
 
@@ -212,6 +218,38 @@ def test_bad_rows_are_left_out_and_counted_when_told_to(
     assert facts["skippedRows"] == 1
     assert [(reason in why, count) for why, count in facts["skippedReasons"].items()] == [(True, 1)]
     assert facts["numRows"] == (2 if case == "negative index" else 20)
+
+
+@pytest.mark.parametrize("other", [[1.0, 2.0], [], [1.0, 2.0, 3.0, 0.0]])
+def test_dense_vectors_of_unequal_lengths_are_an_error(
+    spark: SparkSession, other: list[float]
+) -> None:
+    rows = [(float(i % 2), Vectors.dense([1.0, 2.0, float(i)])) for i in range(20)]
+    frame = frame_of(spark, [*rows, (1.0, Vectors.dense(other))])
+
+    with pytest.raises(InvalidDataError, match=r"dense vectors or arrays of \d to \d values among"):
+        fast_fm(epochs=1).fit(frame)
+
+    model = fast_fm(epochs=1, featureDim=3, handleInvalid="skip").fit(frame)
+    assert model.summary.facts["skippedReasons"] == {"vector of another length than featureDim": 1}
+
+
+def test_dense_vectors_beside_longer_sparse_ones_are_an_error(spark: SparkSession) -> None:
+    rows = [(0.0, Vectors.dense([1.0, 2.0])), (1.0, Vectors.sparse(5, [4], [1.0]))]
+
+    with pytest.raises(InvalidDataError, match="arrays of 2 values among 5 features"):
+        fast_fm(epochs=1).fit(frame_of(spark, rows))
+
+
+def test_a_share_that_holds_out_no_row_is_warned_of(spark: SparkSession) -> None:
+    alike = frame_of(spark, [(float(i % 2), one(i % 2)) for i in range(40)])
+
+    def warnings_at(share: float) -> list[str]:
+        return fast_fm(epochs=1, validationFraction=share, seed=0).fit(alike).summary.warnings
+
+    [said] = warnings_at(0.1)
+    assert said.startswith("validationFraction=0.1 held out none of the 40 rows: all epochs")
+    assert warnings_at(0.0) == []
 
 
 def test_skipping_trains_on_the_other_rows_alone(spark: SparkSession) -> None:

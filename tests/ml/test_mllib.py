@@ -131,6 +131,8 @@ def test_one_vector_is_labelled_by_the_threshold(
 def test_a_vector_beyond_the_model_is_refused(classifier: FactorizationMachineModel) -> None:
     with pytest.raises(InvalidDataError, match="Feature index 20"):
         classifier.predict(Vectors.sparse(30, [20], [1.0]))
+    with pytest.raises(InvalidDataError, match="dense vector has 3 values, the model 20 features"):
+        classifier.predict(Vectors.dense([1.0, 2.0, 3.0]))
 
 
 def test_a_regressor_has_no_classes_as_in_mllib(

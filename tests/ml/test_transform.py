@@ -337,7 +337,9 @@ def test_indices_in_any_order_and_repeated_ones_are_added_up(
 def test_a_row_without_entries_scores_the_bias(
     classifier: FactorizationMachineModel, regressor: FactorizationMachineModel, spark: SparkSession
 ) -> None:
-    frame = frame_of(spark, [(0.0, Vectors.sparse(N_FEATURES, [], [])), (0.0, Vectors.dense([]))])
+    frame = frame_of(
+        spark, [(0.0, Vectors.sparse(N_FEATURES, [], [])), (0.0, Vectors.dense([0.0] * N_FEATURES))]
+    )
 
     probability = sigmoid(np.array([classifier.bias]))[0]
     assert column(classifier.transform(frame), "score") == pytest.approx(probability, abs=ROUNDING)
@@ -346,7 +348,9 @@ def test_a_row_without_entries_scores_the_bias(
 
 def test_a_feature_that_training_never_saw_adds_nothing(spark: SparkSession) -> None:
     seen = [(float(i % 2), Vectors.sparse(10, [i % 4], [1.0])) for i in range(40)]
-    frame = frame_of(spark, [(0.0, Vectors.sparse(10, [9], [5.0])), (0.0, Vectors.dense([]))])
+    frame = frame_of(
+        spark, [(0.0, Vectors.sparse(10, [9], [5.0])), (0.0, Vectors.sparse(10, [], []))]
+    )
 
     model = fast_fm(useLinear=True, linearInitMethod="normal").fit(frame_of(spark, seen))
     score = column(model.transform(frame), "score")

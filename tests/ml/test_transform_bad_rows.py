@@ -27,6 +27,7 @@ BAD_VECTORS = {
     "infinite": Vectors.dense([float("-inf")] * N_FEATURES),
     "beyond float32": Vectors.sparse(N_FEATURES, [0], [1e300]),
     "index too large": Vectors.sparse(50, [1, 49], [1.0, 1.0]),
+    "too short": Vectors.dense([1.0] * (N_FEATURES - 1)),
 }
 
 
@@ -43,10 +44,13 @@ def test_a_row_that_cannot_be_scored_is_an_error(
     ("values", "message"),
     [
         (None, "a null or broken vector"),
-        ([0.5, float("nan")], r"a NaN or infinite value \(nan\)"),
-        ([float("-inf")], r"a NaN or infinite value \(-inf\)"),
-        ([1.0, 1e300], r"a NaN or infinite value \(1e\+300\)"),
-        ([1.0] * 4, r"an index outside 0 to 2 \(3\)"),
+        ([0.5, float("nan"), 0.0], r"a NaN or infinite value \(nan\)"),
+        ([float("-inf"), 0.0, 0.0], r"a NaN or infinite value \(-inf\)"),
+        ([1.0, 1e300, 0.0], r"a value beyond float32 \(1e\+300\)"),
+        ([1.0] * 4, "a dense vector or array of 4 values, not 3"),
+        ([1.0] * 2, "a dense vector or array of 2 values, not 3"),
+        ([0.0] * 4, "a dense vector or array of 4 values, not 3"),
+        ([], "a dense vector or array of 0 values, not 3"),
     ],
 )
 def test_the_error_names_the_column_the_value_and_the_way_out(
@@ -57,7 +61,7 @@ def test_the_error_names_the_column_the_value_and_the_way_out(
         InlineHandle((table, 0.0, None, 3)), loss="logistic", features_col="f",
         handle_invalid="error",
     )  # fmt: skip
-    arrays = pa.array([[1.0], values], pa.list_(pa.float64()))
+    arrays = pa.array([[1.0, 0.0, 0.5], values], pa.list_(pa.float64()))
 
     with pytest.raises(InvalidDataError, match=f"featuresCol='f' holds {message}.*handleInvalid"):
         list(task(iter([arrays])))
@@ -76,7 +80,7 @@ def test_keep_gives_null_outputs_and_skip_drops_the_row(
     kept = model.setHandleInvalid("keep").transform(frame).collect()
     skipped = model.setHandleInvalid("skip").transform(frame).collect()
 
-    assert [row["label"] for row in kept] == [0.0, -1.0, -1.0, 1.0, -1.0, -1.0, -1.0, 2.0]
+    assert [row["label"] for row in kept] == [0.0, *[-1.0] * 2, 1.0, *[-1.0] * (len(bad) - 2), 2.0]
     for row in kept:
         assert all((row[name] is None) == (row["label"] < 0) for name in outputs)
     assert skipped == [row for row in kept if row["label"] >= 0]
