@@ -157,6 +157,7 @@ def hand_rows_to_functions(session: SparkSession) -> None:
 def tagged(session: SparkSession, what: str) -> Iterator[str]:
     """Tag the jobs inside; on an exception or interruption cancel those still running."""
     tag = f"spark_fm-{what}-{uuid4().hex[:12]}"
+    handled = sys.exc_info()[1]  # what the caller is dealing with is not of the block
     session.addTag(tag)
     try:
         yield tag
@@ -165,6 +166,8 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
             session.interruptTag(tag)
         except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
             log.debug("jobs tagged %s were not cancelled: %s", tag, err)
+        if _follows_an_interrupt(failure, handled) and not isinstance(failure, KeyboardInterrupt):
+            raise KeyboardInterrupt from failure
         if _tells_of_a_lost_jvm(failure):
             raise SparkFMError(
                 "The JVM of the Spark driver is gone, most likely for want of memory. Start it "
@@ -229,6 +232,16 @@ def _while_the_jvm_lives() -> Iterator[None]:
     except (Py4JError, ConnectionError) as err:
         if not _tells_of_a_lost_jvm(err):
             raise
+
+
+def _follows_an_interrupt(failure: BaseException, handled: BaseException | None) -> bool:
+    """Tell whether an interrupt made the block fail: PySpark's clean-ups raise in its place."""
+    found: BaseException | None = failure
+    while found is not None and found is not handled:
+        if isinstance(found, KeyboardInterrupt):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def _tells_of_a_lost_jvm(failure: BaseException) -> bool:
