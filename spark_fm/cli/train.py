@@ -87,13 +87,14 @@ def run(args: argparse.Namespace) -> None:
         check_model_path(spark, args.model, overwrite=args.overwrite)
         if args.test is not None:
             check_test_paths(spark, args.test, input_spec(args, estimator))
-        model = _trained(spark, args, estimator, telling)
-        result = None
-        if args.test is not None:
-            started = time.time()
-            result = tested(spark, model, args.test, file_format=args.format)
-            if telling is not None:
-                telling.tested(result, time.time() - started)
+        with nullcontext() if telling is None else telling.listening():
+            model = _trained(spark, args, estimator, telling)
+            result = None
+            if args.test is not None:
+                started = time.time()
+                result = tested(spark, model, args.test, file_format=args.format)
+                if telling is not None:
+                    telling.tested(result, time.time() - started)
     _write_outputs(model, args)
     if telling is not None:
         telling.ended()
@@ -141,11 +142,10 @@ def _trained(
     telling: SageMakerTelling | None,
 ) -> FactorizationMachineModel:
     """Return the model, fitted and saved."""
-    with nullcontext() if telling is None else telling.listening():
-        with training_rows(spark, args, estimator) as rows:
-            model: FactorizationMachineModel = estimator.fit(rows)
-        if telling is not None:
-            telling.trained()
+    with training_rows(spark, args, estimator) as rows:
+        model: FactorizationMachineModel = estimator.fit(rows)
+    if telling is not None:
+        telling.trained()
     started = time.time()
     writer = model.write()
     (writer.overwrite() if args.overwrite else writer).save(args.model)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.sampling import SAMPLERS
 from spark_fm.ml.trials import FILE_NAME
 from spark_fm.ml.tuning import TuningResult, tune
+
+log = logging.getLogger(__name__)
 
 USAGE = "--input PATH --format FORMAT --out FOLDER --model OUT [more flags]"
 EXAMPLE = """Params that are given keep their value, the others are searched. The same command
@@ -81,7 +84,9 @@ def run(args: argparse.Namespace) -> None:
     estimator = FactorizationMachine(**training_params(args))
     space = search_space(args.ranges, args.choices, estimator)
     optuna = ["optuna"] if args.sampler == "tpe" else []
-    check_installed("tune", "matplotlib", *optuna, extra="tune")
+    check_installed("tune", *optuna, extra="tune")
+    if find_spec("matplotlib") is None:
+        log.warning("there will be no trials.png: it needs pip install 'spark-fm[plot]'")
     folder = Path(args.out).absolute()
     if not folder.exists():
         check_local_folder("--out", args.out, folder.parent)
@@ -171,5 +176,7 @@ def _tell(result: TuningResult, args: argparse.Namespace) -> None:
         f"{best.best_epoch}; trial 0, the Params as given: {start.value:.6g}"
     )
     print(f"model      {args.model}")
-    print(f"table      {folder / 'trials.csv'}, drawn in {folder / 'trials.png'}")
+    picture = folder / "trials.png"
+    drawn = f", drawn in {picture}" if picture.exists() else ""
+    print(f"table      {folder / 'trials.csv'}{drawn}")
     print(f"best Params, {folder / 'best.json'}: {json.dumps(result.bestParams)}")

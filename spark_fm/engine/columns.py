@@ -12,6 +12,7 @@ from pyspark.sql.types import (
     DoubleType,
     FloatType,
     NumericType,
+    StringType,
     StructType,
 )
 
@@ -125,9 +126,10 @@ def check_number(schema: StructType, name: str, param: str) -> None:
     """Raise InvalidColumnError unless the column, named by ``param``, holds numbers."""
     kind = _type_of(schema, name, param)
     if not isinstance(kind, (NumericType, BooleanType)):
+        words = "Number its values by StringIndexer, cast" if kind == StringType() else "Cast"
         raise InvalidColumnError(
-            f"{param}={name!r} has type {kind.simpleString()}; expected a number. Cast it, or set "
-            f"{param}."
+            f"{param}={name!r} has type {kind.simpleString()}; expected a number. {words} it, or "
+            f"set {param}."
         )
 
 

@@ -353,6 +353,9 @@ class ModelTraining:
             all_rows=len(records) > len(first.records) or self._data.nothing_left
         )
         data, plan = self._data, self.plan
+        notes = divergence_notes(first.records)
+        refit = divergence_notes(records[len(first.records) :])
+        notes += [f"In the refit: {note}" for note in refit]
         return {
             "numRows": data.train.rows + data.validation.rows,
             "numTrainRows": data.train.rows,
@@ -377,7 +380,7 @@ class ModelTraining:
             "validationCurve": validation_curve(first.records, first.best_epoch),
             "running": running_history(first.records, data.sums(all_rows=data.nothing_left).rows),
             "rejectedAttempts": sum(record.n_rejected for record in records),
-            "warnings": self._warnings + divergence_notes(records),
+            "warnings": self._warnings + notes,
             "packSeconds": data.seconds,
             "compileSeconds": sum(record.compile_seconds for record in records),
         }

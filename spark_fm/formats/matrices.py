@@ -40,6 +40,11 @@ def array_of(data: Any, name: str) -> NDArray[Any]:
             f"{name} has masked entries: there are no missing values. Fill them in with "
             f"{name}.filled(0) or leave the rows out."
         )
+    if type(data).__module__.startswith("pyspark.sql"):
+        raise InvalidDataError(
+            f"{name} is a {type(data).__name__} of Spark; expected a matrix. For a DataFrame use "
+            "model.transform."
+        )
     try:
         array = np.asarray(data)
     except (TypeError, ValueError) as err:

@@ -163,6 +163,23 @@ def test_tpe_without_optuna_names_the_extra(rows, tmp_path, capfd, monkeypatch):
     assert "tune needs optuna: pip install 'spark-fm[tune]'." in capfd.readouterr().err
 
 
+def test_a_search_without_matplotlib_says_that_there_is_no_plot(rows, tmp_path, capfd, monkeypatch):
+    from spark_fm.cli import tune
+    from spark_fm.ml import tuning
+
+    def absent(*_):
+        raise ImportError("Plots need matplotlib")
+
+    monkeypatch.setattr(tune, "find_spec", lambda _: None)
+    monkeypatch.setattr(tuning, "plot_trials", absent)
+
+    assert main(command(rows, tmp_path / "found", "--trials", "1", "--epochs", "1")) == 0
+    said = capfd.readouterr()
+    assert "there will be no trials.png" in said.err
+    assert "drawn in" not in said.out
+    assert not (tmp_path / "found" / "trials.png").exists()
+
+
 def test_ranges_and_choices_become_the_space():
     space = search_space(
         ["factorsLr=0.05:0.8:log", "miniBatchSize=1:64", "clipGradient"],

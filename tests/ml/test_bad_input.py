@@ -53,8 +53,13 @@ def test_a_missing_column_lists_those_there(train: DataFrame, param: str, name: 
         ("featuresCol", "'1:2'", "string", "vector, array<double> or array<float>"),
         ("featuresCol", "array(1, 2)", "array<int>", "vector, array<double> or array<float>"),
         ("featuresCol", "label", "double", "vector, array<double> or array<float>"),
-        ("labelCol", "'1'", "string", "expected a number"),
-        ("labelCol", "features", "vector", "expected a number"),
+        (
+            "labelCol",
+            "'1'",
+            "string",
+            "expected a number. Number its values by StringIndexer, cast",
+        ),
+        ("labelCol", "features", "vector", "expected a number. Cast it"),
         ("weightCol", "array(1.0D)", "array<double>", "expected a number"),
         ("validationIndicatorCol", "1", "int", "expected boolean"),
     ],
@@ -397,6 +402,7 @@ def test_absurd_learning_rates_on_raw_counts_give_a_finite_model_and_a_note(
     notes = " ".join(model.summary.warnings)
     assert "diverged" in notes
     assert "lower the learning rates" in notes
+    assert len(set(model.summary.warnings)) == len(model.summary.warnings)
     assert 0 < model.summary.facts["stepScale"] < 1
     assert model.summary.facts["rejectedAttempts"] > 0
 

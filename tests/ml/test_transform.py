@@ -379,6 +379,13 @@ def test_predict_agrees_with_transform(
         np.testing.assert_allclose(predicted, score, rtol=1e-5, atol=ROUNDING)
 
 
+def test_predict_names_transform_for_a_data_frame(
+    classifier: FactorizationMachineModel, spark: SparkSession
+) -> None:
+    with pytest.raises(InvalidDataError, match=r"X is a DataFrame of Spark.*model\.transform"):
+        classifier.predict(spark.range(3))
+
+
 def test_predict_refuses_an_index_outside_the_model(classifier: FactorizationMachineModel) -> None:
     X = sp.csr_matrix(([1.0], ([0], [N_FEATURES])), (1, N_FEATURES + 1))
 
