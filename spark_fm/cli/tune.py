@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.sampling import SAMPLERS
 from spark_fm.ml.trials import FILE_NAME
 from spark_fm.ml.tuning import TuningResult, tune
-
-log = logging.getLogger(__name__)
 
 USAGE = "--input PATH --format FORMAT --out FOLDER --model OUT [more flags]"
 EXAMPLE = """Params that are given keep their value, the others are searched. The same command
@@ -85,8 +82,6 @@ def run(args: argparse.Namespace) -> None:
     space = search_space(args.ranges, args.choices, estimator)
     optuna = ["optuna"] if args.sampler == "tpe" else []
     check_installed("tune", *optuna, extra="tune")
-    if find_spec("matplotlib") is None:
-        log.warning("there will be no trials.png: it needs pip install 'spark-fm[plot]'")
     folder = Path(args.out).absolute()
     if not folder.exists():
         check_local_folder("--out", args.out, folder.parent)

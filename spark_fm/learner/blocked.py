@@ -18,12 +18,11 @@ from spark_fm.learner.jit import njit
 # Entries of a frequent feature that one thread group adds up; more are shared by several.
 CHUNK = 64
 ALONE = -1
-# Blocks of an epoch: with fewer, steps that do not know of each other hold each other back, the
-# more so the more entries a row has. Few rows do not fill a GPU anyway; many have to.
+# Rows of a block: with many, steps that do not know of each other hold each other back, the more
+# so the more entries a row has. Few rows do not fill a GPU anyway; many have to.
 BLOCK_ENTRIES = 512
 LEAST_BLOCKS, MOST_BLOCKS = 4096, 16384
-MANY_ROWS, BLOCKS_OF_MANY_ROWS = 2**20, 1024
-MOST_BLOCK_ROWS = 8192
+MANY_ROWS, BLOCK_ROWS_OF_MANY = 2**20, 1024
 
 
 def block_rows(n_rows: int, nnz: int) -> int:
@@ -38,10 +37,9 @@ def block_rows(n_rows: int, nnz: int) -> int:
     Chosen by the test loss of the same arithmetic on a processor, beside that of one row
     after the other (``docs/gpu.md``).
     """
-    n_blocks = BLOCKS_OF_MANY_ROWS
-    if n_rows < MANY_ROWS:
-        n_blocks = min(max(nnz // BLOCK_ENTRIES, LEAST_BLOCKS), MOST_BLOCKS)
-    return min(max(n_rows // n_blocks, 1), MOST_BLOCK_ROWS)
+    if n_rows >= MANY_ROWS:
+        return BLOCK_ROWS_OF_MANY
+    return max(n_rows // min(max(nnz // BLOCK_ENTRIES, LEAST_BLOCKS), MOST_BLOCKS), 1)
 
 
 @dataclass(frozen=True, slots=True)

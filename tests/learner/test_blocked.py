@@ -111,7 +111,7 @@ def test_no_rows_make_no_blocks() -> None:
     ("n_rows", "per_row", "expected"),
     [
         (0, 0, 1), (4_095, 20, 1), (90_570, 2, 22), (230_907, 10, 51), (60_000, 150, 3),
-        (2**20 - 1, 2, 255), (2**20, 2, 1024), (2**20, 39, 1024), (10**8, 39, 8192),
+        (2**20 - 1, 2, 255), (2**20, 2, 1024), (2**20, 39, 1024), (10**8, 39, 1024),
     ],
 )  # fmt: skip
 def test_few_rows_train_in_more_blocks_than_many(n_rows: int, per_row: int, expected: int) -> None:
