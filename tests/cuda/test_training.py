@@ -408,3 +408,30 @@ if not simulated():  # which has no registers to shuffle
         cuda_training._compiled.cache_clear()
 
         assert_state_is(one, other.rows, other.bias)
+
+    def test_rows_that_a_full_gpu_cannot_hold_are_streamed_with_the_same_bits(
+        memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec, n_rows, n_fields, span = train_spec(k=8), 200_000, 40, 2_500
+        rng = np.random.default_rng(0)
+        ids = rng.integers(0, span, (n_rows, n_fields)) + span * np.arange(n_fields)
+        batch = CsrBatch.from_arrays(
+            np.arange(n_rows + 1, dtype=np.int64) * n_fields, ids.astype(np.int32).ravel(),
+            np.ones(ids.size, np.float32), labels=rng.integers(0, 2, n_rows).astype(np.float32),
+        )  # fmt: skip
+        monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 2**24)
+        states = [worn_state(spec, span * n_fields, seed=6) for _ in range(2)]
+        ballast, uploads = [], []
+        for state, filled in zip(states, (False, True), strict=True):
+            held = DeviceMemory() if filled else memory
+            while filled and cuda.current_context().get_memory_info()[0] > 2**27:
+                ballast.append(cuda.device_array(2**26, np.uint8))
+            trainer = CudaTrainer("rows", 256, memory=held)
+            for epoch in (0, 1):
+                trainer.train_inplace(state, batch, Visit(epoch), spec=spec)
+            uploads.append(held.uploads)
+            held.clear()
+
+        assert uploads[1] > uploads[0] > 1  # some pieces went there again
+        np.testing.assert_array_equal(states[0].rows, states[1].rows)
+        np.testing.assert_array_equal(states[0].bias, states[1].bias)
