@@ -178,8 +178,8 @@ def _visit_kernel(shape: Shape) -> Any:
     def visit(  # type: ignore[no-untyped-def]
         rows, bias, hyper, order, steps, places, chunks, shared, indptr, indices, values, repeats,
         labels, weights, features, starts, slots, entry_places, entry_values, shared_features,
-        shared_repeats, shared_slots, shared_counts, sums, slopes, pulls, scores, losses,
-        partials, bias_partials,
+        shared_repeats, shared_slots, shared_counts, sums, slopes, pulls, partials, bias_partials,
+        scores, losses,
     ):  # fmt: skip
         grid: Any = cuda.cg.this_grid()
         warp = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.blocked import BlockedRows
+from spark_fm.learner.csr import CsrBatch
 
 T = TypeVar("T")
-PIECE_BYTES = 128 * 2**20
+PIECE_BYTES = 512 * 2**20
 SAMPLED_ROWS = 2**10
 ON_DEVICE = (
     "places", "chunks", "shared", "indptr", "indices", "values", "repeats", "chunk_features",
@@ -37,11 +38,13 @@ class Piece:
     Parameters
     ----------
     arrays : dict of str to device array
-        Those of BlockedRows that kernels read.
+        Those of BlockedRows that kernels read, and the rows' labels and weights.
     rows, places : ndarray of int64
         Row of the batch at each place, and where the blocks' places begin; on the host.
     most_rows, most_slots, most_items : int
         Of one block; items are what warps work on side by side.
+    weight : float
+        Of all rows.
     """
 
     arrays: dict[str, Any]
@@ -50,6 +53,7 @@ class Piece:
     most_rows: int
     most_slots: int
     most_items: int
+    weight: float
 
     @property
     def n_blocks(self) -> int:
@@ -86,7 +90,7 @@ class DeviceMemory:
         self.uploads = 0
 
     def pieces(
-        self, key: Hashable, make: Callable[[], BlockedRows]
+        self, key: Hashable, batch: CsrBatch, make: Callable[[], BlockedRows]
     ) -> tuple[int, Callable[[int], Piece]]:
         """Return how many pieces the rows of ``key`` have, and what gives each of them.
 
@@ -113,7 +117,9 @@ class DeviceMemory:
             if found is None:
                 bounds = _bounds(blocked())
                 part = blocked().between(bounds[number], bounds[number + 1])
-                found = self.with_room(lambda: _uploaded(part), f"{part.n_bytes:,} bytes of rows")
+                found = self.with_room(
+                    lambda: _uploaded(part, batch), f"{part.n_bytes:,} bytes of rows"
+                )
                 self.uploads += 1
                 self._pieces[(key, number)] = found
             self._pieces.move_to_end((key, number))
@@ -232,11 +238,17 @@ def _bounds(blocked: BlockedRows) -> list[int]:
     return [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), blocked.n_blocks]
 
 
-def _uploaded(part: BlockedRows) -> Piece:
+def _uploaded(part: BlockedRows, batch: CsrBatch) -> Piece:
     arrays = {name: cuda.to_device(np.ascontiguousarray(getattr(part, name))) for name in ON_DEVICE}
+    weights = batch.weights[part.rows]
+    arrays |= {
+        "labels": cuda.to_device(batch.labels[part.rows]),
+        "weights": cuda.to_device(weights),
+    }
     return Piece(
-        arrays, part.rows.copy(), part.places, part.most_rows, part.most_slots, part.most_items
-    )
+        arrays, part.rows.copy(), part.places, part.most_rows, part.most_slots, part.most_items,
+        float(weights.sum(dtype=np.float64)),
+    )  # fmt: skip
 
 
 _MEMORIES: dict[int, DeviceMemory] = {}

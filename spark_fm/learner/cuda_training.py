@@ -69,6 +69,7 @@ class CudaTrainer:
         self._rows_key = rows_key
         self._block_rows = block_rows
         self._memory = memory or device_memory()
+        self._scratch = _Scratch(self._memory)
 
     def train_inplace(
         self,
@@ -92,27 +93,30 @@ class CudaTrainer:
         mixed_by = spec.init_key if spec.shuffle else None
         key = (self._rows_key, first_visit, _fingerprint(batch), size, mixed_by)
         n_pieces, piece_of = self._memory.pieces(
-            key,
+            key, batch,
             lambda: BlockedRows.of(
                 batch, first_visit.order(spec, batch.n_rows), size, state.n_features
             ),
-        )
+        )  # fmt: skip
         table = self._memory.taken_table(state.rows)
         table = self._on_device(state.rows) if table is None else table
         bias = self._on_device(state.bias)
         hyper = self._on_device(hyperparameters(spec, step_scale).astype(np.float32))
-        rng = visit.rng(spec)
-        sums = PassSums(updates=int(state.bias[3]))
+        sums = _PassSums(self._memory, batch.n_rows)
+        rng, updates, shape = visit.rng(spec), int(state.bias[3]), compiled.shape
         for number in _mixed(rng, n_pieces, spec):
             piece = piece_of(int(number))
             order = _mixed(rng, piece.n_blocks, spec)
-            steps = _bias_corrections(spec, sums.updates, np.diff(piece.places)[order], per_row)
-            shape = compiled.shape
-            n_thread_blocks = min(most_thread_blocks, max(1, -(-piece.most_items // shape.warps)))
-            launch = compiled.visit[shape.launch(n_thread_blocks)]
-            self._visit(launch, (table, bias, hyper), piece, order, steps, batch, shape, sums)
-            sums.updates += len(piece.rows) if per_row else piece.n_blocks
-            del piece  # what makes room for the next one could not free it else
+            steps = _bias_corrections(spec, updates, np.diff(piece.places)[order], per_row)
+            updates += len(piece.rows) if per_row else piece.n_blocks
+            n_thread_blocks = min(most_thread_blocks, -(-piece.most_items // shape.warps))
+            given = {"order": self._on_device(order), "steps": self._on_device(steps)}
+            on = piece.arrays | given
+            compiled.visit[shape.launch(n_thread_blocks)](
+                table, bias, hyper, *(on[name] for name in VISIT_ARRAYS),
+                *self._scratch.arrays(piece, shape), *sums.arrays(piece, order),
+            )  # fmt: skip
+            del piece, on  # what makes room for the next one could not free it else
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
         self._memory.keep_table(state.rows, table)
@@ -131,73 +135,69 @@ class CudaTrainer:
             lambda: cuda.to_device(array), f"an array of {array.nbytes:,} bytes"
         )
 
-    def _visit(
-        self, launch: Any, model: tuple[Any, Any, Any], piece: Piece, order: NDArray[np.int64],
-        steps: NDArray[np.float32], batch: CsrBatch, shape: Shape, sums: PassSums,
-    ) -> None:  # fmt: skip
-        """Train on the blocks of a piece, in this order."""
-        if not len(order):
-            return
-        n_places, most_rows = len(piece.rows), piece.most_rows
-        shapes = [
-            (most_rows, shape.k), (most_rows,), (most_rows,), (n_places,), (n_places,),
-            (max(1, piece.most_slots), shape.partial), (-(-most_rows // CHUNK), 3),
+
+class _Scratch:
+    """What threads of a block leave for each other, on the device; it grows as needed."""
+
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
+        self._shapes: list[tuple[int, ...]] = []
+        self._arrays: list[Any] = []
+
+    def arrays(self, piece: Piece, shape: Shape) -> list[Any]:
+        """Return sums, slopes, pulls, and the parts of shared features and of the bias."""
+        rows = piece.most_rows
+        wanted = [
+            (rows, shape.k), (rows,), (rows,), (max(1, piece.most_slots), shape.partial),
+            (-(-rows // CHUNK), 3),
         ]  # fmt: skip
-        n_bytes = 4 * sum(int(np.prod(part)) for part in shapes)
-        made = self._memory.with_room(
-            lambda: [cuda.device_array(part, np.float32) for part in shapes],
-            f"{n_bytes:,} bytes of sums",
+        if len(wanted) != len(self._shapes) or any(
+            one[0] > has[0] or one[1:] != has[1:]
+            for one, has in zip(wanted, self._shapes, strict=True)
+        ):
+            self._arrays = []  # before there is room for larger ones
+            n_bytes = 4 * sum(int(np.prod(one)) for one in wanted)
+            self._arrays = self._memory.with_room(
+                lambda: [cuda.device_array(one, np.float32) for one in wanted],
+                f"{n_bytes:,} bytes of sums",
+            )
+            self._shapes = wanted
+        return self._arrays
+
+
+class _PassSums:
+    """What the rows of a pass come to, on the device until its end."""
+
+    def __init__(self, memory: DeviceMemory, n_rows: int) -> None:
+        self._scores, self._losses = (
+            memory.with_room(
+                lambda: cuda.device_array(n_rows, np.float32), f"{4 * n_rows:,} bytes of scores"
+            )
+            for _ in range(2)
         )
-        labels, weights = batch.labels[piece.rows], batch.weights[piece.rows]
-        given: dict[str, NDArray[Any]] = {
-            "order": order,
-            "steps": steps,
-            "labels": labels,
-            "weights": weights,
-        }
-        on = piece.arrays | {name: self._on_device(array) for name, array in given.items()}
-        launch(*model, *(on[name] for name in VISIT_ARRAYS), *made)
-        _, _, _, scores, losses, _, _ = made
-        visited = [np.arange(piece.places[b], piece.places[b + 1]) for b in order]
-        places = np.concatenate(visited)
-        sums.add(piece.rows[places], scores.copy_to_host()[places], losses.copy_to_host(), weights)
-
-
-class PassSums:
-    """What the pieces of a pass come to.
-
-    Parameters
-    ----------
-    updates : int
-        Of the training before this pass.
-    """
-
-    def __init__(self, *, updates: int) -> None:
         self._orders: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-        self._scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
-        self._loss = 0.0
+        self._places: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._n_rows = 0
         self._weight = 0.0
-        self.updates = updates
 
-    def add(
-        self,
-        order: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        losses: NDArray[np.float32],
-        weights: NDArray[np.float32],
-    ) -> None:
-        """Take in a piece."""
-        self._orders.append(order)
-        self._scores.append(scores)
-        self._loss += float(losses.sum(dtype=np.float64))
-        self._weight += float(weights.sum(dtype=np.float64))
+    def arrays(self, piece: Piece, order: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Return where a piece, whose blocks are visited in this order, leaves its results."""
+        rows, starts = piece.rows, piece.places
+        self._orders += [rows[starts[b] : starts[b + 1]] for b in order]
+        self._places += [np.arange(starts[b], starts[b + 1]) + self._n_rows for b in order]
+        part = slice(self._n_rows, self._n_rows + len(rows))
+        self._n_rows = part.stop
+        self._weight += piece.weight
+        return self._scores[part], self._losses[part]
 
     def stats(self, scores: NDArray[np.float32] | None, compile_seconds: float) -> PassStats:
         """Return the whole, and leave the scores where they are wanted."""
         order = np.concatenate(self._orders)
         if scores is not None:
-            scores[: len(order)] = np.concatenate(self._scores)
-        return PassStats(self._loss, self._weight, compile_seconds, order)
+            found = self._scores.copy_to_host()
+            scores[: len(order)] = found[np.concatenate(self._places)]
+        losses = self._losses.copy_to_host()[: len(order)]
+        return PassStats(float(losses.sum(dtype=np.float64)), self._weight, compile_seconds, order)
 
 
 def _mixed(rng: np.random.Generator, n: int, spec: TrainSpec) -> NDArray[np.int64]:
@@ -220,8 +220,7 @@ def _bias_corrections(
 def _fingerprint(batch: CsrBatch) -> tuple[int, int, int]:
     """Return what tells rows from others, and from themselves in another order.
 
-    Entries stay on the GPU while labels and weights go there in each pass: they must belong
-    together. All rows' labels, weights and places count, and a sample of the entries: O(n_rows).
+    All rows' labels, weights and places count, and a sample of the entries: O(n_rows).
     """
     step = max(1, batch.nnz // SAMPLED_ENTRIES)
     parts = (
@@ -242,8 +241,8 @@ def _compiled(k: int, loss: Loss, optimizer: Optimizer, per_row: bool) -> tuple[
     hyper = cuda.to_device(np.zeros(9, np.float32))
     flat, square = cuda.to_device(np.zeros(1, np.float32)), cuda.to_device(np.zeros((1, 1), "f4"))
     made.visit[made.shape.launch(1)](
-        table, cuda.to_device(np.zeros(4)), hyper, *nothing.values(), square, flat, flat, flat,
-        flat, square, square,
+        table, cuda.to_device(np.zeros(4)), hyper, *nothing.values(), square, flat, flat, square,
+        square, flat, flat,
     )  # fmt: skip
     cuda.synchronize()
     return made, made.most_thread_blocks()

@@ -211,10 +211,10 @@ def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
     assert memory.uploads > 2
     allocate = cuda_memory._uploaded
 
-    def with_room_for_two(part: object) -> object:
+    def with_room_for_two(*part: object) -> object:
         if len(tight._pieces) == 2:
             raise MemoryError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
-        return allocate(part)
+        return allocate(*part)
 
     monkeypatch.setattr(cuda_memory, "_uploaded", with_room_for_two)
     cuts = []
