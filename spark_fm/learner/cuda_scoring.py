@@ -44,7 +44,7 @@ class CudaScorer:
     def margins(self, batch: CsrBatch, bias: float) -> NDArray[np.float32]:
         """Return the raw score of each row; O(nnz k).
 
-        Rows go to the GPU in pieces of at most 128 MiB. Negative indices add nothing.
+        Rows go to the GPU in pieces of at most 512 MiB. Negative indices add nothing.
         """
         scores = np.empty(batch.n_rows, np.float32)
         first = 0
