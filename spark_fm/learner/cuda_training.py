@@ -70,6 +70,7 @@ class CudaTrainer:
         self._block_rows = block_rows
         self._memory = memory or device_memory()
         self._scratch = _Scratch(self._memory)
+        self._known: tuple[CsrBatch, tuple[int, int, int]] | None = None
 
     def train_inplace(
         self,
@@ -91,7 +92,7 @@ class CudaTrainer:
         size = self._block_rows if per_row else spec.mini_batch_size
         first_visit = Visit(0, visit.exchange, visit.partition, visit.window)
         mixed_by = spec.init_key if spec.shuffle else None
-        key = (self._rows_key, first_visit, _fingerprint(batch), size, mixed_by)
+        key = (self._rows_key, first_visit, self._fingerprint_of(batch), size, mixed_by)
         n_pieces, piece_of = self._memory.pieces(
             key, batch,
             lambda: BlockedRows.of(
@@ -117,10 +118,12 @@ class CudaTrainer:
                 *self._scratch.arrays(piece, shape), *sums.arrays(piece, order),
             )  # fmt: skip
             del piece, on  # what makes room for the next one could not free it else
+        visited = sums.order()  # while the GPU works
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
         self._memory.keep_table(state.rows, table)
-        return sums.stats(scores, compile_seconds)
+        loss, weight = sums.loss_and_weight(scores)
+        return PassStats(loss, weight, compile_seconds, visited)
 
     def margins(
         self, batch: CsrBatch, table: NDArray[np.float32], bias: float
@@ -129,6 +132,12 @@ class CudaTrainer:
         if not pays(batch.nnz, table.shape[1] - 1):
             return margins(batch, table, bias)
         return CudaScorer(table, memory=self._memory).margins(batch, bias)
+
+    def _fingerprint_of(self, batch: CsrBatch) -> tuple[int, int, int]:
+        """Return the fingerprint, of the batch of the last visit without looking again."""
+        if self._known is None or self._known[0] is not batch:
+            self._known = batch, _fingerprint(batch)
+        return self._known[1]
 
     def _on_device(self, array: NDArray[Any]) -> Any:
         return self._memory.with_room(
@@ -190,14 +199,16 @@ class _PassSums:
         self._weight += piece.weight
         return self._scores[part], self._losses[part]
 
-    def stats(self, scores: NDArray[np.float32] | None, compile_seconds: float) -> PassStats:
-        """Return the whole, and leave the scores where they are wanted."""
-        order = np.concatenate(self._orders)
+    def order(self) -> NDArray[np.int64]:
+        """Return the rows in the order of their visit."""
+        return np.concatenate(self._orders)
+
+    def loss_and_weight(self, scores: NDArray[np.float32] | None) -> tuple[float, float]:
+        """Return the sums, and leave the scores where they are wanted."""
         if scores is not None:
-            found = self._scores.copy_to_host()
-            scores[: len(order)] = found[np.concatenate(self._places)]
-        losses = self._losses.copy_to_host()[: len(order)]
-        return PassStats(float(losses.sum(dtype=np.float64)), self._weight, compile_seconds, order)
+            scores[: self._n_rows] = self._scores.copy_to_host()[np.concatenate(self._places)]
+        losses = self._losses.copy_to_host()[: self._n_rows]
+        return float(losses.sum(dtype=np.float64)), self._weight
 
 
 def _mixed(rng: np.random.Generator, n: int, spec: TrainSpec) -> NDArray[np.int64]:
