@@ -131,8 +131,9 @@ class Scorer:
         bad = is_null | _rows_with_bad_entries(batch, weights.feature_dim)
         if bad.any() and chosen["handleInvalid"] == "error":
             raise InvalidDataError(
-                f"Row {int(bad.argmax())} is null or broken, or holds a NaN or infinite value or "
-                f"an index outside 0 to {weights.feature_dim - 1}, which the model cannot score. "
+                f"Row {int(bad.argmax())} is null or broken, or a list of another length than "
+                f"{weights.feature_dim}, or holds a NaN or infinite value or an index outside 0 to "
+                f"{weights.feature_dim - 1}, which the model cannot score. "
                 "Clean the data, or save the model with handleInvalid='keep' for a NaN score."
             )
         scores = np.full(batch.n_rows, np.nan)
@@ -147,7 +148,7 @@ class Scorer:
         """Return the rows and which of them are null or broken."""
         name = self.model.params["featuresCol"]
         if isinstance(table, pd.DataFrame) and name in table:
-            return _of_objects(table[name], name)
+            return _of_objects(table[name], name, self.model.weights.feature_dim)
         n_features = self.model.weights.feature_dim
         matrix = table
         if not sp.issparse(table):
@@ -168,8 +169,13 @@ class Scorer:
         return batch, np.zeros(batch.n_rows, np.bool_)
 
 
-def _of_objects(column: pd.Series[Any], name: str) -> tuple[CsrBatch, NDArray[np.bool_]]:
-    """Return the rows of a column of lists or of dicts, and which are null or broken."""
+def _of_objects(
+    column: pd.Series[Any], name: str, n_features: int
+) -> tuple[CsrBatch, NDArray[np.bool_]]:
+    """Return the rows of a column of lists or of dicts, and which are null or broken.
+
+    A list of another length than the model's is broken.
+    """
     present = column[column.notna()]
     is_sparse = len(present) > 0 and isinstance(present.iloc[0], dict)
     kind = VECTOR_TYPE if is_sparse else pa.list_(pa.float64())
@@ -182,7 +188,8 @@ def _of_objects(column: pd.Series[Any], name: str) -> tuple[CsrBatch, NDArray[np
         ) from err
     values = vectors.values.astype(np.float32)
     batch = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
-    return batch, vectors.is_null | vectors.is_broken
+    other = vectors.is_dense & (vectors.sizes != n_features)
+    return batch, vectors.is_null | vectors.is_broken | other
 
 
 def _rows_with_bad_entries(batch: CsrBatch, feature_dim: int) -> NDArray[np.bool_]:

@@ -84,9 +84,11 @@ def test_no_rows_give_no_rows() -> None:
 BAD_CELLS = [
     None,
     [float("nan")] * N,
-    [1.0, None],
+    [1.0] * (N - 1) + [None],
     [0.0] * N + [1.0],
-    [float("inf")],
+    [1.0] * (N - 1),
+    [],
+    [float("inf")] * N,
 ]
 BAD_DICTS = [
     {"indices": [N], "values": [1.0]},
@@ -97,7 +99,7 @@ BAD_DICTS = [
 
 @pytest.mark.parametrize("cell", BAD_CELLS + BAD_DICTS, ids=str)
 def test_a_row_that_cannot_be_scored_is_an_error_or_nan(cell: object) -> None:
-    good = {"indices": [3], "values": [2.0]} if isinstance(cell, dict) else [0.0, 0.0, 0.0, 2.0]
+    good = {"indices": [3], "values": [2.0]} if isinstance(cell, dict) else [2.0] * N
     table = pd.DataFrame({"features": [good, cell, good]})
 
     with pytest.raises(InvalidDataError, match=r"Row 1 is .* outside 0 to 11"):

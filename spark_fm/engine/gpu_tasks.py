@@ -103,12 +103,15 @@ class GpuPasses:
         from spark_fm.learner.cuda_training import CudaTrainer
 
         memory, key = device_memory(), (self.rows_key, part)
+        trainer = CudaTrainer(key, self.block_rows)
         try:
-            yield CudaTrainer(key, self.block_rows), f"{socket.gethostname()}:{address}"
+            yield trainer, f"{socket.gethostname()}:{address}"
         except BaseException:
             with suppress(Exception):  # a GPU that is broken must not hide what broke it
+                trainer.let_go()
                 memory.leave_room()
             raise
+        trainer.let_go()
         memory.leave_room()
 
 

@@ -55,6 +55,8 @@ class PackedData:
         Wall time of the packing pass.
     fingerprint : str
         Digest of every row, its set and its place: the same for the same data.
+    has_dense : bool
+        Whether dense vectors are among the rows, each of ``feature_dim`` values.
     """
 
     frame: DataFrame
@@ -68,6 +70,7 @@ class PackedData:
     warnings: tuple[str, ...]
     seconds: float
     fingerprint: str
+    has_dense: bool = False
 
     @property
     def blocks(self) -> DataFrame:
@@ -151,6 +154,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
             n_zero_weight=zero_weight,
             warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
             fingerprint=_fingerprint(reports),
+            has_dense=any(report.dense_sizes for report in reports),
         )  # fmt: skip
 
 

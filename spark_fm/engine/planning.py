@@ -16,7 +16,7 @@ from spark_fm.engine.devices import PROCESSOR, Device
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, shares_files, task_slots
-from spark_fm.errors import InvalidParamError, ModelTooLargeError
+from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
 from spark_fm.learner.counting import FeatureCounts
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
@@ -99,12 +99,20 @@ def make_plan(
 ) -> TrainPlan:
     """Return the plan; raise ModelTooLargeError when the model cannot fit.
 
+    InvalidDataError when dense rows are shorter than the model that training starts from.
+
     ``known`` is the model that training starts from: its features stay in the table.
     ``device`` makes the passes.
     """
     spec = request.spec
     layout = Layout(spec.k, spec.optimizer)
     feature_dim = max(data.feature_dim, 0 if known is None else known.feature_dim)
+    if data.has_dense and data.feature_dim < feature_dim:
+        raise InvalidDataError(
+            f"The rows have dense vectors or arrays of {data.feature_dim} values, and the model to "
+            f"go on from has {feature_dim} features; each needs a value for every feature. Fill "
+            "them up, or use sparse vectors."
+        )
     # Features that no row has keep their values under spec.sagemaker.
     ids, train_counts, all_counts = _table(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker

@@ -237,9 +237,11 @@ def _while_the_jvm_lives() -> Iterator[None]:
 def _follows_an_interrupt(failure: BaseException, handled: BaseException | None) -> bool:
     """Tell whether an interrupt made the block fail: PySpark's clean-ups raise in its place."""
     found: BaseException | None = failure
-    while found is not None and found is not handled:
+    seen: set[int] = set()
+    while found is not None and found is not handled and id(found) not in seen:
         if isinstance(found, KeyboardInterrupt):
             return True
+        seen.add(id(found))
         found = found.__cause__ or found.__context__
     return False
 

@@ -20,6 +20,7 @@ from spark_fm.engine.handles import Handle
 from spark_fm.engine.history import Crew, EpochReport
 from spark_fm.engine.packed import PackedData
 from spark_fm.engine.pieces import PIECE_DDL, join_pieces
+from spark_fm.engine.session import task_slots
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_task import SoloPart, SoloTask
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
@@ -138,7 +139,7 @@ def train_solo(
                 if gpu is None:
                     raise
                 device.leave_gpu(err)
-                gpu = None
+                gpu, n_tasks = None, task_slots(session)
                 continue
         n_at_once = min(n_tasks, len(results))
         job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))

@@ -29,6 +29,7 @@ from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.visit import Visit
 
 SAMPLED_ENTRIES = 2**16
+LAUNCH_BLOCKS = 2**16  # some launches where there are many: GPUs with a screen end long ones
 # What ``Passes.visit`` reads, in its order, between the model and what it writes.
 VISIT_ARRAYS = {
     "order": "i8", "steps": "f4", "places": "i8", "chunks": "i8", "shared": "i8", "indptr": "i8",
@@ -86,7 +87,10 @@ class CudaTrainer:
         per_row = spec.mini_batch_size == 1
         clock = time.perf_counter()
         compiled, most_thread_blocks = self._memory.with_room(
-            lambda: _compiled(spec.k, spec.loss, spec.optimizer, per_row), "the kernels"
+            lambda: _compiled(
+                int(cuda.gpus.current.id), spec.k, spec.loss, spec.optimizer, per_row
+            ),
+            "the kernels",
         )
         compile_seconds = time.perf_counter() - clock
         size = self._block_rows if per_row else spec.mini_batch_size
@@ -111,19 +115,26 @@ class CudaTrainer:
             steps = _bias_corrections(spec, updates, np.diff(piece.places)[order], per_row)
             updates += len(piece.rows) if per_row else piece.n_blocks
             n_thread_blocks = min(most_thread_blocks, -(-piece.most_items // shape.warps))
-            given = {"order": self._on_device(order), "steps": self._on_device(steps)}
-            on = piece.arrays | given
-            compiled.visit[shape.launch(n_thread_blocks)](
-                table, bias, hyper, *(on[name] for name in VISIT_ARRAYS),
-                *self._scratch.arrays(piece, shape), *sums.arrays(piece, order),
-            )  # fmt: skip
-            del piece, on  # what makes room for the next one could not free it else
+            left = (*self._scratch.arrays(piece, shape), *sums.arrays(piece, order))
+            for first in range(0, len(order), LAUNCH_BLOCKS):
+                part = slice(first, first + LAUNCH_BLOCKS)
+                given: dict[str, NDArray[Any]] = {"order": order[part], "steps": steps[part]}
+                on = piece.arrays | {name: self._on_device(given[name]) for name in given}
+                compiled.visit[shape.launch(n_thread_blocks)](
+                    table, bias, hyper, *(on[name] for name in VISIT_ARRAYS), *left
+                )
+                del on
+            del piece  # what makes room for the next one could not free it else
         visited = sums.order()  # while the GPU works
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
         self._memory.keep_table(state.rows, table)
         loss, weight = sums.loss_and_weight(scores)
         return PassStats(loss, weight, compile_seconds, visited)
+
+    def let_go(self) -> None:
+        """Free what the threads of a block leave for each other."""
+        self._scratch = _Scratch(self._memory)
 
     def margins(
         self, batch: CsrBatch, table: NDArray[np.float32], bias: float
@@ -164,7 +175,7 @@ class _Scratch:
             one[0] > has[0] or one[1:] != has[1:]
             for one, has in zip(wanted, self._shapes, strict=True)
         ):
-            self._arrays = []  # before there is room for larger ones
+            self._arrays, self._shapes = [], []  # before there is room for larger ones
             n_bytes = 4 * sum(int(np.prod(one)) for one in wanted)
             self._arrays = self._memory.with_room(
                 lambda: [cuda.device_array(one, np.float32) for one in wanted],
@@ -244,8 +255,13 @@ def _fingerprint(batch: CsrBatch) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=32)
-def _compiled(k: int, loss: Loss, optimizer: Optimizer, per_row: bool) -> tuple[Passes, int]:
-    """Return the passes, compiled by one over nothing, and the largest grid they take."""
+def _compiled(
+    gpu: int, k: int, loss: Loss, optimizer: Optimizer, per_row: bool
+) -> tuple[Passes, int]:
+    """Return the passes, compiled by one over nothing, and the largest grid they take.
+
+    ``gpu`` is the number of the current one: each loads its kernels, and has a grid of its own.
+    """
     made = passes(k, loss, optimizer, per_row)
     nothing = {name: cuda.to_device(np.zeros(0, kind)) for name, kind in VISIT_ARRAYS.items()}
     table = cuda.to_device(np.zeros((1, Layout(k, optimizer).stride), np.float32))

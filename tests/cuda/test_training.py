@@ -230,6 +230,20 @@ def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
     tight.clear()
 
 
+def test_a_pass_in_several_launches_has_the_same_bits(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = train_spec(optimizer="adam")
+    whole, order = shuffled_pass(spec, 1, memory)
+    monkeypatch.setattr(cuda_training, "LAUNCH_BLOCKS", 2)
+
+    parts, again = shuffled_pass(spec, 1, memory)
+
+    np.testing.assert_array_equal(parts.rows, whole.rows)
+    np.testing.assert_array_equal(parts.bias, whole.bias)
+    assert again == order
+
+
 def full(_: object) -> object:
     raise MemoryError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.datasets import ml100k_regression, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidDataError, InvalidParamError
 from tests.ml.builders import fast_fm, frame_of, planted_frame
 
 STILL = {"biasLr": 0.0, "linearLr": 0.0, "factorsLr": 0.0}
@@ -148,6 +148,18 @@ def test_features_of_the_model_that_the_rows_lack_are_not_forgotten(
     np.testing.assert_array_equal(
         warm.weights.table[rows], model.weights.table[np.searchsorted(ids_of(model), rest)]
     )
+
+
+def test_dense_rows_shorter_than_the_model_to_go_on_from_are_an_error(spark: SparkSession) -> None:
+    def dense(size: int) -> DataFrame:
+        rows = [(float(i % 2), Vectors.dense([float(i), *[1.0] * (size - 1)])) for i in range(20)]
+        return frame_of(spark, rows)
+
+    model = fast_fm(epochs=1).fit(dense(3))
+
+    with pytest.raises(InvalidDataError, match=r"arrays of 2 values, and the model .* 3 features"):
+        fast_fm(epochs=1).fit(dense(2), warmStart=model)
+    assert fast_fm(epochs=1).fit(dense(4), warmStart=model).numFeatures == 4
 
 
 def test_a_table_of_some_ids_takes_in_new_ones(spark: SparkSession) -> None:
