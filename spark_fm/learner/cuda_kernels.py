@@ -120,51 +120,6 @@ def passes(
     return Passes(_visit_kernel(shape), shape)
 
 
-@lru_cache(maxsize=32)
-def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
-    """Return what gives raw scores and nothing else, compiled at its first use, and its shape.
-
-    Rows come one after the other from entry 0 on; negative indices are passed over.
-    """
-    shape = Shape(k, "squared", "sgd", False, not simulated() if shuffles is None else shuffles)
-    lanes, warps, width, groups = shape.lanes, shape.warps, shape.width, shape.groups
-    n_held = shape.n_held
-    sum_over, _ = make_sums(shape)
-
-    @cuda.jit
-    def margins(table, bias, n_rows, indptr, indices, values, scores):  # type: ignore[no-untyped-def]
-        row = cuda.blockIdx.x * warps + cuda.threadIdx.x // lanes
-        if row >= n_rows:
-            return
-        lane = cuda.threadIdx.x % lanes
-        group, column = lane // width, lane % width
-        start, stop = indptr[row], indptr[row + 1]
-        held = cuda.local.array(n_held, np.float32)
-        for i in range(n_held):
-            held[i] = ZERO
-        total = ZERO
-        for p in range(start + group, stop, groups):
-            j, x = indices[p], values[p]
-            if j >= 0:
-                for i in range(n_held):
-                    if i * width + column < k:
-                        t = table[j, i * width + column] * x
-                        held[i] += t
-                        total -= HALF * t * t
-        for i in range(n_held):
-            s = sum_over(held[i], lane, width)
-            if group == 0:
-                total += HALF * s * s
-        for p in range(start + lane, stop, lanes):
-            if indices[p] >= 0:
-                total += table[indices[p], k] * values[p]
-        total = sum_over(total, lane, 1)
-        if lane == 0:
-            scores[row] = bias + total
-
-    return margins, shape
-
-
 def _visit_kernel(shape: Shape) -> Any:
     lanes, warps = shape.lanes, shape.warps
     score, add, add_shared = (

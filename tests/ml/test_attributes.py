@@ -153,9 +153,10 @@ def test_feature_dim_is_what_a_size_hint_declares(train: DataFrame) -> None:
 
 
 def test_a_feature_dim_that_was_set_comes_before_the_metadata(raw: DataFrame) -> None:
-    assembled = VectorAssembler(inputCols=["x"], outputCol="features").transform(raw)
+    encoder = OneHotEncoder(inputCols=["x"], outputCols=["features"])
+    encoded = encoder.fit(raw).transform(raw)
 
-    assert fast_fm(featureDim=9).fit(assembled).numFeatures == 9
+    assert fast_fm(featureDim=99).fit(encoded).numFeatures == 99
 
 
 @pytest.mark.parametrize(
