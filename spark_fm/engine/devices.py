@@ -149,7 +149,7 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
         return None
     requests = TaskResourceRequests().cpus(cpus).resource("gpu", 1.0)
     profile = ResourceProfileBuilder().require(requests).build
-    with active(session):
+    with active(session):  # on Connect a profile is made when its number is first asked for
         log.debug("resource profile %d: %d cores and the GPU a task", profile.id, cpus)
     return profile
 

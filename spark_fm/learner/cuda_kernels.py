@@ -107,6 +107,42 @@ def make_sums(shape: Shape) -> tuple[Any, Any]:
     return (by_shuffles, warp_meets) if shape.shuffles else (by_shared_memory, block_meets)
 
 
+def margin_function(shape: Shape) -> Any:
+    """Return ``margin(table, start, stop, indices, values, lane, held)`` of a row, bias apart.
+
+    ``held`` takes the sums ``s_f`` of the lane's factors. Negative indices add nothing.
+    """
+    k, lanes, width, groups, n_held = (
+        shape.k, shape.lanes, shape.width, shape.groups, shape.n_held,
+    )  # fmt: skip
+    sum_over, _ = make_sums(shape)
+
+    @cuda.jit(device=True)
+    def margin(table, start, stop, indices, values, lane, held):  # type: ignore[no-untyped-def]
+        group, column = lane // width, lane % width
+        for i in range(n_held):
+            held[i] = ZERO
+        total = ZERO
+        for p in range(start + group, stop, groups):
+            j, x = indices[p], values[p]
+            if j >= 0:
+                for i in range(n_held):
+                    if i * width + column < k:
+                        t = table[j, i * width + column] * x
+                        held[i] += t
+                        total -= HALF * t * t
+        for i in range(n_held):
+            held[i] = sum_over(held[i], lane, width)
+            if group == 0:
+                total += HALF * held[i] * held[i]
+        for p in range(start + lane, stop, lanes):
+            if indices[p] >= 0:
+                total += table[indices[p], k] * values[p]
+        return sum_over(total, lane, 1)
+
+    return margin
+
+
 @lru_cache(maxsize=32)
 def passes(
     k: int, loss: Loss, optimizer: Optimizer, per_row: bool, shuffles: bool | None = None
@@ -183,6 +219,7 @@ def _score_function(shape: Shape) -> Any:
     k, per_row, lanes = shape.k, shape.per_row, shape.lanes
     width, groups, n_held = shape.width, shape.groups, shape.n_held
     sum_over, _ = make_sums(shape)
+    margin = margin_function(shape)
     loss_of, slope_of, curvature_of = loss_functions(shape.loss)
     rate_of = rate_function(k, shape.optimizer)
     bias_rate = bias_rate_function(shape.optimizer)
@@ -195,24 +232,10 @@ def _score_function(shape: Shape) -> Any:
         group, column = lane // width, lane % width
         start, stop = indptr[first + place], indptr[first + place + 1]
         held = cuda.local.array(n_held, np.float32)
+        value = np.float32(bias[0]) + margin(rows, start, stop, indices, values, lane, held)
         for i in range(n_held):
-            held[i] = ZERO
-        total = ZERO
-        for p in range(start + group, stop, groups):
-            j, x = indices[p], values[p]
-            for i in range(n_held):
-                if i * width + column < k:
-                    t = rows[j, i * width + column] * x
-                    held[i] += t
-                    total -= HALF * t * t
-        for i in range(n_held):
-            held[i] = sum_over(held[i], lane, width)
             if group == 0 and i * width + column < k:
                 sums[place, i * width + column] = held[i]
-                total += HALF * held[i] * held[i]
-        for p in range(start + lane, stop, lanes):
-            total += rows[indices[p], k] * values[p]
-        value = np.float32(bias[0]) + sum_over(total, lane, 1)
         weight = weights[first + place]
         rescale = hyper[RESCALE] if per_row and hyper[RESCALE] > ZERO else ONE
         slope = slope_of(value, labels[first + place]) * rescale

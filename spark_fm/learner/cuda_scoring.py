@@ -13,10 +13,9 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_kernels import make_sums
+from spark_fm.learner.cuda_kernels import margin_function
 from spark_fm.learner.cuda_memory import PIECE_BYTES, DeviceMemory, device_memory
 from spark_fm.learner.cuda_shape import Shape, simulated
-from spark_fm.learner.cuda_steps import HALF, ZERO
 
 ENTRY_BYTES = 8
 
@@ -93,9 +92,8 @@ def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
     Rows come one after the other from entry 0 on; negative indices are passed over.
     """
     shape = Shape(k, "squared", "sgd", False, not simulated() if shuffles is None else shuffles)
-    lanes, warps, width, groups = shape.lanes, shape.warps, shape.width, shape.groups
-    n_held = shape.n_held
-    sum_over, _ = make_sums(shape)
+    lanes, warps, n_held = shape.lanes, shape.warps, shape.n_held
+    margin = margin_function(shape)
 
     @cuda.jit
     def margins(table, bias, n_rows, indptr, indices, values, scores):  # type: ignore[no-untyped-def]
@@ -103,29 +101,9 @@ def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
         if row >= n_rows:
             return
         lane = cuda.threadIdx.x % lanes
-        group, column = lane // width, lane % width
-        start, stop = indptr[row], indptr[row + 1]
         held = cuda.local.array(n_held, np.float32)
-        for i in range(n_held):
-            held[i] = ZERO
-        total = ZERO
-        for p in range(start + group, stop, groups):
-            j, x = indices[p], values[p]
-            if j >= 0:
-                for i in range(n_held):
-                    if i * width + column < k:
-                        t = table[j, i * width + column] * x
-                        held[i] += t
-                        total -= HALF * t * t
-        for i in range(n_held):
-            s = sum_over(held[i], lane, width)
-            if group == 0:
-                total += HALF * s * s
-        for p in range(start + lane, stop, lanes):
-            if indices[p] >= 0:
-                total += table[indices[p], k] * values[p]
-        total = sum_over(total, lane, 1)
+        score = margin(table, indptr[row], indptr[row + 1], indices, values, lane, held)
         if lane == 0:
-            scores[row] = bias + total
+            scores[row] = bias + score
 
     return margins, shape
