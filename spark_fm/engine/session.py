@@ -158,14 +158,11 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
     """Tag the jobs inside; on an exception or interruption cancel those still running."""
     tag = f"spark_fm-{what}-{uuid4().hex[:12]}"
     handled = sys.exc_info()[1]  # what the caller is dealing with is not of the block
-    session.addTag(tag)
+    _add_tag(session, tag)
     try:
         yield tag
     except BaseException as failure:
-        try:
-            session.interruptTag(tag)
-        except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
-            log.debug("jobs tagged %s were not cancelled: %s", tag, err)
+        cancel_jobs(session, tag)
         if _follows_an_interrupt(failure, handled) and not isinstance(failure, KeyboardInterrupt):
             raise KeyboardInterrupt from failure
         if _tells_of_a_lost_jvm(failure):
@@ -176,22 +173,42 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
         raise
     finally:
         with _while_the_jvm_lives():
-            session.removeTag(tag)
+            _remove_tag(session, tag)
+
+
+def _add_tag(session: SparkSession, tag: str) -> None:
+    """Tag the jobs that this thread starts from now on.
+
+    On Classic the context's tags, not the session's: the first ``session.addTag`` leaves a
+    thread-local in the JVM's session that Spark cannot serialise. The training summary of
+    each of Spark's own models holds that session, so no later one could be applied.
+    """
+    if is_connect(session):
+        session.addTag(tag)
+    else:
+        session.sparkContext.addJobTag(tag)
+
+
+def _remove_tag(session: SparkSession, tag: str) -> None:
+    if is_connect(session):
+        session.removeTag(tag)
+    else:
+        session.sparkContext.removeJobTag(tag)
 
 
 def job_thread(session: SparkSession, tag: str, work: Callable[[], Any]) -> Callable[[], Any]:
     """Return ``work`` for a thread of its own, where its jobs are as the caller's and tagged.
 
-    Classic only. A session's own tags belong to one thread: another cannot cancel by them.
+    Classic only. Tags belong to one thread.
     """
 
     def tagged_work() -> Any:
-        session.sparkContext.addJobTag(tag)
+        _add_tag(session, tag)
         try:
             return work()
         finally:
             with _while_the_jvm_lives():
-                session.sparkContext.removeJobTag(tag)
+                _remove_tag(session, tag)
 
     inherit: Any = inheritable_thread_target(session)
     # Spark 4.0 gives the session back where Python threads have no JVM threads of their own.
@@ -217,9 +234,12 @@ def active(session: SparkSession) -> Iterator[None]:
 
 
 def cancel_jobs(session: SparkSession, tag: str) -> None:
-    """Cancel the jobs of ``job_thread``."""
+    """Cancel the jobs with a tag, whatever thread started them."""
     try:
-        session.sparkContext.cancelJobsWithTag(tag)
+        if is_connect(session):
+            session.interruptTag(tag)
+        else:
+            session.sparkContext.cancelJobsWithTag(tag)
     except Exception as err:  # noqa: BLE001 - it must not hide what went wrong
         log.debug("jobs tagged %s were not cancelled: %s", tag, err)
 
