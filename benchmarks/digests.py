@@ -74,9 +74,7 @@ def read_rows(spark: SparkSession, folder: Path) -> DataFrame:
         VectorUDT(),
     )
     dense = array_to_vector(F.array("number", F.col("number") * F.col("number"), "weight"))
-    return frame.withColumn("features", vector("user", "item", "number")).withColumn(
-        "dense", dense
-    )
+    return frame.withColumn("features", vector("user", "item", "number")).withColumn("dense", dense)
 
 
 def machine(**changes: Any) -> FactorizationMachine:
@@ -127,9 +125,11 @@ def trainings(rows: DataFrame, folder: Path) -> Iterator[tuple[str, Callable[[],
     }  # fmt: skip
     yield (
         "from_hyperparameters",
-        lambda: FactorizationMachine.from_hyperparameters(hyperparameters)
-        .setParams(labelCol="value", seed=4)
-        .fit(rows),
+        lambda: (
+            FactorizationMachine.from_hyperparameters(hyperparameters)
+            .setParams(labelCol="value", seed=4)
+            .fit(rows)
+        ),
     )
 
     def warm(workers: int, keep: bool) -> FactorizationMachineModel:

@@ -101,9 +101,21 @@ class JobFolder:
 
     def place_model(self) -> None:
         """Move the parts of the partial model to their place, the one that completes it last."""
-        self.remove_model()
-        for name in ("data", "metadata"):
-            os.replace(self.partial / name, self.model / name)
+        old = self.partial / "old"
+        old.mkdir()
+        self._move(self.model, old)
+        try:
+            for name in ("data", "metadata"):
+                os.replace(self.partial / name, self.model / name)
+        except BaseException:
+            self._move(old, self.model)
+            raise
+
+    @staticmethod
+    def _move(source: Path, target: Path) -> None:
+        for name in ("metadata", "data"):
+            with suppress(FileNotFoundError):
+                os.replace(source / name, target / name)
 
     def remove_model(self) -> None:
         """Leave no model behind."""

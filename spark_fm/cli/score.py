@@ -26,6 +26,7 @@ from spark_fm.cli.inputs import (
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.engine.columns import quoted
+from spark_fm.engine.replacing import replace_folder
 from spark_fm.engine.session import persisted
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
@@ -101,10 +102,13 @@ def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
     found = rows.agg(*counts).collect()[0]
     if has_label and not found["labels"]:
         rows = rows.drop(quoted(spec.label_col))
-    writer = rows.write.mode("overwrite" if args.overwrite else "error").format(args.output_format)
+    writer = rows.write.format(args.output_format)
     if args.output_format == "csv":
         writer = writer.option("header", True)
-    writer.save(args.output)
+    if args.overwrite:
+        replace_folder(rows.sparkSession, args.output, writer.save)
+    else:
+        writer.save(args.output)
     return int(found["rows"])
 
 

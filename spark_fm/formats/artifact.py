@@ -144,8 +144,8 @@ def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> No
         store.open_output_stream(f"{inner}/data/part-00000.parquet") as sink,
         pq.ParquetWriter(sink, PIECES) as writer,
     ):
-        for table in piece_tables(arrays):
-            writer.write_table(table)
+        for rows in piece_rows(arrays):
+            writer.write_table(_table(rows))
     with store.open_output_stream(f"{inner}/metadata/part-00000") as sink:
         sink.write(f"{metadata}\n".encode())
 
@@ -193,8 +193,8 @@ def model_facts(
     return facts
 
 
-def piece_tables(arrays: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
-    """Yield tables of about 64 MiB with the pieces of all arrays."""
+def piece_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int, bytes]]]:
+    """Yield the pieces of all arrays as rows (name, part, payload), about 64 MiB at a time."""
     rows: list[tuple[str, int, bytes]] = []
     size = 0
     for name, array in arrays.items():
@@ -205,10 +205,10 @@ def piece_tables(arrays: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
             rows.append((name, part, payload))
             size += len(payload)
             if size >= WRITE_BYTES:
-                yield _table(rows)
+                yield rows
                 rows, size = [], 0
     if rows:
-        yield _table(rows)
+        yield rows
 
 
 def parse_metadata(lines: list[str], path: str, wanted: str) -> dict[str, Any]:

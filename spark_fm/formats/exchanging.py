@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -181,9 +183,7 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     text = json.dumps(metadata, separators=(",", ":"))
     store, inner = store_of(path)
     if not isinstance(store, pafs.LocalFileSystem):
-        if store.get_file_info(inner).type == pafs.FileType.Directory:
-            store.delete_dir(inner)
-        write_model(path, text, arrays)
+        _replace_remote(store, path, inner, text, arrays)
         return
     inner = os.path.realpath(inner)  # a link stays one, and what it leads to is replaced
     mark = uuid.uuid4().hex[:12]
@@ -201,6 +201,28 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only copy
+
+
+def _replace_remote(
+    store: Any, path: str, inner: str, metadata: str, arrays: dict[str, NDArray[Any]]
+) -> None:
+    """Write a model beside the old one; only then remove that one and move the new files."""
+    mark = f".{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        write_model(path + mark, metadata, arrays)
+    except BaseException:
+        with suppress(OSError):
+            store.delete_dir(inner + mark)
+        raise
+    if store.get_file_info(inner).type == pafs.FileType.Directory:
+        store.delete_dir(inner)
+    # Object stores have no folders to move.
+    for file in store.get_file_info(pafs.FileSelector(inner + mark, recursive=True)):
+        if file.is_file:
+            target = inner + file.path[len(inner + mark) :]
+            store.create_dir(posixpath.dirname(target), recursive=True)
+            store.move(file.path, target)
+    store.delete_dir(inner + mark)
 
 
 def check_place(path: str, *, overwrite: bool) -> None:

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.gathering import gather
+from spark_fm.engine.replacing import replace_folder
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import (
@@ -27,7 +28,7 @@ from spark_fm.formats.artifact import (
     model_facts,
     n_bytes_of,
     parse_metadata,
-    piece_tables,
+    piece_rows,
     reason,
     state_of,
     unreadable_metadata,
@@ -63,7 +64,10 @@ class FMStageWriter(MLWriter):
         if not self.shouldOverwrite and self._is_there(path):
             raise exists
         try:
-            super().save(path)
+            if self.shouldOverwrite:
+                replace_folder(self.sparkSession, path, self.saveImpl)
+            else:
+                self.saveImpl(path)
         except READ_ERRORS as err:
             if "PATH_ALREADY_EXISTS" in str(err) or "FileAlreadyExistsException" in str(err):
                 raise exists from err
@@ -79,15 +83,6 @@ class FMStageWriter(MLWriter):
         except InvalidDataError:
             return False
         return isinstance(store, LocalFileSystem) and os.path.lexists(inner)
-
-    def _handleOverwrite(self, path: str) -> None:
-        if is_connect(self.sparkSession):
-            # MLWriter's own way needs the JVM; Connect has a helper for JVM stages.
-            from pyspark.ml.connect.readwrite import RemoteMLWriter
-
-            RemoteMLWriter.handleOverwrite(path, True)
-        else:
-            super()._handleOverwrite(path)
 
     def saveImpl(self, path: str) -> None:
         """Write the metadata."""
@@ -127,7 +122,8 @@ class FMStageReader(MLReader[Any]):
     def _metadata(self, path: str) -> dict[str, Any]:
         wanted = f"{self._cls.__module__}.{self._cls.__name__}"
         try:
-            rows = self.sparkSession.read.text(path.rstrip("/") + "/metadata").collect()
+            file = path.rstrip("/") + "/metadata"
+            rows = self.sparkSession.read.text(file).collect()
         except READ_ERRORS as err:
             raise unreadable_metadata(path, wanted, reason(err)) from err
         return parse_metadata([row[0] for row in rows], path, wanted)
@@ -142,8 +138,11 @@ class FMModelWriter(FMStageWriter):
         arrays = model_arrays(model.weights, model.trainingState)
         data_path = path.rstrip("/") + "/data"
         mode = "error"  # a folder of somebody else's is never added to
-        for table in piece_tables(arrays):
-            frame = session.createDataFrame(table, schema=_PIECES_DDL).coalesce(1)
+        for rows in piece_rows(arrays):
+            # Not as an Arrow table: PySpark cuts one by arrow.maxRecordsPerBatch, and fails
+            # where that is 0 or -1, Spark's "no limit".
+            frame = session.createDataFrame(rows, schema=_PIECES_DDL)
+            frame = frame.coalesce(1)
             frame.write.mode(mode).parquet(data_path)
             mode = "append"
         facts = _facts_of(model, arrays)
@@ -207,7 +206,8 @@ class FMModelReader(FMStageReader):
 
     def _pieces(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         session = self.sparkSession
-        frame = session.read.schema(_PIECES_DDL).parquet(path.rstrip("/") + "/data")
+        folder = path.rstrip("/") + "/data"
+        frame = session.read.schema(_PIECES_DDL).parquet(folder)
         return gather(
             frame, session, columns=["name", "part", "payload"], n_bytes=n_bytes_of(forms),
             spread=["name", "part"],

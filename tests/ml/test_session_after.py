@@ -115,7 +115,9 @@ def calls(
         "cancelled fit": lambda: cancelled_fit(train),
         "transform": lambda: classifier.transform(train).collect(),
         "evaluate": lambda: classifier.evaluate(train),
-        "tune": lambda: tune(fast_fm(validationFraction=0.2), train, trials=2, space={"factorsLr": [0.1, 0.2]}),
+        "tune": lambda: tune(
+            fast_fm(validationFraction=0.2), train, trials=2, space={"factorsLr": [0.1, 0.2]}
+        ),
     }
 
 

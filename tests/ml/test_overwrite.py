@@ -1,0 +1,161 @@
+"""What is replaced stays until the new is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm.errors import InvalidParamError
+from spark_fm.formats.artifact import read_model
+from spark_fm.ml import persistence
+from tests.conftest import MODE
+from tests.ml.builders import fast_fm
+
+BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+
+class FullDiskError(OSError):
+    """What a write raises in these tests."""
+
+
+def other(model: FactorizationMachineModel, train: DataFrame) -> FactorizationMachineModel:
+    return fast_fm(seed=99, numFactors=model.factors.shape[1]).fit(train)
+
+
+def assert_loads(path: Path, model: FactorizationMachineModel) -> None:
+    for loaded in (FactorizationMachineModel.load(str(path)), read_model(str(path))):
+        assert np.array_equal(loaded.weights.table, model.weights.table)
+
+
+def fails_after_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise FullDiskError("No space left on device")
+
+    monkeypatch.setattr(persistence.DefaultParamsWriter, "saveMetadata", full)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_model_is_replaced_where_arrow_batches_have_no_limit(
+    spark: SparkSession,
+    classifier: FactorizationMachineModel,
+    train: DataFrame,
+    tmp_path: Path,
+    limit: str,
+) -> None:
+    classifier.save(str(tmp_path / "m"))
+    new = other(classifier, train)
+    before = spark.conf.get(BATCH)
+    spark.conf.set(BATCH, limit)
+    try:
+        new.write().overwrite().save(str(tmp_path / "m"))
+        assert_loads(tmp_path / "m", new)
+    finally:
+        spark.conf.set(BATCH, before)
+
+
+def test_a_failed_write_leaves_the_old_model_and_nothing_else(
+    classifier: FactorizationMachineModel,
+    train: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier.save(str(tmp_path / "m"))
+    new = other(classifier, train)
+    fails_after_the_data(monkeypatch)
+
+    with pytest.raises(FullDiskError):
+        new.write().overwrite().save(str(tmp_path / "m"))
+
+    assert_loads(tmp_path / "m", classifier)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_failed_write_leaves_the_old_estimator(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "fm")
+    fast_fm(epochs=7).save(path)
+    fails_after_the_data(monkeypatch)
+
+    with pytest.raises(FullDiskError):
+        fast_fm(epochs=8).write().overwrite().save(path)
+
+    assert FactorizationMachine.load(path).getEpochs() == 7
+
+
+@pytest.mark.skipif(MODE == "connect", reason="a Connect client cannot rename")
+def test_a_failed_swap_puts_the_old_model_back(
+    classifier: FactorizationMachineModel,
+    train: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from spark_fm.engine import replacing
+
+    classifier.save(str(tmp_path / "m"))
+    new = other(classifier, train)
+    rename, calls = replacing._rename, []
+
+    def fails_once(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:  # the old model is aside, the new one not yet in place
+            raise FullDiskError("No space left on device")
+        rename(*args)
+
+    monkeypatch.setattr(replacing, "_rename", fails_once)
+    with pytest.raises(FullDiskError):
+        new.write().overwrite().save(str(tmp_path / "m"))
+
+    assert_loads(tmp_path / "m", classifier)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.skipif(MODE != "connect", reason="Classic swaps by renaming")
+def test_on_connect_what_fails_last_names_the_whole_new_model(
+    classifier: FactorizationMachineModel,
+    train: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from spark_fm.errors import SparkFMError
+
+    path = tmp_path / "m"
+    classifier.save(str(path))
+    new = other(classifier, train)
+    write = persistence.FMModelWriter.saveImpl
+
+    def fails_in_place(self: Any, where: str) -> None:
+        if where == str(path):
+            raise FullDiskError("No space left on device")
+        write(self, where)
+
+    monkeypatch.setattr(persistence.FMModelWriter, "saveImpl", fails_in_place)
+    with pytest.raises(SparkFMError, match="is complete at"):
+        new.write().overwrite().save(str(path))
+
+    (beside,) = tmp_path.glob(".m.*.tmp")
+    assert_loads(beside, new)
+
+
+def test_pipelines_replace_their_stages(
+    classifier: FactorizationMachineModel, train: DataFrame, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "p")
+    for epochs in (1, 2):
+        Pipeline(stages=[fast_fm(epochs=epochs)]).write().overwrite().save(path)
+        assert Pipeline.load(path).getStages()[0].getEpochs() == epochs
+    fitted = Pipeline(stages=[fast_fm()]).fit(train)
+    fitted.write().overwrite().save(path)
+    assert isinstance(PipelineModel.load(path).stages[0], FactorizationMachineModel)
+
+
+def test_the_root_of_a_file_system_is_not_replaced(classifier: FactorizationMachineModel) -> None:
+    for path in ("/", "file:///", "s3a://bucket"):
+        with pytest.raises(InvalidParamError, match="root of a file system"):
+            classifier.write().overwrite().save(path)
