@@ -21,6 +21,7 @@ from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
 from spark_fm.cli.pipes import piped
 from spark_fm.engine.columns import quoted
 from spark_fm.engine.registration import register
+from spark_fm.engine.replacing import literal
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.framing import RECORDIO
@@ -269,10 +270,10 @@ def with_binary_labels(frame: DataFrame, label_col: str) -> DataFrame:
     return frame.withColumn(label_col, F.when(label == -1.0, 0.0).otherwise(label))
 
 
-def path_exists(spark: SparkSession, path: str) -> bool:
-    """Tell whether a path exists in whatever file system it names."""
+def path_exists(spark: SparkSession, path: str, *, glob: bool = False) -> bool:
+    """Tell whether a path, or a file that matches it as a ``glob``, is in its file system."""
     try:
-        _ = spark.read.format("binaryFile").load(path).schema
+        _ = spark.read.format("binaryFile").load(path if glob else literal(path)).schema
     except AnalysisException as err:
         if _is_missing(err):
             return False

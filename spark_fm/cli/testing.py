@@ -52,7 +52,7 @@ def check_test_paths(spark: SparkSession, paths: Sequence[str], spec: InputSpec)
             continue
         if spec.file_format == RECORDIO:
             list_files([path])
-        elif not path_exists(spark, path):
+        elif not path_exists(spark, path, glob=True):
             raise UsageError(f"the test path {path} does not exist, or no file matches it.")
 
 

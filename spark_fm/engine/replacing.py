@@ -1,4 +1,4 @@
-"""Folders on the file systems that Spark knows, replaced as a whole.
+"""Folders on the file systems that Spark knows: replaced as a whole, and read by literal paths.
 
 Driver only. On Classic through Hadoop's file systems, as Spark itself; a Connect client has
 none.
@@ -18,7 +18,13 @@ from pyspark.sql import SparkSession
 from spark_fm.engine.session import is_connect
 from spark_fm.errors import InvalidParamError, SparkFMError
 
+_GLOB = re.compile(r"[\[\]{}?*\\]")
 _STORE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:(//[^/]*)?)?")
+
+
+def literal(path: str) -> str:
+    """Return the glob that a path matches alone, for Spark's readers."""
+    return _GLOB.sub(r"\\\g<0>", path)
 
 
 def replace_folder(session: SparkSession, path: str, write: Callable[[str], None]) -> None:

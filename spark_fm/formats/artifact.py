@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import ModelFormatError, SparkFMError
-from spark_fm.formats.files import DataFile, list_files, store_of
+from spark_fm.formats.files import DataFile, files_in, store_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import Loss
@@ -100,7 +100,7 @@ def read_model(path: str) -> SavedModel:
     """
     base = path.rstrip("/")
     try:
-        lines = [line for file in list_files([f"{base}/metadata"]) for line in _lines(file)]
+        lines = [line for file in files_in(f"{base}/metadata") for line in _lines(file)]
     except (SparkFMError, OSError, UnicodeDecodeError) as err:
         raise unreadable_metadata(path, MODEL_CLASS, str(err)) from err
     metadata = parse_metadata(lines, path, MODEL_CLASS)
@@ -323,7 +323,7 @@ def _table(rows: list[tuple[str, int, bytes]]) -> pa.Table:
 
 
 def _pieces(path: str) -> Iterator[tuple[Any, ...]]:
-    for file in list_files([path]):
+    for file in files_in(path):
         with file.open() as stream:
             for batch in pq.ParquetFile(stream).iter_batches(READ_ROWS, columns=PIECES.names):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

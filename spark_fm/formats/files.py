@@ -111,6 +111,21 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
     return found
 
 
+def files_in(folder: str) -> list[DataFile]:
+    """Return the data files directly in a folder, sorted; its path is literal, never a glob.
+
+    Raises
+    ------
+    InvalidDataError
+        When there is no such folder.
+    """
+    store, inner = store_of(folder)
+    info = store.get_file_info(inner.rstrip("/") or "/")
+    if info.type != pafs.FileType.Directory:
+        raise InvalidDataError(f"Path does not exist: {folder}")
+    return _data_files(_inside(store, info.path, recursive=False), folder, inner)
+
+
 def folder_of_glob(inner: str) -> str | None:
     """Return the deepest folder that a glob names without wildcards; None for no glob."""
     magic = _MAGIC.search(inner)
@@ -153,10 +168,14 @@ def _behind(path: str, recursive: bool) -> list[DataFile]:
         matches = [info]
     if not matches:
         raise InvalidDataError(f"Path does not exist: {path} (no file matches)")
+    return _data_files(files, path, inner)
+
+
+def _data_files(infos: list[Any], path: str, inner: str) -> list[DataFile]:
     prefix = _shown_prefix(path, inner)
     return [
         DataFile(prefix + info.path, info.size, path, info.path)
-        for info in sorted(files, key=_by_path)
+        for info in sorted(infos, key=_by_path)
         if info.size
     ]
 

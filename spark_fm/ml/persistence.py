@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.engine.gathering import gather
-from spark_fm.engine.replacing import replace_folder
+from spark_fm.engine.replacing import literal, replace_folder
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import (
@@ -122,7 +122,7 @@ class FMStageReader(MLReader[Any]):
     def _metadata(self, path: str) -> dict[str, Any]:
         wanted = f"{self._cls.__module__}.{self._cls.__name__}"
         try:
-            file = path.rstrip("/") + "/metadata"
+            file = literal(path.rstrip("/") + "/metadata")
             rows = self.sparkSession.read.text(file).collect()
         except READ_ERRORS as err:
             raise unreadable_metadata(path, wanted, reason(err)) from err
@@ -206,7 +206,7 @@ class FMModelReader(FMStageReader):
 
     def _pieces(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         session = self.sparkSession
-        folder = path.rstrip("/") + "/data"
+        folder = literal(path.rstrip("/") + "/data")
         frame = session.read.schema(_PIECES_DDL).parquet(folder)
         return gather(
             frame, session, columns=["name", "part", "payload"], n_bytes=n_bytes_of(forms),

@@ -1,4 +1,4 @@
-"""What is replaced stays until the new is whole."""
+"""What is replaced stays until the new is whole, and paths are what they say, never globs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidParamError, ModelFormatError
 from spark_fm.formats.artifact import read_model
+from spark_fm.formats.exchanging import save_model
 from spark_fm.ml import persistence
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
 
 BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+SPECIAL = ["k[8]", "k{8,9}", "k*", "k?", "k 8", "k%20", "k[!8]", "k]8[", "k#8+", "ключ"]
 
 
 class FullDiskError(OSError):
@@ -159,3 +161,45 @@ def test_the_root_of_a_file_system_is_not_replaced(classifier: FactorizationMach
     for path in ("/", "file:///", "s3a://bucket"):
         with pytest.raises(InvalidParamError, match="root of a file system"):
             classifier.write().overwrite().save(path)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_path_is_literal_when_saved_replaced_and_loaded(
+    classifier: FactorizationMachineModel, regressor: FactorizationMachineModel,
+    tmp_path: Path, name: str,
+) -> None:  # fmt: skip
+    """Beside it lies what it would match as a glob."""
+    path = tmp_path / name
+    for beside in ("k8", "k9", "kx"):
+        save_model(str(tmp_path / beside), read_model(_saved(regressor, tmp_path)))
+
+    classifier.save(str(path))
+    assert_loads(path, classifier)
+    regressor.write().overwrite().save(str(path))
+    assert_loads(path, regressor)
+
+
+def _saved(model: FactorizationMachineModel, folder: Path) -> str:
+    path = folder / "plain"
+    if not path.exists():
+        model.save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_an_estimator_s_path_is_literal(spark: SparkSession, tmp_path: Path, name: str) -> None:
+    fast_fm(epochs=9).save(str(tmp_path / "k8"))
+    fast_fm(epochs=7).save(str(tmp_path / name))
+
+    assert FactorizationMachine.load(str(tmp_path / name)).getEpochs() == 7
+
+
+@pytest.mark.parametrize("name", ["k[8]", "k?", "k*"])
+def test_a_glob_that_matches_a_model_is_no_path_of_one(
+    classifier: FactorizationMachineModel, tmp_path: Path, name: str
+) -> None:
+    classifier.save(str(tmp_path / "k8"))
+
+    for load in (FactorizationMachineModel.load, read_model, FactorizationMachine.load):
+        with pytest.raises(ModelFormatError, match="its metadata cannot be read"):
+            load(str(tmp_path / name))
