@@ -9,24 +9,32 @@ import hashlib
 import importlib.resources
 import logging
 import os
+import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import caching
 
 from spark_fm._version import __version__
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 log = logging.getLogger(__name__)
 
 # No "nnan" and no "ninf": the safety net must still see non-finite values.
 FASTMATH_FLAGS = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+
+_HAS_KERNELS = re.compile(r"^(from|import) .*\b(njit|llvmlite)\b", re.MULTILINE)
+_IMPORT = re.compile(r"^from (spark_fm[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+_CONSTANT = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 
 
 def njit(
@@ -112,15 +120,32 @@ def cache_folder() -> Path | None:
     return None
 
 
-def _source_digest() -> str:
+def _source_digest(package: Traversable | None = None) -> str:
     """Return a digest of all sources with kernels and of what compiles them."""
+    root = importlib.resources.files("spark_fm") if package is None else package
+    sources = {
+        name: text
+        for folder in ("learner", "formats")
+        for name, text in _python_files(root.joinpath(folder), f"spark_fm.{folder}")
+    }
+    covered = {name for name, text in sources.items() if _HAS_KERNELS.search(text)} | {__name__}
+    for name in list(covered):  # constants become part of the machine code
+        for module, names in _IMPORT.findall(sources[name]):
+            if _CONSTANT.search(names):
+                covered.add(module)
     digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
-    for package in ("learner", "formats"):
-        folder = importlib.resources.files("spark_fm").joinpath(package)
-        for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-            if entry.name.endswith(".py"):
-                digest.update(entry.read_bytes())
+    for name in sorted(covered & sources.keys()):
+        digest.update(sources[name].encode())
     return digest.hexdigest()[:16]
+
+
+def _python_files(folder: Traversable, package: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the text of each module in a folder and below it."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _python_files(entry, f"{package}.{entry.name}")
+        elif entry.name.endswith(".py"):
+            yield f"{package}.{entry.name[:-3]}", entry.read_text(encoding="utf-8")
 
 
 class _KernelLocator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -271,3 +272,44 @@ def test_a_second_process_loads_from_the_cache_and_survives_its_corruption(
     for path in files:
         path.write_bytes(b"")
     assert run_program(cache) == [str(cache), "0"]
+
+
+EDITS = {
+    "learner/kernels.py": True,
+    "learner/lanes.py": True,  # intrinsics
+    "learner/jit.py": True,  # flags
+    "learner/spec.py": True,  # constants of Adam
+    "formats/framing.py": True,  # magic numbers
+    "formats/decoding.py": True,
+    "formats/requests.py": False,
+    "learner/metrics.py": False,
+    "ml/params.py": False,
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_only_an_edit_of_what_kernels_are_made_of_compiles_them_again(
+    tmp_path: Path, name: str
+) -> None:
+    package = tmp_path / "spark_fm"
+    shutil.copytree(Path(jit.__file__).parent.parent, package)
+    before = jit._source_digest(package)
+    assert before == jit._source_digest()
+
+    with open(package / name, "a") as file:
+        file.write("# an edit\n")
+
+    assert (jit._source_digest(package) != before) == EDITS[name]
+
+
+def test_an_edit_of_a_kernel_in_a_subfolder_compiles_it_again(tmp_path: Path) -> None:
+    package = tmp_path / "spark_fm"
+    shutil.copytree(Path(jit.__file__).parent.parent, package)
+    kernel = package / "learner" / "below" / "further" / "kernel.py"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text("from spark_fm.learner.jit import njit\n")
+    before = jit._source_digest(package)
+
+    kernel.write_text("from spark_fm.learner.jit import njit\n\nSTEP = 2\n")
+
+    assert jit._source_digest(package) != before

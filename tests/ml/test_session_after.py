@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -106,10 +106,8 @@ def state_of(session: SparkSession) -> dict[str, Any]:
 
 
 @pytest.fixture
-def calls(
-    train: DataFrame, classifier: FactorizationMachineModel
-) -> Iterator[dict[str, Callable[[], Any]]]:
-    yield {
+def calls(train: DataFrame, classifier: FactorizationMachineModel) -> dict[str, Callable[[], Any]]:
+    return {
         "fit": lambda: fast_fm(numWorkers=2).fit(train),
         "fit in one task": lambda: fast_fm().fit(train),
         "cancelled fit": lambda: cancelled_fit(train),
