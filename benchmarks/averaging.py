@@ -18,12 +18,12 @@ from benchmarks.quality import WORKER_EPOCHS
 from spark_fm import FactorizationMachine
 from spark_fm.learner import averaging
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
-from spark_fm.learner.candidate import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import Visit, exchange_order
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
-from spark_fm.learner.visit import Visit, exchange_order
+from spark_fm.learner.training import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
 
 RULES = ("corrected", "plain", "count")
 

@@ -22,13 +22,12 @@ from benchmarks.criteo_shape import CriteoShape
 from benchmarks.kernel import Runner, to_batch
 from benchmarks.timing import compared, header, row, seconds_of, spread
 from spark_fm.errors import GpuNotFoundError
-from spark_fm.learner.blocked import BlockedRows, block_rows
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_device import check_gpu, gpu_name, use_gpu
-from spark_fm.learner.cuda_shape import pays, simulated
+from spark_fm.learner.cuda.blocks import BlockedRows, block_rows
+from spark_fm.learner.cuda.device import check_gpu, gpu_name, pays, simulated, use_gpu
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.predict import margins
 from spark_fm.learner.state import Layout
-from spark_fm.learner.visit import Visit
 
 COPIED_BYTES = 2**29
 COPIES = 10
@@ -70,7 +69,7 @@ def pass_bytes(blocked: BlockedRows, k: int) -> float:
 def compare(k: int, epochs: int, sets: tuple[CsrBatch, CsrBatch], n_features: int,
             copy_speed: float) -> bool:  # fmt: skip
     """Print the row of one number of factors; tell whether the best losses are alike."""
-    from spark_fm.learner.cuda_training import CudaTrainer
+    from spark_fm.learner.cuda.trainer import CudaTrainer
 
     train, test = sets
     size = block_rows(train.n_rows, train.nnz)
@@ -116,7 +115,7 @@ def seconds_to_the_host(table: NDArray[np.float32]) -> float:
 
 def compare_scoring(k: int, rows: CsrBatch, n_features: int) -> None:
     """Print how long batches of rows take a GPU and one core to score."""
-    from spark_fm.learner.cuda_scoring import CudaScorer
+    from spark_fm.learner.cuda.scorer import CudaScorer
 
     table = np.random.default_rng(0).normal(size=(n_features, k + 1)).astype(np.float32)
     scorer = CudaScorer(table)

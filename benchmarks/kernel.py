@@ -27,11 +27,11 @@ from benchmarks.timing import compared
 from spark_fm import FactorizationMachine
 from spark_fm.formats.batches import Rows as FileRows
 from spark_fm.formats.text import text_lines
-from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace, training_kernel
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
+from spark_fm.learner.training import Candidate, evaluate
 
 # Steps of linear weights and factors; AdaGrad's of xLearn, too. The defaults (0.2 of AdaGrad in
 # both) learn these rows by heart, or explode with many factors.

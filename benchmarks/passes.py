@@ -33,9 +33,9 @@ from benchmarks.timing import compared, header, row, spread
 from spark_fm import FactorizationMachine
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.state import initial_state
-from spark_fm.learner.visit import Visit
 
 CHUNK_ROWS = 50_000
 SCHEMA = StructType([StructField("label", DoubleType()), StructField("features", VectorUDT())])

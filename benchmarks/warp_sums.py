@@ -6,8 +6,8 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from spark_fm.learner.cuda_kernels import make_sums
-from spark_fm.learner.cuda_shape import WARP, Shape
+from spark_fm.learner.cuda.device import WARP, Shape
+from spark_fm.learner.cuda.kernels import make_sums
 
 
 def sums_agree() -> bool:

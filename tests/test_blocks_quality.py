@@ -14,13 +14,13 @@ import pytest
 from benchmarks.averaging import spec_of
 from benchmarks.datasets import SPLITS
 from benchmarks.quality import WORKER_EPOCHS
-from spark_fm.learner.blocked import block_rows
-from spark_fm.learner.candidate import SERIAL_ETA, Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.blocks import block_rows
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState, initial_state
-from spark_fm.learner.visit import Visit
+from spark_fm.learner.training import SERIAL_ETA, Candidate, evaluate
 from tests.cuda.twin import BlockTwin
 
 RATES = {"adagrad": 0.2, "sgd": 0.02, "adam": 0.002}

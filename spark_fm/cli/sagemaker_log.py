@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from spark_fm.learner.running import RUNNING_METRICS
+from spark_fm.learner.metrics import RUNNING_METRICS
 
 ALGORITHM = "factorization-machines"
 HOST = "algo-1"

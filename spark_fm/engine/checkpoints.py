@@ -22,7 +22,7 @@ from spark_fm.engine.pieces import PIECE_SCHEMA, array_pieces, join_pieces
 from spark_fm.engine.request import TrainRequest
 from spark_fm.errors import CheckpointError
 from spark_fm.formats.files import store_of
-from spark_fm.learner.snapshot import Snapshot
+from spark_fm.learner.training import Snapshot
 
 log = logging.getLogger(__name__)
 

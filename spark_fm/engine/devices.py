@@ -14,7 +14,7 @@ from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
 from spark_fm.engine.session import active, is_local_master, local_cores, n_executors, setting
 from spark_fm.errors import GpuNotFoundError, SparkFMError
-from spark_fm.learner.blocked import block_rows
+from spark_fm.learner.cuda.blocks import block_rows
 
 log = logging.getLogger(__name__)
 

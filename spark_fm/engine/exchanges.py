@@ -43,9 +43,8 @@ from spark_fm.engine.tasks import (
 )
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.averaging import MergeRule
-from spark_fm.learner.candidate import Candidate
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.run import TrainRun
+from spark_fm.learner.training import Candidate, TrainRun
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,8 +24,7 @@ from spark_fm.engine.handles import Handle
 from spark_fm.engine.readable import FeatureReader
 from spark_fm.engine.version import check_version
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.explaining import Explanations, explain
-from spark_fm.learner.strengths import FeatureEffects, GroupEffects
+from spark_fm.learner.explain import Explanations, FeatureEffects, GroupEffects, explain
 
 LINEAR = StructType(
     [

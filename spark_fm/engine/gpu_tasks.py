@@ -23,13 +23,12 @@ from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_device import check_gpu, gpu_name, n_gpus, use_gpu
-from spark_fm.learner.cuda_shape import pays
+from spark_fm.learner.cuda.device import check_gpu, gpu_name, n_gpus, pays, use_gpu
+from spark_fm.learner.epoch import CPU, Trainer
 from spark_fm.learner.predict import TablePositions, margins
-from spark_fm.learner.trainers import CPU, Trainer
 
 if TYPE_CHECKING:
-    from spark_fm.learner.cuda_scoring import CudaScorer
+    from spark_fm.learner.cuda.scorer import CudaScorer
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +98,8 @@ class GpuPasses:
         the GPU is left to the tasks of other workers, too.
         """
         address = self.gpu.use()
-        from spark_fm.learner.cuda_memory import device_memory
-        from spark_fm.learner.cuda_training import CudaTrainer
+        from spark_fm.learner.cuda.memory import device_memory
+        from spark_fm.learner.cuda.trainer import CudaTrainer
 
         memory, key = device_memory(), (self.rows_key, part)
         trainer = CudaTrainer(key, self.block_rows)
@@ -161,7 +160,7 @@ def _cuda_scorer(gpu: TaskGpu, table: NDArray[np.float32]) -> CudaScorer:
     """Return a scorer on the GPU of the task; a GPU costs a second before its first score."""
     gpu.use()
     check_gpu()
-    from spark_fm.learner.cuda_scoring import CudaScorer
+    from spark_fm.learner.cuda.scorer import CudaScorer
 
     return CudaScorer(table)
 

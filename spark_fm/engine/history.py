@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_fm.learner.run import EpochRecord
 from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.training import EpochRecord
 
 log = logging.getLogger(__name__)
 

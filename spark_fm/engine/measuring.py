@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.errors import InvalidDataError
-from spark_fm.learner.curves import Floats, ScoreGroups, areas, run_starts
+from spark_fm.learner.metrics import Floats, ScoreGroups, areas, run_starts
 
 log = logging.getLogger(__name__)
 

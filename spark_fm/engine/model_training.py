@@ -30,13 +30,17 @@ from spark_fm.engine.request import REFIT_ROWS, TrainRequest
 from spark_fm.engine.rounds import DistributedTraining
 from spark_fm.engine.solo_training import SoloTraining
 from spark_fm.errors import TrainingDivergedError
-from spark_fm.learner.candidate import Candidate
-from spark_fm.learner.run import EpochRecord, TrainRun, new_stopping
-from spark_fm.learner.snapshot import Snapshot
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import TrainSpec, Units
 from spark_fm.learner.state import Layout, initial_state
-from spark_fm.learner.units import Units
-from spark_fm.learner.warm_start import WarmStart, warm_state_inplace
+from spark_fm.learner.training import (
+    Candidate,
+    EpochRecord,
+    Snapshot,
+    TrainRun,
+    WarmStart,
+    new_stopping,
+    warm_state_inplace,
+)
 from spark_fm.learner.weights import FMWeights
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from spark_fm.engine.packing import PackReport, PackTask, SetSums
 from spark_fm.engine.request import ColumnNames, TrainRequest
 from spark_fm.engine.session import persisted
 from spark_fm.errors import InvalidDataError
-from spark_fm.learner.counting import FeatureCounts, dwarfing_features
+from spark_fm.learner.statistics import FeatureCounts, dwarfing_features
 
 log = logging.getLogger(__name__)
 

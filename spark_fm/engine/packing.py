@@ -20,10 +20,9 @@ from spark_fm.engine.blocks import TRAIN, VALIDATION, block_row, report_row
 from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.formats.vectors import read_vectors
-from spark_fm.learner.counting import FeatureCounter
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
 from spark_fm.learner.spec import Loss
-from spark_fm.learner.splitting import validation_rows
+from spark_fm.learner.statistics import FeatureCounter, validation_rows
 
 WINDOW_ROWS = 65_536
 WINDOW_NNZ = 2**22

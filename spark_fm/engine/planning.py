@@ -17,9 +17,9 @@ from spark_fm.engine.packed import PackedData
 from spark_fm.engine.request import TrainRequest
 from spark_fm.engine.session import is_local_master, result_limit, shares_files, task_slots
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
-from spark_fm.learner.counting import FeatureCounts
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import Layout
+from spark_fm.learner.statistics import FeatureCounts
 from spark_fm.learner.weights import FMWeights
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from spark_fm.engine.version import check_version
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.ranking import best_candidates, sums_and_own
 from spark_fm.learner.spec import Loss
+from spark_fm.learner.topk import best_candidates, sums_and_own
 
 VECTORS = StructType(
     [

@@ -24,22 +24,24 @@ from spark_fm.engine.row_windows import VALIDATE_ONLY
 from spark_fm.engine.tasks import ExchangePart, merge_range
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import Delta, MergeRule
-from spark_fm.learner.candidate import MERGED_ETA, Candidate
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import exchange_order
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.run import EpochRecord, TrainRun, loss_unit
-from spark_fm.learner.safety import (
+from spark_fm.learner.spec import TrainSpec, Units
+from spark_fm.learner.state import TrainState
+from spark_fm.learner.training import (
     MAX_SHRINKS,
+    MERGED_ETA,
     SAMPLE_ROWS,
     STEP_SHRINK,
+    Candidate,
+    EpochRecord,
+    TrainRun,
     divergence_text,
     exploded_loss,
+    loss_unit,
     sample_loss,
 )
-from spark_fm.learner.spec import TrainSpec
-from spark_fm.learner.state import TrainState
-from spark_fm.learner.units import Units
-from spark_fm.learner.visit import exchange_order
 
 log = logging.getLogger(__name__)
 

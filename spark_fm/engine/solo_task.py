@@ -18,11 +18,9 @@ from spark_fm.engine.version import check_version
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import TablePositions
-from spark_fm.learner.run import TrainRun
-from spark_fm.learner.solo import advance
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import TrainSpec, Units
 from spark_fm.learner.state import Layout
-from spark_fm.learner.units import Units
+from spark_fm.learner.training import TrainRun, advance
 
 
 @dataclass(frozen=True)

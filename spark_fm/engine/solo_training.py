@@ -24,10 +24,9 @@ from spark_fm.engine.session import task_slots
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_task import SoloPart, SoloTask
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.run import EpochRecord, TrainRun
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import TrainSpec, Units
 from spark_fm.learner.state import Layout
-from spark_fm.learner.units import Units
+from spark_fm.learner.training import EpochRecord, TrainRun
 
 # A job trains for this long before it reports: short at first, so that the user sees
 # something, longer later, so that jobs cost little.

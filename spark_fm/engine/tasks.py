@@ -21,15 +21,12 @@ from spark_fm.engine.row_windows import RowsMissingError, WantedRows, read_rows
 from spark_fm.engine.task_context import partition_number
 from spark_fm.engine.version import check_version
 from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
-from spark_fm.learner.candidate import Candidate, evaluate
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import Trainer, Visit
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.safety import idle_loss, sample_loss
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import TrainSpec, Units
 from spark_fm.learner.state import Layout, TrainState
-from spark_fm.learner.trainers import Trainer
-from spark_fm.learner.units import Units
-from spark_fm.learner.visit import Visit
+from spark_fm.learner.training import Candidate, evaluate, idle_loss, sample_loss
 
 DELTA = "delta"
 DELTA_FILE = "delta-file"

@@ -29,8 +29,7 @@ from spark_fm.engine.session import tagged, task_slots, use_driver_interpreter
 from spark_fm.engine.shipping import shipped
 from spark_fm.engine.solo_training import train_solo
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.run import TrainRun
-from spark_fm.learner.warm_start import WarmStart
+from spark_fm.learner.training import TrainRun, WarmStart
 from spark_fm.learner.weights import FMWeights
 
 log = logging.getLogger(__name__)

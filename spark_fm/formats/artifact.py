@@ -24,8 +24,8 @@ from spark_fm._version import __version__
 from spark_fm.errors import ModelFormatError, SparkFMError
 from spark_fm.formats.files import DataFile, files_in, store_of
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import Loss
+from spark_fm.learner.training import Snapshot
 from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1

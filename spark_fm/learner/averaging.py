@@ -243,3 +243,12 @@ def _move_loop(  # type: ignore[no-untyped-def]
 
 
 _move = njit(_move_loop, tag="move-by-changes")
+
+
+def _move_towards_loop(table, rows, share):  # type: ignore[no-untyped-def]
+    for i in range(table.shape[0]):
+        for f in range(table.shape[1]):
+            table[i, f] += share * (rows[i, f] - table[i, f])
+
+
+move_towards_inplace = njit(_move_towards_loop, tag="move-towards")

@@ -21,7 +21,18 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
-from spark_fm.learner.lanes import (
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import (
+    CLIP,
+    FACTORS_WD,
+    LINEAR_WD,
+    RESCALE,
+    hyperparameters,
+    make_bias_update,
+    make_feature_update,
+)
+from spark_fm.learner.predict import make_score_row
+from spark_fm.learner.simd import (
     LINE_FLOATS,
     WIDTH,
     clipped,
@@ -35,17 +46,6 @@ from spark_fm.learner.lanes import (
     store,
     store_at,
 )
-from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.optimizers import (
-    CLIP,
-    FACTORS_WD,
-    LINEAR_WD,
-    RESCALE,
-    hyperparameters,
-    make_bias_update,
-    make_feature_update,
-)
-from spark_fm.learner.predict import make_score_row
 from spark_fm.learner.spec import Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import Layout, TrainState
 

@@ -1,15 +1,272 @@
-"""Evaluation sums that partitions compute apart and the driver adds up."""
+"""Validation metrics as sums that add up over partitions, with their curves.
+
+ROC and precision-recall curves come from a histogram of scores, whose error has a bound.
+Running metrics are those of SageMaker's log lines.
+"""
 
 from __future__ import annotations
 
+import math
+import zlib
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.histogram import MarginHistogram
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.predict import sigmoid
+from spark_fm.learner.spec import Loss, TrainSpec
+
+Floats = NDArray[np.float64]
+
+# Bins on either side of 0, and the margin below which half of them lie.
+BINS = 4096
+HALF = 4.0
+_LARGEST = 1e30  # so that an infinite margin has a bin too
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarginHistogram:
+    """Weight of either class by bin of the margin; empty bins are not kept.
+
+    Parameters
+    ----------
+    bins : ndarray of shape (n,), int16
+        Ascending, -4096 to 4096; negative bins hold the negative margins.
+    positive, negative : ndarray of shape (n,), float64
+        Weight of the rows of either class.
+
+    Notes
+    -----
+    A margin m (the log-odds of label 1) belongs to bin ``floor(4096 m / (4 + |m|))``:
+    exact arithmetic on every machine, 0.001 wide at m = 0, 0.004 at 4, 0.01 at 9, and
+    every finite margin has one of 8,193 bins. Margins of one bin count as ties, that is
+    half, in the ROC AUC. Against the exact areas of trained models on the test rows of
+    a9a, frappe and ml-100k, well fitted and overfitted ones, the ROC AUC was off by
+    6e-6 at most and the average precision by 8e-5. O(n_rows).
+    """
+
+    bins: NDArray[np.int16]
+    positive: Floats
+    negative: Floats
+
+    @classmethod
+    def empty(cls) -> MarginHistogram:
+        """Return the histogram of no rows."""
+        return cls(np.empty(0, np.int16), np.empty(0), np.empty(0))
+
+    @classmethod
+    def of(cls, margins: Floats, positive: NDArray[np.bool_], weights: Floats) -> MarginHistogram:
+        """Count rows; all arrays of shape (n_rows,). NaN margins are left out."""
+        known = ~np.isnan(margins)
+        if not known.all():
+            margins, positive, weights = margins[known], positive[known], weights[known]
+        margins = np.clip(margins, -_LARGEST, _LARGEST)
+        bins = np.floor(BINS * margins / (HALF + np.abs(margins))).astype(np.int64)
+        return cls._counted(2 * (bins + BINS) + positive, weights)
+
+    @classmethod
+    def _counted(cls, cells: NDArray[np.int64], weights: Floats) -> MarginHistogram:
+        """Add up weights by cell: even ones are of negative rows, odd ones of positive."""
+        table = np.bincount(cells, weights, 2 * (2 * BINS + 1)).reshape(-1, 2)
+        kept = np.flatnonzero(table.any(axis=1))
+        return cls((kept - BINS).astype(np.int16), table[kept, 1], table[kept, 0])
+
+    def __add__(self, other: MarginHistogram) -> MarginHistogram:
+        """Return the histogram of both sets of rows."""
+        if not len(self.bins) or not len(other.bins):
+            return self if len(self.bins) else other
+        bins = np.concatenate([self.bins, other.bins]).astype(np.int64) + BINS
+        return self._counted(
+            np.concatenate([2 * bins + 1, 2 * bins]),
+            np.concatenate([self.positive, other.positive, self.negative, other.negative]),
+        )
+
+    def areas(self) -> tuple[float, float]:
+        """Return ROC AUC and average precision; NaN where a class is missing."""
+        return areas(self.bins, self.positive, self.negative)
+
+    def confusion(self) -> tuple[float, float, float, float]:
+        """Return true and false positives, false and true negatives, cut at margin 0."""
+        said = self.bins >= 0
+        return (
+            float(self.positive[said].sum()),
+            float(self.negative[said].sum()),
+            float(self.positive[~said].sum()),
+            float(self.negative[~said].sum()),
+        )
+
+    def groups(self) -> ScoreGroups:
+        """Return the bins as groups of probabilities, a bin's middle for its rows."""
+        bins = self.bins[::-1].astype(np.float64)
+        return ScoreGroups(
+            score=sigmoid(_margin(bins + 0.5)),
+            threshold=sigmoid(_margin(bins)),
+            positive=self.positive[::-1],
+            negative=self.negative[::-1],
+        )
+
+    def to_text(self) -> str:
+        """Return compressed text, for transport as JSON: some bytes a bin."""
+        if not len(self.bins):
+            return ""
+        parts = (self.bins.astype("<i2"), self.positive.astype("<f8"), self.negative.astype("<f8"))
+        return b64encode(zlib.compress(b"".join(part.tobytes() for part in parts))).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> MarginHistogram:
+        """Rebuild a histogram from ``to_text``."""
+        if not text:
+            return cls.empty()
+        data = zlib.decompress(b64decode(text))
+        n = len(data) // 18
+        positive, negative = np.frombuffer(data, "<f8", 2 * n, offset=2 * n).reshape(2, n)
+        return cls(np.frombuffer(data, "<i2", n), positive, negative)
+
+
+def _margin(edges: Floats) -> Floats:
+    """Return the margins at bin edges: the inverse of the formula in the class."""
+    share = np.clip(edges / BINS, -1 + 1e-9, 1 - 1e-9)
+    margin: Floats = HALF * share / (1 - np.abs(share))
+    return margin
+
+
+def areas(scores: NDArray[Any], positive: Floats, negative: Floats) -> tuple[float, float]:
+    """Return ROC AUC and average precision; NaN where a class is missing.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Distinct scores, in any order; NaN ones are left out.
+    positive, negative : ndarray of shape (n,), float64
+        Weight of either class at each score.
+
+    Notes
+    -----
+    Ties count half in the ROC AUC: it is the chance that a positive row scores higher
+    than a negative one, plus half the chance that they score the same. The average
+    precision is the sum over scores, from the highest down, of the precision down to
+    there times the recall gained there. O(n log n).
+    """
+    scores = np.asarray(scores, np.float64)
+    order = np.argsort(-scores)
+    order = order[~np.isnan(scores[order])]
+    hits, misses = np.cumsum(positive[order]), np.cumsum(negative[order])
+    if not len(order) or not hits[-1] or not misses[-1]:
+        return math.nan, math.nan
+    recall = np.concatenate([[0.0], hits / hits[-1]])
+    fall_out = np.concatenate([[0.0], misses / misses[-1]])
+    precision = _ratio(hits, hits + misses)
+    roc_auc = float(np.sum(np.diff(fall_out) * (recall[1:] + recall[:-1]) / 2))
+    return roc_auc, float(np.sum(np.diff(recall) * precision))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreGroups:
+    """Rows grouped by score, from the highest score down.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n,), float64
+        Weighted mean score of each group.
+    threshold : ndarray of shape (n,), float64
+        Lowest score of each group.
+    positive, negative : ndarray of shape (n,), float64
+        Weight of either class.
+    """
+
+    score: Floats
+    threshold: Floats
+    positive: Floats
+    negative: Floats
+
+    def thinned(self, n_groups: int) -> ScoreGroups:
+        """Return at most ``n_groups`` groups, cut so that both axes of the ROC are covered."""
+        shares = (w / w.sum() if w.sum() else w for w in (self.positive, self.negative))
+        return self._merged(sum(shares, np.zeros(len(self.score))), n_groups)
+
+    def equal_weights(self, n_groups: int) -> ScoreGroups:
+        """Return at most ``n_groups`` groups of about equal weight: for calibration."""
+        return self._merged(self.positive + self.negative, n_groups)
+
+    def _merged(self, mass: Floats, n_groups: int) -> ScoreGroups:
+        starts = run_starts(mass, n_groups)
+        if not len(starts):
+            return self
+        weight = self.positive + self.negative
+        total = np.add.reduceat(weight, starts)
+        ends = np.append(starts[1:], len(mass)) - 1
+        return ScoreGroups(
+            score=_ratio(np.add.reduceat(weight * self.score, starts), total),
+            threshold=self.threshold[ends],
+            positive=np.add.reduceat(self.positive, starts),
+            negative=np.add.reduceat(self.negative, starts),
+        )
+
+    def roc(self) -> dict[str, Floats]:
+        """Return ``FPR`` and ``TPR`` of predicting 1 from each ``threshold`` on.
+
+        The first point is (0, 0) at an infinite threshold, the last one (1, 1); NaN where
+        a class is missing.
+        """
+        recall, fall_out, _ = self._rates()
+        return {
+            "FPR": np.concatenate([[0.0], fall_out]),
+            "TPR": np.concatenate([[0.0], recall]),
+            "threshold": np.concatenate([[np.inf], self.threshold]),
+        }
+
+    def precision_recall(self) -> dict[str, Floats]:
+        """Return ``recall`` and ``precision`` of predicting 1 from each ``threshold`` on."""
+        recall, _, precision = self._rates()
+        return {"recall": recall, "precision": precision, "threshold": self.threshold}
+
+    def calibration(self) -> dict[str, Floats]:
+        """Return mean ``score``, share of positives (``rate``) and ``weight`` by group."""
+        weight = self.positive + self.negative
+        columns = (self.score, _ratio(self.positive, weight), weight)
+        return dict(zip(("score", "rate", "weight"), (c[::-1] for c in columns), strict=True))
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return plain data, for the model's metadata."""
+        return {name: getattr(self, name).tolist() for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, columns: dict[str, list[float]]) -> ScoreGroups:
+        """Rebuild groups from ``to_dict``."""
+        return cls(**{name: np.array(columns[name], np.float64) for name in cls.__slots__})
+
+    def _rates(self) -> tuple[Floats, Floats, Floats]:
+        hits, misses = np.cumsum(self.positive), np.cumsum(self.negative)
+        return (
+            _ratio(hits, hits[-1:]),
+            _ratio(misses, misses[-1:]),
+            _ratio(hits, hits + misses),
+        )
+
+
+def run_starts(mass: Floats, n_runs: int) -> NDArray[np.int64]:
+    """Return where at most ``n_runs`` runs of about equal mass start.
+
+    Parameters
+    ----------
+    mass : ndarray of shape (n,), float64
+        >= 0; an element is never split, so one heavy element may be a run of its own.
+    n_runs : int
+    """
+    if not mass.sum() > 0:
+        return np.arange(len(mass))[:1]
+    middle = np.cumsum(mass) - mass / 2
+    run = np.minimum((middle / mass.sum() * n_runs).astype(np.int64), n_runs - 1)
+    return np.flatnonzero(np.diff(run, prepend=-1))
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    shape = np.broadcast_shapes(part.shape, whole.shape)
+    ratio: Floats = np.divide(part, whole, out=np.full(shape, np.nan), where=whole > 0)
+    return ratio
+
 
 # Metric name -> whether larger is better, by loss.
 METRICS: dict[Loss, dict[str, bool]] = {
@@ -123,3 +380,83 @@ def loss_sum(
         with np.errstate(invalid="ignore"):  # a NaN score gives a NaN loss
             losses = np.logaddexp(0, np.where(label > 0.5, -score, score))
     return float((weights.astype(np.float64) * losses).sum())
+
+
+PUBLISH_INTERVAL = 500  # mini-batches from one published state of the metrics to the next
+CROSS_ENTROPY = "binary_classification_cross_entropy"
+# Name as SageMaker publishes it -> whether larger is better, by loss.
+RUNNING_METRICS: dict[Loss, dict[str, bool]] = {
+    "logistic": {
+        "binary_classification_accuracy": True, CROSS_ENTROPY: False, "binary_f_1.000": True,
+    },
+    "squared": {"rmse": False, "mse": False, "absolute_loss": False},
+}  # fmt: skip
+
+
+def running_metrics(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    spec: TrainSpec,
+    *,
+    label_scale: float = 1.0,
+) -> dict[str, Any]:
+    """Return the metrics of an epoch and of its published mini-batches; O(n_rows).
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_rows,), float32
+        Raw scores in the order of training, each from before the row's update.
+    labels : ndarray of shape (n_rows,), float32
+    spec : TrainSpec
+    label_scale : float
+        Unit of scores and labels.
+
+    Returns
+    -------
+    dict
+        ``metrics``: of all rows, by name. ``batches``: dicts of ``batch`` (0 and every
+        500th) and the ``metrics`` of the rows up to its end.
+    """
+    n_rows, size = len(scores), spec.mini_batch_size
+    sums = _cumulative(scores.astype(np.float64), labels.astype(np.float64), spec.loss, label_scale)
+    n_batches = -(-n_rows // size)
+    return {
+        "metrics": _metrics(sums, n_rows, spec.loss),
+        "batches": [
+            {"batch": batch, "metrics": _metrics(sums, min(n_rows, (batch + 1) * size), spec.loss)}
+            for batch in range(0, n_batches, PUBLISH_INTERVAL)
+        ],
+    }
+
+
+def _cumulative(
+    scores: NDArray[np.float64], labels: NDArray[np.float64], loss: Loss, scale: float
+) -> dict[str, NDArray[np.float64]]:
+    """Return running sums over the rows of what the metrics are made of."""
+    if loss == "squared":
+        errors = np.abs(scores - labels) * scale
+        terms: dict[str, NDArray[Any]] = {"squared": errors**2, "absolute": errors}
+    else:
+        positive, said = labels > 0.5, scores >= 0
+        terms = {
+            "loss": np.logaddexp(0, np.where(positive, -scores, scores)),
+            "right": positive == said,
+            "true_positive": positive & said,
+            "wrong": positive != said,
+        }
+    return {name: np.cumsum(term, dtype=np.float64) for name, term in terms.items()}
+
+
+def _metrics(sums: dict[str, NDArray[np.float64]], n_rows: int, loss: Loss) -> dict[str, float]:
+    if not n_rows:
+        return dict.fromkeys(RUNNING_METRICS[loss], float("nan"))
+    now = {name: float(total[n_rows - 1]) for name, total in sums.items()}
+    if loss == "squared":
+        mse = now["squared"] / n_rows
+        return {"rmse": mse**0.5, "mse": mse, "absolute_loss": now["absolute"] / n_rows}
+    f1_base = 2 * now["true_positive"] + now["wrong"]
+    return {
+        "binary_classification_accuracy": now["right"] / n_rows,
+        CROSS_ENTROPY: now["loss"] / n_rows,
+        "binary_f_1.000": 2 * now["true_positive"] / f1_base if f1_base else 0.0,
+    }

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.jit import njit
-from spark_fm.learner.lanes import WIDTH, load, load_at, root, spread, store, total
+from spark_fm.learner.simd import WIDTH, load, load_at, root, spread, store, total
 from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Optimizer, TrainSpec
 
 # Positions in the vector of hyperparameters that a kernel reads.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
-from spark_fm.learner.lanes import (
+from spark_fm.learner.simd import (
     LINE_FLOATS,
     WIDTH,
     load,

@@ -1,4 +1,4 @@
-"""What a worker must know to train: the hyperparameters, checked once."""
+"""Hyperparameters of a training, and the scales that labels and weights are trained in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from spark_fm.errors import InvalidParamError
+from spark_fm.learner.csr import CsrBatch
 
 Loss = Literal["logistic", "squared"]
 Optimizer = Literal["adagrad", "sgd", "adam"]
@@ -189,3 +192,24 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise InvalidParamError unless ``ok``."""
     if not ok:
         raise InvalidParamError(f"{name}={value!r} is not allowed: expected {allowed}.")
+
+
+@dataclass(frozen=True)
+class Units:
+    """What labels and weights are divided by before training.
+
+    Labels by their standard deviation, where a regressor asks for it; weights by their
+    mean, so that only their ratios matter.
+    """
+
+    label: float = 1.0
+    weight: float = 1.0
+
+    def apply(self, batch: CsrBatch) -> CsrBatch:
+        """Return the batch with labels and weights in these units."""
+        labels, weights = batch.labels, batch.weights
+        if self.label != 1.0:
+            labels = labels / np.float32(self.label)
+        if self.weight != 1.0:
+            weights = weights / np.float32(self.weight)
+        return CsrBatch(batch.indptr, batch.indices, batch.values, labels, weights)

@@ -24,7 +24,7 @@ from spark_fm.engine.measuring import (
     regressor_sums,
 )
 from spark_fm.engine.request import ColumnNames
-from spark_fm.learner.curves import Floats
+from spark_fm.learner.metrics import Floats
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.plots import (
     draw_calibration,

@@ -14,7 +14,7 @@ from spark_fm.engine.mlflow_logging import logged_to_mlflow
 from spark_fm.engine.packed import packing_key
 from spark_fm.engine.training import training_set
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
-from spark_fm.learner.warm_start import WarmStart
+from spark_fm.learner.training import WarmStart
 from spark_fm.ml.model import FactorizationMachineModel
 
 Fitted = FactorizationMachineModel | TrainingDivergedError

@@ -23,8 +23,8 @@ from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.matrices import rows_of
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.snapshot import Snapshot
 from spark_fm.learner.spec import require
+from spark_fm.learner.training import Snapshot
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
 from spark_fm.ml.exchanging import Exchanging

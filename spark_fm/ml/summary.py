@@ -9,7 +9,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import SparkFMError
-from spark_fm.learner.curves import ScoreGroups
+from spark_fm.learner.metrics import ScoreGroups
 from spark_fm.ml.plots import (
     draw_calibration,
     draw_errors,
@@ -103,7 +103,7 @@ class FMTrainingSummary:
 
         Only after a training with ``sageMakerTraining``: a dict an epoch with ``epoch``,
         ``rows``, ``seconds`` (of arithmetic), ``metrics`` and ``batches``, see
-        ``spark_fm.learner.running.running_metrics``; otherwise an empty list.
+        ``spark_fm.learner.metrics.running_metrics``; otherwise an empty list.
         """
         return list(self.facts.get("running", []))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_fm.cli.evaluate import table
-from spark_fm.learner.curves import areas
+from spark_fm.learner.metrics import areas
 
 counts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8)
 

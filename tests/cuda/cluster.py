@@ -31,10 +31,9 @@ from spark_fm.engine import copying, devices, solo_training
 from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import Trainer, Visit
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.state import TrainState
-from spark_fm.learner.trainers import Trainer
-from spark_fm.learner.visit import Visit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GPU = "spark.executor.resource.gpu.amount"
@@ -170,7 +169,7 @@ class Counted(GpuPasses):
     def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
         """Yield what makes the passes."""
         with super().trainer(part) as (trainer, name):
-            from spark_fm.learner.cuda_memory import device_memory
+            from spark_fm.learner.cuda.memory import device_memory
 
             before = device_memory().uploads
             yield trainer, name

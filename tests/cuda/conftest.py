@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from spark_fm.learner.cuda_memory import DeviceMemory
+    from spark_fm.learner.cuda.memory import DeviceMemory
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     import tests.cuda.simulator.sitecustomize  # noqa: F401 - its import prepares this process
@@ -18,7 +18,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 @pytest.fixture
 def memory() -> Iterator[DeviceMemory]:
     """Memory of the GPU that nothing is kept in yet."""
-    from spark_fm.learner.cuda_memory import DeviceMemory
+    from spark_fm.learner.cuda.memory import DeviceMemory
 
     held = DeviceMemory()
     yield held

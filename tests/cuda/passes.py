@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from spark_fm.learner.cuda_memory import DeviceMemory
-from spark_fm.learner.cuda_training import CudaTrainer
+from spark_fm.learner.cuda.memory import DeviceMemory
+from spark_fm.learner.cuda.trainer import CudaTrainer
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.spec import TrainSpec
 from spark_fm.learner.state import TrainState
-from spark_fm.learner.visit import Visit
 from tests.builders import random_batch, worn_state
 
 N_FEATURES = 9

@@ -11,10 +11,10 @@ import pytest
 
 from spark_fm.engine.gpu_tasks import GpuPasses, TaskGpu, task_trainer
 from spark_fm.errors import ModelTooLargeError
-from spark_fm.learner.blocked import BlockedRows
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.blocks import BlockedRows
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.state import TrainState
-from spark_fm.learner.visit import Visit
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -22,11 +22,12 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
-from spark_fm.learner import cuda_memory, cuda_training  # noqa: E402
-from spark_fm.learner.cuda_memory import DeviceMemory, device_memory  # noqa: E402
-from spark_fm.learner.cuda_shape import simulated  # noqa: E402
-from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
-from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass  # noqa: E402
+from spark_fm.learner.cuda import memory as cuda_memory
+from spark_fm.learner.cuda import trainer as cuda_training
+from spark_fm.learner.cuda.device import simulated
+from spark_fm.learner.cuda.memory import DeviceMemory, device_memory
+from spark_fm.learner.cuda.trainer import CudaTrainer
+from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass
 
 
 def test_a_table_goes_to_the_device_once_and_again_where_somebody_changed_it(

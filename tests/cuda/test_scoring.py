@@ -15,12 +15,13 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
-from spark_fm.engine import gpu_tasks  # noqa: E402
-from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer  # noqa: E402
-from spark_fm.learner import cuda_scoring, cuda_shape  # noqa: E402
-from spark_fm.learner.cuda_scoring import CudaScorer  # noqa: E402
-from spark_fm.learner.cuda_shape import pays  # noqa: E402
-from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
+from spark_fm.engine import gpu_tasks
+from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer
+from spark_fm.learner.cuda import device
+from spark_fm.learner.cuda import scorer as cuda_scoring
+from spark_fm.learner.cuda.device import pays
+from spark_fm.learner.cuda.scorer import CudaScorer
+from spark_fm.learner.cuda.trainer import CudaTrainer
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -70,7 +71,7 @@ def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
     calls = []
     usual = CudaScorer.margins
     monkeypatch.setattr(CudaScorer, "margins", lambda *args: calls.append(args) or usual(*args))
-    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", batch.nnz * 19)
+    monkeypatch.setattr(device, "LEAST_PRODUCTS", batch.nnz * 19)
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, features)
     looked = []
@@ -92,7 +93,7 @@ def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(
         trainer.margins(batch, table, model.w0), margins(batch, table, model.w0)
     )
-    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
 
     found = trainer.margins(batch, table, model.w0)
 
@@ -113,7 +114,7 @@ def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
         raise GpuNotFoundError("the GPU runs no kernel")
 
     monkeypatch.setattr(gpu_tasks, "check_gpu", broken)
-    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)
 
@@ -130,7 +131,7 @@ def test_tasks_go_on_on_the_processor_when_others_fill_their_gpu(
         calls.append(1)
         raise ModelTooLargeError("the GPU's memory has no room")
 
-    monkeypatch.setattr(cuda_shape, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)
     monkeypatch.setattr(CudaScorer, "margins", full)
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spark_fm.learner.blocked import CHUNK
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.blocks import CHUNK
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.spec import GroupSpec, Loss, Optimizer
-from spark_fm.learner.visit import Visit
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -22,12 +22,12 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
-from benchmarks.warp_sums import sums_of_a_warp  # noqa: E402
-from spark_fm.learner import cuda_training  # noqa: E402
-from spark_fm.learner.cuda_memory import DeviceMemory  # noqa: E402
-from spark_fm.learner.cuda_shape import Shape, simulated  # noqa: E402
-from spark_fm.learner.cuda_training import CudaTrainer  # noqa: E402
-from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass  # noqa: E402
+from benchmarks.warp_sums import sums_of_a_warp
+from spark_fm.learner.cuda import trainer
+from spark_fm.learner.cuda.device import Shape, simulated
+from spark_fm.learner.cuda.memory import DeviceMemory
+from spark_fm.learner.cuda.trainer import CudaTrainer
+from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass
 
 DECAY: dict[str, object] = {
     "bias": GroupSpec(0.1, 0.3),
@@ -143,7 +143,7 @@ def test_a_pass_in_several_launches_has_the_same_bits(
 ) -> None:
     spec = train_spec(optimizer="adam")
     whole, order = shuffled_pass(spec, 1, memory)
-    monkeypatch.setattr(cuda_training, "LAUNCH_BLOCKS", 2)
+    monkeypatch.setattr(trainer, "LAUNCH_BLOCKS", 2)
 
     parts, again = shuffled_pass(spec, 1, memory)
 
@@ -190,10 +190,10 @@ if not simulated():  # which has no registers to shuffle
     ) -> None:
         spec = train_spec(k=33, optimizer=optimizer)
         one, _ = shuffled_pass(spec, 1, memory)
-        usual = cuda_training.passes
-        monkeypatch.setattr(cuda_training, "passes", lambda *args: usual(*args, False))
-        cuda_training._compiled.cache_clear()
+        usual = trainer.passes
+        monkeypatch.setattr(trainer, "passes", lambda *args: usual(*args, False))
+        trainer._compiled.cache_clear()
         other, _ = shuffled_pass(spec, 1, memory)
-        cuda_training._compiled.cache_clear()
+        trainer._compiled.cache_clear()
 
         assert_state_is(one, other.rows, other.bias)

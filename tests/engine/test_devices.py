@@ -20,7 +20,7 @@ from spark_fm.engine.devices import profile_cpus, training_profile
 from spark_fm.engine.gathering import worker_errors
 from spark_fm.engine.gpu_tasks import PROBE_DDL, ProbeTask, TaskGpu
 from spark_fm.errors import GpuNotFoundError, InvalidParamError
-from spark_fm.learner import cuda_device
+from spark_fm.learner.cuda import device as cuda_device
 from tests.cuda.cluster import ENVIRONMENT
 from tests.engine.builders import assert_same_model, machine
 

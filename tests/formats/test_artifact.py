@@ -23,7 +23,7 @@ from spark_fm.formats.artifact import (
     write_model,
 )
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.snapshot import Snapshot
+from spark_fm.learner.training import Snapshot
 from spark_fm.learner.weights import FMWeights
 from tests import oracle
 from tests.builders import planted_batch, planted_weights

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.learner.blocked import ALONE, CHUNK, BlockedRows, block_rows
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.blocks import ALONE, CHUNK, BlockedRows, block_rows
 from tests.builders import random_batch
 
 N_FEATURES = 12

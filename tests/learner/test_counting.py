@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fm.learner import counting
-from spark_fm.learner.counting import FeatureCounter, FeatureCounts, dwarfing_features
+from spark_fm.learner import statistics
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.statistics import FeatureCounter, FeatureCounts, dwarfing_features
 from tests.builders import random_batch
 
 
@@ -42,7 +42,7 @@ def test_counts_equal_numpys_on_both_sides_of_the_dense_limit(
     batches: list[tuple[list[int], bool]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "DENSE_IDS", 20)
+        patch.setattr(statistics, "DENSE_IDS", 20)
 
         seen = counted(batches)
 
@@ -86,7 +86,7 @@ def test_magnitudes_are_the_median_size_and_the_largest_features() -> None:
     size = np.zeros(50)
     np.maximum.at(size, batch.indices, np.abs(batch.values))
     assert median == pytest.approx(np.quantile(size[size > 0], 0.5, method="lower"))
-    assert {j for j, _, _ in ranges} == set(np.argsort(size)[-counting.CANDIDATES :].tolist())
+    assert {j for j, _, _ in ranges} == set(np.argsort(size)[-statistics.CANDIDATES :].tolist())
     for j, low, high in ranges:
         of_j = batch.values[batch.indices == j]
         assert (low, high) == (float(of_j.min()), float(of_j.max()))

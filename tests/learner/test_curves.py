@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from spark_fm.learner.curves import ScoreGroups, areas, run_starts
+from spark_fm.learner.metrics import ScoreGroups, areas, run_starts
 
 
 def groups(n: int, *, share: float, seed: int) -> ScoreGroups:

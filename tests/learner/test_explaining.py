@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.explaining import Explanations, explain
+from spark_fm.learner.explain import Explanations, explain
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 

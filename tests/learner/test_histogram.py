@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from benchmarks import datasets
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.histogram import BINS, HALF, MarginHistogram
-from spark_fm.learner.metrics import metric_sums
+from spark_fm.learner.metrics import BINS, HALF, MarginHistogram, metric_sums
 from spark_fm.learner.predict import margins
-from spark_fm.learner.run import TrainRun, new_stopping
-from spark_fm.learner.solo import advance
+from spark_fm.learner.training import TrainRun, advance, new_stopping
 from tests import oracle
 from tests.builders import started_state, train_spec
 

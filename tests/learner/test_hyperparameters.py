@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from spark_fm.learner import solo
-from spark_fm.learner.candidate import Candidate
+from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.run import TrainRun, new_stopping
 from spark_fm.learner.spec import GroupSpec, TrainSpec
+from spark_fm.learner.training import Candidate, TrainRun, new_stopping
 from tests.builders import planted_batch, planted_weights, started_state, train_spec
 
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
@@ -49,7 +48,7 @@ def fit(spec: TrainSpec, train: CsrBatch) -> Candidate:
         spec, "accuracy" if spec.loss == "logistic" else "r2", patience=0, tol=0.0
     )
     run = TrainRun(started_state(spec, train, 12), stopping)
-    for _ in solo.advance(run, train, None, spec, metric="unused without validation"):
+    for _ in training.advance(run, train, None, spec, metric="unused without validation"):
         pass
     return run.result()
 

@@ -276,7 +276,7 @@ def test_a_second_process_loads_from_the_cache_and_survives_its_corruption(
 
 EDITS = {
     "learner/kernels.py": True,
-    "learner/lanes.py": True,  # intrinsics
+    "learner/simd.py": True,  # intrinsics
     "learner/jit.py": True,  # flags
     "learner/spec.py": True,  # constants of Adam
     "formats/framing.py": True,  # magic numbers

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from spark_fm.learner.lanes import (
+from spark_fm.learner.simd import (
     WIDTH,
     clipped,
     load,

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.ranking import CANDIDATE_ROWS, CONTEXT_ROWS, best_candidates, sums_and_own
+from spark_fm.learner.topk import CANDIDATE_ROWS, CONTEXT_ROWS, best_candidates, sums_and_own
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.run import TrainRun, new_stopping
-from spark_fm.learner.running import RUNNING_METRICS, running_metrics
-from spark_fm.learner.solo import advance
+from spark_fm.learner.metrics import RUNNING_METRICS, running_metrics
 from spark_fm.learner.spec import GroupSpec, TrainSpec
 from spark_fm.learner.state import initial_state
+from spark_fm.learner.training import TrainRun, advance, new_stopping
 from tests import sagemaker_twin as twin
 from tests.builders import random_batch, train_spec
 

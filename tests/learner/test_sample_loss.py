@@ -5,8 +5,8 @@ import scipy.sparse as sp
 from spark_fm import FactorizationMachine
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import loss_sum
-from spark_fm.learner.safety import idle_loss, sample_loss
 from spark_fm.learner.state import initial_state
+from spark_fm.learner.training import idle_loss, sample_loss
 
 
 @pytest.mark.parametrize("n_features", [20, 50_000], ids=["small table", "large table"])

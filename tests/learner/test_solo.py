@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import TrainingDivergedError
-from spark_fm.learner import solo
-from spark_fm.learner.candidate import Candidate
+from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.run import EpochRecord, TrainRun, new_stopping
-from spark_fm.learner.safety import loss_limit
-from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
-from spark_fm.learner.state import TrainState
-from spark_fm.learner.visit import (
+from spark_fm.learner.epoch import (
     MIXED_PIECES,
     MIXED_WHOLE,
     PIECE,
@@ -26,6 +20,10 @@ from spark_fm.learner.visit import (
     exchange_order,
     mixed_order,
 )
+from spark_fm.learner.kernels import train_inplace
+from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
+from spark_fm.learner.state import TrainState
+from spark_fm.learner.training import Candidate, EpochRecord, TrainRun, loss_limit, new_stopping
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, raw_counts, started_state, train_spec
 
@@ -47,7 +45,7 @@ def new_run(spec: TrainSpec, train: CsrBatch, *, patience: int = 0, tol: float =
 def finish(
     run: TrainRun, train: CsrBatch, spec: TrainSpec, validation: CsrBatch | None = None
 ) -> TrainRun:
-    for _ in solo.advance(run, train, validation, spec, metric=METRIC[spec.loss]):
+    for _ in training.advance(run, train, validation, spec, metric=METRIC[spec.loss]):
         pass
     return run
 
@@ -119,7 +117,7 @@ def test_a_resumed_run_is_bit_equal_to_one_in_one_go(optimizer: Optimizer, stop_
     spec = train_spec(optimizer=optimizer, epochs=6)
     train, validation = rows_for("logistic"), rows_for("logistic", seed=90)
     begun = new_run(spec, train, patience=3, tol=1e-3)
-    epochs = solo.advance(begun, train, validation, spec, metric="logloss")
+    epochs = training.advance(begun, train, validation, spec, metric="logloss")
     for _ in islice(epochs, stop_after):
         pass
 
@@ -145,7 +143,7 @@ def test_a_rescued_run_resumes_with_its_smaller_step() -> None:
     spec = wild_spec("squared", "adagrad", epochs=4)
     train = raw_counts(80, 4, seed=2, loss="squared")
     begun = new_run(spec, train)
-    next(solo.advance(begun, train, None, spec, metric="rmse"))
+    next(training.advance(begun, train, None, spec, metric="rmse"))
 
     facts, arrays = begun.to_arrays()
     resumed = finish(TrainRun.from_arrays(begun.state.layout, facts, arrays), train, spec)
@@ -166,7 +164,7 @@ def test_out_of_time_a_run_still_makes_one_epoch_and_is_not_finished() -> None:
     spec, train = train_spec(epochs=3), rows_for("logistic")
     run = new_run(spec, train)
 
-    records = list(solo.advance(run, train, None, spec, metric="logloss", seconds=0.0))
+    records = list(training.advance(run, train, None, spec, metric="logloss", seconds=0.0))
 
     assert [record.epoch for record in records] == [0]
     assert (run.epoch, run.finished) == (1, False)
@@ -177,7 +175,7 @@ def test_calls_that_are_always_out_of_time_come_to_an_end() -> None:
     run = new_run(spec, train)
 
     calls = [
-        len(list(solo.advance(run, train, None, spec, metric="logloss", seconds=0.0)))
+        len(list(training.advance(run, train, None, spec, metric="logloss", seconds=0.0)))
         for _ in range(3)
     ]
 
@@ -243,7 +241,7 @@ def test_epoch_average_is_the_polynomial_decay_average_of_the_models() -> None:
     spec, train = train_spec(epochs=5), rows_for("logistic")
     run = new_run(spec, train)
     tables, biases = [], []
-    for _ in solo.advance(run, train, None, spec, metric="logloss"):
+    for _ in training.advance(run, train, None, spec, metric="logloss"):
         tables.append(run.state.parameters().astype(np.float64))
         biases.append(float(run.state.bias[0]))
 
@@ -284,7 +282,9 @@ def test_losses_are_reported_in_the_callers_unit_of_the_label() -> None:
 
     def losses(label_scale: float) -> list[tuple[float, float]]:
         run = new_run(spec, train)
-        records = solo.advance(run, train, validation, spec, metric="rmse", label_scale=label_scale)
+        records = training.advance(
+            run, train, validation, spec, metric="rmse", label_scale=label_scale
+        )
         return [(r.train_loss, r.validation.mean_loss()) for r in records if r.validation]
 
     # Scores and labels are scaled by a power of two: exact.

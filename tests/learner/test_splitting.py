@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.splitting import validation_rows
+from spark_fm.learner.statistics import validation_rows
 from tests.builders import random_batch
 
 N_ROWS = 4000

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from spark_fm.learner.stopping import EarlyStopping
+from spark_fm.learner.training import EarlyStopping
 
 
 def watch(stopping: EarlyStopping, values: list[float]) -> list[bool]:

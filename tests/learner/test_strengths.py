@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spark_fm.learner.strengths import LINEAR, PAIRS, TOTAL, FeatureEffects, GroupEffects
+from spark_fm.learner.explain import LINEAR, PAIRS, TOTAL, FeatureEffects, GroupEffects
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 

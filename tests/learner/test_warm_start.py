@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spark_fm.learner.run import TrainRun, new_stopping
-from spark_fm.learner.snapshot import Snapshot
-from spark_fm.learner.solo import advance
+from spark_fm.learner.spec import Units
 from spark_fm.learner.state import initial_state
-from spark_fm.learner.units import Units
-from spark_fm.learner.warm_start import WarmStart, warm_state_inplace
+from spark_fm.learner.training import (
+    Snapshot,
+    TrainRun,
+    WarmStart,
+    advance,
+    new_stopping,
+    warm_state_inplace,
+)
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_batch, planted_weights, started_state, train_spec
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from spark_fm.learner.blocked import ALONE, CHUNK
-from spark_fm.learner.cuda_shape import SCALARS, Shape, simulated
-from spark_fm.learner.cuda_steps import (
+from spark_fm.learner.cuda.blocks import ALONE, CHUNK
+from spark_fm.learner.cuda.device import SCALARS, Shape, simulated
+from spark_fm.learner.cuda.updates import (
     HALF,
     ONE,
     ZERO,

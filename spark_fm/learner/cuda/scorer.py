@@ -13,9 +13,9 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_kernels import margin_function
-from spark_fm.learner.cuda_memory import PIECE_BYTES, DeviceMemory, device_memory
-from spark_fm.learner.cuda_shape import Shape, simulated
+from spark_fm.learner.cuda.device import Shape, simulated
+from spark_fm.learner.cuda.kernels import margin_function
+from spark_fm.learner.cuda.memory import PIECE_BYTES, DeviceMemory, device_memory
 
 ENTRY_BYTES = 8
 

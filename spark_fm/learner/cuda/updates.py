@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from spark_fm.learner.blocked import CHUNK
-from spark_fm.learner.cuda_shape import Shape
+from spark_fm.learner.cuda.blocks import CHUNK
+from spark_fm.learner.cuda.device import Shape
 from spark_fm.learner.optimizers import (
     BIAS_LR,
     BIAS_WD,

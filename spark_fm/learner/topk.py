@@ -1,17 +1,4 @@
-"""Scores of contexts with candidates as inner products, and the best k of them.
-
-Runs on executors and driver. For ``x = x_c + x_i`` without a common feature, eq. (5) of
-Rendle 2010 splits. With ``s = sum_j v_j x_j`` and ``q = sum_j v_j^2 x_j^2`` of each part::
-
-    margin(x) = w0 + sum_j w_j x_j + 1/2 sum_f ((s_cf + s_if)^2 - q_cf - q_if)
-              = w0 + own(c) + own(i) + <s_c, s_i>
-    own(a)    = sum_j w_j a_j + 1/2 sum_f (s_af^2 - q_af)
-
-so that context vector ``[s_c, 1]`` and candidate vector ``[s_i, own(i)]``, both of k + 1
-numbers, have the inner product ``margin(x) - (w0 + own(c))``, and the constant in brackets
-does not change a context's order. A feature j in both parts would break it: x_cj + x_ij is
-squared as a sum.
-"""
+"""The k best of many: a bounded heap, and the scores of contexts times candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +10,6 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
 from spark_fm.learner.predict import table_positions
-from spark_fm.learner.strongest import offer, sort
 
 CONTEXT_ROWS = 256  # of a block: 2 MiB of products
 CANDIDATE_ROWS = 2048
@@ -204,3 +190,64 @@ def _sort_rows_inplace(counts, places, products):  # type: ignore[no-untyped-def
 
 
 _sort_best = njit(_sort_rows_inplace, tag="sort-best")
+
+
+def _weaker(keys, places, i, j):  # type: ignore[no-untyped-def]
+    return keys[i] < keys[j] or (keys[i] == keys[j] and places[i] > places[j])
+
+
+_is_weaker = njit(_weaker)
+
+
+def _sink_inplace(keys, places, size):  # type: ignore[no-untyped-def]
+    """Restore the heap after its root has changed, in place."""
+    i = 0
+    while 2 * i + 1 < size:
+        child = 2 * i + 1
+        if child + 1 < size and _is_weaker(keys, places, child + 1, child):
+            child += 1
+        if not _is_weaker(keys, places, child, i):
+            return
+        keys[i], keys[child] = keys[child], keys[i]
+        places[i], places[child] = places[child], places[i]
+        i = child
+
+
+_sink = njit(_sink_inplace)
+
+
+def _offer_inplace(keys, places, size, key, place):  # type: ignore[no-untyped-def]
+    """Take a number into the heap, in place, if it is among the largest; return the size.
+
+    Places are offered in rising order, so an equal number never drives out another. The
+    weakest one kept is ``keys[0]``. O(log len(keys)), O(1) when it is not taken; NaN never is.
+    """
+    if size < len(keys):
+        if key != key:
+            return size
+        i = size
+        keys[i], places[i] = key, place
+        while i > 0 and _is_weaker(keys, places, i, (i - 1) // 2):
+            parent = (i - 1) // 2
+            keys[i], keys[parent] = keys[parent], keys[i]
+            places[i], places[parent] = places[parent], places[i]
+            i = parent
+        return size + 1
+    if size > 0 and key > keys[0]:
+        keys[0], places[0] = key, place
+        _sink(keys, places, size)
+    return size
+
+
+offer = njit(_offer_inplace)
+
+
+def _sort_inplace(keys, places, size):  # type: ignore[no-untyped-def]
+    """Sort a heap, in place: largest first, equal ones by place. O(size log size)."""
+    for last in range(size - 1, 0, -1):
+        keys[0], keys[last] = keys[last], keys[0]
+        places[0], places[last] = places[last], places[0]
+        _sink(keys, places, last)
+
+
+sort = njit(_sort_inplace)

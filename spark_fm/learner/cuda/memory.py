@@ -18,8 +18,8 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from spark_fm.errors import ModelTooLargeError
-from spark_fm.learner.blocked import BlockedRows
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.blocks import BlockedRows
 
 T = TypeVar("T")
 PIECE_BYTES = 512 * 2**20

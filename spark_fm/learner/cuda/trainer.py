@@ -15,18 +15,18 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from spark_fm.learner.blocked import CHUNK, BlockedRows
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.cuda_kernels import Passes, passes
-from spark_fm.learner.cuda_memory import DeviceMemory, Piece, device_memory
-from spark_fm.learner.cuda_scoring import CudaScorer
-from spark_fm.learner.cuda_shape import Shape, pays
+from spark_fm.learner.cuda.blocks import CHUNK, BlockedRows
+from spark_fm.learner.cuda.device import Shape, pays
+from spark_fm.learner.cuda.kernels import Passes, passes
+from spark_fm.learner.cuda.memory import DeviceMemory, Piece, device_memory
+from spark_fm.learner.cuda.scorer import CudaScorer
+from spark_fm.learner.epoch import Visit
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.optimizers import hyperparameters
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
 from spark_fm.learner.state import Layout, TrainState
-from spark_fm.learner.visit import Visit
 
 SAMPLED_ENTRIES = 2**16
 LAUNCH_BLOCKS = 2**16  # some launches where there are many: GPUs with a screen end long ones

@@ -1,0 +1,565 @@
+"""A training in one process: its state, early stopping, divergence checks, warm start."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.averaging import move_towards_inplace
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.epoch import CPU, Trainer, Visit
+from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums, running_metrics
+from spark_fm.learner.predict import margins, scoring_kernel
+from spark_fm.learner.spec import Optimizer, TrainSpec, Units
+from spark_fm.learner.state import Layout, TrainState
+from spark_fm.learner.weights import FMWeights
+
+
+def advance(
+    run: TrainRun,
+    train: CsrBatch,
+    validation: CsrBatch | None,
+    spec: TrainSpec,
+    *,
+    metric: str,
+    label_scale: float = 1.0,
+    seconds: float = float("inf"),
+    trainer: Trainer = CPU,
+) -> Iterator[EpochRecord]:
+    """Train epoch after epoch in place, until done or out of time; yield each epoch.
+
+    At least one epoch is trained, so that repeated calls always come to an end.
+
+    Parameters
+    ----------
+    run : TrainRun
+    train, validation : CsrBatch
+        Labels in units of ``label_scale``.
+    spec : TrainSpec
+    metric : str
+        Validation metric that decides, one of ``METRICS[spec.loss]``.
+    label_scale : float
+        Unit of the labels, for losses in the caller's units.
+    seconds : float
+        Start no further epoch after this much time.
+    trainer : Trainer
+        What makes the passes.
+
+    Raises
+    ------
+    TrainingDivergedError
+        When no step size keeps the model finite.
+    """
+    started = time.perf_counter()
+    if spec.sagemaker:
+        train = train.padded(spec.mini_batch_size)
+    if np.isnan(run.loss_limit):
+        run.loss_limit = loss_limit(run.state, train, spec)
+    first = run.epoch
+    while run.epoch < spec.epochs and not run.stopping.should_stop:
+        if run.epoch > first and time.perf_counter() - started > seconds:
+            return
+        record = _one_epoch(run, train, validation, spec, label_scale, trainer)
+        run.epoch += 1
+        if record.validation is not None:
+            value = record.validation.values(spec.loss)[metric]
+            if run.stopping.observe(record.epoch, value):
+                run.best = (run.average or Candidate.of(run.state)).copy()
+        run.history.append(record)
+        yield record
+    run.finished = True
+
+
+def _one_epoch(
+    run: TrainRun,
+    train: CsrBatch,
+    validation: CsrBatch | None,
+    spec: TrainSpec,
+    label_scale: float,
+    trainer: Trainer,
+) -> EpochRecord:
+    clock = time.perf_counter()
+    compile_seconds, rejected = 0.0, 0
+    before = run.state.copy()
+    scores = np.zeros(train.n_rows, np.float32) if spec.sagemaker else None
+    while True:
+        stats = trainer.train_inplace(
+            run.state, train, Visit(run.epoch), spec=spec, step_scale=run.step_scale, scores=scores
+        )
+        compile_seconds += stats.compile_seconds
+        mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
+        if mean <= run.loss_limit and ends_sound(run.state, train, spec, run.loss_limit):
+            break
+        rejected += 1
+        run.step_scale *= STEP_SHRINK
+        run.state = before.copy()
+        if rejected > MAX_SHRINKS:
+            raise TrainingDivergedError(divergence_text(run.epoch, mean, run.loss_limit, spec))
+    trained = time.perf_counter()
+    if spec.average_epochs:
+        if run.average is None:
+            run.average = Candidate.of(run.state)
+        else:
+            run.average.move_towards_inplace(run.state, run.epoch, SERIAL_ETA)
+    sums = None
+    if validation is not None and validation.n_rows:
+        clock_compile = time.perf_counter()
+        scoring_kernel(spec.k)
+        compile_seconds += time.perf_counter() - clock_compile
+        candidate = run.average or Candidate.of(run.state)
+        sums = evaluate(candidate, validation, spec, label_scale, trainer=trainer)
+    return EpochRecord(
+        epoch=run.epoch,
+        train_loss=mean * loss_unit(spec, label_scale),
+        validation=sums,
+        train_seconds=trained - clock,
+        validate_seconds=time.perf_counter() - trained,
+        compile_seconds=compile_seconds,
+        step_scale=run.step_scale,
+        n_rejected=rejected,
+        running=None
+        if scores is None
+        else running_metrics(scores, train.labels[stats.order], spec, label_scale=label_scale),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """History of one epoch."""
+
+    epoch: int
+    train_loss: float
+    validation: MetricSums | None
+    train_seconds: float
+    validate_seconds: float
+    compile_seconds: float
+    step_scale: float
+    n_rejected: int
+    running: dict[str, Any] | None = None  # as ``running_metrics`` gives them
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for transport as JSON."""
+        facts = {item.name: getattr(self, item.name) for item in fields(self)}
+        sums = self.validation
+        return {**facts, "validation": None if sums is None else sums.to_dict()}
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> EpochRecord:
+        """Rebuild a record from ``to_dict``."""
+        sums = facts["validation"]
+        validation = None if sums is None else MetricSums.from_dict(sums)
+        return cls(**{**facts, "validation": validation})
+
+
+@dataclass(slots=True)
+class TrainRun:
+    """A training between two epochs.
+
+    Parameters
+    ----------
+    state : TrainState
+    stopping : EarlyStopping
+    epoch : int
+        Next epoch.
+    step_scale : float
+        Factor on the step sizes, lowered by the safety net.
+    loss_limit : float
+        Mean loss above which an epoch counts as exploded; NaN before the first one.
+    last_loss : float
+        Mean squared loss of the last exchange, before that the variance of the labels;
+        in the labels' units, for the merge rule.
+    average, best : Candidate or None
+    """
+
+    state: TrainState
+    stopping: EarlyStopping
+    epoch: int = 0
+    step_scale: float = 1.0
+    loss_limit: float = float("nan")
+    last_loss: float = float("nan")
+    average: Candidate | None = None
+    best: Candidate | None = None
+    finished: bool = False
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def to_arrays(self, since: int = 0) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return plain data and arrays that ``from_arrays`` rebuilds the run from.
+
+        Parameters
+        ----------
+        since : int
+            First epoch whose history is included; earlier ones are known already.
+        """
+        arrays: dict[str, NDArray[Any]] = {"state": self.state.exchanged()}
+        facts: dict[str, Any] = {
+            "bias": self.state.bias.tolist(),
+            "stopping": asdict(self.stopping),
+            "epoch": self.epoch,
+            "step_scale": self.step_scale,
+            "loss_limit": self.loss_limit,
+            "last_loss": self.last_loss,
+            "finished": self.finished,
+            "history": [record.to_dict() for record in self.history if record.epoch >= since],
+        }
+        for name, candidate in (("average", self.average), ("best", self.best)):
+            facts[name] = None if candidate is None else candidate.bias
+            if candidate is not None:
+                arrays[name] = candidate.table
+        return facts, arrays
+
+    @classmethod
+    def from_arrays(
+        cls, layout: Layout, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
+    ) -> TrainRun:
+        """Rebuild a run; its arrays are copied."""
+        candidates = {
+            name: None if facts[name] is None else Candidate(arrays[name].copy(), facts[name])
+            for name in ("average", "best")
+        }
+        return cls(
+            state=TrainState.from_exchanged(layout, arrays["state"], np.array(facts["bias"])),
+            stopping=EarlyStopping(**facts["stopping"]),
+            epoch=facts["epoch"],
+            step_scale=facts["step_scale"],
+            loss_limit=facts["loss_limit"],
+            last_loss=facts["last_loss"],
+            finished=facts["finished"],
+            history=[EpochRecord.from_dict(record) for record in facts["history"]],
+            **candidates,
+        )
+
+    def result(self) -> Candidate:
+        """Return the parameters to keep: the best epoch's, otherwise the last ones."""
+        return self.best or self.average or Candidate.of(self.state)
+
+
+def loss_unit(spec: TrainSpec, label_scale: float) -> float:
+    """Return what one unit of internal loss is in the caller's units."""
+    return label_scale**2 if spec.loss == "squared" else 1.0
+
+
+def new_stopping(spec: TrainSpec, metric: str, *, patience: int, tol: float) -> EarlyStopping:
+    """Return a fresh EarlyStopping for one of the metrics of ``spec.loss``."""
+    return EarlyStopping(METRICS[spec.loss][metric], patience, tol)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A training between two epochs, as plain data that can be kept on disk.
+
+    Parameters
+    ----------
+    facts : dict
+        JSON-able: where the run stands and what it was made of.
+    arrays : dict of str to ndarray
+        ``state`` of shape (n, m), ``average`` and ``best`` of shape (n, k + 1), all
+        float32; ``ids`` of shape (n,), int32, where the table holds only some features.
+    """
+
+    facts: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+    @classmethod
+    def of(
+        cls,
+        run: TrainRun,
+        *,
+        fingerprint: str,
+        metric: str,
+        units: Units,
+        ids: NDArray[np.int32] | None,
+        history: list[dict[str, Any]],
+    ) -> Snapshot:
+        """Copy a run out.
+
+        Parameters
+        ----------
+        run : TrainRun
+        fingerprint : str
+            Of the data it trains on.
+        metric : str
+            Validation metric that decides.
+        units : Units
+        ids : ndarray of shape (n,), int32, or None
+        history : list of dict
+            The summary's rows so far.
+        """
+        run_facts, arrays = run.to_arrays()
+        if ids is not None:
+            arrays["ids"] = ids
+        facts = {
+            "run": run_facts,
+            "k": run.state.layout.k,
+            "optimizer": run.state.layout.optimizer,
+            "fingerprint": fingerprint,
+            "metric": metric,
+            "units": [units.label, units.weight],
+            "history": list(history),
+        }
+        return cls(facts, arrays)
+
+    @property
+    def layout(self) -> Layout:
+        """Columns of the state."""
+        optimizer: Optimizer = self.facts["optimizer"]
+        return Layout(int(self.facts["k"]), optimizer)
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """Sorted feature ids of the table's rows."""
+        rows = len(self.arrays["state"])
+        return self.arrays.get("ids", np.arange(rows, dtype=np.int32))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The summary's rows up to here."""
+        return list(self.facts["history"])
+
+    def run(self) -> TrainRun:
+        """Return the run, independent of this object."""
+        return TrainRun.from_arrays(self.layout, self.facts["run"], self.arrays)
+
+    def continues(
+        self, *, fingerprint: str, layout: Layout, metric: str, units: Units, n_features: int
+    ) -> bool:
+        """Tell whether a training with these facts is this one, going on."""
+        return (
+            self.facts["fingerprint"] == fingerprint
+            and self.layout == layout
+            and self.facts["metric"] == metric
+            and self.facts["units"] == [units.label, units.weight]
+            and len(self.arrays["state"]) == n_features
+        )
+
+
+@dataclass(slots=True)
+class EarlyStopping:
+    """Remember the best epoch and say when to give up.
+
+    Parameters
+    ----------
+    larger_is_better : bool
+        Direction of the metric.
+    patience : int
+        Epochs without improvement before stopping (>= 0); 0 never stops.
+    tol : float
+        Smallest relative improvement that counts (>= 0).
+    """
+
+    larger_is_better: bool
+    patience: int
+    tol: float
+    best_value: float = math.nan
+    best_epoch: int = -1
+    waited: int = 0
+    mark: float = math.nan  # the value that the next one must beat by tol
+
+    def observe(self, epoch: int, value: float) -> bool:
+        """Take in an epoch's metric; return whether it is the new best.
+
+        Any improvement makes an epoch the best one; only one by ``tol`` starts the
+        count of epochs anew.
+        """
+        if math.isnan(value):
+            self.waited += 1
+            return False
+        first = self.best_epoch < 0
+        if first or self._gain(value, self.mark) > self.tol * abs(self.mark):
+            self.mark, self.waited = value, 0
+        else:
+            self.waited += 1
+        improved = first or self._gain(value, self.best_value) > 0
+        if improved:
+            self.best_value, self.best_epoch = value, epoch
+        return improved
+
+    def _gain(self, value: float, before: float) -> float:
+        return value - before if self.larger_is_better else before - value
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience is used up."""
+        return 0 < self.patience <= self.waited
+
+
+STEP_SHRINK = 0.1
+MAX_SHRINKS = 30
+EXPLODED = 10.0  # times the loss of the first model or of no model at all
+SAMPLE_ROWS = 10_000
+
+
+def loss_limit(state: TrainState, train: CsrBatch, spec: TrainSpec) -> float:
+    """Return the mean loss above which a training counts as exploded."""
+    start, weight = sample_loss(state, train, spec)
+    nothing = idle_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
+    return exploded_loss(start / weight if weight else 0.0, nothing)
+
+
+def exploded_loss(start: float, nothing: float) -> float:
+    """Return ten times the loss of the first model or of one that says 0, whichever is more.
+
+    Plus ten, for sets that a constant fits.
+    """
+    return EXPLODED * (max(start, nothing, 0.0) + 1.0)
+
+
+def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
+    """Return the weighted loss sum of a model that says 0 of every row."""
+    weights = batch.weights.astype(np.float64)
+    if spec.loss == "logistic":
+        return math.log(2.0) * float(weights.sum())
+    return float(weights @ np.square(batch.labels, dtype=np.float64))
+
+
+def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:
+    """Return the weighted loss sum of a state on the first rows, and their weight.
+
+    The first rows are a sample, since rows were mixed when they were packed.
+    """
+    head = train.between(0, min(train.n_rows, SAMPLE_ROWS))
+    bias = float(state.bias[0])
+    if state.n_features <= head.nnz:
+        scores = margins(head, state.parameters(), bias)
+    else:  # a copy of the whole table would cost more than the scores
+        ids = np.unique(head.indices)
+        scores = margins(head, state.rows[ids, : state.layout.k + 1], bias, features=ids)
+    loss = loss_sum(spec.loss, scores, head.labels, head.weights)
+    return loss, float(head.weights.sum(dtype=np.float64))
+
+
+def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:
+    """Tell whether a state is finite and its loss on the first rows within the limit.
+
+    The mean loss of a pass is taken before each row's update and does not see what the
+    last updates did.
+    """
+    if not state.is_finite():
+        return False
+    loss, weight = sample_loss(state, train, spec)
+    return loss <= limit * weight
+
+
+def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> str:
+    """Return the message of a training that no step size saves."""
+    allowed = f", and more than {limit:.6g} is not a training" if np.isfinite(limit) else ""
+    return (
+        f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_SHRINKS} of "
+        f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
+        f"loss is still {loss:.6g}{allowed}. Scale the "
+        "features to about [0, 1], or lower the Lr and InitSigma parameters."
+    )
+
+
+# Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
+# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
+# models are means already and need less of the past.
+SERIAL_ETA = 1.0
+MERGED_ETA = 8.0
+
+
+@dataclass(slots=True)
+class Candidate:
+    """Parameters that may become the model: shape (n_features, k + 1), and the bias."""
+
+    table: NDArray[np.float32]
+    bias: float
+
+    @classmethod
+    def of(cls, state: TrainState) -> Candidate:
+        """Copy the parameters out of a state."""
+        return cls(state.parameters(), float(state.bias[0]))
+
+    def copy(self) -> Candidate:
+        """Return an independent copy."""
+        return Candidate(self.table.copy(), self.bias)
+
+    def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
+        """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
+        share = (eta + 1) / (epoch + 1 + eta)
+        move_towards_inplace(self.table, state.rows, np.float32(share))
+        self.bias += share * (float(state.bias[0]) - self.bias)
+
+
+def evaluate(
+    candidate: Candidate,
+    batch: CsrBatch,
+    spec: TrainSpec,
+    label_scale: float = 1.0,
+    *,
+    trainer: Trainer = CPU,
+) -> MetricSums:
+    """Return the metric sums of a candidate, in the caller's label units.
+
+    ``trainer`` scores the rows.
+    """
+    scores = trainer.margins(batch, candidate.table, candidate.bias)
+    scale = np.float32(label_scale)
+    return metric_sums(spec.loss, scores * scale, batch.labels * scale, batch.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """A model to go on from.
+
+    Parameters
+    ----------
+    weights : FMWeights
+    snapshot : Snapshot or None
+        The training that made it, where that was kept.
+    """
+
+    weights: FMWeights
+    snapshot: Snapshot | None = None
+
+
+def warm_state_inplace(
+    state: TrainState,
+    start: WarmStart,
+    spec: TrainSpec,
+    *,
+    ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None,
+    units: Units,
+) -> None:
+    """Change a first state in place: the model's features get the model's parameters.
+
+    Parameters
+    ----------
+    state : TrainState
+        As drawn for a training of its own; features that the model lacks keep that.
+    start : WarmStart
+        Every feature of it is in the table.
+    spec : TrainSpec
+    ids : ndarray of shape (n_features,), int32, or None
+        Sorted feature ids of the state's rows; None when ids are rows.
+    units : Units
+
+    Notes
+    -----
+    With labels divided by s, the model of w0, w and V has w0 / s, w / s and V / sqrt(s).
+    Where the training of the model was kept, with the same optimizer, its statistics are
+    taken over too; otherwise they begin anew. O(n_features k).
+    """
+    weights, k, scale = start.weights, spec.k, units.label
+    known = weights.features
+    rows = np.arange(weights.feature_dim) if known is None else known
+    if ids is not None:
+        rows = np.searchsorted(ids, rows)
+    state.rows[rows, :k] = weights.factors / np.float32(math.sqrt(scale))
+    if spec.use_linear:
+        state.rows[rows, k] = weights.linear / np.float32(scale)
+    if spec.use_bias:
+        state.bias[0] = weights.bias / scale
+    snapshot = start.snapshot
+    if snapshot is None or snapshot.layout != state.layout:
+        return
+    kept = snapshot.ids if ids is None else np.searchsorted(ids, snapshot.ids)
+    columns = slice(k + 1, state.layout.n_exchanged)
+    state.rows[kept, columns] = snapshot.arrays["state"][:, columns]
+    state.bias[1:] = snapshot.facts["run"]["bias"][1:]
