@@ -35,7 +35,7 @@ fuzz: $(STAMP)
 proto:
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/python -m pip install --quiet 'grpcio-tools==1.62.3' 'setuptools<81'
-	.venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. spark_fm/formats/record.proto
+	.venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. spark_fm/formats/recordio/record.proto
 	rm -rf .venv-proto
 
 $(STAMP): pyproject.toml spark_fm/_version.py

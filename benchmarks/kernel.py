@@ -25,7 +25,7 @@ from benchmarks.criteo_shape import CriteoShape
 from benchmarks.datasets import Rows
 from benchmarks.timing import compared
 from spark_fm import FactorizationMachine
-from spark_fm.formats.batches import Rows as FileRows
+from spark_fm.formats.recordio.reader import Rows as FileRows
 from spark_fm.formats.text import text_lines
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace, training_kernel

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.timing import compared
-from spark_fm.formats.encoding import encode_csr, encode_dense
-from spark_fm.formats.reading import RecordReader
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.encode import encode_csr, encode_dense
+from spark_fm.formats.recordio.reader import RecordReader
+from spark_fm.formats.recordio.record_pb2 import Record
 
 
 def best_seconds(function: Callable[[], object], repeats: int = 5) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.formats.artifact import SavedModel, read_model
+from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.predict import predicted_labels

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.formats.artifact import SavedModel
+from spark_fm.formats.models.native import SavedModel
 from spark_fm.learner.spec import Loss
 from spark_fm.mlflow import Scorer
 from tests import oracle

@@ -17,10 +17,7 @@ from spark_fm.cli.failures import UsageError
 from spark_fm.cli.interrupts import interruptible
 from spark_fm.cli.session import spark_session
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.content_types import CONTENT_TYPES, plain_type
-from spark_fm.formats.streams import is_stream
-from spark_fm.formats.transforming import (
+from spark_fm.formats.batch_transform import (
     Outcome,
     Transform,
     Work,
@@ -28,6 +25,9 @@ from spark_fm.formats.transforming import (
     plan,
     transform_file,
 )
+from spark_fm.formats.files import is_stream
+from spark_fm.formats.models.native import read_model
+from spark_fm.formats.requests import CONTENT_TYPES, plain_type
 from spark_fm.learner.spec import require
 
 log = logging.getLogger(__name__)

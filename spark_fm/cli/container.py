@@ -28,7 +28,7 @@ from spark_fm.cli.summary_file import write_summary
 from spark_fm.cli.testing import ChannelResult, tested
 from spark_fm.cli.training_input import training_rows
 from spark_fm.engine.session import is_local_master
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel

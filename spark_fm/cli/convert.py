@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from spark_fm.cli.failures import UsageError
-from spark_fm.formats.converting import FORMATS, Conversion, convert
-from spark_fm.formats.streams import STDIN
+from spark_fm.formats.convert import FORMATS, Conversion, convert
+from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
 USAGE = "--input PATH --output FILE [more flags]"

@@ -6,12 +6,11 @@ import argparse
 import os
 
 from spark_fm.cli.failures import UsageError
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.libfm_model import write_libfm
-from spark_fm.formats.model_text import write_text
-from spark_fm.formats.onnx_model import DENSE, INPUTS, write_onnx
-from spark_fm.formats.sagemaker_artifact import NAMES, SPARSE
-from spark_fm.formats.sagemaker_writing import write_sagemaker
+from spark_fm.formats.models.libfm import write_libfm
+from spark_fm.formats.models.native import read_model
+from spark_fm.formats.models.onnx import DENSE, INPUTS, write_onnx
+from spark_fm.formats.models.sagemaker import NAMES, SPARSE, write_sagemaker
+from spark_fm.formats.models.text import write_text
 
 USAGE = "--to FORMAT --model PATH --output FILE [more flags]"
 EXAMPLE = """examples:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 
 from spark_fm.cli.failures import UsageError
-from spark_fm.formats.archives import MAX_BYTES
-from spark_fm.formats.artifact import LOSSES, SavedModel
-from spark_fm.formats.exchanging import check_place, save_model
-from spark_fm.formats.libfm_model import read_libfm
-from spark_fm.formats.model_text import read_text
-from spark_fm.formats.sagemaker import read_sagemaker
+from spark_fm.formats.models.archives import MAX_BYTES
+from spark_fm.formats.models.libfm import read_libfm
+from spark_fm.formats.models.native import LOSSES, SavedModel, check_place, save_model
+from spark_fm.formats.models.sagemaker import read_sagemaker
+from spark_fm.formats.models.text import read_text
 
 USAGE = "--from FORMAT SOURCE --model PATH [more flags]"
 EXAMPLE = """examples:

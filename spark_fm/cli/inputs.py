@@ -24,9 +24,9 @@ from spark_fm.engine.registration import register
 from spark_fm.engine.replacing import literal
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.framing import RECORDIO
-from spark_fm.formats.lines import LineParser
-from spark_fm.formats.streams import is_stream
+from spark_fm.formats.files import is_stream
+from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.text import LineParser
 
 log = logging.getLogger(__name__)
 

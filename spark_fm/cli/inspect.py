@@ -14,14 +14,13 @@ import pyarrow.fs as pafs
 
 from spark_fm.cli.failures import UsageError
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.archives import MAX_BYTES
-from spark_fm.formats.artifact import SavedModel, read_model
 from spark_fm.formats.files import open_plain_file, store_of
-from spark_fm.formats.libfm_model import SECTIONS, read_libfm
-from spark_fm.formats.model_text import FIRST, read_text
-from spark_fm.formats.ndarrays import CsrArray, RowSparse, Stored
-from spark_fm.formats.sagemaker import model_of
-from spark_fm.formats.sagemaker_artifact import SageMakerArtifact, open_sagemaker
+from spark_fm.formats.models.archives import MAX_BYTES
+from spark_fm.formats.models.libfm import SECTIONS, read_libfm
+from spark_fm.formats.models.mxnet import CsrArray, RowSparse, Stored
+from spark_fm.formats.models.native import SavedModel, read_model
+from spark_fm.formats.models.sagemaker import SageMakerArtifact, model_of, open_sagemaker
+from spark_fm.formats.models.text import FIRST, read_text
 
 USAGE = "PATH [--json] [more flags]"
 EXAMPLE = """examples:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_fm.formats.lines import LineParser, ParsedLines, shortened
+from spark_fm.formats.text import LineParser, ParsedLines, shortened
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 

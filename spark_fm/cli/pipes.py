@@ -28,11 +28,10 @@ from spark_fm.engine.recordio_batches import RowTable
 from spark_fm.engine.recordio_source import ReadOptions
 from spark_fm.engine.session import is_local_master, setting
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.framing import RECORDIO
-from spark_fm.formats.lines import LineParser
-from spark_fm.formats.reading import RecordReader
-from spark_fm.formats.streams import name_of, opened, unzipped
-from spark_fm.formats.text import read_text
+from spark_fm.formats.files import name_of, opened, unzipped
+from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.recordio.reader import RecordReader
+from spark_fm.formats.text import LineParser, read_text
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 log = logging.getLogger(__name__)

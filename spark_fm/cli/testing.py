@@ -9,9 +9,8 @@ from pyspark.sql import SparkSession
 
 from spark_fm.cli.failures import UsageError
 from spark_fm.cli.inputs import InputSpec, explained, opened, path_exists
-from spark_fm.formats.files import list_files
-from spark_fm.formats.framing import RECORDIO
-from spark_fm.formats.streams import is_stream
+from spark_fm.formats.files import is_stream, list_files
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.model import FactorizationMachineModel
 
 THRESHOLD = 0.5

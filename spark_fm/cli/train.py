@@ -27,7 +27,7 @@ from spark_fm.cli.training_input import (
     training_params,
     training_rows,
 )
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.batches import Malformed, RowBatch
+from spark_fm.formats.recordio.reader import Malformed, RowBatch
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 if TYPE_CHECKING:

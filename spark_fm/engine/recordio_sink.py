@@ -21,9 +21,9 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, Str
 
 from spark_fm.engine.task_context import partition_number
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
-from spark_fm.formats.encoding import encode_rows
 from spark_fm.formats.files import store_of
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.recordio.encode import encode_rows
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.vectors import read_vectors
 
 

@@ -16,13 +16,13 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.recordio.framing import RECORDIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from spark_fm.formats.batches import RowBatch
     from spark_fm.formats.files import DataFile
+    from spark_fm.formats.recordio.reader import RowBatch
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[File
 
 
 def _starts_compressed(file: DataFile) -> bool:
-    from spark_fm.formats.streams import GZIP_BYTES
+    from spark_fm.formats.files import GZIP_BYTES
 
     with file.open() as stream:
         return stream.read(len(GZIP_BYTES)) == GZIP_BYTES
@@ -268,9 +268,9 @@ def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
 
 def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterator[RowBatch]:
     """Read a split, from one proven boundary to the next."""
-    from spark_fm.formats.boundaries import REACH_BYTES, find_boundary
-    from spark_fm.formats.reading import RecordReader
-    from spark_fm.formats.streams import unzipped
+    from spark_fm.formats.files import unzipped
+    from spark_fm.formats.recordio.decode import REACH_BYTES, find_boundary
+    from spark_fm.formats.recordio.reader import RecordReader
 
     size = split.file.size
     with split.file.open() as stream:

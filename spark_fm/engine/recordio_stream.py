@@ -21,7 +21,7 @@ from spark_fm.engine.recordio_source import (
     read_split,
 )
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.recordio.framing import RECORDIO
 
 if TYPE_CHECKING:
     import pyarrow as pa

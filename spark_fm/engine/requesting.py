@@ -23,8 +23,7 @@ from spark_fm._version import __version__
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.version import check_version
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.formats.cells import Cells, decode_cells
-from spark_fm.formats.content_types import RECORDIO_PROTOBUF
+from spark_fm.formats.requests import RECORDIO_PROTOBUF, Cells, decode_cells
 from spark_fm.formats.responses import encode_each
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 

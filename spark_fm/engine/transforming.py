@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 from spark_fm._version import __version__
 from spark_fm.engine.collector import freeze_loaded_modules
 from spark_fm.engine.version import check_version
-from spark_fm.formats.artifact import SavedModel, read_model
-from spark_fm.formats.transforming import Outcome, Transform, Work, transform_file
+from spark_fm.formats.batch_transform import Outcome, Transform, Work, transform_file
+from spark_fm.formats.models.native import SavedModel, read_model
 
 OUTCOME_DDL = "place long, rows long, error string"
 _SCHEMA = pa.schema([("place", pa.int64()), ("rows", pa.int64()), ("error", pa.string())])

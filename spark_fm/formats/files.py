@@ -1,21 +1,27 @@
-"""Find and open files on any store that pyarrow or fsspec knows."""
+"""Files and folders on any store: found, opened, decompressed, and replaced only when complete."""
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import json
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Sequence
+import sys
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
-from spark_fm.errors import InvalidDataError
-from spark_fm.formats.streams import GZIP_SUFFIXES
+from spark_fm.errors import InvalidDataError, InvalidParamError
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAGIC = re.compile(r"[*?\[]")
@@ -248,3 +254,112 @@ def open_plain_file(path: str) -> BinaryIO:
         if isinstance(err, InvalidDataError):
             raise
         raise InvalidDataError(f"{path} cannot be opened: {err}.") from err
+
+
+STDIN = "-"
+GZIP_BYTES = b"\x1f\x8b"
+GZIP_SUFFIXES = (".gz", ".gzip")
+# What reading damaged or cut gzip data raises.
+GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+def is_stream(path: str) -> bool:
+    """Tell whether a path is standard input or a named pipe, which can be read once."""
+    if path == STDIN:
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def name_of(path: str) -> str:
+    """Return what a stream is called in messages."""
+    return "standard input" if path == STDIN else path
+
+
+def opened(path: str, *, buffering: int = -1) -> BinaryIO:
+    """Open standard input or a local path; closing it leaves standard input open."""
+    return open(os.dup(sys.stdin.fileno()) if path == STDIN else path, "rb", buffering)
+
+
+def unzipped(stream: IO[bytes]) -> BinaryIO:
+    """Return the stream, or what it decompresses to when it starts like a gzip file."""
+    if not hasattr(stream, "peek"):
+        stream = io.BufferedReader(cast(Any, _Readable(stream)), 2**20)
+    if stream.peek(2)[:2] == GZIP_BYTES:
+        return cast(BinaryIO, _Gunzip(stream))
+    return cast(BinaryIO, stream)
+
+
+class _Gunzip:
+    """Decompress a stream; all that comes before damage is given out before the error."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._file = gzip.GzipFile(fileobj=stream)
+        self._error: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, fewer only at the end."""
+        taken = bytearray()
+        while len(taken) < size and self._error is None:
+            try:
+                part = self._file.read1(size - len(taken))
+            except GZIP_ERRORS as err:
+                self._error = err
+                break
+            if not part:
+                break
+            taken += part
+        if not taken and self._error is not None:
+            raise self._error
+        return bytes(taken)
+
+
+class _Readable(io.RawIOBase):
+    """A file object of any kind behind the interface that buffering needs."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        taken = self._stream.read(len(buffer))
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
+def local_path(path: object, name: str) -> str:
+    """Return a path as text, or raise if it is none or lies on another machine."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "://" in text:
+        raise InvalidParamError(
+            f"{name} must be a path of this machine, got {path!r}. For a remote place, write "
+            f"to a local path and copy it there, or pass write_records an open file object."
+        )
+    return text
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Give a path to write to, and move it to its place only when all went well."""
+    path = os.path.realpath(path)  # a link stays one, and its target gets the data
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder; make it first", folder)
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield path  # a pipe or a device cannot be replaced
+        return
+    # In the same folder, as files move in one step within a file system only.
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

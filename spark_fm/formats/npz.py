@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.batches import Rows, summed
+from spark_fm.formats.recordio.reader import Rows, summed
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
 LABEL_NAMES = ("y", "label", "labels")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.formats.batches import Rows, summed
+from spark_fm.formats.recordio.reader import Rows, summed
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors, vector_column
 
 BATCH_ROWS = 2**14

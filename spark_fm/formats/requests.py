@@ -1,33 +1,23 @@
-"""Requests for scores: JSON, JSON lines and recordIO-protobuf to rows, and back; no Spark.
-
-The formats are those of SageMaker's factorization machines. All that depends on the body
-alone or on the number of features is checked here, so that what comes out can be scored.
-"""
+"""Bodies of inference requests, as SageMaker takes them, to rows."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
-from spark_fm.errors import InvalidDataError, RequestError
-from spark_fm.formats.batches import Malformed, RowBatch
-from spark_fm.formats.content_types import (
-    CONTENT_TYPES,
-    JSON,
-    JSONLINES,
-    RECORDIO_PROTOBUF,
-    plain_type,
-)
-from spark_fm.formats.instances import decode_document, decode_lines, float32_values
-from spark_fm.formats.matrices import as_float32, raise_value, rows_of
-from spark_fm.formats.reading import MAX_RECORD_BYTES, RecordReader
-from spark_fm.formats.writing import write_records
+from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
+from spark_fm.formats.json_instances import decode_document, decode_lines, float32_values
+from spark_fm.formats.recordio.reader import MAX_RECORD_BYTES, Malformed, RecordReader, RowBatch
+from spark_fm.formats.recordio.writer import write_records
+from spark_fm.formats.vectors import as_float32, raise_value, rows_of
 from spark_fm.learner.csr import CsrBatch
 
 __all__ = [
@@ -340,3 +330,129 @@ def _sparse_instances(rows: Any) -> list[dict[str, Any]]:
 def _plain(numbers: Any) -> Any:
     """Return numbers in a type whose elements JSON can hold."""
     return numbers if numbers.dtype in (np.float32, np.float64) else numbers.astype(np.float64)
+
+
+JSON = "application/json"
+JSONLINES = "application/jsonlines"
+RECORDIO_PROTOBUF = "application/x-recordio-protobuf"
+CONTENT_TYPES = (JSON, JSONLINES, RECORDIO_PROTOBUF)
+
+
+def plain_type(content_type: str, name: str = "content_type") -> str:
+    """Return one of CONTENT_TYPES, without parameters such as a charset.
+
+    Parameters
+    ----------
+    content_type : str
+        As in a header: case does not matter.
+    name : str
+        What errors call it.
+
+    Raises
+    ------
+    InvalidParamError
+        For any other type.
+    """
+    plain = content_type.split(";", 1)[0].strip().lower()
+    if plain not in CONTENT_TYPES:
+        raise InvalidParamError(
+            f"{name}={content_type[:100]!r} is not known; expected {', '.join(CONTENT_TYPES)}. "
+            "Convert the data to one of these."
+        )
+    return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What the cells of a column hold.
+
+    Parameters
+    ----------
+    rows : CsrBatch
+        The instances of all cells, one after the other.
+    counts : ndarray of shape (n_cells,), int64
+        Instances of each cell; 0 for one that is null or wrong.
+    reasons : dict of int to str
+        What is wrong, by cell.
+    """
+
+    rows: CsrBatch
+    counts: NDArray[np.int64]
+    reasons: dict[int, str]
+
+
+def decode_cells(
+    cells: Sequence[bytes | None], content_type: str, feature_dim: int, *, one_each: bool
+) -> Cells:
+    """Return the instances of cells, each of which is a request of its own.
+
+    Parameters
+    ----------
+    cells : sequence of bytes or None
+    content_type : str
+        One of CONTENT_TYPES, without parameters.
+    feature_dim : int
+    one_each : bool
+        A cell with more instances than one is wrong.
+
+    Notes
+    -----
+    Lines and records are decoded all at once where each cell holds one, the rule: about 3
+    and 0.3 microseconds a cell of ten entries instead of 40 and 100.
+    """
+    is_there = np.array([cell is not None for cell in cells], np.int64)
+    together = _decode_together([cell for cell in cells if cell is not None], content_type,
+                                feature_dim)  # fmt: skip
+    if together is not None:
+        return Cells(together, is_there, {})
+    found: list[CsrBatch] = []
+    counts = np.zeros(len(cells), np.int64)
+    reasons: dict[int, str] = {}
+    for place, cell in enumerate(cells):
+        if cell is None:
+            continue
+        try:
+            rows = decode_request(cell, content_type, feature_dim=feature_dim)
+        except RequestError as err:
+            reasons[place] = str(err)
+            continue
+        if one_each and rows.n_rows != 1:
+            reasons[place] = (
+                f"The cell holds {rows.n_rows} instances; expected one. Read it with "
+                "request_vectors, or explode it first."
+            )
+            continue
+        found.append(rows)
+        counts[place] = rows.n_rows
+    return Cells(CsrBatch.concat([*found, _NO_ROWS]), counts, reasons)
+
+
+_NO_ROWS = CsrBatch.from_arrays(
+    np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+)
+
+
+def _decode_together(cells: list[bytes], content_type: str, feature_dim: int) -> CsrBatch | None:
+    """Return one row a cell, None unless each cell certainly holds one that is right."""
+    if not cells:
+        return _NO_ROWS
+    try:
+        if content_type == JSONLINES and not any(b"\n" in cell for cell in cells):
+            rows = decode_lines(b"\n".join(cells), feature_dim)
+            return rows if rows is not None and rows.n_rows == len(cells) else None
+        if content_type == RECORDIO_PROTOBUF:
+            return _one_record_each(cells, feature_dim)
+    except RequestError:
+        pass  # which cell it is comes to light when each is read by itself
+    return None
+
+
+def _one_record_each(cells: list[bytes], feature_dim: int) -> CsrBatch | None:
+    starts = np.cumsum([0] + [len(cell) for cell in cells])
+    found, n_rows = [], 0
+    for batch in RecordReader(io.BytesIO(b"".join(cells)), on_malformed=refuse_record):
+        if not np.array_equal(batch.offsets, starts[n_rows : n_rows + batch.n_rows]):
+            return None
+        found.append(checked_records(batch, feature_dim, n_rows))
+        n_rows += batch.n_rows
+    return CsrBatch.concat(found) if n_rows == len(cells) else None

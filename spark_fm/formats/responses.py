@@ -16,11 +16,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, RequestError
-from spark_fm.formats.content_types import JSON, JSONLINES, plain_type
-from spark_fm.formats.frames import Frames
-from spark_fm.formats.framing import ALIGNMENT, MAGIC_BYTES, MAX_PAYLOAD
-from spark_fm.formats.messages import MalformedMessageError
-from spark_fm.formats.record_pb2 import Record  # type: ignore[attr-defined]  # made at import
+from spark_fm.formats.recordio.decode import Frames, MalformedMessageError
+from spark_fm.formats.recordio.framing import ALIGNMENT, MAGIC_BYTES, MAX_PAYLOAD
+from spark_fm.formats.recordio.record_pb2 import Record  # type: ignore[attr-defined]  # made at import
+from spark_fm.formats.requests import JSON, JSONLINES, plain_type
 
 SCORE, LABEL = "score", "predicted_label"
 

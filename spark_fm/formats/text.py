@@ -1,9 +1,11 @@
-"""Whole libsvm and libfm files: streams to rows and back."""
+"""Lines of libsvm and libfm: parsed many at once, and written."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.batches import Rows, summed
-from spark_fm.formats.lines import FIRST_INDEX, LineParser, TextFormat, shortened
-from spark_fm.formats.streams import GZIP_ERRORS
+from spark_fm.formats.files import GZIP_ERRORS
+from spark_fm.formats.recordio.reader import Rows, summed
 
 CHUNK_BYTES = 2**22
 MAX_LINE_BYTES = 2**28
@@ -127,3 +128,200 @@ def _decimals(numbers: NDArray[np.float64]) -> pa.Array:
         small = numbers.astype(np.float32)
     fits = np.array_equal(small, numbers, equal_nan=True)
     return pc.cast(pa.array(small if fits else numbers), pa.string())
+
+
+TextFormat = Literal["libsvm", "libfm"]
+
+FIRST_INDEX: dict[TextFormat, int] = {"libsvm": 1, "libfm": 0}
+MAX_FEATURE_ID = 2**31 - 2
+MAX_DIGITS = 11  # of an index: more than MAX_FEATURE_ID has
+SHOWN_CHARACTERS = 80
+
+_BOM = "\ufeff"
+_INDEX = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLines:
+    """The rows of a batch of lines, blank ones left out.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_rows,), float64
+        NaN where ``has_label`` is false.
+    has_label : ndarray of shape (n_rows,), bool
+    indptr : ndarray of shape (n_rows + 1,), int64
+    indices : ndarray of shape (nnz,), int32
+        From 0, in the order of the line.
+    values : ndarray of shape (nnz,), float64
+    positions : ndarray of shape (n_rows,), int64
+        Which line of the batch each row is.
+    errors : dict of int to str
+        What is wrong with a row, by row number. Such a row has no entries.
+    """
+
+    labels: NDArray[np.float64]
+    has_label: NDArray[np.bool_]
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float64]
+    positions: NDArray[np.int64]
+    errors: dict[int, str]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    def sizes(self, num_features: int) -> NDArray[np.int64]:
+        """Return the length of each vector; as long as it needs to be when 0 is given."""
+        sizes = np.full(self.n_rows, num_features, np.int64)
+        if not num_features and len(self.indices):
+            filled = np.flatnonzero(np.diff(self.indptr))
+            sizes[filled] = np.maximum.reduceat(self.indices, self.indptr[filled]) + 1
+        return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class LineParser:
+    """How lines are read.
+
+    Parameters
+    ----------
+    text_format : {"libsvm", "libfm"}
+    num_features : int
+        Indices must be below; 0 means any, and each vector is as long as it needs to be.
+    needs_label : bool
+        Whether a line without a label is an error.
+    """
+
+    text_format: TextFormat
+    num_features: int = 0
+    needs_label: bool = True
+
+    def parse(self, lines: pa.Array) -> ParsedLines:
+        """Parse a batch: all at once, or line by line when something in it is odd."""
+        found = self._parse_fast(lines)
+        return self._parse_each(lines) if found is None else found
+
+    def _parse_fast(self, lines: pa.Array) -> ParsedLines | None:
+        """Return the rows of well-formed lines, None when a line needs a closer look."""
+        if pc.any(pc.match_substring(lines, "#")).as_py():
+            lines = pc.replace_substring_regex(lines, "#.*", "")
+        trimmed = pc.ascii_trim_whitespace(lines)
+        positions = np.flatnonzero(np.asarray(pc.greater(pc.binary_length(trimmed), 0)))
+        tokens = pc.ascii_split_whitespace(trimmed.take(pa.array(positions)))
+        starts = np.asarray(tokens.offsets).astype(np.int64)
+        flat = tokens.flatten()
+        starts = starts - starts[0] if len(starts) else np.zeros(1, np.int64)
+        is_feature = np.ones(len(flat), bool)
+        is_feature[starts[:-1]] = False
+        is_query = np.asarray(pc.starts_with(flat, "qid:"))
+        is_feature &= ~is_query
+        try:
+            labels = np.asarray(pc.cast(flat.take(pa.array(starts[:-1])), pa.float64()))
+            indices, values = self._entries(flat.filter(pa.array(is_feature)))
+        except (pa.ArrowInvalid, ValueError):
+            return None
+        ends = np.concatenate([[0], np.cumsum(is_feature)])
+        has_label = np.ones(len(labels), bool)
+        return ParsedLines(labels, has_label, ends[starts], indices, values, positions, {})
+
+    def _entries(self, tokens: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return indices and values of ``index:value`` tokens; raise when one is odd."""
+        if not len(tokens):
+            return np.zeros(0, np.int32), np.zeros(0)
+        pairs = pc.split_pattern(tokens, ":")
+        if not pc.all(pc.equal(pc.list_value_length(pairs), 2)).as_py():
+            raise ValueError("a token is not index:value")
+        parts = pairs.flatten()
+        at = np.arange(0, len(parts), 2)
+        texts = parts.take(pa.array(at))
+        if not pc.all(pc.ascii_is_decimal(texts)).as_py():
+            raise ValueError("an index is not a number")
+        ids = np.asarray(pc.cast(texts, pa.int64())) - FIRST_INDEX[self.text_format]
+        if ids.min() < 0 or ids.max() > self._last_index():
+            raise ValueError("an index is out of range")
+        return ids.astype(np.int32), np.asarray(pc.cast(parts.take(pa.array(at + 1)), pa.float64()))
+
+    def _last_index(self) -> int:
+        return self.num_features - 1 if self.num_features else MAX_FEATURE_ID
+
+    def _parse_each(self, lines: pa.Array) -> ParsedLines:
+        """Parse line by line, saying what is wrong with each that cannot be read."""
+        labels: list[float | None] = []
+        lengths, positions = [0], []
+        indices: list[int] = []
+        values: list[float] = []
+        errors: dict[int, str] = {}
+        for position, raw in enumerate(pc.cast(lines, pa.large_binary())):
+            text = (raw.as_py() or b"").decode("utf-8", "replace").lstrip(_BOM)
+            tokens = text.split("#", 1)[0].split()
+            if not tokens:
+                continue
+            try:
+                label, entries = self.parse_tokens(tokens)
+            except ValueError as err:
+                errors[len(labels)] = str(err)
+                label, entries = None, []
+            labels.append(label)
+            lengths.append(len(entries))
+            positions.append(position)
+            indices += [index for index, _ in entries]
+            values += [value for _, value in entries]
+        return ParsedLines(
+            labels=np.array([np.nan if label is None else label for label in labels], np.float64),
+            has_label=np.array([label is not None for label in labels], bool),
+            indptr=np.cumsum(lengths),
+            indices=np.array(indices, np.int32),
+            values=np.array(values, np.float64),
+            positions=np.array(positions, np.int64),
+            errors=errors,
+        )
+
+    def parse_tokens(self, tokens: list[str]) -> tuple[float | None, list[tuple[int, float]]]:
+        """Return label and entries of one line's tokens; raise ValueError saying what is off."""
+        label: float | None = None
+        if ":" in tokens[0]:
+            if self.needs_label:
+                raise ValueError(
+                    f"it has no label: it starts with {shortened(tokens[0])}, expected a number"
+                )
+        else:
+            label = _number(tokens[0], "the label")
+            tokens = tokens[1:]
+        return label, [self._entry(token) for token in tokens if not token.startswith("qid:")]
+
+    def _entry(self, token: str) -> tuple[int, float]:
+        index_text, colon, value_text = token.partition(":")
+        if not colon or ":" in value_text or not _INDEX.fullmatch(index_text):
+            raise ValueError(f"{shortened(token)} is not index:value")
+        first, last = FIRST_INDEX[self.text_format], self._last_index()
+        # Cut where it is out of range anyway: Python refuses to read thousands of digits.
+        digits = index_text.lstrip("-").lstrip("0")[:MAX_DIGITS] or "0"
+        index = (-int(digits) if index_text.startswith("-") else int(digits)) - first
+        if index < 0:
+            hint = " (is it a libfm file?)" if index + first == 0 else ""
+            raise ValueError(
+                f"index {shortened(index_text)} is below {first}, the first of a "
+                f"{self.text_format} file{hint}"
+            )
+        if index > last:
+            limit = f"{self.num_features} features" if self.num_features else "2^31 - 1 features"
+            raise ValueError(
+                f"index {shortened(index_text)} is above {last + first}, the last of {limit}"
+            )
+        return index, _number(value_text, f"the value of {shortened(token)}")
+
+
+def _number(text: str, what: str) -> float:
+    if not _NUMBER.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{what} is {shortened(text) or 'empty'}, not a number")
+    return float(text)
+
+
+def shortened(text: str) -> str:
+    """Return the text, or its beginning when it is long."""
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."

@@ -8,13 +8,12 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, cast
 
-from spark_fm.formats.archives import MAX_BYTES
-from spark_fm.formats.artifact import SavedModel
-from spark_fm.formats.libfm_model import read_libfm, write_libfm
-from spark_fm.formats.model_text import read_text, write_text
-from spark_fm.formats.onnx_model import write_onnx
-from spark_fm.formats.sagemaker import read_sagemaker
-from spark_fm.formats.sagemaker_writing import write_sagemaker
+from spark_fm.formats.models.archives import MAX_BYTES
+from spark_fm.formats.models.libfm import read_libfm, write_libfm
+from spark_fm.formats.models.native import SavedModel
+from spark_fm.formats.models.onnx import write_onnx
+from spark_fm.formats.models.sagemaker import read_sagemaker, write_sagemaker
+from spark_fm.formats.models.text import read_text, write_text
 from spark_fm.ml.fitted import FittedModel
 from spark_fm.ml.summary import FMTrainingSummary
 

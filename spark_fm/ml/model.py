@@ -21,7 +21,7 @@ from spark_fm.engine.devices import scoring_gpu
 from spark_fm.engine.scoring import make_task, row_based, score_column
 from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.matrices import rows_of
+from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import require
 from spark_fm.learner.training import Snapshot

@@ -1,6 +1,6 @@
 """Save and load estimators and models through Spark ML's writers and readers; driver only.
 
-What the files of a model hold, and how they are checked, is in ``formats/artifact.py``.
+What the files of a model hold, and how they are checked, is in ``formats/models/native.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from spark_fm.engine.gathering import gather
 from spark_fm.engine.replacing import literal, replace_folder
 from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import (
+from spark_fm.formats.files import store_of
+from spark_fm.formats.models.native import (
     checked_facts,
     join_arrays,
     model_arrays,
@@ -35,7 +36,6 @@ from spark_fm.formats.artifact import (
     weights_of,
     write_model,
 )
-from spark_fm.formats.files import store_of
 
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)

@@ -20,8 +20,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import ModelFormatError
-from spark_fm.formats.content_types import CONTENT_TYPES
-from spark_fm.formats.requests import decode_request, encode_request
+from spark_fm.formats.requests import CONTENT_TYPES, decode_request, encode_request
 from spark_fm.formats.responses import encode_response
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
@@ -30,7 +29,7 @@ from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.shared import CURRENT, current_name, write_whole
 
 if TYPE_CHECKING:
-    from spark_fm.formats.artifact import SavedModel
+    from spark_fm.formats.models.native import SavedModel
 
 CHECKED_ROWS = 2**16
 
@@ -175,16 +174,16 @@ def warm_up(model: ServedModel) -> None:
 
 def _read(path: str) -> SavedModel:
     if os.path.isfile(path):
-        from spark_fm.formats.sagemaker import read_sagemaker
+        from spark_fm.formats.models.sagemaker import read_sagemaker
 
         return read_sagemaker(path)
-    from spark_fm.formats.artifact import read_model
+    from spark_fm.formats.models.native import read_model
 
     return read_model(path)
 
 
 def _digest_of(saved: SavedModel) -> str:
-    from spark_fm.formats.artifact import model_arrays, model_facts
+    from spark_fm.formats.models.native import model_arrays, model_facts
 
     if "sha256" in saved.facts:
         return str(saved.facts["sha256"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from spark_fm.formats.content_types import CONTENT_TYPES, RECORDIO_PROTOBUF
+from spark_fm.formats.requests import CONTENT_TYPES, RECORDIO_PROTOBUF
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TYPE = re.compile(rf"\s*({_TOKEN})/({_TOKEN})\s*")

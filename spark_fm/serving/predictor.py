@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError
-from spark_fm.formats.content_types import RECORDIO_PROTOBUF, plain_type
-from spark_fm.formats.matrices import rows_of
-from spark_fm.formats.requests import encode_request
+from spark_fm.formats.requests import RECORDIO_PROTOBUF, encode_request, plain_type
 from spark_fm.formats.responses import Predictions, decode_response
+from spark_fm.formats.vectors import rows_of
 
 if TYPE_CHECKING:
     import urllib3

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from spark_fm.cli.main import main
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.exchanging import imported_model, save_model
-from spark_fm.formats.sagemaker import read_sagemaker
+from spark_fm.formats.models.native import imported_model, read_model, save_model
+from spark_fm.formats.models.sagemaker import read_sagemaker
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_weights
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_fm.cli.lines import FaultTask, ParseTask
-from spark_fm.formats.lines import LineParser
+from spark_fm.formats.text import LineParser
 from spark_fm.formats.vectors import VECTOR_TYPE
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -216,7 +216,7 @@ def test_compressed_files_are_known_by_their_content_and_damage_is_told(session,
 
 
 def test_records_that_say_no_width_need_feature_dim_in_every_mode(session, tmp_path):
-    from spark_fm.formats.record_pb2 import Record
+    from spark_fm.formats.recordio.record_pb2 import Record
 
     record = Record()
     record.features["values"].float32_tensor.values.extend([1.0])
@@ -255,7 +255,7 @@ def test_records_that_disagree_on_their_width_need_feature_dim(session, tmp_path
 
 
 def test_uid_metadata_and_file_name_come_when_asked_for(session, tmp_path):
-    from spark_fm.formats.record_pb2 import Record
+    from spark_fm.formats.recordio.record_pb2 import Record
 
     record = Record(uid=b"u1", metadata=b'{"a": 1}')
     record.features["values"].float32_tensor.values.extend([1.0, 2.0])

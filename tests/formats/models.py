@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spark_fm.formats.artifact import MODEL_CLASS, model_arrays, model_facts, write_model
+from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_facts, write_model
 from spark_fm.learner.weights import FMWeights
 
 

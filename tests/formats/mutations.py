@@ -14,10 +14,10 @@ import tracemalloc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from spark_fm.formats.framing import MAGIC_BYTES
-from spark_fm.formats.messages import MalformedMessageError, read_row
-from spark_fm.formats.reading import RecordReader
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.decode import MalformedMessageError, read_row
+from spark_fm.formats.recordio.framing import MAGIC_BYTES
+from spark_fm.formats.recordio.reader import RecordReader
+from spark_fm.formats.recordio.record_pb2 import Record
 
 MAX_RECORD_BYTES = 2**16
 

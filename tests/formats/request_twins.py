@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.record_pb2 import Record
 from spark_fm.learner.csr import CsrBatch
 from tests.formats.mutations import framed
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, ModelFormatError
-from spark_fm.formats.archives import read_members
+from spark_fm.formats.models.archives import read_members
 
 
 def anything(name: str) -> bool:

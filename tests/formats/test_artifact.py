@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spark_fm.errors import InvalidDataError, ModelFormatError
-from spark_fm.formats.artifact import (
+from spark_fm.formats.models.native import (
     FORMAT_VERSION,
     MODEL_CLASS,
     PIECE_BYTES,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.formats.batches import Rows, summed
+from spark_fm.formats.recordio.reader import Rows, summed
 
 # A row: its indices, what it claims, and whether it is dense.
 row = st.tuples(st.sets(st.integers(0, 9), max_size=5), st.integers(-1, 11), st.booleans())

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from spark_fm.formats.boundaries import find_boundary
-from spark_fm.formats.framing import MAGIC_BYTES
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.decode import find_boundary
+from spark_fm.formats.recordio.framing import MAGIC_BYTES
+from spark_fm.formats.recordio.record_pb2 import Record
 from tests.formats.mutations import framed
 
 

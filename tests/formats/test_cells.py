@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import RequestError
-from spark_fm.formats.cells import decode_cells
 from spark_fm.formats.requests import (
     CONTENT_TYPES,
     JSON,
     JSONLINES,
     RECORDIO_PROTOBUF,
+    decode_cells,
     decode_request,
     encode_request,
 )

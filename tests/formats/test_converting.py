@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
-from spark_fm.formats.converting import FORMATS, Conversion, convert, format_of
-from spark_fm.formats.framing import RECORDIO
+from spark_fm.formats.convert import FORMATS, Conversion, convert, format_of
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.recordio import read_batches, read_records, write_records
 
 ENDING = {"libsvm": "libsvm", "libfm": "libfm", "parquet": "parquet", "npz": "npz", RECORDIO: "pbr"}

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats import framing
-from spark_fm.formats.encoding import encode_csr, encode_dense, encode_rows
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio import framing
+from spark_fm.formats.recordio.encode import encode_csr, encode_dense, encode_rows
+from spark_fm.formats.recordio.record_pb2 import Record
 
 # Written by SageMaker's own SDK.
 SPARSE_ROW = bytes.fromhex(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
-from spark_fm.formats.exchanging import imported_model
-from spark_fm.formats.libfm_model import read_libfm, write_libfm
+from spark_fm.formats.models.libfm import read_libfm, write_libfm
+from spark_fm.formats.models.native import imported_model
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_weights

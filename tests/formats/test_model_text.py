@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import SavedModel
-from spark_fm.formats.exchanging import imported_model
-from spark_fm.formats.model_text import read_text, write_text
+from spark_fm.formats.models.native import SavedModel, imported_model
+from spark_fm.formats.models.text import read_text, write_text
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_weights, random_batch
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.ndarrays import (
+from spark_fm.formats.models.mxnet import (
     V1,
     V2,
     V3,

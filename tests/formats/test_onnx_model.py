@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import InvalidParamError
-from spark_fm.formats.artifact import SavedModel
-from spark_fm.formats.exchanging import imported_model
-from spark_fm.formats.onnx_model import write_onnx
+from spark_fm.formats.models.native import SavedModel, imported_model
+from spark_fm.formats.models.onnx import write_onnx
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_weights, random_batch

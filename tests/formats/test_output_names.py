@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.content_types import JSONLINES
+from spark_fm.formats.batch_transform import Transform, plan
 from spark_fm.formats.files import folder_of_glob, list_files, reaches
-from spark_fm.formats.transforming import Transform, plan
+from spark_fm.formats.requests import JSONLINES
 
 
 @pytest.fixture

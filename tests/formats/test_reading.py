@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.framing import MAGIC_BYTES
-from spark_fm.formats.reading import RecordReader
-from spark_fm.formats.record_pb2 import Record
-from spark_fm.formats.streams import unzipped
+from spark_fm.formats.files import unzipped
+from spark_fm.formats.recordio.framing import MAGIC_BYTES
+from spark_fm.formats.recordio.reader import RecordReader
+from spark_fm.formats.recordio.record_pb2 import Record
 from spark_fm.recordio import read_batches, read_records, write_records
 from tests.formats import mutations
 from tests.formats.mutations import framed, quickly, random_record, slowly
@@ -65,7 +65,7 @@ def test_time_is_bounded_on_bytes_made_to_look_like_frames():
 
 
 def test_a_long_run_of_damage_is_one_report_and_good_rows_follow(monkeypatch):
-    monkeypatch.setattr("spark_fm.formats.frames.SEARCH_BYTES", 1000)
+    monkeypatch.setattr("spark_fm.formats.recordio.decode.SEARCH_BYTES", 1000)
     good = framed(random_record(random.Random(1)))
     look_alikes = framed(b"\x07" * 20) * 200
 

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats import writing
+from spark_fm.formats.recordio import writer
 from spark_fm.recordio import write_records
 from tests.formats.test_encoding import DENSE_ROW, EMPTY_ROW
 from tests.formats.test_writing import TABLE, written
@@ -85,7 +85,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_failure_without_an_old_file_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 1)  # the first row is on disk already
+    monkeypatch.setattr(writer, "CHUNK_ROWS", 1)  # the first row is on disk already
     with pytest.raises(InvalidDataError, match="row 1, column 0"):
         write_records(tmp_path / "rows.pbr", [[1.0], [np.nan]])
     assert os.listdir(tmp_path) == []
@@ -113,7 +113,7 @@ def test_file_object_that_takes_few_bytes_at_a_time_gets_all() -> None:
 
 
 def test_error_of_the_file_object_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(writer, "CHUNK_ROWS", 1)
     with pytest.raises(OSError, match="disk full"):
         write_records(Failing(), TABLE)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
 from spark_fm.formats import requests, responses
-from spark_fm.formats.messages import MalformedMessageError, read_row
+from spark_fm.formats.recordio.decode import MalformedMessageError, read_row
 from spark_fm.formats.requests import (
     CONTENT_TYPES,
     JSON,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.record_pb2 import Record
 from spark_fm.formats.requests import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
 from spark_fm.formats.responses import (
     Predictions,

@@ -17,12 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import SavedModel
-from spark_fm.formats.exchanging import imported_model
-from spark_fm.formats.ndarrays import RowSparse, write_ndarrays
-from spark_fm.formats.sagemaker import read_sagemaker
-from spark_fm.formats.sagemaker_artifact import open_sagemaker
-from spark_fm.formats.sagemaker_writing import write_sagemaker
+from spark_fm.formats.models.mxnet import RowSparse, write_ndarrays
+from spark_fm.formats.models.native import SavedModel, imported_model
+from spark_fm.formats.models.sagemaker import open_sagemaker, read_sagemaker, write_sagemaker
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from tests import oracle

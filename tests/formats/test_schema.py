@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
-from spark_fm.formats import record_pb2
+from spark_fm.formats.recordio import record_pb2
 
 SCHEMA = Path(record_pb2.__file__).with_name("record.proto")
 TYPES = {

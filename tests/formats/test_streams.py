@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from spark_fm.formats.streams import GZIP_ERRORS, is_stream, name_of, opened, unzipped
+from spark_fm.formats.files import GZIP_ERRORS, is_stream, name_of, opened, unzipped
 
 # Noise hardly compresses, so that damage to its middle leaves a half that is sound.
 DATA = np.random.default_rng(3).bytes(100_000)
@@ -97,7 +97,7 @@ def test_a_file_is_opened_for_its_bytes(tmp_path: Path, buffering: int) -> None:
 def test_standard_input_stays_open_when_its_stream_is_closed() -> None:
     code = (
         "import sys\n"
-        "from spark_fm.formats.streams import opened\n"
+        "from spark_fm.formats.files import opened\n"
         "with opened('-', buffering=0) as stream:\n"
         "    first = stream.read(3)\n"
         "print(first, sys.stdin.read())"

@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
 from spark_fm.formats import requests
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.framing import MAGIC_BYTES
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.batch_transform import (
+    Scorer,
+    Transform,
+    default_accept,
+    plan,
+    transform,
+    transform_file,
+)
+from spark_fm.formats.models.native import read_model
+from spark_fm.formats.recordio.framing import MAGIC_BYTES
+from spark_fm.formats.recordio.record_pb2 import Record
 from spark_fm.formats.requests import (
     CONTENT_TYPES,
     JSON,
@@ -26,14 +34,6 @@ from spark_fm.formats.requests import (
     encode_request,
 )
 from spark_fm.formats.responses import decode_response, encode_response
-from spark_fm.formats.transforming import (
-    Scorer,
-    Transform,
-    default_accept,
-    plan,
-    transform,
-    transform_file,
-)
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.serving.models import ServedModel
 from tests.formats.models import saved_model

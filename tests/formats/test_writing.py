@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats import writing
+from spark_fm.formats.recordio import writer
 from spark_fm.recordio import write_records
 from tests.formats.test_encoding import DENSE_ROW, EMPTY_ROW, SPARSE_ROW, parse, payloads
 
@@ -107,8 +107,8 @@ def test_chunks_do_not_show_in_the_bytes(
     X = _random(rng)
     y = rng.normal(size=23)
     whole, dense = written(X, y), written(X.toarray(), y)
-    monkeypatch.setattr(writing, "CHUNK_ROWS", rows)
-    monkeypatch.setattr(writing, "CHUNK_ENTRIES", entries)
+    monkeypatch.setattr(writer, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(writer, "CHUNK_ENTRIES", entries)
     assert written(X, y) == whole
     assert written(X.toarray(), y) == dense
 
@@ -210,7 +210,7 @@ def test_labels_of_another_shape_are_refused(y: np.ndarray) -> None:
 def test_bad_value_is_named_with_row_and_column(
     convert: Any, chunk_rows: int, value: float, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(writer, "CHUNK_ROWS", chunk_rows)
     X = TABLE.astype(np.float64)
     X[2, 3] = value
     with pytest.raises(InvalidDataError, match="X in row 2, column 3 " + message):

@@ -279,8 +279,8 @@ EDITS = {
     "learner/simd.py": True,  # intrinsics
     "learner/jit.py": True,  # flags
     "learner/spec.py": True,  # constants of Adam
-    "formats/framing.py": True,  # magic numbers
-    "formats/decoding.py": True,
+    "formats/recordio/framing.py": True,  # magic numbers
+    "formats/recordio/decode.py": True,
     "formats/requests.py": False,
     "learner/metrics.py": False,
     "ml/params.py": False,

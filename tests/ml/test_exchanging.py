@@ -13,9 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachineModel
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.exchanging import SCORING_DEFAULTS, save_model
-from spark_fm.formats.sagemaker import read_sagemaker
+from spark_fm.formats.models.native import SCORING_DEFAULTS, read_model, save_model
+from spark_fm.formats.models.sagemaker import read_sagemaker
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.params import DEFAULTS
 from tests.builders import planted_weights

@@ -12,8 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import read_model
-from spark_fm.formats.exchanging import save_model
+from spark_fm.formats.models.native import read_model, save_model
 from spark_fm.ml import persistence
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import FORMAT_VERSION
+from spark_fm.formats.models.native import FORMAT_VERSION
 from spark_fm.learner.predict import sigmoid
 from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm, frame_of

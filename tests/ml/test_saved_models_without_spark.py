@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import ModelFormatError
-from spark_fm.formats.artifact import read_model
+from spark_fm.formats.models.native import read_model
 from spark_fm.ml.persistence import write_local
 from spark_fm.serving.models import open_model, publish
 from tests.ml.builders import column, fast_fm, frame_of, planted_rows

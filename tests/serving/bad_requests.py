@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_fm.formats.content_types import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
-from spark_fm.formats.record_pb2 import Record
+from spark_fm.formats.recordio.record_pb2 import Record
+from spark_fm.formats.requests import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
 from tests.formats.mutations import framed
 
 WIDTH = 20

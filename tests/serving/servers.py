@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from spark_fm.formats.artifact import MODEL_CLASS, model_arrays, model_facts, write_model
+from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_facts, write_model
 from spark_fm.learner.weights import FMWeights
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import urllib3
 
-from spark_fm.formats.content_types import RECORDIO_PROTOBUF
-from spark_fm.formats.requests import encode_request
+from spark_fm.formats.requests import RECORDIO_PROTOBUF, encode_request
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.processes import SIGNALS, handle_signals

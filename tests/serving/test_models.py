@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import ModelFormatError
-from spark_fm.formats.exchanging import imported_model
-from spark_fm.formats.sagemaker_writing import write_sagemaker
+from spark_fm.formats.models.native import imported_model
+from spark_fm.formats.models.sagemaker import write_sagemaker
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.models import open_model, publish

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from spark_fm.formats.content_types import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
+from spark_fm.formats.requests import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
 from spark_fm.serving.app import formats_of
 from spark_fm.serving.negotiation import (
     NotAcceptableError,

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError, SparkFMError
-from spark_fm.formats.content_types import CONTENT_TYPES, JSON
+from spark_fm.formats.requests import CONTENT_TYPES, JSON
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.serving import Predictor, predictor
 from tests.serving.conftest import WIDTH

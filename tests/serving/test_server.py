@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from spark_fm.formats.content_types import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
-from spark_fm.formats.requests import encode_request
+from spark_fm.formats.requests import (
+    CONTENT_TYPES,
+    JSON,
+    JSONLINES,
+    RECORDIO_PROTOBUF,
+    encode_request,
+)
 from spark_fm.formats.responses import decode_response
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights

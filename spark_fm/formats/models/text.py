@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.artifact import LOSSES, SavedModel
-from spark_fm.formats.exchanging import check_sizes, checked_weights, imported_model
-from spark_fm.formats.files import open_plain_file
-from spark_fm.formats.placing import local_path, replacing
-from spark_fm.formats.spaced import read_lines, write_lines
+from spark_fm.formats.files import local_path, open_plain_file, replacing
+from spark_fm.formats.models.libfm import read_lines, write_lines
+from spark_fm.formats.models.native import (
+    LOSSES,
+    SavedModel,
+    check_sizes,
+    checked_weights,
+    imported_model,
+)
 
 FIRST = "# spark_fm model text 1"
 NOTES = """\

@@ -14,9 +14,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.encoding import encode_csr, encode_dense
-from spark_fm.formats.matrices import array_of, as_float32, check_dtype, raise_value, rows_of
-from spark_fm.formats.placing import local_path, replacing
+from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.recordio.encode import encode_csr, encode_dense
+from spark_fm.formats.vectors import array_of, as_float32, check_dtype, raise_value, rows_of
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
 # Bounds of what is encoded at a time: some 30 MB, whatever the shape of the rows.

@@ -19,8 +19,7 @@ from collections.abc import Callable
 from typing import IO, Any, BinaryIO, cast
 
 from spark_fm.errors import ModelFormatError, SparkFMError
-from spark_fm.formats.files import open_plain_file
-from spark_fm.formats.streams import GZIP_BYTES, GZIP_ERRORS
+from spark_fm.formats.files import GZIP_BYTES, GZIP_ERRORS, open_plain_file
 
 MAX_BYTES = 4 * 2**30  # that the members of one layer may come to, uncompressed
 MAX_MEMBERS = 1000

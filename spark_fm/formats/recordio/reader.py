@@ -1,27 +1,35 @@
-"""Read rows from a stream of framed Record messages, in bounded memory.
-
-The compiled reader takes what it is sure of, the protobuf library the rest. A length
-word is never believed before its bytes have arrived.
-"""
+"""Read recordIO-protobuf files, whole or in batches, local or on any store."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats import decoding
-from spark_fm.formats.batches import Malformed, RowBatch, summed
-from spark_fm.formats.decoding import DENSE, SPARSE, UNSORTED, decode_float64
-from spark_fm.formats.frames import ENDS_INSIDE, Frames, NeedMoreError
-from spark_fm.formats.framing import LENGTH_MASK
-from spark_fm.formats.messages import MalformedMessageError, NotAMessageError, Row, read_row
-from spark_fm.formats.streams import GZIP_ERRORS
+from spark_fm.formats.files import GZIP_ERRORS, unzipped
+from spark_fm.formats.recordio import decode
+from spark_fm.formats.recordio.decode import (
+    DENSE,
+    ENDS_INSIDE,
+    SPARSE,
+    UNSORTED,
+    Frames,
+    MalformedMessageError,
+    NeedMoreError,
+    NotAMessageError,
+    Row,
+    decode_float64,
+    read_row,
+)
+from spark_fm.formats.recordio.framing import LENGTH_MASK
 from spark_fm.learner.csr import frozen
+from spark_fm.learner.jit import njit
 
 CHUNK_BYTES = 2**23
 MAX_RECORD_BYTES = 2**26
@@ -174,13 +182,13 @@ class RecordReader:
                 return position, True
             position, status = self._decode_sure(rows, position)
             n_bytes = len(self._frames.buffer)
-            if status == decoding.AT_STOP and position >= n_bytes:
+            if status == decode.AT_STOP and position >= n_bytes:
                 if self._frames.at_end and self._frames.end_reason != ENDS_INSIDE:
                     self._report(rows, position, self._frames.end_reason)
                 return position, self._frames.at_end
-            if status == decoding.FULL:
+            if status == decode.FULL:
                 rows.grow(self._length_at(position))
-            elif status != decoding.AT_STOP:
+            elif status != decode.AT_STOP:
                 try:
                     position = self._look_closer(rows, position)
                 except NeedMoreError:
@@ -283,3 +291,293 @@ class RecordReader:
             [uid for uid, _ in rows.row_texts], [text for _, text in rows.row_texts], malformed,
             self._first_record, self._since,
         )  # fmt: skip
+
+
+def read_batches(
+    file: str | os.PathLike[str] | BinaryIO, *, max_record_bytes: int = MAX_RECORD_BYTES
+) -> Iterator[RowBatch]:
+    """Yield the rows of a recordIO-protobuf file in batches, in bounded memory.
+
+    Parameters
+    ----------
+    file : path or binary file object
+        Gzip-compressed or not; an object is read from where it stands.
+    max_record_bytes : int
+        A record that claims more is an error; at most 2**29 - 1.
+
+    Raises
+    ------
+    InvalidDataError
+        Naming file, byte offset, record number and reason, at the first broken record.
+    """
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            yield from RecordReader(
+                unzipped(stream), source=os.fspath(file), max_record_bytes=max_record_bytes
+            )
+    else:
+        name = str(getattr(file, "name", "<stream>"))
+        yield from RecordReader(unzipped(file), source=name, max_record_bytes=max_record_bytes)
+
+
+def read_records(
+    file: str | os.PathLike[str] | BinaryIO,
+    *,
+    n_features: int | None = None,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+) -> tuple[sp.csr_matrix, NDArray[np.float32]]:
+    """Return the rows and labels of a recordIO-protobuf file.
+
+    Parameters
+    ----------
+    file : path or binary file object
+    n_features : int, optional
+        Columns of the matrix; by default what the records say.
+    max_record_bytes : int
+        As in `read_batches`.
+
+    Returns
+    -------
+    X : csr_matrix of shape (n_rows, n_features), float32
+        Dense records keep their zeros as stored entries.
+    y : ndarray of shape (n_rows,), float32
+        NaN where a record has no label.
+
+    Raises
+    ------
+    InvalidDataError
+        When a record is broken, when records disagree on the number of features, when one
+        has a feature outside ``n_features`` or a number too large for float32.
+
+    Examples
+    --------
+    >>> import io
+    >>> from spark_fm.recordio import read_records, write_records
+    >>> file = io.BytesIO()
+    >>> write_records(file, [[0.0, 2.0], [1.0, 0.0]], [1, 0])
+    2
+    >>> _ = file.seek(0)
+    >>> X, y = read_records(file)
+    >>> X.shape, y.tolist()
+    ((2, 2), [1.0, 0.0])
+    """
+    batches = list(read_batches(file, max_record_bytes=max_record_bytes))
+    indptr = [np.zeros(1, np.int64)]
+    total = 0
+    for batch in batches:
+        indptr.append(batch.indptr[1:] + total)
+        total += len(batch.indices)
+    indices = np.concatenate([np.empty(0, np.int32), *(b.indices for b in batches)])
+    values = np.concatenate([np.empty(0, np.float32), *(_float32(b.values) for b in batches)])
+    labels = np.concatenate([np.empty(0, np.float32), *(_float32(b.labels) for b in batches)])
+    widths = np.concatenate([np.empty(0, np.int64), *(b.widths for b in batches)])
+    width = common_width(widths, n_features)
+    top = int(indices.max()) + 1 if len(indices) else 0
+    if top > width >= 0:
+        raise InvalidDataError(
+            f"A record has feature {top - 1}, outside n_features={width}. Pass a larger n_features."
+        )
+    shape = (len(labels), top if width < 0 else width)
+    return sp.csr_matrix((values, indices, np.concatenate(indptr)), shape=shape), labels
+
+
+def common_width(widths: NDArray[np.int64], n_features: int | None = None) -> int:
+    """Return the number of features that records agree on; -1 when none says.
+
+    Raises
+    ------
+    InvalidDataError
+        When two records say differently and ``n_features`` is not given.
+    """
+    if n_features is not None:
+        return n_features
+    known = widths[widths >= 0]
+    if not len(known):
+        return -1
+    if (known != known[0]).any():
+        row = int(np.flatnonzero((widths >= 0) & (widths != known[0]))[0])
+        raise InvalidDataError(
+            f"Records disagree on the number of features: {known[0]} at first, {widths[row]} in "
+            f"record {row}. Pass the number that holds for all (n_features, option featureDim)."
+        )
+    return int(known[0])
+
+
+def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        small = numbers.astype(np.float32)
+    if np.isinf(small).any():
+        large = np.isinf(small) & np.isfinite(numbers)
+        if large.any():
+            raise InvalidDataError(
+                f"A record holds {numbers[large][0]}, too large for float32. Read it by "
+                "read_batches, which gives float64."
+            )
+    return small
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A place in a file that holds no readable record.
+
+    Parameters
+    ----------
+    source : str
+        File it lies in.
+    offset : int
+        Byte where the record starts, or should.
+    record : int
+        Records read before it, malformed ones included, since reading started.
+    row : int
+        Rows of the batch that come before it.
+    reason : str
+    since : int
+        Byte of the file at which reading started.
+    """
+
+    source: str
+    offset: int
+    record: int
+    row: int
+    reason: str
+    since: int = 0
+
+    def __str__(self) -> str:
+        """Return file, offset, record number and reason."""
+        counted = f"record {self.record}" + (f" after byte {self.since}," if self.since else "")
+        return f"{self.source}: {counted} at byte {self.offset}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows with labels, of whatever format.
+
+    Parameters
+    ----------
+    indptr : ndarray of shape (n + 1,), int64
+    indices : ndarray of shape (nnz,), int32
+        Strictly increasing within a row: repeated keys have been added up.
+    values : ndarray of shape (nnz,), float64
+    labels : ndarray of shape (n,), float64
+        NaN where a row has none.
+    widths : ndarray of shape (n,), int64
+        Number of features a row claims; -1 where it does not say.
+    is_dense : ndarray of shape (n,), bool
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    widths: NDArray[np.int64]
+    is_dense: NDArray[np.bool_]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    @property
+    def n_features(self) -> int:
+        """Smallest number of features that holds what all rows have and claim."""
+        return max(int(self.tops().max(initial=0)), int(self.widths.max(initial=0)))
+
+    def tops(self) -> NDArray[np.int64]:
+        """Return the largest index plus one of each row, 0 without entries; O(n)."""
+        tops = np.zeros(self.n_rows, np.int64)
+        filled = np.diff(self.indptr) > 0
+        tops[filled] = self.indices[self.indptr[1:][filled] - 1].astype(np.int64) + 1
+        return tops
+
+    def misfits(self, width: int, *, is_set: bool) -> NDArray[np.bool_]:
+        """Tell which rows are no vectors of ``width`` features.
+
+        Parameters
+        ----------
+        width : int
+        is_set : bool
+            The caller chose the width: it holds for sparse rows whatever they claim,
+            while dense ones must have just as many features.
+
+        Returns
+        -------
+        ndarray of shape (n,), bool
+        """
+        differs: NDArray[np.bool_] = (self.widths >= 0) & (self.widths != width)
+        if is_set:
+            differs &= self.is_dense
+        differs |= self.tops() > width
+        return differs
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch(Rows):
+    """Rows as they lie in a recordIO file, and what could not be read between them.
+
+    Parameters
+    ----------
+    offsets : ndarray of shape (n,), int64
+        Bytes of the file at which the records start.
+    uids, metadata : list of bytes or None
+        Empty unless asked for.
+    malformed : list of Malformed
+    first_record : int
+        Records read before the batch, malformed ones included, since reading started.
+    since : int
+        Byte of the file at which it started.
+    """
+
+    offsets: NDArray[np.int64]
+    uids: list[bytes | None]
+    metadata: list[bytes | None]
+    malformed: list[Malformed]
+    first_record: int
+    since: int
+
+
+def summed(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """Return the entries sorted within each row, repeated indices added up.
+
+    Repeated ones are added in the order in which they come; O(nnz), plus a sort of each row
+    that is out of order.
+    """
+    rising = np.diff(indices) > 0
+    starts = indptr[1:-1]
+    rising[starts[(starts > 0) & (starts < len(indices))] - 1] = True
+    if rising.all():
+        return indptr, indices, values
+    # Copies, which also have one type whatever came.
+    ends, ids, numbers = (
+        np.array(indptr, np.int64), np.array(indices, np.int32), np.array(values, np.float64)
+    )  # fmt: skip
+    _sum_rows_inplace(ends, ids, numbers)
+    return ends, ids[: ends[-1]], numbers[: ends[-1]]
+
+
+def _sum_rows(indptr, indices, values):  # type: ignore[no-untyped-def]
+    """Sort rows, add up what is repeated and close the gaps, in place."""
+    place, start = 0, indptr[0]
+    for row in range(len(indptr) - 1):
+        stop, first = indptr[row + 1], place
+        rises = True
+        for p in range(start + 1, stop):
+            rises &= indices[p] > indices[p - 1]
+        if rises:
+            for p in range(start, stop):
+                indices[place], values[place] = indices[p], values[p]
+                place += 1
+        else:
+            ids, numbers = indices[start:stop].copy(), values[start:stop].copy()
+            for p in np.argsort(ids, kind="mergesort"):  # a stable one
+                if place > first and indices[place - 1] == ids[p]:
+                    values[place - 1] += numbers[p]
+                else:
+                    indices[place], values[place] = ids[p], numbers[p]
+                    place += 1
+        start = stop
+        indptr[row + 1] = place
+
+
+_sum_rows_inplace = njit(_sum_rows, tag="sum-rows")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
-from spark_fm.formats.artifact import SavedModel
-from spark_fm.formats.placing import local_path, replacing
+from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.models.native import SavedModel
 
 DENSE, SPARSE = "dense", "sparse"
 INPUTS = (DENSE, SPARSE)

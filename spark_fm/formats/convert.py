@@ -13,17 +13,22 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.batches import Rows
-from spark_fm.formats.files import DataFile, list_files
-from spark_fm.formats.framing import RECORDIO
-from spark_fm.formats.lines import LineParser, TextFormat
+from spark_fm.formats.files import (
+    GZIP_SUFFIXES,
+    DataFile,
+    is_stream,
+    list_files,
+    local_path,
+    opened,
+    replacing,
+    unzipped,
+)
 from spark_fm.formats.npz import NpzSink, read_npz
 from spark_fm.formats.parquet import ParquetSink, read_parquet
-from spark_fm.formats.placing import local_path, replacing
-from spark_fm.formats.reading import RecordReader
-from spark_fm.formats.records import encode_records
-from spark_fm.formats.streams import GZIP_SUFFIXES, is_stream, opened, unzipped
-from spark_fm.formats.text import read_text, text_lines
+from spark_fm.formats.recordio.encode import encode_records
+from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.recordio.reader import RecordReader, Rows
+from spark_fm.formats.text import LineParser, TextFormat, read_text, text_lines
 
 TEXT_FORMATS = ("libsvm", "libfm")
 FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
