@@ -5,7 +5,7 @@ and never raises: an error here would take all of them away.
 """
 
 try:
-    from spark_fm.engine.recordio_source import RecordIODataSource as DefaultSource
+    from spark_fm.datasource.recordio import RecordIODataSource as DefaultSource
 except Exception:  # noqa: BLE001 - see above
     pass
 else:

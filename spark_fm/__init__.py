@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spark_fm._version import __version__
 
 if TYPE_CHECKING:
-    from spark_fm.engine.registration import register
+    from spark_fm.datasource.recordio import register
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.evaluation import FMEvaluation
     from spark_fm.ml.evaluator import FMEvaluator
@@ -45,7 +45,7 @@ _HOMES = {
     "FactorizationMachineModel": "spark_fm.ml.model",
     "TuningResult": "spark_fm.ml.tuning",
     "instance_vector": "spark_fm.ml.requests",
-    "register": "spark_fm.engine.registration",
+    "register": "spark_fm.datasource.recordio",
     "register_udf": "spark_fm.ml.functions",
     "request_vectors": "spark_fm.ml.requests",
     "response_body": "spark_fm.ml.requests",

@@ -135,7 +135,7 @@ def _here(model: str, threshold: float | None, job: Transform, works: list[Work]
 def _by_spark(
     args: argparse.Namespace, threshold: float | None, job: Transform, works: list[Work]
 ) -> list[Outcome]:
-    from spark_fm.engine.transforming import TransformTask, transform_files
+    from spark_fm.scoring.batch_transform import TransformTask, transform_files
 
     model = _absolute(args.model)
     read_model(model)  # a wrong model is an error before there is a job

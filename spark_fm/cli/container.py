@@ -27,13 +27,13 @@ from spark_fm.cli.session import spark_session
 from spark_fm.cli.summary_file import write_summary
 from spark_fm.cli.testing import ChannelResult, tested
 from spark_fm.cli.training_input import training_rows
-from spark_fm.engine.session import is_local_master
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.persistence import write_local
 from spark_fm.ml.trials import write_text
+from spark_fm.spark.session import is_local_master
 
 # What a job says in its configuration, and so not on the command line.
 _SAID_BY_THE_JOB = (

@@ -19,14 +19,14 @@ from spark_fm.cli.failures import UsageError, raised_on_worker
 from spark_fm.cli.file_order import in_file_order
 from spark_fm.cli.lines import FAULT_DDL, FaultTask, ParseTask
 from spark_fm.cli.pipes import piped
-from spark_fm.engine.columns import quoted
-from spark_fm.engine.registration import register
-from spark_fm.engine.replacing import literal
-from spark_fm.engine.session import is_connect, is_local_master
+from spark_fm.datasource.recordio import register
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import is_stream
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.text import LineParser
+from spark_fm.spark.files import literal
+from spark_fm.spark.schema import quoted
+from spark_fm.spark.session import is_connect, is_local_master
 
 log = logging.getLogger(__name__)
 

@@ -24,15 +24,15 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType, StructField, StructType
 
-from spark_fm.engine.recordio_batches import RowTable
-from spark_fm.engine.recordio_source import ReadOptions
-from spark_fm.engine.session import is_local_master, setting
+from spark_fm.datasource.batches import RowTable
+from spark_fm.datasource.recordio import ReadOptions
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import name_of, opened, unzipped
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.recordio.reader import RecordReader
 from spark_fm.formats.text import LineParser, read_text
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
+from spark_fm.spark.session import is_local_master, setting
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from spark_fm.cli.sagemaker_log import Reader, SageMakerLog, Span
 from spark_fm.cli.testing import ChannelResult
-from spark_fm.engine.history import EpochReport
+from spark_fm.training.callbacks import EpochReport
 
 _LOGGER = "spark_fm"
 # Our names of metrics, and SageMaker's.

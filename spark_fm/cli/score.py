@@ -25,11 +25,11 @@ from spark_fm.cli.inputs import (
 )
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
-from spark_fm.engine.columns import quoted
-from spark_fm.engine.replacing import replace_folder
-from spark_fm.engine.session import persisted
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
+from spark_fm.spark.files import replace_folder
+from spark_fm.spark.schema import quoted
+from spark_fm.spark.session import persisted
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 import spark_fm
 from spark_fm.cli.failures import UsageError
 from spark_fm.cli.interrupts import interruptible, was_interrupted
-from spark_fm.engine.session import is_connect, is_local_master, use_driver_interpreter
 from spark_fm.errors import SparkFMError
+from spark_fm.spark.session import is_connect, is_local_master, use_driver_interpreter
 
 log = logging.getLogger(__name__)
 

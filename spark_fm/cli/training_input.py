@@ -25,11 +25,10 @@ from spark_fm.cli.inputs import (
     with_binary_labels,
 )
 from spark_fm.cli.params import add_set_flag, collect_params
-from spark_fm.engine.columns import check_training_columns, quoted
-from spark_fm.engine.request import ColumnNames
 from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.params import BINARY
+from spark_fm.spark.schema import ColumnNames, check_training_columns, quoted
 
 VALIDATION_COL = "is_validation"
 

@@ -142,7 +142,7 @@ def _range(text: str, values: str) -> tuple[Any, ...]:
 @contextmanager
 def _rounds_only(level: str) -> Iterator[None]:
     """Tell of trials, and of their epochs only at the level debug."""
-    logger = logging.getLogger("spark_fm.engine")
+    logger = logging.getLogger("spark_fm.training")
     before = logger.level
     if level != "debug":
         logger.setLevel(logging.WARNING)

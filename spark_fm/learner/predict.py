@@ -189,3 +189,11 @@ def scoring_kernel(k: int) -> Any:
     ]
     kernel(frozen(np.zeros((0, k + 1), np.float32)), 0.0, *[frozen(array) for array in nothing])
     return kernel
+
+
+def renumbered(rows: CsrBatch, positions: TablePositions | None) -> CsrBatch:
+    """Return the batch with feature ids replaced by rows of the table."""
+    if positions is None:
+        return rows
+    places = positions.of(rows.indices)
+    return CsrBatch(rows.indptr, places, rows.values, rows.labels, rows.weights)

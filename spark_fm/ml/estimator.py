@@ -10,9 +10,6 @@ from pyspark.ml import Estimator
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import vector_size
-from spark_fm.engine.model_training import TrainResult
-from spark_fm.engine.request import ColumnNames, TrainRequest
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.spec import GroupSpec, TrainSpec
 from spark_fm.ml.fitting import FittedModels, check_own, fit_all
@@ -22,6 +19,9 @@ from spark_fm.ml.params import BINARY, REGRESSOR
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.setters import FMSetters
 from spark_fm.ml.summary import FMTrainingSummary
+from spark_fm.spark.schema import ColumnNames, vector_size
+from spark_fm.training.config import TrainRequest
+from spark_fm.training.trainer import TrainResult
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -295,7 +295,7 @@ class FactorizationMachine(
         return self._copyValues(model)
 
     def _request(self, dataset: DataFrame) -> TrainRequest:
-        """Return the Params in the terms of the engine; raise for names out of range."""
+        """Return the Params as a training takes them; raise for names out of range."""
         if self.getPredictorType() not in (BINARY, REGRESSOR):
             raise InvalidParamError(
                 f"predictorType={self.getPredictorType()!r} is not allowed: expected "

@@ -10,20 +10,6 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import (
-    check_batch_frame,
-    check_training_columns,
-    quoted,
-)
-from spark_fm.engine.measuring import (
-    ClassifierSums,
-    Names,
-    RegressorSums,
-    classifier_sums,
-    merged_means,
-    regressor_sums,
-)
-from spark_fm.engine.request import ColumnNames
 from spark_fm.learner.metrics import Floats
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.plots import (
@@ -36,6 +22,20 @@ from spark_fm.ml.plots import (
     new_figure,
 )
 from spark_fm.ml.summary import CALIBRATION_GROUPS
+from spark_fm.scoring.metrics import (
+    ClassifierSums,
+    Names,
+    RegressorSums,
+    classifier_sums,
+    merged_means,
+    regressor_sums,
+)
+from spark_fm.spark.schema import (
+    ColumnNames,
+    check_batch_frame,
+    check_training_columns,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from spark_fm.ml.model import FactorizationMachineModel

@@ -15,12 +15,12 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import check_number, quoted
-from spark_fm.engine.measuring import Names, classifier_sums, regressor_sums
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.metrics import METRICS
 from spark_fm.learner.spec import require
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
+from spark_fm.scoring.metrics import Names, classifier_sums, regressor_sums
+from spark_fm.spark.schema import check_number, quoted
 
 # SageMaker's objective names and the project's own.
 SAGEMAKER_METRICS = {

@@ -12,11 +12,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.columns import check_features, check_outputs
-from spark_fm.engine.explaining import EXPLANATION, ExplainTask
-from spark_fm.engine.names import NameTable, feature_names
-from spark_fm.engine.scoring import row_based, struct_column
-from spark_fm.engine.shipping import lasting_handle
 from spark_fm.learner.spec import require
 from spark_fm.ml.fitted import FittedModel
 from spark_fm.ml.strengths import (
@@ -26,6 +21,10 @@ from spark_fm.ml.strengths import (
     group_strengths,
     names_of,
 )
+from spark_fm.scoring.columns import row_based, struct_column
+from spark_fm.scoring.explain import EXPLANATION, ExplainTask, NameTable, feature_names
+from spark_fm.spark.broadcast import lasting_handle
+from spark_fm.spark.schema import check_features, check_outputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,15 +6,14 @@ from weakref import WeakKeyDictionary
 
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_fm.engine.columns import check_features
-from spark_fm.engine.handles import Handle
-from spark_fm.engine.readable import FeatureReader
-from spark_fm.engine.session import use_driver_interpreter
-from spark_fm.engine.shipping import lasting_handle
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.getters import FMParams
+from spark_fm.scoring.columns import FeatureReader
+from spark_fm.spark.broadcast import Handle, lasting_handle
+from spark_fm.spark.schema import check_features
+from spark_fm.spark.session import use_driver_interpreter
 
 # Shipped weights by weights object: copies of a model share them.
 _handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Handle]] = WeakKeyDictionary()

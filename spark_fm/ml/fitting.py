@@ -9,13 +9,13 @@ from typing import Any
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_batch_frame, check_training_columns, internal_rows
-from spark_fm.engine.mlflow_logging import logged_to_mlflow
-from spark_fm.engine.packed import packing_key
-from spark_fm.engine.training import training_set
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.training import WarmStart
 from spark_fm.ml.model import FactorizationMachineModel
+from spark_fm.spark.schema import check_batch_frame, check_training_columns, internal_rows
+from spark_fm.training.callbacks import logged_to_mlflow
+from spark_fm.training.dataset import packing_key
+from spark_fm.training.trainer import training_set
 
 Fitted = FactorizationMachineModel | TrainingDivergedError
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.devices import scoring_gpu
-from spark_fm.engine.scoring import FunctionTask, make_task, sql_function
-from spark_fm.engine.session import hand_rows_to_functions, use_driver_interpreter
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
+from spark_fm.scoring.columns import FunctionTask, make_task, sql_function
+from spark_fm.spark.resources import scoring_gpu
+from spark_fm.spark.session import hand_rows_to_functions, use_driver_interpreter
 
 
 def register_udf(

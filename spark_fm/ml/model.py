@@ -16,10 +16,6 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.engine.columns import check_features, check_frame, check_outputs
-from spark_fm.engine.devices import scoring_gpu
-from spark_fm.engine.scoring import make_task, row_based, score_column
-from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
@@ -35,6 +31,10 @@ from spark_fm.ml.outputs import outputs
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.recommending import Recommending
 from spark_fm.ml.summary import FMTrainingSummary
+from spark_fm.scoring.columns import make_task, row_based, score_column
+from spark_fm.spark.resources import scoring_gpu
+from spark_fm.spark.schema import check_features, check_frame, check_outputs
+from spark_fm.spark.session import use_driver_interpreter
 
 log = logging.getLogger(__name__)
 

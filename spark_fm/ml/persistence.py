@@ -17,9 +17,6 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, 
 from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
-from spark_fm.engine.gathering import gather
-from spark_fm.engine.replacing import literal, replace_folder
-from spark_fm.engine.session import is_connect, is_local_master
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
 from spark_fm.formats.files import store_of
 from spark_fm.formats.models.native import (
@@ -36,6 +33,9 @@ from spark_fm.formats.models.native import (
     weights_of,
     write_model,
 )
+from spark_fm.spark.collect import gather
+from spark_fm.spark.files import literal, replace_folder
+from spark_fm.spark.session import is_connect, is_local_master
 
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)

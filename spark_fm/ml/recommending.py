@@ -25,19 +25,6 @@ from pyspark.sql.types import (
 )
 
 from spark_fm._version import __version__
-from spark_fm.engine.columns import check_outputs, quoted
-from spark_fm.engine.ranking import (
-    CANDIDATE,
-    CONTEXT,
-    SEEN,
-    Candidates,
-    RankAllTask,
-    RankGroupTask,
-    RankTask,
-)
-from spark_fm.engine.scoring import row_based
-from spark_fm.engine.session import result_limit, tagged, task_slots
-from spark_fm.engine.shipping import lasting_handle
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.spec import require
 from spark_fm.ml.fitted import FittedModel
@@ -47,6 +34,19 @@ from spark_fm.ml.vectors import (
     context_column,
     context_vectors,
 )
+from spark_fm.scoring.columns import row_based
+from spark_fm.scoring.ranking import (
+    CANDIDATE,
+    CONTEXT,
+    SEEN,
+    Candidates,
+    RankAllTask,
+    RankGroupTask,
+    RankTask,
+)
+from spark_fm.spark.broadcast import lasting_handle
+from spark_fm.spark.schema import check_outputs, quoted
+from spark_fm.spark.session import result_limit, tagged, task_slots
 
 SHIPPED_BYTES = 128 * 2**20  # candidate vectors that every task may hold
 GROUP_BYTES = 64 * 2**20  # vectors of one group where larger sets are joined in groups

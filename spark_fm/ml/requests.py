@@ -7,11 +7,11 @@ from typing import Literal
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.engine.requesting import VectorsTask, responses_of, vectors_of
-from spark_fm.engine.session import use_driver_interpreter
 from spark_fm.formats.requests import JSONLINES, plain_type
 from spark_fm.learner.csr import MAX_FEATURE_ID
 from spark_fm.learner.spec import require
+from spark_fm.scoring.requests import VectorsTask, responses_of, vectors_of
+from spark_fm.spark.session import use_driver_interpreter
 
 HandleInvalid = Literal["error", "keep"]
 

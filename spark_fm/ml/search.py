@@ -13,10 +13,6 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from spark_fm._version import __version__
-from spark_fm.engine.columns import check_training_columns
-from spark_fm.engine.history import EpochReport
-from spark_fm.engine.request import TrainRequest
-from spark_fm.engine.training import Outcome, TrainingSet
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.metrics import METRICS
 from spark_fm.ml.estimator import FactorizationMachine
@@ -34,6 +30,10 @@ from spark_fm.ml.trials import (
     trials_frame,
     write_text,
 )
+from spark_fm.spark.schema import check_training_columns
+from spark_fm.training.callbacks import EpochReport
+from spark_fm.training.config import TrainRequest
+from spark_fm.training.trainer import Outcome, TrainingSet
 
 log = logging.getLogger(__name__)
 

@@ -13,22 +13,22 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from spark_fm._version import __version__
-from spark_fm.engine.columns import quoted
-from spark_fm.engine.explaining import (
+from spark_fm.errors import InvalidParamError
+from spark_fm.learner.predict import table_positions
+from spark_fm.ml.fitted import FittedModel
+from spark_fm.scoring.columns import row_based
+from spark_fm.scoring.explain import (
     ALL_ROWS,
     FEATURE_SUMS,
     GROUP_SUMS,
     LINEAR_PART,
     FeatureSumsTask,
     GroupSumsTask,
+    feature_names,
 )
-from spark_fm.engine.names import feature_names
-from spark_fm.engine.scoring import row_based
-from spark_fm.engine.session import tagged
-from spark_fm.engine.shipping import shipped
-from spark_fm.errors import InvalidParamError
-from spark_fm.learner.predict import table_positions
-from spark_fm.ml.fitted import FittedModel
+from spark_fm.spark.broadcast import shipped
+from spark_fm.spark.schema import quoted
+from spark_fm.spark.session import tagged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

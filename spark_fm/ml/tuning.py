@@ -15,8 +15,6 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import DataFrame
 
-from spark_fm.engine.columns import check_batch_frame, internal_rows
-from spark_fm.engine.training import TrainingSet, training_set
 from spark_fm.errors import InvalidDataError, InvalidParamError, TrainingDivergedError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
@@ -24,6 +22,8 @@ from spark_fm.ml.search import Search
 from spark_fm.ml.search_space import SearchSpace
 from spark_fm.ml.trial_plot import plot_trials
 from spark_fm.ml.trials import Trial, TrialsFile, best_trial, trials_frame
+from spark_fm.spark.schema import check_batch_frame, internal_rows
+from spark_fm.training.trainer import TrainingSet, training_set
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.columns import check_outputs
-from spark_fm.engine.handles import Handle
-from spark_fm.engine.ranking import VECTORS, CandidateTask, ContextTask
-from spark_fm.engine.scoring import row_based, struct_column
 from spark_fm.ml.fitted import FittedModel
+from spark_fm.scoring.columns import row_based, struct_column
+from spark_fm.scoring.ranking import VECTORS, CandidateTask, ContextTask
+from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.schema import check_outputs
 
 
 def context_vectors(

@@ -15,12 +15,12 @@ import scipy.sparse as sp
 
 from spark_fm.cli import container
 from spark_fm.cli.main import main
-from spark_fm.engine import solo_training
-from spark_fm.engine.checkpoints import Checkpoint
 from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.recordio import write_records
+from spark_fm.training import single_task
+from spark_fm.training.checkpoints import Checkpoint
 from tests.cli.test_sagemaker_log import definition
 
 pytestmark = pytest.mark.spark
@@ -218,7 +218,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_checkpoint_bit_for_bit(
 ):
     whole, root = job(tmp_path / "whole", rows), job(tmp_path / "stopped", rows)
     (root / "checkpoints").mkdir()
-    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)  # a job an epoch
+    monkeypatch.setattr(single_task, "FIRST_SECONDS", 0.0)  # a job an epoch
     keep = Checkpoint.write
 
     def stops(*args, **kwargs):

@@ -292,12 +292,12 @@ def test_a_folder_that_is_no_model_is_told(folder, libsvm, capfd):
 
 
 def test_ctrl_c_ends_with_130_and_frees_what_was_kept(spark, folder, libsvm, monkeypatch, capfd):
-    from spark_fm.engine import training
+    from spark_fm.training import trainer
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "make_plan", interrupted)
+    monkeypatch.setattr(trainer, "make_plan", interrupted)
     words = ["--input", libsvm, "--format", "libsvm", "--model", str(folder / "never"), *FAST]
     assert main(["train", *words]) == 130
     assert "spark-fm: error: interrupted" in capfd.readouterr().err

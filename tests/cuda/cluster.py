@@ -27,13 +27,15 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.scaling import standalone_cluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm._version import __version__
-from spark_fm.engine import copying, devices, solo_training
-from spark_fm.engine.gpu_tasks import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import Trainer, Visit
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.state import TrainState
+from spark_fm.spark import resources
+from spark_fm.spark.gpu import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
+from spark_fm.training import partitions as copying
+from spark_fm.training import single_task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GPU = "spark.executor.resource.gpu.amount"
@@ -86,7 +88,7 @@ def set_up(folder: Path) -> None:
     )
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["COUNTED"] = str(folder / "uploads")
-    devices.GpuPasses = Counted  # type: ignore[misc]
+    resources.GpuPasses = Counted  # type: ignore[misc]
 
 
 def session(address: str, settings: dict[str, Any]) -> SparkSession:
@@ -156,7 +158,7 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
         found.append(number)
         return copying.copies(of, number)
 
-    solo_training.copies = copies
+    single_task.copies = copies
     fm = machine("gpu", 1)
     models = list(fm.fitMultiple(rows(spark), [{fm.numFactors: k} for k in (2, 3, 4)]))
     return {"models": len(models), "at_once": sorted(set(found))}
@@ -202,7 +204,7 @@ class _OneEpoch:
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:
     """Return what trainings in one task and in two come to, beside those of the processor."""
-    devices.GpuPasses = FilledUp  # type: ignore[misc]
+    resources.GpuPasses = FilledUp  # type: ignore[misc]
     found = []
     for n_workers in (1, 2):
         said: list[str] = []

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spark_fm.engine.gpu_tasks import GpuPasses, TaskGpu, task_trainer
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import BlockedRows
 from spark_fm.learner.epoch import Visit
 from spark_fm.learner.state import TrainState
+from spark_fm.spark.gpu import GpuPasses, TaskGpu, task_trainer
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 

@@ -15,13 +15,13 @@ cuda = pytest.importorskip("numba.cuda", reason="no numba.cuda here")
 if not cuda.is_available():
     pytest.skip("neither a GPU nor the simulator", allow_module_level=True)
 
-from spark_fm.engine import gpu_tasks
-from spark_fm.engine.gpu_tasks import TaskGpu, row_scorer
 from spark_fm.learner.cuda import device
 from spark_fm.learner.cuda import scorer as cuda_scoring
 from spark_fm.learner.cuda.device import pays
 from spark_fm.learner.cuda.scorer import CudaScorer
 from spark_fm.learner.cuda.trainer import CudaTrainer
+from spark_fm.spark import gpu
+from spark_fm.spark.gpu import TaskGpu, row_scorer
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -75,7 +75,7 @@ def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, features)
     looked = []
-    monkeypatch.setattr(gpu_tasks, "check_gpu", lambda: looked.append(1))
+    monkeypatch.setattr(gpu, "check_gpu", lambda: looked.append(1))
 
     expected = margins(batch, table, 0.25, features=features)
     few = batch.take(np.arange(3))
@@ -113,7 +113,7 @@ def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
     def broken() -> None:
         raise GpuNotFoundError("the GPU runs no kernel")
 
-    monkeypatch.setattr(gpu_tasks, "check_gpu", broken)
+    monkeypatch.setattr(gpu, "check_gpu", broken)
     monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
 
     score = row_scorer(TaskGpu(local=True), table, 0.25, None)

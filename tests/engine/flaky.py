@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 from pyspark import TaskContext
 
-from spark_fm.engine.packing import PackTask
-from spark_fm.engine.solo_task import SoloTask
-from spark_fm.engine.tasks import ExchangeTask
-from spark_fm.engine.window_store import remove_store
+from spark_fm.training.packing import PackTask
+from spark_fm.training.shards import remove_store
+from spark_fm.training.tasks import ExchangeTask, SoloTask
 
 
 def _fail_first_attempt() -> None:

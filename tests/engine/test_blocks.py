@@ -11,10 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import REPORT, TRAIN, VALIDATION, decode, encode, read_blocks
-from spark_fm.engine.packing import PackTask
 from spark_fm.errors import VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.training.packing import (
+    REPORT,
+    TRAIN,
+    VALIDATION,
+    PackTask,
+    decode,
+    encode,
+    read_blocks,
+)
 from tests.formats.test_vectors import VECTOR, dense, sparse
 
 TASK = PackTask(

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.copying import copies
-from spark_fm.engine.task_context import partition_number
+from spark_fm.spark.worker import partition_number
+from spark_fm.training.partitions import copies
 
 
 def sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

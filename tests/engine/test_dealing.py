@@ -7,10 +7,10 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine.blocks import TRAIN, block_row, read_blocks
-from spark_fm.engine.deal_task import DealTask
-from spark_fm.engine.dealing import partition_keys, spark_hash
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.training.packing import TRAIN, block_row, read_blocks
+from spark_fm.training.partitions import partition_keys, spark_hash
+from spark_fm.training.tasks import DealTask
 
 
 def test_the_hash_is_the_one_spark_partitions_by(spark):

@@ -15,12 +15,12 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.engine import devices
-from spark_fm.engine.devices import profile_cpus, training_profile
-from spark_fm.engine.gathering import worker_errors
-from spark_fm.engine.gpu_tasks import PROBE_DDL, ProbeTask, TaskGpu
 from spark_fm.errors import GpuNotFoundError, InvalidParamError
 from spark_fm.learner.cuda import device as cuda_device
+from spark_fm.spark import resources
+from spark_fm.spark.collect import worker_errors
+from spark_fm.spark.gpu import PROBE_DDL, ProbeTask, TaskGpu
+from spark_fm.spark.resources import profile_cpus, training_profile
 from tests.cuda.cluster import ENVIRONMENT
 from tests.engine.builders import assert_same_model, machine
 
@@ -122,11 +122,11 @@ def test_tasks_ask_for_more_than_half_of_an_executor_that_has_one_gpu(cores, gpu
 def test_executors_that_come_and_go_are_asked_for_no_profile(enabled, monkeypatch):
     settings = {
         "spark.executor.cores": "8",
-        devices.GPU_AMOUNT: "1",
+        resources.GPU_AMOUNT: "1",
         "spark.dynamicAllocation.enabled": enabled,
     }
-    monkeypatch.setattr(devices, "is_local_master", lambda _: False)
-    monkeypatch.setattr(devices, "setting", lambda _, name, default: settings.get(name, default))
+    monkeypatch.setattr(resources, "is_local_master", lambda _: False)
+    monkeypatch.setattr(resources, "setting", lambda _, name, default: settings.get(name, default))
 
     assert training_profile(None) is None
 

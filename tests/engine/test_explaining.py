@@ -7,18 +7,18 @@ import pyarrow as pa
 import pytest
 
 from spark_fm._version import __version__
-from spark_fm.engine.explaining import (
+from spark_fm.errors import InvalidDataError, VersionMismatchError
+from spark_fm.scoring.columns import FeatureReader
+from spark_fm.scoring.explain import (
     ALL_ROWS,
     EXPLANATION,
     LINEAR_PART,
     ExplainTask,
     FeatureSumsTask,
     GroupSumsTask,
+    NameTable,
 )
-from spark_fm.engine.handles import InlineHandle
-from spark_fm.engine.names import NameTable
-from spark_fm.engine.readable import FeatureReader
-from spark_fm.errors import InvalidDataError, VersionMismatchError
+from spark_fm.spark.broadcast import InlineHandle
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(4, 3, seed=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_fm.engine.session import tagged
+from spark_fm.spark.session import tagged
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = """

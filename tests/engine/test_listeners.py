@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spark_fm.engine.columns import internal_rows
-from spark_fm.engine.training import training_set
+from spark_fm.spark.schema import internal_rows
+from spark_fm.training.trainer import training_set
 from tests.ml.builders import fast_fm, planted_frame
 
 pytestmark = pytest.mark.spark

@@ -2,7 +2,7 @@ import os
 
 import numpy as np
 
-from spark_fm.engine.local_files import (
+from spark_fm.spark.broadcast import (
     read_bytes,
     read_value,
     shared_folder,

@@ -16,7 +16,7 @@ import os, signal, threading, time
 from pyspark.sql import SparkSession
 from pyspark.ml.linalg import Vectors
 from spark_fm import FactorizationMachine
-from spark_fm.engine.history import Progress
+from spark_fm.training.callbacks import Progress
 
 builder = SparkSession.builder.master("local[{cores}]").config("spark.ui.enabled", "false")
 spark = builder.getOrCreate()

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from spark_fm.engine.pieces import PIECE_BYTES, array_pieces, join_pieces
+from spark_fm.spark.collect import PIECE_BYTES, array_pieces, join_pieces
 
 
 def rows_of(batches):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from spark_fm.engine.planning import choose_exchanges
+from spark_fm.training.plan import choose_exchanges
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_averagings_by_entries_of_a_feature(n_partitions, entries, n_bytes, expe
 def test_a_finished_task_leaves_little_to_collect():
     script = """
 import gc, numba
-from spark_fm.engine import tasks
+from spark_fm.training import tasks
 loaded = len(gc.get_objects())
 tasks.freeze_loaded_modules()
 assert loaded > 50_000 and len(gc.get_objects()) < 1000, (loaded, len(gc.get_objects()))

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from spark_fm._version import __version__
-from spark_fm.engine.handles import InlineHandle
-from spark_fm.engine.ranking import Candidates, CandidateTask, ContextTask, RankAllTask, RankTask
-from spark_fm.engine.readable import FeatureReader
 from spark_fm.errors import InvalidDataError
+from spark_fm.scoring.columns import FeatureReader
+from spark_fm.scoring.ranking import Candidates, CandidateTask, ContextTask, RankAllTask, RankTask
+from spark_fm.spark.broadcast import InlineHandle
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(6, 3, seed=1)
@@ -117,7 +117,7 @@ def test_no_candidates_give_no_rows_of_the_right_kind() -> None:
 
 
 def test_many_results_leave_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_fm.engine.ranking.RANKED_ROWS", 4)
+    monkeypatch.setattr("spark_fm.scoring.ranking.RANKED_ROWS", 4)
     task = RankAllTask(ranking(k=2), InlineHandle(candidates(["a", "b", "c"], [[1], [2], [3]])))
 
     batches = list(task(iter([contexts([[1.0]] * 5)])))

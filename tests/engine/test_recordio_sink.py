@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow.fs as pafs
 import pytest
 
-from spark_fm.engine import recordio_sink
-from spark_fm.engine.recordio_sink import PartFile, RecordIOWriter, WriteOptions
+from spark_fm.datasource import writer as recordio_sink
+from spark_fm.datasource.writer import PartFile, RecordIOWriter, WriteOptions
 
 
 class FailingStore:

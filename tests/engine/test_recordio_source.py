@@ -365,7 +365,7 @@ import pyspark_recordio_protobuf as found
 assert found.DefaultSource.name() == "recordio-protobuf"
 assert not {"numba", "pandas", "scipy"} & set(sys.modules), "not light"
 del sys.modules["pyspark_recordio_protobuf"]
-sys.modules["spark_fm.engine.recordio_source"] = None  # importing it fails now
+sys.modules["spark_fm.datasource.recordio"] = None  # importing it fails now
 import pyspark_recordio_protobuf as found
 assert not hasattr(found, "DefaultSource")
 """

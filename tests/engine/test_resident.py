@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from spark_fm import __version__
-from spark_fm.engine import exchanges, resident
-from spark_fm.engine.local_files import shared_folder
-from spark_fm.engine.resident_task import STOP, ResidentTask, answer_file, order_file, place
 from spark_fm.errors import SparkFMError
+from spark_fm.spark.broadcast import shared_folder
+from spark_fm.training import rounds, worker_pool
+from spark_fm.training.tasks import STOP, ResidentTask, answer_file, order_file, place
 from tests.conftest import MODE
 from tests.engine import flaky
 from tests.engine.builders import assert_same_model, machine
@@ -31,14 +31,14 @@ def two_workers(**params):
 def served(monkeypatch):
     """Whether each pass of the trainings to come was served by waiting tasks."""
     found = []
-    rows_of = resident.ResidentTasks.rows_of
+    rows_of = worker_pool.ResidentTasks.rows_of
 
     def spy(self, task):
         rows = rows_of(self, task)
         found.append(rows is not None)
         return rows
 
-    monkeypatch.setattr(resident.ResidentTasks, "rows_of", spy)
+    monkeypatch.setattr(worker_pool.ResidentTasks, "rows_of", spy)
     return found
 
 
@@ -46,7 +46,7 @@ def served(monkeypatch):
 def model_of_jobs(frame, monkeypatch):
     """The model where each exchange is a job of its own."""
     with monkeypatch.context() as patch:
-        patch.setattr(resident, "local_cores", lambda _: 0)
+        patch.setattr(worker_pool, "local_cores", lambda _: 0)
         return two_workers(refit="always").fit(frame)
 
 
@@ -71,7 +71,7 @@ def test_where_cores_are_too_few_each_exchange_is_a_job(frame, served):
 def test_a_task_that_is_lost_is_taken_up_by_the_next_attempt(
     frame, model_of_jobs, served, monkeypatch, task
 ):
-    monkeypatch.setattr(exchanges, "ExchangeTask", task)
+    monkeypatch.setattr(rounds, "ExchangeTask", task)
 
     model = two_workers(refit="always").fit(frame)
 
@@ -83,7 +83,7 @@ def test_a_task_that_is_lost_is_taken_up_by_the_next_attempt(
 def test_a_task_that_always_fails_ends_the_training_and_frees_its_core(
     spark, frame, served, monkeypatch
 ):
-    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.DoomedExchangeTask)
+    monkeypatch.setattr(rounds, "ExchangeTask", flaky.DoomedExchangeTask)
 
     with pytest.raises(SparkFMError, match="A Python worker was lost"):
         two_workers().fit(frame)
@@ -96,7 +96,7 @@ def test_a_task_that_always_fails_ends_the_training_and_frees_its_core(
 def test_cores_that_others_hold_are_not_waited_for(
     spark, frame, model_of_jobs, served, monkeypatch, caplog
 ):
-    monkeypatch.setattr(resident, "START_SECONDS", 0.5)
+    monkeypatch.setattr(worker_pool, "START_SECONDS", 0.5)
     holding, done = threading.Event(), threading.Event()
 
     def hold(batches):
@@ -135,9 +135,9 @@ def test_after_a_training_its_cores_are_free_and_nothing_waits(spark, frame):
 
 
 @classic
-@pytest.mark.parametrize("task", [exchanges.ExchangeTask, flaky.EndlessExchangeTask])
+@pytest.mark.parametrize("task", [rounds.ExchangeTask, flaky.EndlessExchangeTask])
 def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
-    wait_for = resident.ResidentTasks._wait_for
+    wait_for = worker_pool.ResidentTasks._wait_for
 
     def interrupt(self, files, seconds=float("inf")):
         if seconds == float("inf"):
@@ -145,8 +145,8 @@ def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
             raise KeyboardInterrupt
         return wait_for(self, files, seconds)
 
-    monkeypatch.setattr(exchanges, "ExchangeTask", task)
-    monkeypatch.setattr(resident.ResidentTasks, "_wait_for", interrupt)
+    monkeypatch.setattr(rounds, "ExchangeTask", task)
+    monkeypatch.setattr(worker_pool.ResidentTasks, "_wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         two_workers().fit(frame)
 

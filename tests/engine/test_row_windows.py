@@ -3,12 +3,11 @@ import pyarrow as pa
 import pytest
 
 from spark_fm._version import __version__
-from spark_fm.engine import row_windows, window_store
-from spark_fm.engine.blocks import TRAIN, VALIDATION, encode
-from spark_fm.engine.row_windows import RowsMissingError, WantedRows, read_rows
-from spark_fm.engine.store_task import LISTED, StoreTask
-from spark_fm.engine.window_store import remove_store
 from spark_fm.errors import InvalidDataError
+from spark_fm.training import shards
+from spark_fm.training.packing import TRAIN, VALIDATION, encode
+from spark_fm.training.shards import RowsMissingError, WantedRows, read_rows, remove_store
+from spark_fm.training.tasks import LISTED, StoreTask
 from tests.engine.test_window_store import assert_same_rows, some_rows
 
 N_EXCHANGES = 2
@@ -25,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(params=[2**30, 700], ids=["whole", "cut"])
 def window_bytes(request, monkeypatch):
-    monkeypatch.setattr(row_windows, "WINDOW_BYTES", request.param)
+    monkeypatch.setattr(shards, "WINDOW_BYTES", request.param)
     return request.param
 
 
@@ -110,7 +109,7 @@ def test_features_that_the_table_lacks_are_told_from_blocks():
 
 
 def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
-    monkeypatch.setattr(window_store, "FREE_SHARE", 1.0)
+    monkeypatch.setattr(shards, "FREE_SHARE", 1.0)
 
     assert len(stored(blocks())) == len(blocks())
 

@@ -11,17 +11,12 @@ import scipy.sparse as sp
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
-from spark_fm.engine import (
-    exchanges,
-    packed,
-    planning,
-    session,
-    solo_training,
-    training,
-)
-from spark_fm.engine.devices import PROCESSOR, Device
-from spark_fm.engine.gpu_tasks import TaskGpu
 from spark_fm.errors import ModelTooLargeError, SparkFMError
+from spark_fm.spark import session
+from spark_fm.spark.gpu import TaskGpu
+from spark_fm.spark.resources import PROCESSOR, Device
+from spark_fm.training import dataset, rounds, single_task, trainer
+from spark_fm.training import plan as planning
 from tests.conftest import MODE
 from tests.engine import flaky
 from tests.engine.builders import N_FEATURES, assert_same_model, machine
@@ -44,9 +39,9 @@ def test_another_seed_gives_another_model(frame):
 def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     calm = machine(numWorkers=workers).fit(frame)
 
-    monkeypatch.setattr(packed, "PackTask", flaky.FlakyPackTask)
-    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.FlakyExchangeTask)
-    monkeypatch.setattr(solo_training, "SoloTask", flaky.FlakySoloTask)
+    monkeypatch.setattr(dataset, "PackTask", flaky.FlakyPackTask)
+    monkeypatch.setattr(rounds, "ExchangeTask", flaky.FlakyExchangeTask)
+    monkeypatch.setattr(single_task, "SoloTask", flaky.FlakySoloTask)
 
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
 
@@ -101,18 +96,18 @@ def test_the_executors_merge_when_the_result_would_be_too_large(frame, monkeypat
 
 
 def test_results_over_the_limit_come_in_parts_with_the_same_bits(frame, monkeypatch):
-    from spark_fm.engine import gathering
+    from spark_fm.spark import collect
 
     whole = machine().fit(frame)
-    monkeypatch.setattr(gathering, "result_limit", lambda _: -1)
+    monkeypatch.setattr(collect, "result_limit", lambda _: -1)
 
     assert_same_model(whole, machine().fit(frame))
 
 
 def test_a_stretch_of_epochs_a_job_changes_nothing(frame, monkeypatch):
     one_job = machine(epochs=4).fit(frame)
-    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(solo_training, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(single_task, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(single_task, "LONGEST_SECONDS", 0.0)
 
     many_jobs = machine(epochs=4).fit(frame)
 
@@ -207,7 +202,7 @@ def test_auto_trains_on_the_processor_where_the_rows_sorted_for_a_gpu_do_not_fit
 ):
     plain = machine(numWorkers=1).fit(frame)
     gpu = Device(1, TaskGpu(local=True), optional=True)
-    monkeypatch.setattr(training, "choose_device", lambda *_: gpu)
+    monkeypatch.setattr(trainer, "choose_device", lambda *_: gpu)
     limits = iter([10_000, 2**40])  # of the plan for the GPU, of the one for the processor
     monkeypatch.setattr(planning, "available_memory", lambda: next(limits, 2**40))
 
@@ -308,7 +303,7 @@ def test_everything_is_released_on_failure_and_interruption(
     def interrupt(self, report):
         raise interruption("in the middle")
 
-    monkeypatch.setattr("spark_fm.engine.history.Progress.__call__", interrupt)
+    monkeypatch.setattr("spark_fm.training.callbacks.Progress.__call__", interrupt)
     with pytest.raises(interruption):
         machine(numWorkers=workers).fit(frame)
 
@@ -330,11 +325,11 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
 
 
 def test_small_data_choose_one_partition_and_large_data_more(spark):
-    from spark_fm.engine.packing import SetSums
+    from spark_fm.training.packing import SetSums
 
     def choose(nnz, device=PROCESSOR):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
-        data = packed.PackedData(
+        data = dataset.PackedData(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
             n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
         )  # fmt: skip

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from spark_fm.engine import dealt, exchanges, shipping
-from spark_fm.engine.rounds import DistributedTraining
+from spark_fm.spark import broadcast
+from spark_fm.training import partitions, rounds
+from spark_fm.training.rounds import DistributedTraining
 from tests.engine import flaky
 from tests.engine.builders import assert_same_model, machine
 
@@ -17,9 +18,11 @@ from tests.engine.builders import assert_same_model, machine
 def wanted_of(monkeypatch):
     """What each job of the trainings to come reads."""
     found = []
-    rows = dealt.DealtBlocks.rows
+    rows = partitions.DealtBlocks.rows
     monkeypatch.setattr(
-        dealt.DealtBlocks, "rows", lambda self, wanted: found.append(wanted) or rows(self, wanted)
+        partitions.DealtBlocks,
+        "rows",
+        lambda self, wanted: found.append(wanted) or rows(self, wanted),
     )
     return found
 
@@ -44,7 +47,7 @@ def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, 
     assert wanted
     assert all(w.store is not None for w in wanted)
 
-    monkeypatch.setattr(dealt, "is_persisted", lambda _: False)
+    monkeypatch.setattr(partitions, "is_persisted", lambda _: False)
     wanted.clear()
     from_blocks = machine(numWorkers=3, refit=refit).fit(frame)
 
@@ -56,13 +59,13 @@ def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, 
 def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
     calm = machine(numWorkers=3, epochs=5).fit(frame)
     wanted = wanted_of(monkeypatch)
-    monkeypatch.setattr(exchanges, "ExchangeTask", flaky.ForgetfulExchangeTask)
+    monkeypatch.setattr(rounds, "ExchangeTask", flaky.ForgetfulExchangeTask)
 
     with caplog.at_level("INFO", logger="spark_fm"):
         model = machine(numWorkers=3, epochs=5).fit(frame)
 
     assert_same_model(calm, model)
-    assert sum(w.store is not None for w in wanted) == dealt.MOST_MISSES
+    assert sum(w.store is not None for w in wanted) == partitions.MOST_MISSES
     assert "from now on" in caplog.text
 
 
@@ -81,9 +84,9 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
 
 
 def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
-    monkeypatch.setattr(shipping, "FILE_BYTES", 0)
+    monkeypatch.setattr(broadcast, "FILE_BYTES", 0)
     through_files = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
-    for module in (shipping, exchanges):
+    for module in (broadcast, rounds):
         monkeypatch.setattr(module, "shares_files", lambda _: False)
     through_the_jvm = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
 

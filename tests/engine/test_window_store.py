@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fm.engine import window_store
-from spark_fm.engine.window_store import WindowStore, remove_store
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.training import shards
+from spark_fm.training.shards import WindowStore, remove_store
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_set_that_fails_on_the_way_leaves_nothing(folders):
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(folders, monkeypatch):
-    monkeypatch.setattr(window_store, "FREE_SHARE", 1.0)
+    monkeypatch.setattr(shards, "FREE_SHARE", 1.0)
     store = WindowStore("fit", 0)
 
     assert not write(store, "train-0", [some_rows(5)])

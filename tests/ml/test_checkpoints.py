@@ -19,9 +19,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.datasets import a9a, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.engine import checkpoints, solo_training
-from spark_fm.engine.history import EpochReport, Progress
 from spark_fm.errors import CheckpointError, InvalidParamError
+from spark_fm.training import checkpoints, single_task
+from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
 
@@ -39,8 +39,8 @@ def assert_same_model(a: FactorizationMachineModel, b: FactorizationMachineModel
 
 @pytest.fixture
 def one_epoch_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solo_training, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(solo_training, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(single_task, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(single_task, "LONGEST_SECONDS", 0.0)
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(
 def stopped(train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the checkpoint of a training that was stopped."""
     with monkeypatch.context() as patch:
-        patch.setattr(solo_training, "FIRST_SECONDS", 0.0)
+        patch.setattr(single_task, "FIRST_SECONDS", 0.0)
         crashed(machine(tmp_path), train, monkeypatch, 3)
     return tmp_path
 
@@ -245,14 +245,14 @@ def test_models_of_a_grid_have_checkpoints_of_their_own(
 def test_a_resumed_training_keeps_the_partitions_it_began_with(
     train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spark_fm.engine import planning
+    from spark_fm.training import plan
 
     def two(*_: Any) -> int:
         return 2
 
     fm = machine(tmp_path, epochs=4, refit="never")
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "_choose_partitions", two)
+        patch.setattr(plan, "_choose_partitions", two)
         whole = fm.fit(train)
         crashed(fm, train, monkeypatch, 2)
 

@@ -97,11 +97,11 @@ def test_a_failed_swap_puts_the_old_model_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from spark_fm.engine import replacing
+    from spark_fm.spark import files
 
     classifier.save(str(tmp_path / "m"))
     new = other(classifier, train)
-    rename, calls = replacing._rename, []
+    rename, calls = files._rename, []
 
     def fails_once(*args: Any) -> None:
         calls.append(args)
@@ -109,7 +109,7 @@ def test_a_failed_swap_puts_the_old_model_back(
             raise FullDiskError("No space left on device")
         rename(*args)
 
-    monkeypatch.setattr(replacing, "_rename", fails_once)
+    monkeypatch.setattr(files, "_rename", fails_once)
     with pytest.raises(FullDiskError):
         new.write().overwrite().save(str(tmp_path / "m"))
 

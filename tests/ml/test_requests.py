@@ -14,10 +14,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm import FactorizationMachineModel, instance_vector, request_vectors, response_body
-from spark_fm.engine.requesting import VectorsTask, encoded
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError, RequestError
 from spark_fm.formats.requests import JSON, JSONLINES, RECORDIO_PROTOBUF, encode_request
 from spark_fm.formats.responses import decode_response, encode_response
+from spark_fm.scoring.requests import VectorsTask, encoded
 
 X = np.array([[0, 2, 0, 3.5], [0, 0, 0, 0], [1, 1, 1, 1]])
 LINES = encode_request(X, JSONLINES).decode().splitlines()

@@ -10,9 +10,9 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 
 from spark_fm import FactorizationMachineModel
-from spark_fm.engine.handles import InlineHandle
-from spark_fm.engine.scoring import make_task
 from spark_fm.errors import InvalidDataError
+from spark_fm.scoring.columns import make_task
+from spark_fm.spark.broadcast import InlineHandle
 from tests.ml.builders import (
     N_FEATURES,
     K,

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from spark_fm import FactorizationMachine, tune
-from spark_fm.engine import training
 from spark_fm.errors import (
     CheckpointError,
     InvalidDataError,
@@ -17,6 +16,7 @@ from spark_fm.errors import (
 )
 from spark_fm.ml import pruning, search
 from spark_fm.ml.trials import COMPLETE, PRUNED, TOO_LARGE
+from spark_fm.training import trainer
 from tests.ml.builders import fast_fm, planted_frame
 
 pytestmark = pytest.mark.spark
@@ -113,13 +113,13 @@ def test_more_trials_later_are_those_of_one_long_search(rows, whole, tmp_path):
 def test_a_finished_search_trains_the_best_model_only(rows, whole, monkeypatch):
     result, folder = whole
     asked = []
-    train = training.TrainingSet.train
+    train = trainer.TrainingSet.train
 
     def counted(self, requests, **more):
         asked.append(len(requests))
         return train(self, requests, **more)
 
-    monkeypatch.setattr(training.TrainingSet, "train", counted)
+    monkeypatch.setattr(trainer.TrainingSet, "train", counted)
     again = tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=folder)
 
     assert asked == [1]
@@ -170,13 +170,13 @@ def test_stopping_hopeless_trials_saves_epochs_and_keeps_the_best(rows, monkeypa
 
 def test_all_trials_share_one_packing(rows, monkeypatch):
     packings = []
-    packed = training.packed
+    packed = trainer.packed
 
     def counted(*args):
         packings.append(args)
         return packed(*args)
 
-    monkeypatch.setattr(training, "packed", counted)
+    monkeypatch.setattr(trainer, "packed", counted)
     tune(machine(epochs=2), rows, trials=5, space=SPACE, parallel=2)
 
     assert len(packings) == 1
@@ -214,14 +214,14 @@ def test_tpe_trials_do_not_depend_on_interruptions(rows, tmp_path):
 
 
 def test_a_model_too_large_for_the_memory_is_a_trial_without_a_model(rows, monkeypatch):
-    make_plan = training.make_plan
+    make_plan = trainer.make_plan
 
     def small(request, *args, **more):
         if request.spec.k > 4:
             raise ModelTooLargeError("too large")
         return make_plan(request, *args, **more)
 
-    monkeypatch.setattr(training, "make_plan", small)
+    monkeypatch.setattr(trainer, "make_plan", small)
     result = tune(machine(epochs=2), rows, trials=8, space={"numFactors": [4, 8]}, parallel=4)
 
     for trial in result.trials:

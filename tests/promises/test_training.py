@@ -28,9 +28,9 @@ from pyspark.sql import functions as F
 from benchmarks.datasets import Rows, Split, to_frame
 from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel, FMEvaluator, tune
-from spark_fm.engine import training
-from spark_fm.engine.history import EpochReport, Progress
 from spark_fm.errors import CheckpointError
+from spark_fm.training import trainer
+from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import column
 from tests.promises.conftest import head
@@ -197,13 +197,13 @@ class TestCrossValidation:
         grid = [{fm.factorsLr: rate, fm.numFactors: k} for rate in (0.1, 0.2) for k in (2, 4)]
         alone = [fm.fit(liked, chosen) for chosen in grid]
         packed: list[int] = []
-        pack = training.packed
+        pack = trainer.packed
 
         def count(*args: Any, **kwargs: Any) -> Any:
             packed.append(1)
             return pack(*args, **kwargs)
 
-        monkeypatch.setattr(training, "packed", count)
+        monkeypatch.setattr(trainer, "packed", count)
 
         together = fm.fit(liked, grid)
 
@@ -237,7 +237,7 @@ class TestTuning:
 
 
 class TestWeights:
-    """A row of weight 3 is three rows: in training, averaging and metrics."""
+    """A row of weight 3 is three rows: in trainer, averaging and metrics."""
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_weights_are_repetitions(

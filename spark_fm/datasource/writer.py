@@ -1,0 +1,199 @@
+"""The Spark data source ``recordio-protobuf``: write part files.
+
+Tasks write into a folder of this job's own, hidden from readers; only the driver, once
+all tasks are done, moves the files of the attempts that succeeded into place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+from pyspark.sql.datasource import DataSourceArrowWriter, WriterCommitMessage
+from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, StructType
+
+from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
+from spark_fm.formats.files import store_of
+from spark_fm.formats.recordio.encode import encode_rows
+from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.vectors import read_vectors
+from spark_fm.spark.worker import partition_number
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """Checked options of a write.
+
+    Parameters
+    ----------
+    path : str
+    features_col : str
+    label_col : str or None
+        None writes records without labels.
+    """
+
+    path: str
+    features_col: str
+    label_col: str | None
+
+    @classmethod
+    def of(cls, options: Any, schema: StructType) -> WriteOptions:
+        """Check the options, and that the columns are there and of a legal type."""
+        from pyspark.ml.linalg import VectorUDT
+
+        path = options.get("path")
+        if not path:
+            raise InvalidParamError(f"A write to {RECORDIO} needs a path: save(path).")
+        features = options.get("featuresCol") or options.get("featuresColumnName") or "features"
+        named = options.get("labelCol") or options.get("labelColumnName")
+        label = named or "label"
+        names = ", ".join(schema.fieldNames())
+        if features not in schema.names:
+            raise InvalidColumnError(
+                f"featuresCol={features!r} is not a column; there are {names}. Set featuresCol."
+            )
+        kind = schema[features].dataType
+        is_floats = isinstance(kind, ArrayType) and isinstance(
+            kind.elementType, (FloatType, DoubleType)
+        )
+        if not (isinstance(kind, VectorUDT) or is_floats):
+            raise InvalidColumnError(
+                f"featuresCol={features!r} has type {kind.simpleString()}; it must be a vector or "
+                "an array of float or double."
+            )
+        if label not in schema.names:
+            if named:
+                raise InvalidColumnError(
+                    f"labelCol={label!r} is not a column; there are {names}. Leave labelCol out "
+                    "to write records without labels."
+                )
+            label = None
+        elif not isinstance(schema[label].dataType, NumericType):
+            raise InvalidColumnError(
+                f"labelCol={label!r} has type {schema[label].dataType.simpleString()}; it must be "
+                "a number. Cast it."
+            )
+        return cls(path, features, label)
+
+
+@dataclass
+class PartFile(WriterCommitMessage):
+    """A finished file of one task; no name when the task had no rows."""
+
+    name: str
+
+
+class RecordIOWriter(DataSourceArrowWriter):
+    """Writes one part file a task."""
+
+    def __init__(self, options: WriteOptions, *, overwrite: bool) -> None:
+        self._options = options
+        self._overwrite = overwrite
+        self._job = uuid4().hex
+
+    def _places(self) -> tuple[Any, str, str]:
+        """Return the store, the folder in it, and the folder of this job in that."""
+        store, folder = store_of(self._options.path)
+        folder = folder.rstrip("/")
+        return store, folder, f"{folder}/_temporary-{self._job}"
+
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> PartFile:
+        """Write the rows of a task into a file that readers do not see yet."""
+        name = f"part-{partition_number():05d}-{uuid4().hex}.pbr"
+        store, _, staging = self._places()
+        store.create_dir(staging, recursive=True)
+        n_rows = 0
+        with store.open_output_stream(f"{staging}/{name}") as stream:
+            for batch in iterator:
+                stream.write(encoded(batch, self._options, first_row=n_rows))
+                n_rows += batch.num_rows
+        return PartFile(name if n_rows else "")
+
+    def commit(self, messages: list[WriterCommitMessage | None]) -> None:
+        """Move the files of the successful attempts into place, then old ones away.
+
+        New files have names of their own, so that a failure can take them back before
+        anything old is gone.
+        """
+        store, folder, staging = self._places()
+        store.create_dir(folder, recursive=True)
+        found = store.get_file_info(pafs.FileSelector(folder)) if self._overwrite else []
+        old = [info for info in found if info.path.rstrip("/") != staging]
+        placed: list[str] = []
+        try:
+            for message in messages:
+                if isinstance(message, PartFile) and message.name:
+                    placed.append(f"{folder}/{message.name}")
+                    store.move(f"{staging}/{message.name}", placed[-1])
+            for i, info in enumerate(old):
+                if i or not info.is_file:
+                    placed = []  # from here on the old rows are not whole: keep the new ones
+                (store.delete_file if info.is_file else store.delete_dir)(info.path)
+        except BaseException:
+            for path in placed:
+                with suppress(Exception):
+                    store.delete_file(path)
+            self._clean()
+            raise
+        self._clean()
+        with store.open_output_stream(f"{folder}/_SUCCESS"):
+            pass
+
+    def abort(self, messages: list[WriterCommitMessage | None]) -> None:
+        """Remove what the tasks wrote."""
+        self._clean()
+
+    def _clean(self) -> None:
+        store, _, staging = self._places()
+        if store.get_file_info(staging).type == pafs.FileType.Directory:
+            store.delete_dir(staging)
+
+
+def encoded(batch: pa.RecordBatch, options: WriteOptions, *, first_row: int) -> bytes:
+    """Return the records of a batch; dense and sparse rows stay what they are.
+
+    Raises
+    ------
+    InvalidDataError
+        For nulls, and for numbers that are not finite as float32.
+    """
+    vectors = read_vectors(_column(batch, options.features_col), keep_zeros=True)
+    bad = vectors.is_null | vectors.is_broken
+    if bad.any():
+        raise InvalidDataError(
+            f"featuresCol={options.features_col!r} has a null or broken vector in row "
+            f"{first_row + int(np.flatnonzero(bad)[0])} of its partition. Filter such rows out."
+        )
+    labels = None
+    if options.label_col is not None:
+        column = _column(batch, options.label_col).cast(pa.float64())
+        labels = _float32(column.to_numpy(zero_copy_only=False), options.label_col, "labelCol")
+    in_sparse = np.repeat(~vectors.is_dense, np.diff(vectors.indptr))
+    return encode_rows(
+        vectors.indptr, vectors.indices[in_sparse],
+        _float32(vectors.values, options.features_col, "featuresCol"), vectors.sizes,
+        vectors.is_dense, labels, first_row=first_row,
+    )  # fmt: skip
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(batch.schema.get_field_index(name))
+
+
+def _float32(numbers: NDArray[np.float64], column: str, param: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        small = numbers.astype(np.float32)
+    bad = ~np.isfinite(small)
+    if bad.any():
+        raise InvalidDataError(
+            f"{param}={column!r} holds {numbers[bad][0]}, which is null, not finite, or too large "
+            "for float32, the type of the format. Replace or filter such rows."
+        )
+    return small

@@ -1,1 +1,0 @@
-"""Spark data movement: packing, shipping, training rounds and scoring."""

@@ -1,0 +1,74 @@
+"""Batch transform on a cluster: a Spark task for each file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from spark_fm._version import __version__
+from spark_fm.formats.batch_transform import Outcome, Transform, Work, transform_file
+from spark_fm.formats.models.native import SavedModel, read_model
+from spark_fm.spark.worker import check_version, freeze_loaded_modules
+
+OUTCOME_DDL = "place long, rows long, error string"
+_SCHEMA = pa.schema([("place", pa.int64()), ("rows", pa.int64()), ("error", pa.string())])
+
+_loaded: dict[tuple[str, float | None], SavedModel] = {}  # of a worker process: the last one
+
+
+@dataclass(frozen=True)
+class TransformTask:
+    """Score the files whose places come in: for ``mapInArrow``; executors.
+
+    Parameters
+    ----------
+    model : str
+        Path of a saved model that executors can read.
+    threshold : float or None
+        In place of the model's.
+    job : Transform
+    works : tuple of Work
+    version : str
+    """
+
+    model: str
+    threshold: float | None
+    job: Transform
+    works: tuple[Work, ...]
+    version: str = __version__
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield what became of each file; a wrong file is no failure of the task."""
+        check_version(self.version)
+        for batch in batches:
+            for place in batch.column(0).to_pylist():
+                outcome = transform_file(self._load(), self.job, self.works[place])
+                row = [[place], [outcome.n_rows], [outcome.error]]
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array(*each) for each in zip(row, _SCHEMA.types, strict=True)],
+                    schema=_SCHEMA,
+                )
+        freeze_loaded_modules()
+
+    def _load(self) -> SavedModel:
+        key = (self.model, self.threshold)
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = read_model(self.model).with_threshold(self.threshold)
+        return _loaded[key]
+
+
+def transform_files(
+    spark: SparkSession, task: TransformTask, works: Sequence[Work]
+) -> list[Outcome]:
+    """Score files as a Spark job, and return what became of them, in order."""
+    places = spark.range(0, len(works), 1, len(works))
+    rows = places.mapInArrow(task, OUTCOME_DDL).collect()
+    found = {row["place"]: row for row in rows}
+    return [
+        Outcome(work.file.path, found[place]["rows"], found[place]["error"])
+        for place, work in enumerate(works)
+    ]

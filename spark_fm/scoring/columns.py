@@ -1,0 +1,318 @@
+"""Score vectors in columns of a DataFrame; driver, and one task class for the executors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import GenericAlias
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.types import DataType, DoubleType, StructField, StructType
+
+from spark_fm._version import __version__
+from spark_fm.errors import InvalidColumnError, InvalidDataError
+from spark_fm.formats.vectors import read_vectors
+from spark_fm.learner.csr import CsrBatch, canonical
+from spark_fm.learner.predict import sigmoid
+from spark_fm.learner.spec import Loss
+from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.gpu import TaskGpu, row_scorer
+from spark_fm.spark.schema import quoted
+from spark_fm.spark.worker import check_version, freeze_loaded_modules
+
+VECTOR_FIELDS = ("type", "size", "indices", "values")
+RESULT = StructType([StructField("score", DoubleType()), StructField("margin", DoubleType())])
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score arrays of vectors.
+
+    Parameters
+    ----------
+    version : str
+    model : Handle
+        ``(table, bias, features, feature_dim)``.
+    loss : {"logistic", "squared"}
+    features_col : str
+        The caller's name, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        Whether a row that cannot be scored is an error; otherwise its score is null.
+    gpu : TaskGpu or None
+        The GPU that scores large batches, where tasks have it.
+    """
+
+    version: str
+    model: Handle
+    loss: Loss
+    features_col: str
+    handle_invalid: HandleInvalid
+    gpu: TaskGpu | None = None
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+        """Yield a struct of score and margin for each array of vectors."""
+        check_version(self.version)
+        table, bias, features, feature_dim = self.model.load()
+        reader = FeatureReader(self.features_col, self.handle_invalid)
+        margins = row_scorer(self.gpu, table, bias, features)
+        for column in columns:
+            rows, bad = reader.read(column, feature_dim)
+            margin = np.full(len(bad), np.nan)
+            margin[~bad] = margins(rows)
+            score = sigmoid(margin) if self.loss == "logistic" else margin
+            parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
+            yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
+        freeze_loaded_modules()
+
+
+class StructTask(Protocol):
+    """What makes structs of vectors: picklable, with one struct for each vector."""
+
+    @property
+    def features_col(self) -> str:
+        """Return the name of the column that it reads."""
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+        """Yield an array of structs for each array of vectors."""
+
+
+def score_column(task: ScoreTask, kind: DataType) -> Column:
+    """Return the struct column of score and margin for ``task.features_col``."""
+    return struct_column(task, kind, RESULT)
+
+
+def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Column:
+    """Return the column of structs that a task makes of ``task.features_col``.
+
+    Parameters
+    ----------
+    task : StructTask
+    kind : DataType
+        Type of the features column.
+    returns : StructType
+        Type of the structs.
+
+    Notes
+    -----
+    Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
+    """
+    features = quoted(task.features_col)
+    if hasattr(F, "arrow_udf"):
+        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=returns)
+        return cast(Column, scorer.asNondeterministic()(features))
+    parts = [features]
+    if isinstance(kind, VectorUDT):
+        plain = F.unwrap_udt(features)
+        parts = [plain[name] for name in VECTOR_FIELDS]
+    # PySpark's overloads know no iterator of tuples with a struct result.
+    make: Any = pandas_udf
+    scorer = make(_pandas_scorer(task, len(parts)), returnType=returns)
+    return cast(Column, scorer.asNondeterministic()(*parts))
+
+
+@dataclass(frozen=True)
+class FunctionTask:
+    """Score arrays of vectors into one array each, as a SQL function returns it.
+
+    Parameters
+    ----------
+    task : ScoreTask
+    threshold : float or None
+        Score from which to return label 1.0, otherwise 0.0; None returns the score.
+    """
+
+    task: ScoreTask
+    threshold: float | None
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        """Yield doubles, null where the row has no score."""
+        for scored in self.task(map(self._checked, columns)):
+            score = scored.field("score")
+            if self.threshold is not None:
+                score = pc.cast(pc.greater_equal(score, self.threshold), pa.float64())
+            yield score
+
+    def _checked(self, column: pa.Array) -> pa.Array:
+        """Return the one argument; SQL lets a caller pass anything."""
+        kind = getattr(column, "type", None)
+        if kind is not None and _is_vector_or_array(kind):
+            return column
+        seen = f"{len(column)} arguments" if kind is None else f"a column of type {kind}"
+        raise InvalidColumnError(
+            f"{self.task.features_col} got {seen}; expected one column of vectors, array<double> "
+            "or array<float>."
+        )
+
+
+def _is_vector_or_array(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return bool(pa.types.is_floating(kind.value_type))
+    return bool(pa.types.is_struct(kind)) and set(VECTOR_FIELDS) <= {f.name for f in kind}
+
+
+def sql_function(task: FunctionTask) -> Any:
+    """Return a Python function of a vector or array column for ``spark.udf.register``.
+
+    It is deterministic, unlike ``score_column``: only then may SQL use it under an
+    aggregate, in a join or for a sort.
+    """
+    if hasattr(F, "arrow_udf"):
+        return F.arrow_udf(_arrow_scorer(task), returnType=DoubleType())
+
+    def score(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+        # A vector comes as a frame of its fields, an array as a series.
+        columns = (
+            _lists(batch)
+            if isinstance(batch, pd.Series)
+            else _vector_structs(tuple(batch[name] for name in VECTOR_FIELDS))
+            for batch in batches
+        )
+        for result in task(columns):
+            yield result.to_pandas()
+
+    score.__annotations__ = {
+        "batches": GenericAlias(Iterator, (pd.Series,)),
+        "return": GenericAlias(Iterator, (pd.Series,)),
+    }
+    make: Any = pandas_udf
+    return make(score, returnType=DoubleType())
+
+
+def row_based(dataset: DataFrame) -> DataFrame:
+    """Return the same rows behind an operator that makes Spark hand out rows.
+
+    From 4.2 on a Python function right over a columnar source, such as a Parquet scan, has
+    Spark copy every column of it into columnar batches, and that fails for VectorUDT
+    (UNSUPPORTED_DATATYPE). The filter keeps every row; the optimizer cannot know that.
+    """
+    return dataset.where(F.spark_partition_id() >= 0)
+
+
+def _arrow_scorer(task: StructTask | FunctionTask) -> Callable[..., Any]:
+    def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        return task(columns)
+
+    # PySpark evaluates the annotations, which are strings in this module.
+    score.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
+    return score
+
+
+def _pandas_scorer(task: StructTask, n_columns: int) -> Callable[..., Any]:
+    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs.
+
+    A vector comes as its four fields, an array as itself: pandas would make a dict of
+    every struct.
+    """
+
+    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
+        columns = map(_vector_structs if n_columns == 4 else _lists, batches)
+        for result in task(columns):
+            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
+
+    # PySpark reads the kinds of columns from the annotations.
+    kind = pd.Series if n_columns == 1 else GenericAlias(tuple, (pd.Series,) * n_columns)
+    score.__annotations__ = {
+        "batches": GenericAlias(Iterator, (kind,)),
+        "return": Iterator[pd.DataFrame],
+    }
+    return score
+
+
+def _lists(values: pd.Series[Any]) -> pa.Array:
+    return pa.array(values, pa.list_(pa.float64()))
+
+
+def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
+    """Return vector structs from their fields: type, size, indices, values."""
+    kinds = (pa.int8(), pa.int32(), pa.list_(pa.int32()), pa.list_(pa.float64()))
+    is_null = fields[0].isna().to_numpy()
+    arrays = [
+        pa.array(field.astype("Int32") if kind in kinds[:2] else field, kind)
+        for field, kind in zip(fields, kinds, strict=True)
+    ]
+    return pa.StructArray.from_arrays(arrays, names=VECTOR_FIELDS, mask=pa.array(is_null))
+
+
+def make_task(
+    model: Handle,
+    *,
+    loss: Loss,
+    features_col: str,
+    handle_invalid: HandleInvalid,
+    gpu: TaskGpu | None = None,
+) -> ScoreTask:
+    """Return a task of this version."""
+    return ScoreTask(__version__, model, loss, features_col, handle_invalid, gpu)
+
+
+HandleInvalid = Literal["error", "skip", "keep"]
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Read vectors and sort out those that a model cannot score.
+
+    Parameters
+    ----------
+    features_col : str
+        The caller's name, for messages.
+    handle_invalid : {"error", "skip", "keep"}
+        Whether a row that cannot be scored is an error; otherwise it is flagged.
+    """
+
+    features_col: str
+    handle_invalid: HandleInvalid
+
+    def read(self, column: pa.Array, feature_dim: int) -> tuple[CsrBatch, NDArray[np.bool_]]:
+        """Return the canonical good rows, and for each row of the column whether it is bad.
+
+        Raises
+        ------
+        InvalidDataError
+            For a bad row under "error": null, broken, dense but not as long as the model,
+            with an index outside its range or a value that is not a finite float32.
+        """
+        vectors = read_vectors(column)
+        with np.errstate(over="ignore"):
+            values = vectors.values.astype(np.float32)
+        bad = vectors.is_null | vectors.is_broken
+        if bad.any():
+            self._refuse("a null or broken vector", "")
+        other = vectors.is_dense & (vectors.sizes != feature_dim)
+        if other.any():
+            seen = vectors.sizes[other][0]
+            self._refuse(f"a dense vector or array of {seen} values, not {feature_dim}", "")
+            bad = bad | other
+        outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
+        finite = np.isfinite(vectors.values)
+        for flags, what, source in (
+            (outside, f"an index outside 0 to {feature_dim - 1}", vectors.indices),
+            (~finite, "a NaN or infinite value", vectors.values),
+            (finite & ~np.isfinite(values), "a value beyond float32", vectors.values),
+        ):
+            if flags.any():
+                first = int(np.flatnonzero(flags)[0])
+                self._refuse(what, f" ({source[first]})")
+                total = np.concatenate([[0], np.cumsum(flags)])
+                bad = bad | (total[vectors.indptr[1:]] > total[vectors.indptr[:-1]])
+        rows = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
+        if bad.any():
+            rows = rows.take(np.flatnonzero(~bad))
+        return canonical(rows), bad
+
+    def _refuse(self, what: str, example: str) -> None:
+        if self.handle_invalid == "error":
+            raise InvalidDataError(
+                f"featuresCol={self.features_col!r} holds {what}{example}, which the model cannot "
+                "score. Clean the data, or set handleInvalid='keep' for a null score or 'skip' to "
+                "drop such rows."
+            )

@@ -1,0 +1,376 @@
+"""Metrics of a DataFrame's scores, in one job of Spark's own aggregates; driver only.
+
+A scored frame has the columns ``score``, ``label`` and ``weight``, all double. Rows of
+null score are left out and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_fm.errors import InvalidDataError
+from spark_fm.learner.metrics import Floats, ScoreGroups, areas, run_starts
+from spark_fm.spark.collect import worker_errors
+
+log = logging.getLogger(__name__)
+
+# Scores whose log-odds agree to this share a step of the ROC and PR curves.
+LOG_ODDS_STEP = 1e-4
+# Probabilities are kept this far from 0 and 1 in the log loss.
+CLIP = 1e-15
+# Groups of a regressor's scores and residuals to a factor of 2.
+STEPS_PER_OCTAVE = 64
+_OUTSIDE = 1e7  # beyond every log-odds bin: scores that are no probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The caller's names of the columns, for messages."""
+
+    label: str
+    score: str
+    weight: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassifierSums:
+    """Weighted sums over the scored rows of a classifier.
+
+    Parameters
+    ----------
+    n_rows : int
+    loss : float
+        Sum of the log loss; NaN when a score lies outside 0 to 1.
+    tp, fp, fn, tn : float
+        Cut at the threshold.
+    groups : ScoreGroups
+        Rows by score; none unless curves were asked for.
+    """
+
+    n_rows: int
+    loss: float
+    tp: float
+    fp: float
+    fn: float
+    tn: float
+    groups: ScoreGroups
+
+    def f_beta(self, beta: float) -> float:
+        """Return (1 + b^2) precision recall / (b^2 precision + recall), b = ``beta``."""
+        hits = (1 + beta**2) * self.tp
+        return _ratio(hits, hits + beta**2 * self.fn + self.fp)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics by name; NaN where undefined."""
+        total = self.tp + self.fp + self.fn + self.tn
+        order = np.arange(len(self.groups.score), 0, -1)
+        roc_auc, pr_auc = areas(order, self.groups.positive, self.groups.negative)
+        return {
+            "rows": self.n_rows,
+            "logloss": _ratio(self.loss, total),
+            "accuracy": _ratio(self.tp + self.tn, total),
+            "precision": _ratio(self.tp, self.tp + self.fp),
+            "recall": _ratio(self.tp, self.tp + self.fn),
+            "f1": self.f_beta(1.0),
+            "roc_auc": roc_auc,
+            "pr_auc": pr_auc,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegressorSums:
+    """Weighted sums over the scored rows of a regressor, whole and by groups.
+
+    Parameters
+    ----------
+    n_rows : int
+    weight, squared, absolute, label, label_square : float
+    by_score, by_residual : dict of str to ndarray of shape (n,), float64
+        Mean ``score``, ``label`` and ``residual`` and ``weight`` of rows of about equal
+        score and of about equal residual, ascending; empty unless asked for.
+    """
+
+    n_rows: int
+    weight: float
+    squared: float
+    absolute: float
+    label: float
+    label_square: float
+    by_score: dict[str, Floats]
+    by_residual: dict[str, Floats]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics by name; NaN where undefined."""
+        spread = self.label_square - _ratio(self.label**2, self.weight)
+        return {
+            "rows": self.n_rows,
+            "rmse": math.sqrt(_ratio(self.squared, self.weight)),
+            "mae": _ratio(self.absolute, self.weight),
+            "r2": 1 - self.squared / spread if spread > 0 else math.nan,
+        }
+
+
+def classifier_sums(
+    scored: DataFrame, names: Names, *, threshold: float, curves: bool
+) -> ClassifierSums:
+    """Return the sums of a classifier's scores against labels 0 and 1, or -1 and 1.
+
+    Parameters
+    ----------
+    scored : DataFrame
+    names : Names
+    threshold : float
+        Score from which the predicted label is 1.
+    curves : bool
+        Group the rows by score, for the areas and curves: a shuffle more.
+
+    Raises
+    ------
+    InvalidDataError
+        For other labels, weights that are negative or null, NaN scores, and no rows.
+
+    Notes
+    -----
+    One job. Loss and counts are exact; probabilities whose log-odds agree to 1e-4 share a
+    group.
+    """
+    score, label, weight = F.col("score"), F.col("label"), F.col("weight")
+    is_scored = score.isNotNull()
+    positive, negative = is_scored & (label == 1.0), is_scored & label.isin(0.0, -1.0)
+    predicted = score >= threshold
+    clipped = F.least(F.greatest(score, F.lit(CLIP)), F.lit(1 - CLIP))
+    # eqNullSafe, because a null label must count as a bad one.
+    known = label.eqNullSafe(1.0) | label.eqNullSafe(0.0) | label.eqNullSafe(-1.0)
+    groups: Any = scored.groupBy(_score_bin(clipped).alias("bin")) if curves else scored
+    found = _rows(
+        groups.agg(
+            _total(positive, weight).alias("positive"),
+            _total(negative, weight).alias("negative"),
+            _total(positive & predicted, weight).alias("tp"),
+            _total(negative & predicted, weight).alias("fp"),
+            _total(positive, -F.log(clipped) * weight).alias("loss_positive"),
+            _total(negative, -F.log(1.0 - clipped) * weight).alias("loss_negative"),
+            _total(positive | negative, weight * score).alias("score"),
+            F.min(score).alias("threshold"),
+            F.count_if((score < 0.0) | (score > 1.0)).alias("outside"),
+            F.count_if(label == -1.0).alias("minus_ones"),
+            F.count_if(label == 0.0).alias("zeros"),
+            *_faults(positive | negative, known),
+        )
+    )
+    _check(
+        found, names, "a label other than 0 or 1",
+        "metrics of a classifier need 0 and 1, or -1 and 1. For a regressor take another metric: "
+        'FMEvaluator(metricName="rmse"), "mae" or "r2".',
+    )  # fmt: skip
+    _check_minus_ones(found, names)
+    return _classifier_sums(found, curves=curves)
+
+
+def _classifier_sums(found: dict[str, Any], *, curves: bool) -> ClassifierSums:
+    sums = {name: np.array(found[name], np.float64) for name in found if name != "example"}
+    weight = sums["positive"] + sums["negative"]
+    kept = np.flatnonzero((weight > 0) & curves)
+    kept = kept[np.argsort(-sums["threshold"][kept])]
+    positive, negative = sums["positive"].sum(), sums["negative"].sum()
+    tp, fp = sums["tp"].sum(), sums["fp"].sum()
+    loss = sums["loss_positive"].sum() + sums["loss_negative"].sum()
+    return ClassifierSums(
+        n_rows=int(sums["rows"].sum()),
+        loss=math.nan if sums["outside"].any() else float(loss),
+        tp=float(tp),
+        fp=float(fp),
+        fn=float(positive - tp),
+        tn=float(negative - fp),
+        groups=ScoreGroups(
+            score=sums["score"][kept] / weight[kept],
+            threshold=sums["threshold"][kept],
+            positive=sums["positive"][kept],
+            negative=sums["negative"][kept],
+        ),
+    )
+
+
+def regressor_sums(
+    scored: DataFrame, names: Names, *, centre: float | None = None
+) -> RegressorSums:
+    """Return the sums of a regressor's scores against its labels.
+
+    Parameters
+    ----------
+    scored : DataFrame
+    names : Names
+    centre : float, optional
+        Group the rows by residual, and by score: finely around this score, and the wider
+        the further from it. None groups nothing.
+
+    Raises
+    ------
+    InvalidDataError
+        For null or NaN labels, bad weights, NaN scores, and no rows.
+
+    Notes
+    -----
+    One job. The groups' means are exact.
+    """
+    score, label, weight = F.col("score"), F.col("label"), F.col("weight")
+    bad = label.isNull() | F.isnan(label)
+    used = score.isNotNull() & ~bad
+    error = score - label
+    sums = [
+        _total(used, weight).alias("weight"),
+        _total(used, weight * error * error).alias("squared"),
+        _total(used, weight * F.abs(error)).alias("absolute"),
+        _total(used, weight * label).alias("label"),
+        _total(used, weight * label * label).alias("label_square"),
+        _total(used, weight * score).alias("score"),
+        *_faults(used, ~bad),
+    ]
+    if centre is None:
+        found = _rows(scored.agg(*sums))
+    else:
+        bins = {"by_score": _distance_bin(score - centre), "by_residual": _distance_bin(error)}
+        binned = scored.withColumns(bins)
+        sets = [[F.col("by_score")], [F.col("by_residual")]]
+        groups = binned.groupingSets(sets, F.col("by_score"), F.col("by_residual"))
+        found = _rows(groups.agg(F.grouping("by_score").alias("set"), *sums))
+    return _regressor_sums(found, names)
+
+
+def _regressor_sums(found: dict[str, Any], names: Names) -> RegressorSums:
+    # The set of groups by score holds every row once, and so does the one by residual.
+    first = [place for place, other in enumerate(found.get("set", [0])) if not other]
+    whole = {name: [values[place] for place in first] for name, values in found.items()}
+    _check(whole, names, "a label that is null or NaN", "a regressor needs a number.")
+    totals = {
+        name: float(np.sum(whole[name]))
+        for name in ("weight", "squared", "absolute", "label", "label_square")
+    }
+    by_score = by_residual = {}
+    if "set" in found:
+        is_first = np.array(found["set"]) == 0
+        by_score, by_residual = _means(found, is_first), _means(found, ~is_first)
+        by_score = _sorted(by_score, "score")
+        by_residual = _sorted(by_residual, "residual")
+    return RegressorSums(
+        n_rows=sum(whole["rows"]), **totals, by_score=by_score, by_residual=by_residual
+    )
+
+
+def _means(found: dict[str, Any], chosen: NDArray[np.bool_]) -> dict[str, Floats]:
+    weight, score, label = (
+        np.array(found[name], np.float64)[chosen] for name in ("weight", "score", "label")
+    )
+    kept = weight > 0
+    weight, score, label = weight[kept], score[kept], label[kept]
+    return {
+        "score": score / weight,
+        "label": label / weight,
+        "residual": (score - label) / weight,
+        "weight": weight,
+    }
+
+
+def _sorted(columns: dict[str, Floats], name: str) -> dict[str, Floats]:
+    order = np.argsort(columns[name])
+    return {key: values[order] for key, values in columns.items()}
+
+
+def merged_means(columns: dict[str, Floats], n_groups: int) -> dict[str, Floats]:
+    """Return the means of at most ``n_groups`` neighbouring groups of about equal weight."""
+    weight = columns["weight"]
+    starts = run_starts(weight, n_groups)
+    total = np.add.reduceat(weight, starts)
+    means = {
+        name: np.add.reduceat(values * weight, starts) / total for name, values in columns.items()
+    }
+    return {**means, "weight": total}
+
+
+def _score_bin(probability: Column) -> Column:
+    """Return a bin of the score that keeps the order: by log-odds from 0 to 1."""
+    score = F.col("score")
+    log_odds = F.log(probability) - F.log(1.0 - probability)
+    outside = F.when(score > 1.0, _OUTSIDE).when(score < 0.0, -_OUTSIDE)
+    far = F.round(F.asinh(score) / LOG_ODDS_STEP) + outside
+    return F.coalesce(far, F.round(log_odds / LOG_ODDS_STEP))
+
+
+def _distance_bin(distance: Column) -> Column:
+    """Return a bin of a signed distance, of a width in proportion to it."""
+    steps = F.floor(F.log2(F.abs(distance)) * STEPS_PER_OCTAVE)
+    # Exponents of doubles stay above -1,100, so both signs keep apart.
+    return F.when(distance == 0.0, 0).otherwise(F.signum(distance) * (steps + 10**6))
+
+
+def _total(condition: Column, value: Column) -> Column:
+    return F.sum(F.when(condition, value).otherwise(0.0))
+
+
+def _faults(used: Column, known: Column) -> tuple[Column, ...]:
+    """Return the counts of rows used, left out and at fault, and one label at fault."""
+    score, label, weight = F.col("score"), F.col("label"), F.col("weight")
+    shown = F.coalesce(label.cast("string"), F.lit("null"))
+    return (
+        F.count_if(used).alias("rows"),
+        F.count_if(score.isNull()).alias("unscored"),
+        F.count_if(F.isnan(score)).alias("nan_scores"),
+        F.count_if(weight.isNull() | F.isnan(weight) | (weight < 0)).alias("bad_weights"),
+        F.count_if(~known).alias("bad_labels"),
+        F.first(F.when(~known, shown), ignorenulls=True).alias("example"),
+    )
+
+
+def _rows(groups: DataFrame) -> dict[str, Any]:
+    with worker_errors():
+        found: dict[str, Any] = groups.toArrow().to_pydict()
+    return found
+
+
+def _check(found: dict[str, Any], names: Names, fault: str, wanted: str) -> None:
+    """Raise InvalidDataError for rows that no metric can take."""
+    if sum(found["bad_labels"]):
+        example = next(value for value in found["example"] if value is not None)
+        raise InvalidDataError(
+            f"labelCol={names.label!r} has {sum(found['bad_labels'])} row(s) with {fault}, for "
+            f"example {example}; {wanted}"
+        )
+    if sum(found["bad_weights"]):
+        raise InvalidDataError(
+            f"weightCol={names.weight!r} has {sum(found['bad_weights'])} row(s) with a null, NaN "
+            "or negative weight; expected numbers >= 0. Clean the data, or leave weightCol unset."
+        )
+    if sum(found["nan_scores"]):
+        raise InvalidDataError(
+            f"scoreCol={names.score!r} has {sum(found['nan_scores'])} row(s) with a NaN score, or "
+            "with a vector of other than two numbers. Fix the model that made it, set scoreCol to "
+            "another column, or drop these rows."
+        )
+    if not sum(found["rows"]):
+        raise InvalidDataError(
+            "The input has no rows that can be scored. Check where the rows come from."
+        )
+    if sum(found["unscored"]):
+        log.warning("left out %d row(s) without a score", sum(found["unscored"]))
+
+
+def _check_minus_ones(found: dict[str, Any], names: Names) -> None:
+    if sum(found["minus_ones"]) and sum(found["zeros"]):
+        raise InvalidDataError(
+            f"labelCol={names.label!r} has labels 0 and -1; a classifier needs 0 and 1, or -1 and "
+            "1."
+        )
+    if sum(found["minus_ones"]):
+        log.info("labels -1/1 mapped to 0/1")
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

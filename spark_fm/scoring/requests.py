@@ -1,0 +1,190 @@
+"""Columns of requests to vectors, and of scores to responses.
+
+The functions here run on the driver, what they hand to Spark on executors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import GenericAlias
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.ml.linalg import SparseVector, Vectors, VectorUDT
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.types import ArrayType, BinaryType, DataType, StringType
+
+from spark_fm._version import __version__
+from spark_fm.errors import InvalidColumnError, InvalidDataError
+from spark_fm.formats.requests import RECORDIO_PROTOBUF, Cells, decode_cells
+from spark_fm.formats.responses import encode_each
+from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
+from spark_fm.spark.worker import check_version, freeze_loaded_modules
+
+
+@dataclass(frozen=True)
+class VectorsTask:
+    """Decode cells that hold requests.
+
+    Parameters
+    ----------
+    content_type : str
+    feature_dim : int
+    one_each : bool
+        Return a vector a cell, otherwise an array of vectors.
+    handle_invalid : {"error", "keep"}
+        Whether a cell that cannot be read is an error; otherwise it becomes null.
+    version : str
+    """
+
+    content_type: str
+    feature_dim: int
+    one_each: bool
+    handle_invalid: Literal["error", "keep"]
+    version: str = __version__
+
+    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        """Yield an array of vectors, or of lists of them, for each array of cells."""
+        check_version(self.version)
+        for column in columns:
+            cells = self.read(_bytes_of(column))
+            is_null = (cells.counts == 0) if self.one_each else np.zeros(cells.rows.n_rows, bool)
+            rows = cells.rows
+            indptr = rows.indptr
+            if self.one_each:  # cells without a row get an empty one
+                indptr = np.concatenate([[0], indptr[np.cumsum(cells.counts)]])
+            n = len(indptr) - 1
+            vectors = vector_column(
+                indptr, rows.indices, rows.values.astype(np.float64),
+                np.full(n, self.feature_dim), is_dense=np.zeros(n, bool), is_null=is_null,
+            )  # fmt: skip
+            yield vectors if self.one_each else _lists_of(vectors, cells)
+        freeze_loaded_modules()
+
+    def read(self, cells: list[bytes | None]) -> Cells:
+        """Return what the cells hold, or raise for a wrong one if that is an error."""
+        found = decode_cells(cells, self.content_type, self.feature_dim, one_each=self.one_each)
+        if found.reasons and self.handle_invalid == "error":
+            place, reason = next(iter(found.reasons.items()))
+            raise InvalidDataError(
+                f"A request cannot be read ({(cells[place] or b'')[:60]!r}): {reason} Or set "
+                'handle_invalid="keep", which makes it null.'
+            )
+        return found
+
+    def read_one(self, cell: bytes | str | None) -> SparseVector | list[SparseVector] | None:
+        """Return the vector or vectors of a cell: for PySpark 4.0, which has no Arrow UDFs."""
+        check_version(self.version)
+        cells = self.read([cell.encode() if isinstance(cell, str) else _as_bytes(cell)])
+        rows = cells.rows
+        if not rows.n_rows:
+            return None
+        vectors = [
+            Vectors.sparse(self.feature_dim, rows.indices[cut], rows.values[cut].astype(float))
+            for cut in map(slice, rows.indptr[:-1].tolist(), rows.indptr[1:].tolist())
+        ]
+        return vectors[0] if self.one_each else vectors
+
+
+def _bytes_of(column: pa.Array) -> list[bytes | None]:
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_binary(kind)
+            or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)):  # fmt: skip
+        raise _wrong_kind(kind)
+    return cast("list[bytes | None]", column.cast(pa.large_binary()).to_pylist())
+
+
+def _as_bytes(cell: object) -> bytes | None:
+    if cell is None or isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, bytearray):
+        return bytes(cell)
+    raise _wrong_kind(type(cell).__name__)
+
+
+def _wrong_kind(kind: object) -> InvalidColumnError:
+    return InvalidColumnError(
+        f"The column of requests has type {kind}; expected string or binary. Cast it, or pass "
+        "another column."
+    )
+
+
+def _lists_of(vectors: pa.StructArray, cells: Cells) -> pa.ListArray:
+    """Return a list of vectors for each cell, null where a cell has none."""
+    ends = np.concatenate([[0], np.cumsum(cells.counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(ends), vectors, type=pa.list_(VECTOR_TYPE), mask=pa.array(cells.counts == 0)
+    )
+
+
+def vectors_of(task: VectorsTask, column: Column) -> Column:
+    """Return the column of vectors, or of arrays of them, in a column of requests."""
+    returns: DataType = VectorUDT() if task.one_each else ArrayType(VectorUDT())
+    if not hasattr(F, "arrow_udf"):
+        return F.udf(task.read_one, returns)(column)
+
+    def decode(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        return task(columns)
+
+    # PySpark evaluates the annotations, which are strings in this module.
+    decode.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
+    return cast(Column, F.arrow_udf(decode, returnType=returns)(column))
+
+
+def responses_of(accept: str, score: Column, label: Column | None) -> Column:
+    """Return the column of responses, one for each row with a score, else null."""
+    parts = [part.cast("double") for part in (score, label) if part is not None]
+    returns = BinaryType() if accept == RECORDIO_PROTOBUF else StringType()
+    if not hasattr(F, "arrow_udf"):
+        make: Any = pandas_udf  # its overloads know no such functions
+        return cast(Column, make(_pandas_encoder(accept, len(parts)), returns)(*parts))
+
+    def encode(columns: Iterator[Any]) -> Iterator[pa.Array]:
+        for each in columns:
+            arrays = each if isinstance(each, tuple) else (each,)
+            is_null = np.logical_or.reduce([np.asarray(part.is_null()) for part in arrays])
+            numbers = [np.asarray(part.fill_null(0)) for part in arrays]
+            rows = encoded(accept, numbers, is_null)
+            yield pa.array(rows, pa.binary()).cast(
+                pa.binary() if accept == RECORDIO_PROTOBUF else pa.string()
+            )
+
+    kind = pa.Array if len(parts) == 1 else GenericAlias(tuple, (pa.Array,) * len(parts))
+    encode.__annotations__ = {
+        "columns": GenericAlias(Iterator, (kind,)),
+        "return": Iterator[pa.Array],
+    }
+    return cast(Column, F.arrow_udf(encode, returnType=returns)(*parts))
+
+
+def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
+    """Return the same for PySpark 4.0; null and NaN are one in pandas, both become null."""
+
+    def encode(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+        for each in batches:
+            arrays = [part.to_numpy(np.float64) for part in
+                      (each if isinstance(each, tuple) else (each,))]  # fmt: skip
+            is_null = np.logical_or.reduce([np.isnan(part) for part in arrays])
+            rows: list[Any] = encoded(accept, arrays, is_null)
+            if accept != RECORDIO_PROTOBUF:
+                rows = [None if row is None else row.decode() for row in rows]
+            yield pd.Series(rows, dtype=object)
+
+    kind = pd.Series if n_parts == 1 else GenericAlias(tuple, (pd.Series,) * n_parts)
+    encode.__annotations__ = {
+        "batches": GenericAlias(Iterator, (kind,)),
+        "return": GenericAlias(Iterator, (pd.Series,)),
+    }
+    return encode
+
+
+def encoded(accept: str, parts: list[Any], is_null: Any) -> list[bytes | None]:
+    """Return the responses of rows, None for null ones."""
+    kept = [part[~is_null].astype(np.float32) for part in parts]
+    texts = iter(encode_each(kept[0], kept[1] if len(kept) > 1 else None, accept))
+    return [None if null else next(texts) for null in is_null.tolist()]

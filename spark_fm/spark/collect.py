@@ -1,0 +1,162 @@
+"""Bring arrays from tasks to the driver in checked chunks, within its JVM's memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_fm.errors import (
+    GpuNotFoundError,
+    ModelTooLargeError,
+    SparkFMError,
+    VersionMismatchError,
+)
+from spark_fm.spark.session import result_limit
+
+# A partition is in the JVM several times over while it travels: small ones, one at a time.
+PART_BYTES = 16 * 2**20
+# Most that one job brings of several models; one model alone may be larger.
+JOB_BYTES = 2**27
+
+
+def gather(
+    frame: DataFrame,
+    session: SparkSession,
+    *,
+    n_bytes: int,
+    spread: list[str],
+    columns: list[str] | None = None,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a DataFrame on the driver, in no particular order.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    session : SparkSession
+    n_bytes : int
+        Upper bound of the result's size: above ``result_limit`` rows come partition by
+        partition, spread over partitions of about 16 MiB.
+    spread : list of str
+        Columns whose values spread the rows evenly.
+    columns : list of str, optional
+        Columns to bring, in this order; all without it.
+    """
+    if columns is not None:
+        frame = frame.select(*columns)
+    with worker_errors():
+        if n_bytes <= result_limit(session):
+            table = frame.toArrow()
+            for batch in table.to_batches():
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            return
+        n_partitions = max(2, -(-n_bytes // PART_BYTES))
+        pieces = frame.repartition(n_partitions, *spread)
+        for row in pieces.toLocalIterator():
+            yield tuple(row)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Name the faults that only workers can see: of a cluster's set-up, and their loss."""
+    try:
+        yield
+    except SparkFMError:
+        raise
+    except Exception as err:  # on Classic a lost worker comes as py4j's own error
+        text = str(err)
+        if "Python worker exited unexpectedly" in text:
+            raise SparkFMError(
+                "A Python worker was lost: killed, or out of memory. Its task was not run again, "
+                "or not often enough: set spark.task.maxFailures, or the master local[*,4] instead "
+                "of local[*]; if memory is short, use fewer cores or lower numFactors."
+            ) from err
+        for kind in (VersionMismatchError, GpuNotFoundError, ModelTooLargeError):
+            said = re.search(rf"{kind.__name__}: ([^\n]+)", text)
+            if said:
+                raise kind(said[1]) from err
+        missing = re.search(r"ModuleNotFoundError: No module named '(spark_fm[^']*|numba)'", text)
+        if missing:
+            raise SparkFMError(
+                f"The workers cannot import {missing[1]}. Install spark-fm in the environment "
+                "that PYSPARK_PYTHON names on every node, or ship it with the job "
+                "(see docs/deploy.md)."
+            ) from err
+        raise
+
+
+PIECE_BYTES = 4 * 2**20
+FACTS = "facts"
+
+PIECE_SCHEMA = pa.schema(
+    [
+        pa.field("model", pa.int32()),
+        pa.field("partition", pa.int32()),
+        pa.field("name", pa.string()),
+        pa.field("part", pa.int32()),
+        pa.field("payload", pa.binary()),
+    ]
+)
+PIECE_DDL = "model int, partition int, name string, part int, payload binary"
+
+
+def piece(
+    partition: int, name: str, part: int, payload: bytes, *, model: int = 0
+) -> pa.RecordBatch:
+    """Return the record batch of one piece."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([model], pa.int32()),
+            pa.array([partition], pa.int32()),
+            pa.array([name], pa.string()),
+            pa.array([part], pa.int32()),
+            pa.array([payload], pa.binary()),
+        ],
+        schema=PIECE_SCHEMA,
+    )
+
+
+def array_pieces(
+    partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], *, model: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Yield the pieces of arrays and facts; the facts also keep shapes and dtypes."""
+    flats = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in arrays.items()}
+    forms = {n: [a.dtype.str, list(a.shape), zlib.crc32(flats[n].data)] for n, a in arrays.items()}
+    content = json.dumps({**facts, "arrays": forms}).encode()
+    yield piece(partition, FACTS, 0, content, model=model)
+    for name, flat in flats.items():
+        for part, start in enumerate(range(0, len(flat), PIECE_BYTES)):
+            payload = flat[start : start + PIECE_BYTES].tobytes()
+            yield piece(partition, name, part, payload, model=model)
+
+
+def join_pieces(
+    rows: Iterable[tuple[str, int, Any]],
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return facts and arrays from their pieces (name, part, payload), in any order."""
+    parts: dict[str, list[tuple[int, Any]]] = {}
+    for name, part, payload in rows:
+        parts.setdefault(name, []).append((part, payload))
+    facts = json.loads(bytes(parts[FACTS][0][1]))
+    arrays = {}
+    for name, (dtype, shape, checksum) in facts.pop("arrays").items():
+        array = np.empty(shape, dtype)
+        flat = array.reshape(-1).view(np.uint8)
+        place = 0
+        for _, payload in sorted(parts.get(name, []), key=lambda item: item[0]):
+            flat[place : place + len(payload)] = np.frombuffer(payload, np.uint8)
+            place += len(payload)
+        if place != len(flat):
+            raise RuntimeError(f"{name}: {place} of {len(flat)} bytes arrived")
+        if zlib.crc32(flat.data) != checksum:
+            raise RuntimeError(f"{name}: its pieces are of two attempts of a task, or damaged")
+        arrays[name] = array
+    return facts, arrays

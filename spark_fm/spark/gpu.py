@@ -1,0 +1,186 @@
+"""The GPU of a Spark task; workers only.
+
+``numba.cuda`` is imported inside the task: the driver may have neither it nor a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import TaskContext
+
+from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.cuda.device import check_gpu, gpu_name, n_gpus, pays, use_gpu
+from spark_fm.learner.epoch import CPU, Trainer
+from spark_fm.learner.predict import TablePositions, margins, renumbered
+from spark_fm.spark.worker import check_version, partition_number
+
+if TYPE_CHECKING:
+    from spark_fm.learner.cuda.scorer import CudaScorer
+
+log = logging.getLogger(__name__)
+
+PROBE_DDL = "gpu string, number int, reason string"
+
+
+@dataclass(frozen=True)
+class TaskGpu:
+    """Which GPU a task uses.
+
+    Parameters
+    ----------
+    local : bool
+        A local master assigns none: its tasks take those of the machine in turn.
+    """
+
+    local: bool
+
+    def use(self) -> str:
+        """Make it the current one; return its address.
+
+        Raises
+        ------
+        GpuNotFoundError
+            When Spark has given the task none, or it is not there.
+        """
+        address = self._address()
+        use_gpu(address)
+        return address
+
+    def _address(self) -> str:
+        context = TaskContext.get()
+        assigned = None if context is None else context.resources().get("gpu")
+        if assigned is not None and assigned.addresses:
+            return str(assigned.addresses[0])
+        if self.local or context is None:
+            return str(partition_number() % n_gpus())
+        raise GpuNotFoundError(
+            "Spark has given the task no GPU: set spark.executor.resource.gpu.amount, "
+            "spark.task.resource.gpu.amount and a discovery script, as conf/gpu-*.conf do"
+        )
+
+
+@dataclass(frozen=True)
+class GpuPasses:
+    """Passes on the GPU of the task.
+
+    Parameters
+    ----------
+    gpu : TaskGpu
+    rows_key : str
+        Name of the rows that the job's partitions hold; a worker that is used again finds
+        those of its partition on the GPU.
+    block_rows : int
+        Rows that train side by side.
+    """
+
+    gpu: TaskGpu
+    rows_key: str
+    block_rows: int
+
+    @contextmanager
+    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+        """Yield what makes the passes, and which GPU it uses, as ``host:address``.
+
+        ``part`` numbers the parts of the rows, each of which one task trains on. At the end
+        the GPU is left to the tasks of other workers, too.
+        """
+        address = self.gpu.use()
+        from spark_fm.learner.cuda.memory import device_memory
+        from spark_fm.learner.cuda.trainer import CudaTrainer
+
+        memory, key = device_memory(), (self.rows_key, part)
+        trainer = CudaTrainer(key, self.block_rows)
+        try:
+            yield trainer, f"{socket.gethostname()}:{address}"
+        except BaseException:
+            with suppress(Exception):  # a GPU that is broken must not hide what broke it
+                trainer.let_go()
+                memory.leave_room()
+            raise
+        trainer.let_go()
+        memory.leave_room()
+
+
+def task_trainer(
+    gpu: GpuPasses | None, part: int
+) -> AbstractContextManager[tuple[Trainer, str | None]]:
+    """Return a context of what makes a task's passes, and of the name of its GPU if it has one."""
+    return nullcontext((CPU, None)) if gpu is None else gpu.trainer(part)
+
+
+def row_scorer(
+    gpu: TaskGpu | None,
+    table: NDArray[np.float32],
+    bias: float,
+    features: NDArray[np.int32] | None,
+) -> Callable[[CsrBatch], NDArray[np.float32]]:
+    """Return what gives the raw scores of rows, as ``predict.margins`` takes a model.
+
+    Large batches are scored on the task's GPU, where there is one with room for the model
+    and for them; all others on the processor.
+    """
+    on_processor = partial(margins, table=table, bias=bias, features=features)
+    if gpu is None:
+        return on_processor
+    k = table.shape[1] - 1
+    positions = None if features is None else TablePositions(features)
+    scorer: CudaScorer | None = None
+    works = True
+
+    def score(batch: CsrBatch) -> NDArray[np.float32]:
+        nonlocal scorer, works
+        if works and pays(batch.nnz, k):
+            try:
+                scorer = scorer or _cuda_scorer(gpu, table)
+                return scorer.margins(renumbered(batch, positions), bias)
+            except GpuNotFoundError as err:  # Spark gives one to tasks that train alone
+                log.info("scoring on the processor: %s", err)
+            except ModelTooLargeError as err:  # as it is, or since others have filled the GPU
+                log.warning("scoring on the processor from here on: %s", err)
+            scorer, works = None, False
+        return on_processor(batch)
+
+    return score
+
+
+def _cuda_scorer(gpu: TaskGpu, table: NDArray[np.float32]) -> CudaScorer:
+    """Return a scorer on the GPU of the task; a GPU costs a second before its first score."""
+    gpu.use()
+    check_gpu()
+    from spark_fm.learner.cuda.scorer import CudaScorer
+
+    return CudaScorer(table)
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Tell whether this task has a GPU that works: for ``mapInArrow``, as PROBE_DDL."""
+
+    version: str
+    gpu: TaskGpu
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield its name and how many the machine has, or the reason why there is none."""
+        check_version(self.version)
+        for _ in batches:
+            pass
+        name, number, reason = "", 0, ""
+        try:
+            self.gpu.use()
+            check_gpu()
+            name, number = gpu_name(), n_gpus()
+        except GpuNotFoundError as err:
+            reason = str(err)
+        columns = [pa.array([name]), pa.array([number], pa.int32()), pa.array([reason])]
+        yield pa.RecordBatch.from_arrays(columns, names=["gpu", "number", "reason"])

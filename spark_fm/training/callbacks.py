@@ -1,0 +1,214 @@
+"""What follows a training: progress, history, MLflow; driver only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.training import EpochRecord
+
+log = logging.getLogger(__name__)
+
+CURVE_POINTS = 200
+
+
+@dataclass(slots=True)
+class Crew:
+    """Who made the passes of a training, as its tasks say.
+
+    Parameters
+    ----------
+    workers : int
+        Most partitions that trained in one pass.
+    gpus : set of str
+        Host and address of the GPUs.
+    """
+
+    workers: int = 1
+    gpus: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """One finished epoch.
+
+    Parameters
+    ----------
+    record : EpochRecord
+    spec : TrainSpec
+    n_rows : int
+        Training rows visited.
+    seconds : float
+        Wall time of the epoch as the driver saw it, or the task's own when one job ran
+        several epochs.
+    phases : dict of str to float
+        Seconds of broadcast, train, merge and validate. When one task trains, broadcast is
+        all of the job but its arithmetic: its start, and the model's way there and back.
+    """
+
+    record: EpochRecord
+    spec: TrainSpec
+    n_rows: int
+    seconds: float
+    phases: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Return the epoch's row of the summary's history."""
+        record = self.record
+        row: dict[str, Any] = {"epoch": record.epoch, "trainLoss": record.train_loss}
+        if record.validation is not None:
+            row["validationLoss"] = record.validation.mean_loss()
+            for name, value in record.validation.values(self.spec.loss).items():
+                row[f"validation_{name}"] = value
+        row["rowsPerSecond"] = self.n_rows / self.seconds if self.seconds else float("nan")
+        row["seconds"] = self.seconds
+        row |= {f"{name}Seconds": value for name, value in self.phases.items()}
+        row["compileSeconds"] = record.compile_seconds
+        row["stepScale"] = record.step_scale
+        for name in ("bias", "linear", "factors"):
+            row[f"{name}Lr"] = getattr(self.spec, name).lr * record.step_scale
+        row["rejected"] = record.n_rejected
+        return row
+
+    def text(self) -> str:
+        """Return the log line."""
+        row = self.row()
+        parts = [f"epoch {row['epoch']}", f"loss {row['trainLoss']:.6g}"]
+        parts += [
+            f"{name.replace('validation_', 'validation ')} {value:.6g}"
+            for name, value in row.items()
+            if name.startswith("validation_")
+        ]
+        parts += [f"{row['rowsPerSecond']:,.0f} rows/s", f"{row['seconds']:.2f} s"]
+        if row["rejected"]:
+            parts.append(f"{row['rejected']} diverged attempt(s), steps now x{row['stepScale']:g}")
+        return ", ".join(parts)
+
+
+def validation_curve(history: list[EpochRecord], epoch: int) -> dict[str, Any] | None:
+    """Return a classifier's validation rows of an epoch in groups by score, to draw curves of.
+
+    None for a regressor, and for an epoch without validation.
+    """
+    for record in history:
+        if record.epoch == epoch and record.validation is not None:
+            groups = record.validation.histogram.groups()
+            return groups.thinned(CURVE_POINTS).to_dict() if len(groups.score) else None
+    return None
+
+
+def running_history(history: list[EpochRecord], n_rows: int) -> list[dict[str, Any]]:
+    """Return the running metrics of each epoch that has some, with its rows and seconds."""
+    return [
+        {"epoch": r.epoch, "rows": n_rows, "seconds": r.train_seconds, **r.running}
+        for r in history
+        if r.running is not None
+    ]
+
+
+class Progress:
+    """Log a line an epoch; on a terminal or in a notebook also draw a bar.
+
+    Parameters
+    ----------
+    epochs : int
+        Of all models together.
+    what : str
+    """
+
+    def __init__(self, epochs: int, what: str) -> None:
+        self._bar = _bar(epochs, what)
+
+    def __call__(self, report: EpochReport, of: str = "") -> None:
+        """Take in a finished epoch; ``of`` names the model where several train."""
+        # A handler that wants more than the text finds it in the record.
+        log.info("%s%s", of and f"{of}, ", report.text(), extra={"report": report})
+        if self._bar is not None:
+            self._bar.set_postfix_str(report.text().split(", ", 1)[1])
+            self._bar.update(1)
+
+    def __enter__(self) -> Progress:
+        """Start showing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(epochs: int, what: str) -> Any:
+    in_notebook = "ipykernel" in sys.modules
+    if not in_notebook and not (sys.stderr is not None and sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=epochs, desc=what, unit="epoch", dynamic_ncols=True)
+
+
+def divergence_notes(records: list[EpochRecord]) -> list[str]:
+    """Return what the user should know of epochs that diverged."""
+    return [
+        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
+        f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
+        "lower the learning rates."
+        for record in records
+        if record.n_rejected
+    ]
+
+
+def logged_to_mlflow() -> Listener | None:
+    """Return what logs each epoch to the active MLflow run, None where there is none.
+
+    Notes
+    -----
+    Every column of the summary's history is a metric, the epoch is its step. MLflow is
+    never imported here: before a caller imports it there is no active run. After a
+    failure, of which one warning tells, no more is logged, and training goes on.
+    """
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is None:
+        return None
+    try:
+        run = mlflow.active_run()
+    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training goes on
+        _warn(err)
+        return None
+    if run is None:
+        return None
+    works = True
+
+    def tell(report: EpochReport) -> bool:
+        nonlocal works
+        if works:
+            try:
+                _log(mlflow, run.info.run_id, report.row())
+            except Exception as err:  # noqa: BLE001 - likewise
+                _warn(err)
+                works = False
+        return True
+
+    return tell
+
+
+def _log(mlflow: Any, run_id: str, row: dict[str, Any]) -> None:
+    step, now = int(row.pop("epoch")), time.time_ns() // 10**6
+    metrics = [mlflow.entities.Metric(name, float(v), now, step) for name, v in row.items()]
+    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
+
+
+def _warn(err: Exception) -> None:
+    log.warning(
+        "Epochs are not logged to MLflow any more, training goes on: %s: %s",
+        type(err).__name__, err,
+    )  # fmt: skip
+
+
+Listener = Callable[[EpochReport], bool]

@@ -1,0 +1,188 @@
+"""Write a training down as it goes, and read it back after a crash; driver only.
+
+A checkpoint is one Arrow IPC file of checked pieces. It appears under its name only when
+it is whole, so a crash leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import asdict, replace
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from spark_fm._version import __version__
+from spark_fm.errors import CheckpointError
+from spark_fm.formats.files import store_of
+from spark_fm.learner.training import Snapshot
+from spark_fm.spark.collect import PIECE_SCHEMA, array_pieces, join_pieces
+from spark_fm.training.config import TrainRequest
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".spark-fm-checkpoint"
+PARTIAL = ".partial"
+# Names of a request's fields that are not their Param's name in snake case.
+_PARAMS = {
+    "k": "numFactors",
+    "loss": "predictorType",
+    "averagings": "averagingsPerEpoch",
+    "metric": "validationMetric",
+}
+
+
+class Checkpoint:
+    """The checkpoint of one training in a folder of any store that pyarrow or fsspec knows.
+
+    Parameters
+    ----------
+    request : TrainRequest
+        With ``checkpoint_dir``; a later training must ask for the same.
+    name : str
+        Of the training, where several share the folder.
+    """
+
+    def __init__(self, request: TrainRequest, name: str = "training") -> None:
+        self._path = f"{request.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
+        self._store, self._inner = store_of(self._path)
+        self._inner_folder, self._name = self._inner.rsplit("/", 1)
+        self._request = _plain(request)
+        self._folder = request.checkpoint_dir
+
+    def read(self, fingerprint: str) -> Snapshot | None:
+        """Return what was written last, None when there is nothing.
+
+        Parameters
+        ----------
+        fingerprint : str
+            Of the data at hand.
+
+        Raises
+        ------
+        CheckpointError
+            When it is damaged, or of another version, other Params or other data.
+        """
+        if self._store.get_file_info(self._inner).type == pafs.FileType.NotFound:
+            return None
+        advice = f"remove {self._path} to start over."
+        try:
+            with self._store.open_input_file(self._inner) as source:
+                reader = pa.ipc.open_stream(source)
+                rows = [
+                    (first["name"], first["part"], first["payload"])
+                    for batch in reader
+                    for first in batch.slice(0, 1).to_pylist()
+                ]
+            facts, arrays = join_pieces(rows)
+            about = facts.pop("about")
+        except (pa.ArrowException, OSError, RuntimeError, ValueError, KeyError, TypeError) as err:
+            raise CheckpointError(
+                f"{self._path} is a damaged checkpoint ({err}); {advice}"
+            ) from err
+        differences = _differences(about, self._about(fingerprint))
+        if differences:
+            raise CheckpointError(
+                f"{self._path} is the checkpoint of another training: {'; '.join(differences)}. "
+                f"Use the same Params, data and version to go on with it, or {advice} (A Pipeline "
+                "or OneVsRest that trains several models has one file for all: docs/going-on.md.)"
+            )
+        snapshot = Snapshot(facts, arrays)
+        log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
+        return snapshot
+
+    def check_writable(self) -> None:
+        """Raise CheckpointError unless the folder can be written to; it is made if need be.
+
+        Better now than after the first epoch.
+        """
+        trial = self._partial()
+        try:
+            self._store.create_dir(self._inner_folder, recursive=True)
+            self._store.open_output_stream(trial).close()
+            self._store.delete_file(trial)
+        except Exception as err:
+            raise CheckpointError(
+                f"checkpointDir={self._folder!r} cannot be written to ({err}). Give a folder that "
+                "the driver may write to, or leave checkpointDir empty."
+            ) from err
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Replace the checkpoint."""
+        self._store.create_dir(self._inner_folder, recursive=True)
+        partial = self._partial()
+        facts = {**snapshot.facts, "about": self._about(snapshot.facts["fingerprint"])}
+        try:
+            with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
+                sink, PIECE_SCHEMA
+            ) as writer:  # fmt: skip
+                for batch in array_pieces(0, facts, snapshot.arrays):
+                    writer.write_batch(batch)
+            self._store.move(partial, self._inner)
+        except BaseException:
+            if self._store.get_file_info(partial).type != pafs.FileType.NotFound:
+                self._store.delete_file(partial)
+            raise
+
+    def remove(self) -> None:
+        """Delete the checkpoint, when there is one, and what killed writers of it have left."""
+        there = pafs.FileSelector(self._inner_folder, allow_not_found=True)
+        for file in self._store.get_file_info(there):
+            name = file.base_name
+            left = name.startswith(f".{self._name}.") and name.endswith(PARTIAL)
+            if left or name == self._name:
+                self._store.delete_file(file.path)
+
+    def _partial(self) -> str:
+        """Return a new path for a file until it is whole, known as this checkpoint's."""
+        return f"{self._inner_folder}/.{self._name}.{uuid4().hex}{PARTIAL}"
+
+    def _about(self, fingerprint: str) -> dict[str, Any]:
+        return {"version": __version__, "data": fingerprint, "request": self._request}
+
+
+def checkpoint_name(request: TrainRequest, fingerprint: str) -> str:
+    """Return a name that only this training has, for folders shared by several."""
+    text = json.dumps([_plain(request), fingerprint], sort_keys=True)
+    return f"training-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _plain(request: TrainRequest) -> dict[str, Any]:
+    """Return what must agree, as JSON gives it back."""
+    compared = replace(request, checkpoint_dir="", checkpoint_interval=1)
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))
+    return plain
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    texts = []
+    if there["version"] != here["version"]:
+        texts.append(f"spark_fm {there['version']} wrote it, this is {here['version']}")
+    if there["data"] != here["data"]:
+        texts.append("the rows, or the partitions they come in, are others")
+    before, now = _flat(there["request"]), _flat(here["request"])
+    texts += [
+        f"{name} is {before.get(name)!r} there and {now.get(name)!r} here"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return texts
+
+
+def _flat(request: dict[str, Any], group: str = "") -> dict[str, Any]:
+    """Return the values by the names of their Params."""
+    found: dict[str, Any] = {}
+    for name, value in request.items():
+        if isinstance(value, dict):
+            found |= _flat(value, "" if name == "spec" else name)
+        elif group == "columns":
+            found[f"{name}Col" if name != "validation" else "validationIndicatorCol"] = value
+        else:
+            snake = f"{group}_{_PARAMS.get(name, name)}" if group else _PARAMS.get(name, name)
+            found[re.sub(r"_([a-z])", lambda match: match[1].upper(), snake)] = value
+    return found

@@ -1,0 +1,107 @@
+"""What the Spark floor needs to train, free of Params; driver only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spark_fm.errors import InvalidParamError
+from spark_fm.learner.metrics import METRICS
+from spark_fm.learner.spec import TrainSpec, require
+from spark_fm.spark.schema import ColumnNames
+
+REFIT_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """One training: hyperparameters, columns and how to distribute.
+
+    Parameters
+    ----------
+    spec : TrainSpec
+    columns : ColumnNames
+    feature_dim : int
+        Length of the feature vectors; 0 takes it from the data.
+    num_workers : int
+        Partitions that train (>= 1); 0 chooses.
+    averagings : int
+        Exchanges an epoch (>= 1); 0 chooses.
+    aggregation_depth : int
+        1 merges on the driver, 2 on executors first; 0 chooses.
+    validation_fraction : float
+        Share of rows held out when there is no validation column (0 to < 1).
+    metric : str
+        Validation metric that decides.
+    patience : int
+        Epochs without improvement before stopping; 0 never stops.
+    tol : float
+        Relative improvement that counts.
+    refit : {"auto", "always", "never"}
+        Train again on all rows for the best number of epochs; "auto" up to a million rows.
+    handle_invalid : {"error", "skip", "keep"}
+    standardize_label : bool
+        Train a regressor on labels divided by their standard deviation.
+    keep_snapshot : bool
+        Give where the training stands with the model, to go on from there.
+    checkpoint_dir : str
+        Folder where the training is written down as it goes; "" for nowhere.
+    checkpoint_interval : int
+        Epochs from one checkpoint to the next (>= 1).
+    device : {"cpu", "gpu", "auto"}
+        What makes the passes; "auto" is a GPU where tasks have one.
+    """
+
+    spec: TrainSpec
+    columns: ColumnNames
+    feature_dim: int = 0
+    num_workers: int = 0
+    averagings: int = 0
+    aggregation_depth: int = 0
+    validation_fraction: float = 0.0
+    metric: str = "logloss"
+    patience: int = 0
+    tol: float = 0.0
+    refit: Literal["auto", "always", "never"] = "never"
+    handle_invalid: Literal["error", "skip", "keep"] = "error"
+    standardize_label: bool = True
+    keep_snapshot: bool = False
+    checkpoint_dir: str = ""
+    checkpoint_interval: int = 1
+    device: Literal["cpu", "gpu", "auto"] = "cpu"
+
+    def check(self) -> None:
+        """Raise InvalidParamError naming the Param whose value is out of range."""
+        self.spec.check()
+        require(0 <= self.feature_dim <= 2**31 - 1, "featureDim", self.feature_dim,
+                "1 to 2,147,483,647, or leave it unset")  # fmt: skip
+        require(0 <= self.num_workers <= 100_000, "numWorkers", self.num_workers,
+                "1 to 100,000, or 0 to choose")  # fmt: skip
+        require(0 <= self.averagings <= 1000, "averagingsPerEpoch", self.averagings,
+                "1 to 1,000, or 0 to choose")  # fmt: skip
+        require(self.aggregation_depth in (0, 1, 2), "aggregationDepth", self.aggregation_depth,
+                "1 (the driver merges), 2 (executors merge first), or 0 to choose")  # fmt: skip
+        require(0 <= self.validation_fraction < 1, "validationFraction", self.validation_fraction,
+                "0 to less than 1")  # fmt: skip
+        require(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
+        require(0 <= self.tol < float("inf"), "tol", self.tol, "a finite number >= 0")
+        require(self.refit in ("auto", "always", "never"), "refit", self.refit,
+                '"auto", "always" or "never"')  # fmt: skip
+        require(self.handle_invalid in ("error", "skip", "keep"), "handleInvalid",
+                self.handle_invalid, '"error", "skip" or "keep"')  # fmt: skip
+        require(self.checkpoint_interval >= 1, "checkpointInterval", self.checkpoint_interval,
+                "1 or more epochs")  # fmt: skip
+        require(self.device in ("cpu", "gpu", "auto"), "device", self.device,
+                '"cpu", "gpu" or "auto"')  # fmt: skip
+        require(not (self.keep_snapshot and self.refit == "always"), "refit", self.refit,
+                '"auto" or "never" with keepTrainingState=True: a refit is another training than '
+                "the one that is kept")  # fmt: skip
+        require(not self.spec.sagemaker or self.num_workers <= 1, "numWorkers", self.num_workers,
+                "1, or 0 to choose, with sageMakerTraining=True: its mini-batches are of all rows "
+                "in their order")  # fmt: skip
+        known = METRICS[self.spec.loss]
+        if self.metric not in known:
+            raise InvalidParamError(
+                f"validationMetric={self.metric!r} is not allowed: expected one of "
+                f"{', '.join(map(repr, known))} for this predictorType, or leave it unset."
+            )

@@ -1,0 +1,337 @@
+"""The training set as persisted blocks, with what packing it found; driver only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.errors import InvalidDataError
+from spark_fm.learner.statistics import FeatureCounts, dwarfing_features
+from spark_fm.spark.collect import gather
+from spark_fm.spark.schema import ColumnNames
+from spark_fm.spark.session import persisted
+from spark_fm.training import packing
+from spark_fm.training.config import TrainRequest
+from spark_fm.training.packing import (
+    BLOCK_DDL,
+    REPORT,
+    PackReport,
+    PackTask,
+    SetSums,
+    payload_bytes,
+)
+
+log = logging.getLogger(__name__)
+
+AUTO_BLOCK_MULTIPLE = 16
+BYTES_PER_COUNT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PackedData:
+    """Blocks of a training set and the facts about it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Packed blocks, persisted, still in the partitions of the source.
+    train, validation : SetSums
+    counts : FeatureCounts
+    feature_dim : int
+    n_sources : int
+        Partitions that the rows came in.
+    n_skipped : dict of str to int
+        Rows left out, by reason.
+    n_zero_weight : int
+        Rows of weight 0, which count for nothing.
+    warnings : tuple of str
+    seconds : float
+        Wall time of the packing pass.
+    fingerprint : str
+        Digest of every row, its set and its place: the same for the same data.
+    has_dense : bool
+        Whether dense vectors are among the rows, each of ``feature_dim`` values.
+    """
+
+    frame: DataFrame
+    train: SetSums
+    validation: SetSums
+    counts: FeatureCounts
+    feature_dim: int
+    n_sources: int
+    n_skipped: dict[str, int]
+    n_zero_weight: int
+    warnings: tuple[str, ...]
+    seconds: float
+    fingerprint: str
+    has_dense: bool = False
+
+    @property
+    def blocks(self) -> DataFrame:
+        """The blocks alone, without what the packing reported."""
+        return self.frame.where(F.col("kind") != REPORT).select(
+            "kind", "source", "seq", "n_rows", "nnz", "payload"
+        )
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether all rows were drawn for validation: too few of them to hold any out."""
+        return self.train.weight == 0
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to validate on."""
+        return self.validation.weight > 0 and not self.nothing_left
+
+    def sums(self, *, all_rows: bool) -> SetSums:
+        """Return the sums of the training rows, or of all."""
+        if not all_rows:
+            return self.train
+        return self.train.plus(self.validation)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all payloads."""
+        return sum(payload_bytes(s.rows, s.nnz) for s in (self.train, self.validation))
+
+
+@contextmanager
+def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Iterator[PackedData]:
+    """Pack and persist ``rows`` (internal column names) inside the block.
+
+    Raises
+    ------
+    InvalidDataError
+        For an empty set, or for bad rows unless handle_invalid says to skip them.
+    """
+    columns = request.columns
+    task = PackTask(
+        version=__version__,
+        loss=request.spec.loss,
+        feature_dim=request.feature_dim,
+        has_weight=columns.weight is not None,
+        has_indicator=columns.validation is not None,
+        validation_fraction=0.0 if columns.validation else request.validation_fraction,
+        seed=request.spec.seed,
+        shuffle=request.spec.shuffle,
+        block_multiple=block_multiple(request),
+        keep_zeros=request.spec.sagemaker,
+    )
+    # A literal of its own keeps two fits on the same data out of each other's cache entry.
+    plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
+    started = time.perf_counter()
+    with persisted(plan, on_disk=True) as frame:
+        reports = _reports(frame, session)
+        skipped = _check_rows(reports, request)
+        counts = _counts(frame, session, reports)
+        train, validation = SetSums(), SetSums()
+        for report in reports:
+            train, validation = train.plus(report.train), validation.plus(report.validation)
+        zero_weight = sum(report.n_zero_weight for report in reports)
+        if train.rows + validation.rows == 0 and zero_weight:
+            raise InvalidDataError(
+                f"Every row has weight 0 in weightCol={columns.weight!r}; at least one must count."
+            )
+        if train.rows + validation.rows == 0:
+            raise InvalidDataError(
+                "The training set has no rows"
+                + (f" left after skipping {sum(skipped.values())}." if skipped else ".")
+                + " Check the filter or path it comes from."
+            )
+        size = max(report.max_size for report in reports)
+        top = max(report.max_index for report in reports) + 1
+        feature_dim = request.feature_dim or max(size, top, 1)
+        _check_dense(reports, feature_dim, columns)
+        yield PackedData(
+            frame=frame, train=train, validation=validation, counts=counts,
+            feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
+            n_zero_weight=zero_weight,
+            warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
+            fingerprint=_fingerprint(reports),
+            has_dense=any(report.dense_sizes for report in reports),
+        )  # fmt: skip
+
+
+def packing_key(request: TrainRequest) -> tuple[object, ...]:
+    """Return what of a request decides how rows are packed: equal keys share the blocks."""
+    return (
+        request.columns, request.feature_dim, request.handle_invalid, request.validation_fraction,
+        request.spec.loss, request.spec.seed, request.spec.shuffle, request.spec.sagemaker,
+        block_multiple(request),
+    )  # fmt: skip
+
+
+def block_multiple(request: TrainRequest) -> int:
+    """Return how many blocks every window is cut into multiples of."""
+    return request.num_workers or AUTO_BLOCK_MULTIPLE
+
+
+def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
+    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "stats"))
+    rows = gather(found, session, columns=["report"], n_bytes=0, spread=["source"])
+    reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
+    if not reports:
+        raise InvalidDataError(
+            "The training set has no rows, not even partitions. Check where it comes from."
+        )
+    return reports
+
+
+def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) -> FeatureCounts:
+    nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
+    top = max(report.max_index for report in reports) + 1
+    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))
+    rows = gather(
+        found, session, columns=["report"], spread=["source", "seq"],
+        n_bytes=BYTES_PER_COUNT * min(nnz, top * len(reports)),
+    )  # fmt: skip
+    total = FeatureCounts.merge([])
+    waiting: list[FeatureCounts] = []
+    for (payload,) in rows:
+        words = np.frombuffer(payload, "<i4").reshape(3, -1)
+        waiting.append(
+            FeatureCounts(words[0], words[1].astype(np.int64), words[2].astype(np.int64))
+        )
+        if len(waiting) == 64:
+            total, waiting = FeatureCounts.merge([total, *waiting]), []
+    return FeatureCounts.merge([total, *waiting])
+
+
+def _fingerprint(reports: list[PackReport]) -> str:
+    facts = [[r.source, r.train.rows, r.validation.rows, r.checksum] for r in reports]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+_COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
+    packing.NULL_FEATURES: "features",
+    packing.BROKEN_VECTOR: "features",
+    packing.WRONG_LENGTH: "features",
+    packing.BAD_INDEX: "features",
+    packing.BAD_VALUE: "features",
+    packing.BAD_LABEL: "label",
+    packing.NOT_BINARY: "label",
+    packing.BAD_WEIGHT: "weight",
+}
+
+
+def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, int]:
+    """Return the number of bad rows by reason; raise unless they are to be skipped."""
+    bad: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for report in reports:
+        for reason, count in report.bad_rows.items():
+            bad[reason] = bad.get(reason, 0) + count
+            examples.setdefault(reason, report.bad_examples[reason])
+    if bad and request.handle_invalid == "error":
+        found = []
+        for reason, count in bad.items():
+            kind = _COLUMN_OF[reason]
+            name = getattr(request.columns, kind)
+            range_text = ""
+            if reason == packing.BAD_INDEX:
+                limit = request.feature_dim or 2**31 - 1
+                source = ", by featureDim or the column's metadata" if request.feature_dim else ""
+                range_text = f" (allowed: 0 to {limit - 1}{source})"
+            found.append(
+                f"{kind}Col={name!r} has {count} row(s) with {reason}{range_text}, for example "
+                f"{examples[reason]}"
+            )
+        advice = (
+            "Clean the data, or set handleInvalid='skip' to leave such rows out and count them."
+        )
+        if packing.NOT_BINARY in bad:
+            advice = "Map the labels to 0 and 1, or set predictorType='regressor'."
+        raise InvalidDataError("; ".join(found) + ". " + advice)
+    return bad
+
+
+def _check_dense(reports: list[PackReport], feature_dim: int, columns: ColumnNames) -> None:
+    """Raise InvalidDataError unless every dense vector has a value for every feature."""
+    found = [size for report in reports for size in report.dense_sizes or ()]
+    if found and (min(found), max(found)) != (feature_dim, feature_dim):
+        lengths = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{min(found)}"
+        raise InvalidDataError(
+            f"featuresCol={columns.features!r} has dense vectors or arrays of {lengths} values "
+            f"among {feature_dim} features; each needs one for every feature. Fill them up, use "
+            f"sparse vectors, or set featureDim={feature_dim} and handleInvalid='skip' to leave "
+            "out those of another length."
+        )
+
+
+def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
+    parts = [
+        (report.magnitudes[0], [(int(j), float(a), float(b)) for j, a, b in report.magnitudes[1]])
+        for report in reports
+    ]
+    texts = [
+        f"Feature {j} of {columns.features!r} ranges from {low:g} to {high:g}, more than 100 times "
+        "the usual magnitude of a feature. Scale it (StandardScaler, MaxAbsScaler) or its size "
+        "will drown the others."
+        for j, low, high in dwarfing_features(parts)[:5]
+    ]
+    for text in texts:
+        log.warning("%s", text)
+    return tuple(texts)
+
+
+def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
+    """Return what there is to warn of in the training and validation rows.
+
+    Raises
+    ------
+    InvalidDataError
+        When the caller's validation column leaves nothing to train on.
+    """
+    texts = []
+    name, sums = request.columns.validation, data.sums(all_rows=True)
+    if name is not None and data.nothing_left:
+        raise InvalidDataError(
+            f"validationIndicatorCol={name!r} is true in every row; rows to train on have "
+            "false. Negate it, or use validationFraction."
+        )
+    if name is not None and not data.has_validation:
+        texts.append(
+            f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
+            "early stopping."
+        )
+    if name is None and request.validation_fraction > 0 and not data.has_validation:
+        texts.append(
+            f"validationFraction={request.validation_fraction:g} held out none of the {sums.rows} "
+            "rows: all epochs were run, without early stopping. Rows are chosen by their content, "
+            "equal ones together, and these are few, or few differ: name a "
+            "validationIndicatorCol, or set validationFraction=0 if you want none."
+        )
+    if request.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
+        texts.append(
+            f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
+        )
+    skipped = sum(data.n_skipped.values())
+    if skipped > 0.1 * (skipped + sums.rows):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in data.n_skipped.items())
+        texts.append(f"{skipped} of {skipped + sums.rows} rows were skipped: {reasons}.")
+    for text in texts:
+        log.warning("%s", text)
+    return texts
+
+
+def label_scale(request: TrainRequest, sums: SetSums) -> float:
+    """Return the standard deviation of the labels when a regressor standardises them."""
+    if request.spec.loss != "squared" or not request.standardize_label or not sums.weight:
+        return 1.0
+    mean = sums.label / sums.weight
+    variance = sums.label_square / sums.weight - mean**2
+    # Labels that differ only by rounding count as constant.
+    return math.sqrt(variance) if variance > 1e-12 * max(1.0, mean**2) else 1.0

@@ -1,0 +1,435 @@
+"""Rows of a DataFrame to CSR blocks in binary columns, checked and counted; executors."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spark_fm.errors import InvalidDataError
+from spark_fm.formats.vectors import read_vectors
+from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
+from spark_fm.learner.spec import Loss
+from spark_fm.learner.statistics import FeatureCounter, validation_rows
+from spark_fm.spark.worker import check_version, partition_number
+
+WINDOW_ROWS = 65_536
+WINDOW_NNZ = 2**22
+BLOCK_ROWS = 4096
+BLOCK_NNZ = 2**19
+COUNTS_PER_REPORT = 300_000
+
+# Reasons a row is not usable, in the order in which they are looked for.
+NULL_FEATURES = "null features"
+BROKEN_VECTOR = "vector with unequally many indices and values"
+BAD_INDEX = "feature index out of range"
+BAD_VALUE = "NaN or infinite feature value"
+BAD_LABEL = "null, NaN or infinite label"
+NOT_BINARY = "label other than 0 or 1"
+WRONG_LENGTH = "vector of another length than featureDim"
+BAD_WEIGHT = "null, negative, NaN or infinite weight"
+
+
+@dataclass(slots=True)
+class SetSums:
+    """Sums over the training or the validation rows of one source partition."""
+
+    rows: int = 0
+    nnz: int = 0
+    weight: float = 0.0
+    label: float = 0.0
+    label_square: float = 0.0
+
+    def add(self, batch: CsrBatch) -> None:
+        """Take in a batch."""
+        labels, weights = batch.labels.astype(np.float64), batch.weights.astype(np.float64)
+        self.rows += batch.n_rows
+        self.nnz += batch.nnz
+        self.weight += float(weights.sum())
+        self.label += float((weights * labels).sum())
+        self.label_square += float((weights * labels**2).sum())
+
+    def plus(self, other: SetSums) -> SetSums:
+        """Return the sums over both row sets."""
+        return SetSums(*(getattr(self, n) + getattr(other, n) for n in SetSums.__slots__))
+
+
+@dataclass(slots=True)
+class PackReport:
+    """What packing one source partition found; travels as JSON."""
+
+    source: int
+    checksum: int = 0  # of the blocks' payloads, in order
+    train: SetSums = field(default_factory=SetSums)
+    validation: SetSums = field(default_factory=SetSums)
+    n_zero_weight: int = 0
+    max_size: int = 0
+    max_index: int = -1
+    dense_sizes: tuple[int, int] | None = None  # least and most values of a dense vector
+    bad_rows: dict[str, int] = field(default_factory=dict)
+    bad_examples: dict[str, str] = field(default_factory=dict)
+    magnitudes: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
+
+    @classmethod
+    def from_json(cls, text: bytes) -> PackReport:
+        """Rebuild a report from its JSON."""
+        facts = json.loads(text)
+        for name in ("train", "validation"):
+            facts[name] = SetSums(**facts[name])
+        return cls(**facts)
+
+    def summed_up(self, blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass blocks on, taking them into the checksum."""
+        for block in blocks:
+            self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
+            yield block
+
+    def note_dense(self, sizes: NDArray[np.int64]) -> None:
+        """Take in how many values dense vectors have."""
+        if len(sizes):
+            known = self.dense_sizes or (int(sizes[0]), int(sizes[0]))
+            self.dense_sizes = min(known[0], int(sizes.min())), max(known[1], int(sizes.max()))
+
+    def note_bad(self, reason: str, rows: NDArray[np.bool_], example: str) -> None:
+        """Count rows that are bad for this reason, keeping the first example."""
+        self.bad_rows[reason] = self.bad_rows.get(reason, 0) + int(rows.sum())
+        self.bad_examples.setdefault(reason, example)
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """Pack one source partition: for ``mapInArrow`` over the internal columns.
+
+    Parameters
+    ----------
+    version : str
+        Version of spark_fm on the driver.
+    loss : {"logistic", "squared"}
+    feature_dim : int
+        Ids must be below; 0 means any id is legal.
+    has_weight, has_indicator : bool
+        Whether the columns ``weight`` and ``validation`` are there.
+    validation_fraction : float
+    seed : int
+    shuffle : bool
+        Mix the rows of a window before they are cut into blocks.
+    block_multiple : int
+        Every window gives a multiple of this many blocks, rows permitting, so that
+        they can be dealt out evenly.
+    keep_zeros : bool
+        Keep entries of value 0, as SageMaker's algorithm does, to which they are
+        features that a row has; every vector must then have the length feature_dim.
+    """
+
+    version: str
+    loss: Loss
+    feature_dim: int
+    has_weight: bool
+    has_indicator: bool
+    validation_fraction: float
+    seed: int
+    shuffle: bool
+    block_multiple: int
+    keep_zeros: bool = False
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield data blocks, then the report."""
+        check_version(self.version)
+        first = next(batches, None)
+        source = _source_of(first)
+        batches = batches if first is None else chain([first], batches)
+        report = PackReport(source)
+        counter = FeatureCounter()
+        writers = {kind: _BlockWriter(self, kind, source) for kind in (TRAIN, VALIDATION)}
+        for record_batch in batches:
+            for part in _slices(record_batch):
+                rows, indicator = self._checked(part, report)
+                for kind, subset in self._split(rows, indicator):
+                    if subset.n_rows:
+                        counter.add(subset, validation=kind == VALIDATION)
+                        sums = report.validation if kind == VALIDATION else report.train
+                        sums.add(subset)
+                        yield from report.summed_up(writers[kind].add(subset))
+        for writer in writers.values():
+            yield from report.summed_up(writer.flush())
+        report.magnitudes = counter.magnitudes()
+        yield report_row(source, 0, "stats", json.dumps(asdict(report)).encode())
+        counts = counter.counts()
+        for seq, start in enumerate(range(0, len(counts.ids), COUNTS_PER_REPORT)):
+            cut = slice(start, start + COUNTS_PER_REPORT)
+            columns = (counts.ids[cut], counts.train[cut], counts.validation[cut])
+            payload = b"".join(column.astype("<i4").tobytes() for column in columns)
+            yield report_row(source, seq, "counts", payload)
+
+    def _checked(
+        self, batch: pa.RecordBatch, report: PackReport
+    ) -> tuple[CsrBatch, NDArray[np.bool_] | None]:
+        """Return the usable rows of a record batch and their validation flags."""
+        vectors = read_vectors(_column(batch, "features"), keep_zeros=self.keep_zeros)
+        labels = _numbers(batch, "label")
+        n_rows = len(labels)
+        weights = _numbers(batch, "weight") if self.has_weight else np.ones(n_rows)
+        with np.errstate(over="ignore"):
+            values = vectors.values.astype(np.float32)
+            labels32, weights32 = labels.astype(np.float32), weights.astype(np.float32)
+        limit = self.feature_dim or MAX_FEATURE_ID + 1
+        bad_entry = (vectors.indices < 0) | (vectors.indices >= limit)
+        nan_entry = ~np.isfinite(values)
+        starts = vectors.indptr
+        checks: list[tuple[str, NDArray[np.bool_], str | None]] = [
+            (NULL_FEATURES, vectors.is_null, None),
+            (BROKEN_VECTOR, vectors.is_broken, None),
+            (BAD_INDEX, _any_in_row(bad_entry, starts), None),
+            (BAD_VALUE, _any_in_row(nan_entry, starts), None),
+            (BAD_LABEL, ~np.isfinite(labels32), "label"),
+            (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), "weight"),
+        ]
+        if self.loss == "logistic":
+            checks.append((NOT_BINARY, (labels != 0) & (labels != 1), "label"))
+        if self.feature_dim:
+            # A sparse vector may say no size of its own, but for SageMaker.
+            other = (vectors.sizes != self.feature_dim) & (vectors.is_dense | self.keep_zeros)
+            checks.insert(2, (WRONG_LENGTH, other, None))
+        good = np.ones(n_rows, bool)
+        for reason, found, name in checks:
+            found = found & good
+            if found.any():
+                first = int(np.flatnonzero(found)[0])
+                if reason == BAD_INDEX:
+                    entry = slice(starts[first], starts[first + 1])
+                    example = f"index {vectors.indices[entry][bad_entry[entry]][0]}"
+                elif reason == BAD_VALUE:
+                    entry = slice(starts[first], starts[first + 1])
+                    at = np.flatnonzero(nan_entry[entry])[0]
+                    value = vectors.values[entry][at]
+                    example = f"value {value} at index {vectors.indices[entry][at]}"
+                    if np.isfinite(value):
+                        example += ", which float32 cannot hold (3.4e38 at most)"
+                elif reason == WRONG_LENGTH:
+                    example = f"{vectors.sizes[first]}, not {self.feature_dim}"
+                else:
+                    value = None if name is None else _column(batch, name)[first].as_py()
+                    example = "null" if value is None else f"{float(value)}"
+                report.note_bad(reason, found, example)
+                good &= ~found
+        rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
+        report.n_zero_weight += int((good & (weights == 0)).sum())
+        good &= weights != 0  # they count for nothing, not even as features seen
+        indicator = None
+        if self.has_indicator:
+            flags = _column(batch, "validation").fill_null(False)
+            indicator = flags.to_numpy(zero_copy_only=False).astype(bool)
+        if not good.all():
+            kept = np.flatnonzero(good)
+            rows = rows.take(kept)
+            indicator = None if indicator is None else indicator[kept]
+        if rows.n_rows:
+            report.max_size = max(report.max_size, int(vectors.sizes[good].max()))
+            report.note_dense(vectors.sizes[good & vectors.is_dense])
+        if rows.nnz:
+            report.max_index = max(report.max_index, int(rows.indices.max()))
+        return canonical(rows), indicator
+
+    def _split(
+        self, rows: CsrBatch, indicator: NDArray[np.bool_] | None
+    ) -> list[tuple[int, CsrBatch]]:
+        chosen = indicator
+        if chosen is None:
+            chosen = validation_rows(rows, self.validation_fraction, self.seed)
+        if not chosen.any():
+            return [(TRAIN, rows)]
+        return [
+            (TRAIN, rows.take(np.flatnonzero(~chosen))),
+            (VALIDATION, rows.take(np.flatnonzero(chosen))),
+        ]
+
+
+class _BlockWriter:
+    """Gather rows of one kind into windows and cut these into blocks."""
+
+    def __init__(self, task: PackTask, kind: int, source: int) -> None:
+        self._task = task
+        self._kind = kind
+        self._source = source
+        self._parts: list[CsrBatch] = []
+        self._n_rows = 0
+        self._nnz = 0
+        self._seq = 0
+
+    def add(self, rows: CsrBatch) -> Iterator[pa.RecordBatch]:
+        self._parts.append(rows)
+        self._n_rows += rows.n_rows
+        self._nnz += rows.nnz
+        if self._n_rows >= WINDOW_ROWS or self._nnz >= WINDOW_NNZ:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[pa.RecordBatch]:
+        if not self._n_rows:
+            return
+        window = CsrBatch.concat(self._parts)
+        n_rows, nnz = self._n_rows, self._nnz
+        self._parts, self._n_rows, self._nnz = [], 0, 0
+        order = np.arange(n_rows)
+        if self._task.shuffle:
+            words = [self._task.seed & (2**64 - 1), self._kind, self._source, self._seq]
+            order = np.random.default_rng(np.random.SeedSequence(words)).permutation(n_rows)
+        needed = max(1, -(-n_rows // BLOCK_ROWS), -(-nnz // BLOCK_NNZ))
+        multiple = self._task.block_multiple
+        n_blocks = min(n_rows, -(-needed // multiple) * multiple)
+        for rows in np.array_split(order, n_blocks):
+            yield block_row(self._kind, self._source, self._seq, window.take(rows))
+            self._seq += 1
+
+
+def _source_of(batch: pa.RecordBatch | None) -> int:
+    """Return the number of the source partition.
+
+    It comes with the rows, because one task may read several partitions; from the task
+    when there are none.
+    """
+    if batch is not None and batch.num_rows and "source" in batch.schema.names:
+        return int(_column(batch, "source")[0].as_py())
+    return partition_number()
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a large record batch, so that the copies made of it stay small."""
+    for start in range(0, batch.num_rows, WINDOW_ROWS):
+        yield batch.slice(start, WINDOW_ROWS)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(batch.schema.get_field_index(name))
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers; a null is NaN."""
+    column = _column(batch, name).to_numpy(zero_copy_only=False)
+    return column.astype(np.float64)  # type: ignore[no-any-return]  # pyarrow has no types
+
+
+def _any_in_row(flags: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell for each row whether one of its entries is flagged."""
+    if not flags.any():
+        return np.zeros(len(indptr) - 1, bool)
+    total = np.concatenate([[0], np.cumsum(flags)])
+    return total[indptr[1:]] > total[indptr[:-1]]
+
+
+TRAIN, VALIDATION, REPORT = 0, 1, 2
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.int32()),
+        pa.field("source", pa.int32()),
+        pa.field("seq", pa.int32()),
+        pa.field("n_rows", pa.int32()),
+        pa.field("nnz", pa.int64()),
+        pa.field("name", pa.string()),
+        pa.field("payload", pa.binary()),
+        pa.field("report", pa.binary()),
+    ]
+)
+BLOCK_DDL = (
+    "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
+    "report binary"
+)
+
+
+def encode(batch: CsrBatch) -> bytes:
+    """Return the payload of a block."""
+    lengths = np.diff(batch.indptr).astype("<i4")
+    return b"".join(
+        part.tobytes()
+        for part in (batch.labels, batch.weights, lengths, batch.indices, batch.values)
+    )
+
+
+def payload_bytes(n_rows: int, nnz: int) -> int:
+    """Return the size of a block's payload."""
+    return 12 * n_rows + 8 * nnz
+
+
+def decode(payload: bytes | memoryview, n_rows: int, nnz: int) -> CsrBatch:
+    """Return the rows of a block; labels, weights, indices and values are views."""
+    words = np.frombuffer(payload, np.uint8)
+    cuts = np.cumsum([0, n_rows, n_rows, n_rows, nnz, nnz]) * 4
+    if len(words) != cuts[-1]:
+        raise ValueError(f"a block of {n_rows} rows and {nnz} entries holds {len(words)} bytes")
+    labels, weights, lengths, indices, values = (
+        words[start:stop].view(dtype)
+        for start, stop, dtype in zip(
+            cuts[:-1], cuts[1:], ("<f4", "<f4", "<i4", "<i4", "<f4"), strict=True
+        )
+    )
+    indptr = np.zeros(n_rows + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return CsrBatch(indptr, indices, values, labels, weights)
+
+
+def block_row(kind: int, source: int, seq: int, batch: CsrBatch) -> pa.RecordBatch:
+    """Return the record batch of one block."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([kind], pa.int32()),
+            pa.array([source], pa.int32()),
+            pa.array([seq], pa.int32()),
+            pa.array([batch.n_rows], pa.int32()),
+            pa.array([batch.nnz], pa.int64()),
+            pa.array([None], pa.string()),
+            pa.array([encode(batch)], pa.binary()),
+            pa.array([None], pa.binary()),
+        ],
+        schema=BLOCK_SCHEMA,
+    )
+
+
+def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatch:
+    """Return the record batch of one piece of a packing report."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([REPORT], pa.int32()),
+            pa.array([source], pa.int32()),
+            pa.array([seq], pa.int32()),
+            pa.array([0], pa.int32()),
+            pa.array([0], pa.int64()),
+            pa.array([name], pa.string()),
+            pa.array([None], pa.binary()),
+            pa.array([report], pa.binary()),
+        ],
+        schema=BLOCK_SCHEMA,
+    )
+
+
+def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, int, CsrBatch]]:
+    """Yield ``(kind, source, seq, rows)`` of every data block in record batches."""
+    for batch in batches:
+        columns = [batch.column(batch.schema.get_field_index(name)) for name in
+                   ("kind", "source", "seq", "n_rows", "nnz")]  # fmt: skip
+        numbers = [np.asarray(column) for column in columns]
+        payloads = batch.column(batch.schema.get_field_index("payload"))
+        for i in range(batch.num_rows):
+            kind, source, seq, n_rows, nnz = (int(column[i]) for column in numbers)
+            if kind == REPORT:
+                continue
+            yield kind, source, seq, decode(payloads[i].as_buffer(), n_rows, nnz)
+
+
+def checked(rows: CsrBatch, n_features: int) -> CsrBatch:
+    """Return the batch; raise when an index is no row of the table.
+
+    Kernels do not check indices, and blocks that are packed again may hold others when
+    the source gives other rows each time it is read.
+    """
+    if rows.nnz and not 0 <= int(rows.indices.min()) <= int(rows.indices.max()) < n_features:
+        raise InvalidDataError(
+            "The training rows changed between two passes over them: a feature turned up that the "
+            "first pass did not see. Cache the DataFrame, or write it out and read it back."
+        )
+    return rows

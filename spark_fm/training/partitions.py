@@ -1,0 +1,190 @@
+"""Cut packed blocks into the partitions that train; driver, and copies for small data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from uuid import uuid4
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_fm._version import __version__
+from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.session import is_persisted, persisted, task_slots
+from spark_fm.training.packing import VALIDATION
+from spark_fm.training.shards import WantedRows
+from spark_fm.training.tasks import LISTED, LISTING_DDL, DealTask, RemoveFiles, StoreTask
+
+log = logging.getLogger(__name__)
+
+# Exchanges that may be read again for want of files before these are given up.
+MOST_MISSES = 3
+
+
+class DealtBlocks:
+    """Dealt blocks: in files of the executors, and in Spark where these are missing.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As ``dealt_blocks`` gives it.
+    n_exchanges : int
+    stack : ExitStack
+        Takes what has to be released in the end.
+
+    Notes
+    -----
+    The listing of the blocks is persisted, and computing it writes the files: when an
+    executor is lost, Spark lists, and writes, its partitions again elsewhere.
+    """
+
+    def __init__(self, frame: DataFrame, n_exchanges: int, stack: ExitStack) -> None:
+        self._key = uuid4().hex
+        self._frame = frame
+        self._n_exchanges = n_exchanges
+        self._stack = stack
+        task = StoreTask(version=__version__, store=self._key, n_exchanges=n_exchanges)
+        listing = frame.mapInArrow(task, LISTING_DDL)
+        self._listing = stack.enter_context(persisted(listing))
+        self._sorted: DataFrame | None = None
+        self._misses = 0 if is_persisted(self._listing) else MOST_MISSES
+        self._has_files = False
+        self.cores_are_busy = False  # tasks that wait for exchanges found no core
+
+    def wanted(self, exchange: int, *, train_on_all: bool, validates: bool) -> WantedRows:
+        """Return what an exchange reads, from files while tasks find them."""
+        return WantedRows(
+            exchange=exchange, n_exchanges=self._n_exchanges, train_on_all=train_on_all,
+            validates=validates, store=self._key if self._misses < MOST_MISSES else None,
+        )  # fmt: skip
+
+    def without_files(self, wanted: WantedRows) -> WantedRows:
+        """Return how to read the same rows from blocks, when a task did not find its files.
+
+        Its disk is full, or tasks do not come to where their rows are: after a few times
+        files are given up.
+        """
+        self._misses += 1
+        is_last = self._misses == MOST_MISSES
+        log.log(
+            logging.WARNING if is_last else logging.INFO,
+            "a task did not find its rows in files of its machine (a full disk?); they are read "
+            "from Spark's blocks%s", ", from now on, which takes longer" if is_last else "",
+        )  # fmt: skip
+        return replace(wanted, store=None)
+
+    @property
+    def listing(self) -> DataFrame:
+        """All blocks without their payload; computing it writes the files."""
+        self._has_files = True
+        return self._listing
+
+    def rows(self, wanted: WantedRows) -> DataFrame:
+        """Return the blocks of an exchange, or their sizes when rows come from files."""
+        if wanted.store is not None:
+            return self.listing
+        chosen = wanted.covers(F.col("kind") == VALIDATION, F.col("exchange"))
+        return self._sorted_blocks().where(chosen).select(*LISTED, "payload")
+
+    def remove_files(self, kind: object = None, *_: object) -> None:
+        """Remove the files, on the machines that hold the listing.
+
+        An exit callback: after an exception tasks may still be running, whose place
+        another job would wait for; ``remove_left_files`` comes when they have ended.
+        """
+        if kind is None and self._has_files:
+            self._remove(lambda: self._listing)
+
+    def remove_left_files(self) -> None:
+        """Remove files that are still there from as many executors as a job reaches."""
+        session = self._frame.sparkSession
+        if self._has_files:
+            self._remove(lambda: session.range(0, task_slots(session), 1, task_slots(session)))
+
+    def _sorted_blocks(self) -> DataFrame:
+        if self._sorted is None:
+            ordered = self._frame.sortWithinPartitions("exchange", "kind", "source", "seq")
+            self._sorted = self._stack.enter_context(persisted(ordered, on_disk=True))
+        return self._sorted
+
+    def _remove(self, frame: Callable[[], DataFrame]) -> None:
+        self._has_files = False
+        try:
+            frame().mapInArrow(RemoveFiles(self._key), "removed int").count()
+        except Exception as err:  # noqa: BLE001 - a clean-up must not hide what went before
+            log.debug("files of this training set were not removed: %s", err)
+
+
+HASH_SEED = 42  # of Spark's hash partitioning
+_WORD = 0xFFFFFFFF
+
+DEALT_DDL = (
+    "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
+    "report binary, key int, exchange int"
+)
+
+
+def dealt_blocks(
+    blocks: DataFrame, n_partitions: int, n_exchanges: int, ids: Handle | None
+) -> DataFrame:
+    """Return blocks in exactly ``n_partitions`` partitions, in no order.
+
+    Blocks are dealt in turn within each source, so that partitions and exchanges get
+    equally many, whatever the source's own partitions were.
+    """
+    task = DealTask(
+        version=__version__, keys=partition_keys(n_partitions), n_exchanges=n_exchanges, ids=ids
+    )
+    return (
+        blocks.mapInArrow(task, DEALT_DDL)
+        .select("key", "exchange", "kind", "source", "seq", "n_rows", "nnz", "payload")
+        .repartition(n_partitions, "key")
+    )
+
+
+def partition_keys(n_partitions: int) -> tuple[int, ...]:
+    """Return for each partition an int that Spark's hash partitioning sends there.
+
+    ``repartition(n)`` without a column places rows by a random start, and a plain
+    column of partition numbers collides; these keys give each partition its own.
+    """
+    keys: dict[int, int] = {}
+    candidate = 0
+    while len(keys) < n_partitions:
+        keys.setdefault(spark_hash(candidate) % n_partitions, candidate)
+        candidate += 1
+    return tuple(keys[p] for p in range(n_partitions))
+
+
+def spark_hash(value: int) -> int:
+    """Return Spark's 32-bit hash of an int column: MurmurHash3 x86 of one word, signed."""
+    word = (value & _WORD) * 0xCC9E2D51 & _WORD
+    word = _rotated(word, 15) * 0x1B873593 & _WORD
+    mixed = _rotated(HASH_SEED ^ word, 13) * 5 + 0xE6546B64 & _WORD
+    mixed ^= 4
+    mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & _WORD
+    mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & _WORD
+    mixed ^= mixed >> 16
+    return mixed - 2**32 if mixed >= 2**31 else mixed
+
+
+def _rotated(word: int, by: int) -> int:
+    return (word << by | word >> 32 - by) & _WORD
+
+
+def copies(rows: DataFrame, number: int) -> DataFrame:
+    """Return a frame whose partitions 0 to ``number - 1`` each hold all of a frame's rows.
+
+    Notes
+    -----
+    Rows are written ``number`` times by a shuffle. A union of frames of one partition
+    each would read them where they are, but Spark analyses it anew for each of them,
+    and since 4.1 puts their rows into one partition (spark.sql.unionOutputPartitioning).
+    """
+    if number == 1:
+        return rows.coalesce(1)
+    keys = F.array(*(F.lit(key) for key in partition_keys(number)))
+    return rows.withColumn("copy", F.explode(keys)).repartition(number, "copy").drop("copy")

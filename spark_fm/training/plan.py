@@ -1,0 +1,303 @@
+"""Choose partitions, exchanges and table for a training, and check that it fits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
+from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.state import Layout
+from spark_fm.learner.statistics import FeatureCounts
+from spark_fm.learner.weights import FMWeights
+from spark_fm.spark.resources import PROCESSOR, Device
+from spark_fm.spark.session import is_local_master, result_limit, shares_files, task_slots
+from spark_fm.training.config import TrainRequest
+from spark_fm.training.dataset import PackedData
+
+log = logging.getLogger(__name__)
+
+# One task takes the whole training while it holds the data and an epoch is short.
+SOLO_BYTES = 2**28
+# Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
+SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
+# A partition must have this much arithmetic an epoch to be worth its exchanges.
+SECONDS_PER_PARTITION = 0.8
+# Cores that a GPU takes the place of: what it is meant to, not measured (docs/gpu.md).
+GPU_CORES = 40
+MEMORY_SHARE = 0.9
+# Averagings an epoch of more than two partitions; the mean number of entries of a
+# feature that more of them are for, while all deltas together are small.
+LEAST_EXCHANGES, MOST_EXCHANGES = 8, 64
+ENTRIES_PER_EXCHANGE = 150
+MOST_EMPTY_ROWS = 2**24  # that fill up the last mini-batch
+SMALL_EXCHANGE_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """How a training is cut up.
+
+    Parameters
+    ----------
+    n_partitions : int
+        Spark tasks that train at once.
+    n_exchanges : int
+        Times an epoch that they average.
+    solo : bool
+        All epochs run in one task.
+    merge_on_executors : bool
+    feature_dim : int
+        Length of the feature vectors.
+    ids : ndarray of shape (n_features,), int32, or None
+        Sorted ids of the table's rows; None when the table has all of feature_dim.
+    n_features : int
+        Rows of the table.
+    train_counts, all_counts : ndarray of shape (n_features,), int64
+        Non-zeros of each row's feature in the training rows, and in all rows.
+    n_bytes : int
+        Memory that training needs on this machine.
+    device : Device
+        What makes the passes.
+    """
+
+    n_partitions: int
+    n_exchanges: int
+    solo: bool
+    merge_on_executors: bool
+    feature_dim: int
+    ids: NDArray[np.int32] | None
+    n_features: int
+    train_counts: NDArray[np.int64]
+    all_counts: NDArray[np.int64]
+    n_bytes: int
+    device: Device = PROCESSOR
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must agree for two trainings to share jobs."""
+        return (
+            self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors,
+            self.ids is None, self.device,
+        )  # fmt: skip
+
+
+def make_plan(
+    request: TrainRequest,
+    data: PackedData,
+    session: SparkSession,
+    *,
+    known: FMWeights | None = None,
+    device: Device = PROCESSOR,
+) -> TrainPlan:
+    """Return the plan; raise ModelTooLargeError when the model cannot fit.
+
+    InvalidDataError when dense rows are shorter than the model that training starts from.
+
+    ``known`` is the model that training starts from: its features stay in the table.
+    ``device`` makes the passes.
+    """
+    spec = request.spec
+    layout = Layout(spec.k, spec.optimizer)
+    feature_dim = max(data.feature_dim, 0 if known is None else known.feature_dim)
+    if data.has_dense and data.feature_dim < feature_dim:
+        raise InvalidDataError(
+            f"The rows have dense vectors or arrays of {data.feature_dim} values, and the model to "
+            f"go on from has {feature_dim} features; each needs a value for every feature. Fill "
+            "them up, or use sparse vectors."
+        )
+    # Features that no row has keep their values under spec.sagemaker.
+    ids, train_counts, all_counts = _table(
+        data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
+    )
+    n_features = len(train_counts)
+    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session, device)
+    n_partitions = request.num_workers or chosen
+    _check_padding(data, spec)
+    solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
+    exchanged = n_features * layout.n_exchanged * 4 * n_partitions
+    seen = max(1, int(np.count_nonzero(train_counts)))
+    exchanges = request.averagings or choose_exchanges(
+        n_partitions, entries_per_feature=data.train.nnz / seen, exchanged_bytes=exchanged
+    )
+    overflows = exchanged > result_limit(session) and not shares_files(session)
+    depth = request.aggregation_depth or (2 if overflows else 1)
+    # As they arrive, in one piece, and renumbered; for a GPU sorted by block as well.
+    rows_in_task = (10 if device.is_gpu else 3) * data.n_bytes
+    collected = exchanged if depth == 1 and not shares_files(session) else 0
+    extra = rows_in_task if solo else collected
+    n_bytes = check_memory(
+        layout, n_features, n_partitions=n_partitions, solo=solo, validates=data.has_validation,
+        extra=extra, session=session, sorts_rows=solo and device.is_gpu,
+    )  # fmt: skip
+    return TrainPlan(
+        n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
+        merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
+        n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
+        device=device,
+    )  # fmt: skip
+
+
+def _check_padding(data: PackedData, spec: TrainSpec) -> None:
+    """Raise InvalidParamError when the last mini-batch is filled up beyond all measure."""
+    rows = data.train.rows + data.validation.rows
+    if spec.sagemaker and spec.mini_batch_size - rows > MOST_EMPTY_ROWS:
+        raise InvalidParamError(
+            f"miniBatchSize={spec.mini_batch_size:,} would fill the {rows:,} rows up with more "
+            f"than {MOST_EMPTY_ROWS:,} empty ones, as SageMaker's training does. Lower "
+            "miniBatchSize (mini_batch_size)."
+        )
+
+
+def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged_bytes: int) -> int:
+    """Return the averagings an epoch (docs/averaging.md).
+
+    Parameters
+    ----------
+    n_partitions : int
+    entries_per_feature : float
+        Mean number of training rows that have a feature, over those seen.
+    exchanged_bytes : int
+        Size of all partitions' deltas in one averaging.
+    """
+    if n_partitions <= 2:
+        return n_partitions
+    if exchanged_bytes > SMALL_EXCHANGE_BYTES:
+        return LEAST_EXCHANGES
+    wanted = int(entries_per_feature / ENTRIES_PER_EXCHANGE)
+    return min(max(wanted, LEAST_EXCHANGES), MOST_EXCHANGES)
+
+
+def _choose_partitions(data: PackedData, k: int, session: SparkSession, device: Device) -> int:
+    seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
+    if device.is_gpu:
+        seconds /= GPU_CORES
+    wanted = int(seconds / SECONDS_PER_PARTITION)
+    if wanted < 2 and data.n_bytes <= SOLO_BYTES:
+        return 1
+    return max(1, min(wanted, device.slots or task_slots(session)))
+
+
+def _table(
+    counts: FeatureCounts,
+    feature_dim: int,
+    k: int,
+    known: FMWeights | None,
+    *,
+    every_id: bool,
+) -> tuple[NDArray[np.int32] | None, NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids or None, whichever makes the smaller model, and the counts by row.
+
+    None too when the model must have a row for ``every_id``.
+    """
+    if known is not None:
+        ids = np.arange(known.feature_dim, dtype=np.int32)
+        ids = ids if known.features is None else known.features
+        nothing = np.zeros(len(ids), np.int64)
+        counts = FeatureCounts.merge([counts, FeatureCounts(ids, nothing, nothing)])
+    everything = counts.train + counts.validation
+    if not every_id and len(counts.ids) * (k + 2) < feature_dim * (k + 1):
+        return counts.ids, counts.train, everything
+    dense = np.zeros((2, feature_dim), np.int64)
+    dense[0, counts.ids] = counts.train
+    dense[1, counts.ids] = everything
+    return None, dense[0], dense[1]
+
+
+def check_memory(
+    layout: Layout,
+    n_features: int,
+    *,
+    n_partitions: int,
+    solo: bool,
+    validates: bool,
+    extra: int,
+    session: SparkSession,
+    sorts_rows: bool = False,
+) -> int:
+    """Return the bytes needed here; raise ModelTooLargeError when memory cannot hold them.
+
+    ``extra`` bytes are the rows that one task takes in, or the deltas that the driver
+    collects; ``sorts_rows`` says that they are sorted for a GPU as well.
+    """
+    parameters = 4 * n_features * (layout.k + 1)
+    exchanged = 4 * n_features * (layout.n_exchanged + 1)
+    state = n_features * layout.bytes_per_feature
+    if solo:
+        driver = 2 * exchanged + 4 * parameters
+        worker = 2 * state + exchanged + 3 * parameters + extra
+    else:
+        driver = state + 3 * exchanged + (3 if validates else 2) * parameters + extra
+        worker = state + (parameters if validates else 0)
+        if shares_files(session):  # all tasks map the one file of the driver
+            driver += exchanged
+        else:
+            worker += exchanged
+    local = is_local_master(session)
+    n_workers = min(n_partitions, task_slots(session)) if local else 0
+    needed = driver + n_workers * worker
+    available = available_memory()
+    if available is not None and needed > MEMORY_SHARE * available:
+        gib = 2**30
+        where = f" + {n_workers} workers x {worker / gib:.2f} GiB" if local else ""
+        on_cpu = "set device to cpu (a GPU takes the rows sorted, too), "
+        raise ModelTooLargeError(
+            f"A model of {n_features:,} features x numFactors={layout.k} with "
+            f"optimizer={layout.optimizer!r} needs {driver / gib:.2f} GiB on the driver{where} = "
+            f"{needed / gib:.2f} GiB ({layout.bytes_per_feature} bytes of state a feature); "
+            f"{available / gib:.2f} GiB are free. Lower numFactors, hash the features into fewer, "
+            f"{on_cpu if sorts_rows and local else ''}or use a larger driver."
+        )
+    return needed
+
+
+def trained_together(plans: Sequence[TrainPlan]) -> int:
+    """Return how many of these plans, from the first on, memory holds at once (>= 1)."""
+    available = available_memory()
+    if available is None:
+        return len(plans)
+    total = np.cumsum([plan.n_bytes for plan in plans])
+    return max(1, int(np.searchsorted(total, MEMORY_SHARE * available, "right")))
+
+
+def available_memory() -> int | None:
+    """Return the bytes this process may still take, or None where unknown."""
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except OSError:
+        if hasattr(os, "sysconf"):
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    found += [free for free in map(_group_memory, _MEMORY_GROUPS) if free is not None]
+    return min(found) if found else None
+
+
+# Folder of the control group, file of its limit, file of its use: versions 2 and 1.
+_MEMORY_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+def _group_memory(group: tuple[Path, str, str]) -> int | None:
+    """Return what a control group leaves free, None without a limit; cached files are free."""
+    folder, limit_file, use_file = group
+    try:
+        limit = (folder / limit_file).read_text().strip()
+        if limit == "max":
+            return None
+        used = int((folder / use_file).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    files = sum(int(stat.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, int(limit) - max(0, used - files))

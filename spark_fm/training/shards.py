@@ -1,0 +1,412 @@
+"""Rows of a partition as files on the executor's disk, mapped by every later pass."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.state import ALIGNMENT
+from spark_fm.spark.broadcast import read_bytes
+from spark_fm.spark.worker import partition_number
+from spark_fm.training.packing import TRAIN, VALIDATION, checked, read_blocks
+
+# Of the disk that files leave free: Spark spills to it, too.
+FREE_SHARE = 0.1
+_FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
+           ("labels", "<f4"), ("weights", "<f4"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """A file of rows.
+
+    Parameters
+    ----------
+    file : str
+    n_rows, nnz : int
+    n_features : int
+        One more than the largest index, 0 without entries.
+    """
+
+    file: str
+    n_rows: int
+    nnz: int
+    n_features: int
+
+    def extents(self) -> list[tuple[int, int]]:
+        """Return start and length of the arrays of ``_FIELDS``, the length in items."""
+        lengths = (self.n_rows + 1, self.nnz, self.nnz, self.n_rows, self.n_rows)
+        found, start = [], 0
+        for (_, dtype), length in zip(_FIELDS, lengths, strict=True):
+            found.append((start, length))
+            start += -(-length * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        return found
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        start, length = self.extents()[-1]
+        return start + 4 * length
+
+
+class WindowStore:
+    """The sets of windows of one partition of a training set on this machine.
+
+    Parameters
+    ----------
+    key : str
+        Names the training set and how it was dealt.
+    partition : int
+    """
+
+    def __init__(self, key: str, partition: int) -> None:
+        self._folder = local_folder(partition) / f"spark_fm-{key}"
+        self._partition = partition
+
+    def windows(self, name: str) -> list[StoredWindow] | None:
+        """Return what there is of a set, None unless it is here and whole."""
+        try:
+            found = json.loads(self._list_of(name).read_text())
+            windows = [StoredWindow(*facts) for facts in found]
+            sizes = [(self._folder / window.file).stat().st_size for window in windows]
+        except OSError:
+            return None
+        return windows if sizes == [window.n_bytes for window in windows] else None
+
+    def read(self, window: StoredWindow) -> CsrBatch:
+        """Return the rows of a window, read-only views of its file."""
+        mapped = read_bytes(self._folder / window.file)
+        arrays = {
+            name: np.frombuffer(mapped, dtype, length, start)
+            for (name, dtype), (start, length) in zip(_FIELDS, window.extents(), strict=True)
+        }
+        return CsrBatch(**arrays)
+
+    def spool(self) -> Spool:
+        """Return a file for the bytes of blocks as they come."""
+        return Spool(self._folder)
+
+    def writer(self, name: str) -> SetWriter:
+        """Return what writes a set down window by window."""
+        return SetWriter(self._folder, self._list_of(name))
+
+    def _list_of(self, name: str) -> Path:
+        return self._folder / f"{self._partition}-{name}.json"
+
+
+class Spool:
+    """Bytes in a file without a name, for as long as the disk has room for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._size = 0
+
+    def __enter__(self) -> Spool:
+        """Make the file, where that is possible."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._folder)
+        except OSError:
+            self._file = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, payload: Any) -> int:
+        """Append bytes and return where they start."""
+        start = self._size
+        self._size += len(payload)
+        try:
+            if self._file is not None:
+                _check_room(self._folder, len(payload))
+                self._file.write(payload)
+        except OSError:
+            self.__exit__()
+            self._file = None
+        return start
+
+    def contents(self) -> memoryview | None:
+        """Return all bytes, mapped; None where there was no room for them."""
+        if self._file is None:
+            return None
+        if not self._size:
+            return memoryview(b"")
+        self._file.flush()
+        return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Raise OSError where so many bytes more would leave the disk too full."""
+    disk = shutil.disk_usage(folder)
+    if disk.free - n_bytes < FREE_SHARE * disk.total:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+class SetWriter:
+    """Writes a set down, or gives up where the disk has no room for it.
+
+    Two attempts of a task may write the same set at once: each has files of its own, and
+    the list that names them takes its place in one step.
+    """
+
+    def __init__(self, folder: Path, list_file: Path) -> None:
+        self._folder = folder
+        self._list_file = list_file
+        self._attempt = uuid4().hex
+        self._windows: list[StoredWindow] = []
+        self._writes = True
+
+    def __enter__(self) -> SetWriter:
+        """Start."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Leave nothing of a set that was not finished."""
+        if kind is not None:
+            self._give_up()
+
+    def add(self, rows: CsrBatch) -> None:
+        """Write the next window."""
+        top = int(rows.indices.max()) + 1 if rows.nnz else 0
+        name = f"{self._list_file.stem}-{len(self._windows)}-{self._attempt}.rows"
+        window = StoredWindow(name, rows.n_rows, rows.nnz, top)
+        if not self._writes:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _check_room(self._folder, window.n_bytes)
+            self._windows.append(window)
+            with open(self._folder / name, "wb") as file:
+                for (field, dtype), (start, _) in zip(_FIELDS, window.extents(), strict=True):
+                    file.seek(start)
+                    file.write(np.ascontiguousarray(getattr(rows, field), dtype).data)
+                file.truncate(window.n_bytes)
+        except OSError:
+            self._give_up()
+
+    def finish(self) -> bool:
+        """Make the set known, and tell whether it is there now."""
+        if not self._writes:
+            return False
+        facts = [[w.file, w.n_rows, w.nnz, w.n_features] for w in self._windows]
+        draft = self._list_file.with_name(f"{self._attempt}.draft")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(facts))
+            draft.replace(self._list_file)
+        except OSError:
+            self._give_up()
+        return self._writes
+
+    def _give_up(self) -> None:
+        self._writes = False
+        for window in self._windows:
+            (self._folder / window.file).unlink(missing_ok=True)
+        self._windows = []
+
+
+def local_folder(partition: int) -> Path:
+    """Return the one of Spark's local folders that a partition's files belong in.
+
+    Spark names to its workers the folders in which the executor keeps its own blocks,
+    and removes them when the executor ends.
+    """
+    folders = _local_folders()
+    return folders[partition % len(folders)]
+
+
+def remove_store(key: str) -> None:
+    """Remove all files of a training set from this machine."""
+    for folder in _local_folders():
+        shutil.rmtree(folder / f"spark_fm-{key}", ignore_errors=True)
+
+
+def _local_folders() -> list[Path]:
+    names = [name for name in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if name]
+    return [Path(name) for name in names] or [Path(tempfile.gettempdir())]
+
+
+WINDOW_BYTES = 512 * 2**20
+VALIDATE_ONLY = -1  # the exchange that trains nothing
+
+
+def set_name(kind: int, exchange: int) -> str:
+    """Return the name of a set."""
+    return f"{'validation' if kind == VALIDATION else 'train'}-{exchange}"
+
+
+@dataclass(frozen=True)
+class WantedRows:
+    """What an exchange reads.
+
+    Parameters
+    ----------
+    exchange : int
+        Whose rows train; VALIDATE_ONLY for none.
+    n_exchanges : int
+    train_on_all : bool
+        Validation rows of the exchange train too.
+    validates : bool
+        All validation rows are read.
+    store : str or None
+        Key of the window stores; None to read from blocks.
+    """
+
+    exchange: int
+    n_exchanges: int
+    train_on_all: bool
+    validates: bool
+    store: str | None = None
+
+    def sets(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the names of the sets that are read, by what is done with their rows."""
+        if self.validates:
+            yield VALIDATION, [set_name(VALIDATION, e) for e in range(self.n_exchanges)]
+        if self.exchange != VALIDATE_ONLY:
+            kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
+            yield TRAIN, [set_name(kind, self.exchange) for kind in kinds]
+
+    def covers(self, is_validation: Any, exchange: Any) -> Any:
+        """Return which blocks are read: of arrays or of Spark columns, one value a block."""
+        chosen = exchange == self.exchange
+        if not self.train_on_all:
+            chosen = chosen & ~is_validation
+        return chosen | is_validation if self.validates else chosen
+
+    def target(self, kind: int) -> int:
+        """Return what is done with the rows of a kind."""
+        return TRAIN if self.train_on_all else kind
+
+
+class RowsMissingError(Exception):
+    """The machine of a task lacks the files of a set."""
+
+
+def read_rows(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
+
+    Parameters
+    ----------
+    wanted : WantedRows
+    batches : iterator of RecordBatch
+        Blocks, in the order of exchange, kind, source and seq; where they are to be in
+        files, the sizes of all blocks of the partition, in any order.
+    n_features : int
+        Rows of the table: indices are checked to be less.
+
+    Raises
+    ------
+    RowsMissingError
+        Where a set is not in files as its blocks were listed.
+    InvalidDataError
+        For a feature that the table does not have.
+    """
+    if wanted.store is None:
+        yield from _from_blocks(wanted, batches, n_features)
+    else:
+        yield from _from_files(wanted, batches, n_features)
+
+
+def _from_blocks(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    blocks = (
+        (int(exchange), block)
+        for batch in batches
+        for exchange, block in zip(
+            np.asarray(batch.column("exchange")), read_blocks([batch]), strict=True
+        )
+    )
+
+    def windows() -> Iterator[tuple[int, CsrBatch]]:
+        for (_, kind), group in groupby(blocks, key=lambda item: (item[0], item[1][0])):
+            for rows in cut_into_windows(checked(block[3], n_features) for _, block in group):
+                yield wanted.target(kind), rows
+
+    yield from _joined(windows())
+
+
+def _from_files(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+) -> Iterator[tuple[int, CsrBatch]]:
+    store = WindowStore(str(wanted.store), partition_number())
+    listed = _listed_sizes(wanted, batches)
+    for target, names in wanted.sets():
+        found = [store.windows(name) for name in names]
+        windows = [window for part in found if part is not None for window in part]
+        sizes = [sum(w.n_rows for w in windows), sum(w.nnz for w in windows)]
+        fits = all(window.n_features <= n_features for window in windows)
+        if None in found or not fits or sizes != listed[target].tolist():
+            raise RowsMissingError(", ".join(names))
+        yield from _joined((target, store.read(window)) for window in windows)
+
+
+def cut_into_windows(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
+    """Yield the rows of blocks in pieces of WINDOW_BYTES, or a block more."""
+    waiting: list[CsrBatch] = []
+    n_bytes = 0
+    for rows in blocks:
+        waiting.append(rows)
+        n_bytes += rows.n_bytes
+        if n_bytes >= WINDOW_BYTES:
+            yield CsrBatch.concat(waiting)
+            waiting, n_bytes = [], 0
+    if waiting:
+        yield CsrBatch.concat(waiting)
+
+
+def _joined(windows: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBatch]]:
+    """Yield neighbours that are small together in one piece: they are mixed in training."""
+    small: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
+    for target, rows in windows:
+        waiting = small[target]
+        if waiting and sum(part.n_bytes for part in waiting) + rows.n_bytes > WINDOW_BYTES:
+            yield target, CsrBatch.concat(waiting)
+            waiting.clear()
+        if rows.n_bytes >= WINDOW_BYTES:
+            yield target, rows
+        else:
+            waiting.append(rows)
+    for target, waiting in small.items():
+        if waiting:
+            yield target, CsrBatch.concat(waiting)
+
+
+def _listed_sizes(
+    wanted: WantedRows, batches: Iterator[pa.RecordBatch]
+) -> dict[int, NDArray[np.int64]]:
+    """Return rows and entries of those listed blocks that are wanted, by what is done there."""
+    listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
+    for batch in batches:
+        kinds, exchanges, n_rows, nnz = (
+            np.asarray(batch.column(n)) for n in ("kind", "exchange", "n_rows", "nnz")
+        )
+        covered = wanted.covers(kinds == VALIDATION, exchanges)
+        for kind in (TRAIN, VALIDATION):
+            chosen = covered & (kinds == kind)
+            listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
+    return listed

@@ -1,0 +1,170 @@
+"""One Spark job whose tasks serve all exchanges of a training; driver only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from pyspark import cloudpickle
+from pyspark.sql import SparkSession
+from pyspark.sql.utils import is_remote
+
+from spark_fm._version import __version__
+from spark_fm.spark.broadcast import shared_folder
+from spark_fm.spark.collect import PIECE_DDL, worker_errors
+from spark_fm.spark.session import cancel_jobs, job_thread, local_cores, setting, shares_files
+from spark_fm.training.partitions import DealtBlocks
+from spark_fm.training.tasks import (
+    POLL_SECONDS,
+    STOP,
+    ResidentTask,
+    answer_file,
+    order_file,
+    place,
+    presence_file,
+)
+
+log = logging.getLogger(__name__)
+
+# Settings under which Spark ends workers that send nothing for a while.
+KILLED_WHEN_IDLE = (
+    "spark.python.worker.killOnIdleTimeout",
+    "spark.sql.execution.pyspark.udf.killOnIdleTimeout",
+)
+# Tasks that do not run by then share the cores with somebody else's job.
+START_SECONDS = 5.0
+
+
+class ResidentTasks:
+    """Tasks that wait for exchanges, where all of a training's can run at once.
+
+    Parameters
+    ----------
+    session : SparkSession
+    n_partitions : int
+    blocks : DealtBlocks
+        Whose listing every order reads; computed when the tasks start.
+
+    Notes
+    -----
+    Only where driver and tasks share one machine with a core for each partition. While
+    they wait they hold these cores: no other job of the session runs on them.
+    """
+
+    def __init__(self, session: SparkSession, n_partitions: int, blocks: DealtBlocks) -> None:
+        self._session = session
+        self._n_partitions = n_partitions
+        self._blocks = blocks
+        self.usable = (
+            shares_files(session)
+            and n_partitions <= local_cores(session)
+            and not blocks.cores_are_busy
+            and not is_remote()  # a process of both kinds of sessions
+            and not any(setting(session, name, "false") == "true" for name in KILLED_WHEN_IDLE)
+        )
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+        self._job = threading.Thread()
+        self._failure: BaseException | None = None
+        self._tag = f"spark_fm-exchanges-{uuid4().hex[:12]}"
+        self._number = 0
+
+    def __enter__(self) -> ResidentTasks:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Let the tasks end; after an exception at once, whatever they are doing."""
+        self.stop(waits=kind is None)
+
+    def rows_of(self, task: Any) -> Iterator[tuple[Any, ...]] | None:
+        """Return the rows that a task yields in all partitions; None where none can run.
+
+        Parameters
+        ----------
+        task : callable
+            As ``mapInArrow`` takes it; yields record batches of PIECE_SCHEMA.
+        """
+        if self.usable and self._folder is None:
+            self._start()
+        if not self.usable or self._folder is None:
+            return None
+        folder, number = self._folder, self._number
+        self._number += 1
+        place(order_file(folder, number), cloudpickle.dumps(task))
+        answers = [answer_file(folder, number, p) for p in range(self._n_partitions)]
+        self._wait_for(answers)
+        tables = [pa.ipc.open_stream(path.read_bytes()).read_all() for path in answers]
+        for path in (order_file(folder, number), *answers):
+            path.unlink()
+        columns = [c.to_pylist() for c in pa.concat_tables(tables).columns]
+        return zip(*columns, strict=True)
+
+    def stop(self, *, waits: bool = True) -> None:
+        """Let the tasks end, and use none any more; cancel their job unless ``waits``."""
+        self.usable = False
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        try:
+            with suppress(OSError):  # they end without the folder, too
+                place(folder / STOP, b"")
+            if waits:
+                self._job.join()
+            else:
+                cancel_jobs(self._session, self._tag)
+        finally:
+            # Under another name nobody can put a file into it while it is removed.
+            gone = folder.with_name(f"{folder.name}-gone")
+            with suppress(OSError):
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            self._stack.close()
+
+    def _start(self) -> None:
+        listing = self._blocks.listing
+        with worker_errors():
+            listing.count()  # what it takes to write the files is no wait for the tasks
+        self._folder = folder = self._stack.enter_context(shared_folder())
+        task = ResidentTask(__version__, str(folder), os.getpid())
+        waiting = listing.mapInArrow(task, PIECE_DDL)
+        collect = job_thread(self._session, self._tag, waiting.collect)
+
+        def run() -> None:
+            try:
+                collect()
+            except BaseException as err:  # noqa: BLE001 - raised where somebody waits
+                self._failure = err
+
+        self._job = threading.Thread(target=run, daemon=True, name="spark_fm exchanges")
+        self._job.start()
+        here = [presence_file(folder, p) for p in range(self._n_partitions)]
+        if not self._wait_for(here, seconds=START_SECONDS):
+            log.info("other jobs keep the cores busy: each exchange is a job of its own")
+            self._blocks.cores_are_busy = True
+            self.stop(waits=False)
+
+    def _wait_for(self, files: list[Path], seconds: float = float("inf")) -> bool:
+        """Wait until files are there, and tell whether they are; raise what ended the job."""
+        started = time.perf_counter()
+        missing = files
+        while missing := [path for path in missing if not path.exists()]:
+            if not self._job.is_alive():
+                with worker_errors():
+                    raise self._failure or RuntimeError("the tasks of the exchanges have ended")
+            if time.perf_counter() - started > seconds:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
