@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.evaluation import FMEvaluation
     from spark_fm.ml.evaluator import FMEvaluator
-    from spark_fm.ml.functions import register_udf
-    from spark_fm.ml.model import FactorizationMachineModel
+    from spark_fm.ml.model import FactorizationMachineModel, register_udf
     from spark_fm.ml.requests import instance_vector, request_vectors, response_body
     from spark_fm.ml.summary import FMTrainingSummary
     from spark_fm.ml.tuning import TuningResult, tune
@@ -46,7 +45,7 @@ _HOMES = {
     "TuningResult": "spark_fm.ml.tuning",
     "instance_vector": "spark_fm.ml.requests",
     "register": "spark_fm.datasource.recordio",
-    "register_udf": "spark_fm.ml.functions",
+    "register_udf": "spark_fm.ml.model",
     "request_vectors": "spark_fm.ml.requests",
     "response_body": "spark_fm.ml.requests",
     "tune": "spark_fm.ml.tuning",

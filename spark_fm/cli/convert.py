@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.formats.convert import FORMATS, Conversion, convert
 from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID

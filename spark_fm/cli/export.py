@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.formats.models.libfm import write_libfm
 from spark_fm.formats.models.native import read_model
 from spark_fm.formats.models.onnx import DENSE, INPUTS, write_onnx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.formats.models.archives import MAX_BYTES
 from spark_fm.formats.models.libfm import read_libfm
 from spark_fm.formats.models.native import LOSSES, SavedModel, check_place, save_model

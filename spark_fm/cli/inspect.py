@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.fs as pafs
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.files import open_plain_file, store_of
 from spark_fm.formats.models.archives import MAX_BYTES

@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        from spark_fm.cli.failures import UsageError
+        from spark_fm.cli.errors import UsageError
 
         raise UsageError(f"{message} (see {self.prog} --help)")
 
@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when all went well, 2 for a mistake in the command, its files or columns, 130
         when interrupted, 143 when terminated, 1 for everything else.
     """
-    from spark_fm.cli.failures import explain
-    from spark_fm.cli.interrupts import forget
+    from spark_fm.cli.errors import explain, forget
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:

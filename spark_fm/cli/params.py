@@ -11,7 +11,7 @@ from typing import Any
 
 from pyspark.ml.param import Param, Params, TypeConverters
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 
 _DEST = "param_"
 _TYPES: dict[Any, type] = {

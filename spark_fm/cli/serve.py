@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.serving.settings import CONTAINER_MODEL, ServeSettings, container_values
 
 USAGE = "[MODEL] [flags]"

@@ -16,8 +16,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 import spark_fm
-from spark_fm.cli.failures import UsageError
-from spark_fm.cli.interrupts import interruptible, was_interrupted
+from spark_fm.cli.errors import UsageError, interruptible, was_interrupted
 from spark_fm.errors import SparkFMError
 from spark_fm.spark.session import is_connect, is_local_master, use_driver_interpreter
 

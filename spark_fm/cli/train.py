@@ -10,15 +10,13 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from spark_fm.cli.container import is_container_call, train_in_container
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
+from spark_fm.cli.evaluate import ChannelResult, check_test_paths, tested
 from spark_fm.cli.params import add_param_flags, apply_params, json_object
-from spark_fm.cli.sagemaker_log import SageMakerLog
-from spark_fm.cli.sagemaker_telling import SageMakerTelling
+from spark_fm.cli.sagemaker_job import is_container_call, train_in_container
+from spark_fm.cli.sagemaker_log import SageMakerLog, SageMakerTelling
 from spark_fm.cli.session import add_session_flags, spark_session
-from spark_fm.cli.summary_file import write_summary
-from spark_fm.cli.testing import ChannelResult, check_test_paths, tested
-from spark_fm.cli.training_input import (
+from spark_fm.cli.training_io import (
     add_training_flags,
     check_installed,
     check_local_folder,
@@ -26,6 +24,7 @@ from spark_fm.cli.training_input import (
     input_spec,
     training_params,
     training_rows,
+    write_summary,
 )
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine

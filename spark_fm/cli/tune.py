@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.params import add_param_flags, check_name, checked, from_text
 from spark_fm.cli.session import add_session_flags, spark_session
-from spark_fm.cli.training_input import (
+from spark_fm.cli.training_io import (
     add_training_flags,
     check_installed,
     check_local_folder,
@@ -24,7 +24,7 @@ from spark_fm.cli.training_input import (
     training_rows,
 )
 from spark_fm.ml.estimator import FactorizationMachine
-from spark_fm.ml.sampling import SAMPLERS
+from spark_fm.ml.search_space import SAMPLERS
 from spark_fm.ml.trials import FILE_NAME
 from spark_fm.ml.tuning import TuningResult, tune
 

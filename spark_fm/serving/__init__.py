@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_fm.formats.responses import Predictions
-    from spark_fm.serving.predictor import Predictor
+    from spark_fm.serving.client import Predictor
 
 __all__ = ["Predictions", "Predictor"]
 
 _HOMES = {
     "Predictions": "spark_fm.formats.responses",
-    "Predictor": "spark_fm.serving.predictor",
+    "Predictor": "spark_fm.serving.client",
 }
 
 

@@ -1,14 +1,11 @@
-"""The endpoints, as a Starlette application; workers.
-
-``/ping``, ``/invocations`` and ``/execution-parameters`` are those of a SageMaker serving
-container; ``/health`` and ``/metrics`` are for operators.
-"""
+"""The HTTP interface of one worker: routes, errors, and what is measured of each request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,25 +18,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spark_fm.errors import RequestError
 from spark_fm.formats.requests import JSONLINES, RECORDIO_PROTOBUF, decode_request
 from spark_fm.formats.responses import encode_response
-from spark_fm.serving.admission import RETRY_AFTER_SECONDS, Admission, OverloadedError, Ticket
-from spark_fm.serving.batching import Batcher
-from spark_fm.serving.measuring import Measured
-from spark_fm.serving.metrics import CONTENT_TYPE, Metrics
-from spark_fm.serving.models import ServedModel
-from spark_fm.serving.negotiation import (
+from spark_fm.serving.batching import (
+    RETRY_AFTER_SECONDS,
+    Admission,
+    Batcher,
+    OverloadedError,
+    Ticket,
+)
+from spark_fm.serving.http import (
     NotAcceptableError,
     UnsupportedTypeError,
     request_format,
     response_format,
     shown,
 )
+from spark_fm.serving.metrics import CONTENT_TYPE, Metrics
+from spark_fm.serving.models import ServedModel
 from spark_fm.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 INLINE_BYTES = 2**14  # of a body decoded in the event loop: some 100 µs
@@ -252,3 +255,45 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     """Answer a mistake of the server's own; Starlette raises it again, for the log."""
     return error_response(500, "The server failed on this request; its log says why.")
+
+
+PATHS = ("/invocations", "/ping", "/execution-parameters", "/health", "/metrics")
+
+
+class Measured:
+    """An ASGI application around another one.
+
+    Parameters
+    ----------
+    app : ASGI application
+    metrics : Metrics
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Any other path is one name: callers must not be able to make metrics grow.
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(path, str(status)).inc()
+            if path == "/invocations":
+                self._metrics.seconds.observe(time.perf_counter() - started)

@@ -1,8 +1,4 @@
-"""Concurrent requests are scored in one kernel call; a worker's event loop.
-
-No request waits for others to come: what has arrived while the last call ran, or in the
-same turn of the event loop, is scored together.
-"""
+"""Requests that wait together are scored together, within limits of rows and bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,3 +119,77 @@ def _outcomes(jobs: Sequence[_Job]) -> list[Scores | Exception]:
         if len(jobs) == 1:
             return [err]
         return [outcome for job in jobs for outcome in _outcomes([job])]
+
+
+RETRY_AFTER_SECONDS = 1
+
+
+class OverloadedError(RuntimeError):
+    """The worker holds all that it may: 503, come again."""
+
+
+class Admission:
+    """Count the requests and body bytes that a worker holds.
+
+    Parameters
+    ----------
+    max_requests, max_bytes : int
+        The most of either at once.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self.requests = 0
+        self.bytes = 0
+
+    def enter(self) -> Ticket:
+        """Return a ticket for one request, to be used in ``with``.
+
+        Raises
+        ------
+        OverloadedError
+            When ``max_requests`` are held.
+        """
+        if self.requests >= self.max_requests:
+            raise OverloadedError(f"This server holds {self.requests} requests already. Try again.")
+        return Ticket(self)
+
+
+class Ticket:
+    """One request's share; given back when its block ends."""
+
+    __slots__ = ("_admission", "_bytes")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+        admission.requests += 1
+
+    def hold(self, n_bytes: int) -> None:
+        """Count bytes of a body as they arrive.
+
+        Raises
+        ------
+        OverloadedError
+            When the bodies of all requests would exceed ``max_bytes``.
+        """
+        admission = self._admission
+        if admission.bytes + n_bytes > admission.max_bytes:
+            raise OverloadedError(
+                f"This server holds request bodies of {admission.bytes} bytes already. Try again."
+            )
+        admission.bytes += n_bytes
+        self._bytes += n_bytes
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._admission.requests -= 1
+        self._admission.bytes -= self._bytes

@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from spark_fm.serving.shared import SERVING, STATUS, write_whole
+from spark_fm.serving.settings import SERVING, STATUS, write_whole
 
 log = logging.getLogger(__name__)
 

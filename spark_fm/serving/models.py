@@ -26,7 +26,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.weights import FMWeights
-from spark_fm.serving.shared import CURRENT, current_name, write_whole
+from spark_fm.serving.settings import CURRENT, current_name, write_whole
 
 if TYPE_CHECKING:
     from spark_fm.formats.models.native import SavedModel

@@ -1,10 +1,11 @@
-"""What a server is told: address, limits, times; supervisor and workers."""
+"""Settings of a server, and the folder by which supervisor and workers share facts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from spark_fm.errors import InvalidParamError
 
@@ -160,3 +161,34 @@ _VARIABLES = {
     "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "concurrent_transforms",
 }
 _ZERO_IS_DEFAULT = ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS")
+
+
+METRICS = "metrics"  # folder of prometheus_client
+SERVING = "serving"  # folder: which model each worker serves, a file each
+STATUS = "status.json"  # what the supervisor counts
+CURRENT = "current"  # names the version to serve
+
+
+def current_name(shared: Path) -> str | None:
+    """Return the name of the version to serve, None before there is one."""
+    try:
+        return (shared / CURRENT).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def version_name(number: int) -> str:
+    """Return the folder's name of the so manieth version; names sort by number."""
+    return f"version-{number:09d}"
+
+
+def versions(shared: Path) -> list[Path]:
+    """Return the folders of all versions, oldest first."""
+    return sorted(shared.glob("version-*"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old text or the new."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

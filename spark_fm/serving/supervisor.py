@@ -1,8 +1,4 @@
-"""The process that listens, starts workers, replaces dead ones and publishes models.
-
-It scores nothing and stays small: models are read by a process that ends when it has
-published one.
-"""
+"""Start, watch, reload and stop the workers that share one model."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,17 +24,16 @@ from typing import Any
 
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
 from spark_fm.serving.processes import SIGNALS, run_loader, run_worker
-from spark_fm.serving.settings import ServeSettings
-from spark_fm.serving.shared import (
+from spark_fm.serving.settings import (
     METRICS,
     SERVING,
     STATUS,
+    ServeSettings,
     current_name,
     version_name,
     versions,
     write_whole,
 )
-from spark_fm.serving.watching import Signature, resolve_model, signature
 
 log = logging.getLogger(__name__)
 
@@ -328,3 +324,82 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+Signature = tuple[object, ...]
+# What SageMaker's training leaves, as it is and unpacked.
+SAGEMAKER_ARTIFACTS = ("model.tar.gz", "model_algo-1")
+
+
+def resolve_model(path: str) -> str:
+    """Return the model folder, or SageMaker's artifact, that a path stands for.
+
+    Parameters
+    ----------
+    path : str
+        A model folder; or a folder of such, of which the one saved last is meant; or
+        SageMaker's ``model.tar.gz`` or ``model_algo-1``, or a folder with one of them; or a
+        symbolic link to any. URIs are returned as they are.
+
+    Returns
+    -------
+    str
+        ``path`` itself when nothing is found there: whoever reads it says so.
+    """
+    if _written(Path(path)):
+        return path
+    try:
+        folders = [entry for entry in Path(path).iterdir() if entry.is_dir()]
+    except OSError:
+        return path
+    # One look a folder: it may be gone at the next.
+    looked = [(_written(folder), folder.name) for folder in folders]
+    found = [(max(times), name) for times, name in looked if times]
+    if found:
+        return os.path.join(path, max(found)[1])
+    artifacts = [os.path.join(path, name) for name in SAGEMAKER_ARTIFACTS]
+    return next(filter(os.path.isfile, artifacts), path)
+
+
+def signature(path: str) -> Signature | None:
+    """Return what changes when another version is saved; None while there is none.
+
+    Parameters
+    ----------
+    path : str
+        As `resolve_model` takes it.
+
+    Notes
+    -----
+    Names, sizes and times of the files, links followed; no content is read. A URI has no
+    signature: a server of such a model reloads on SIGHUP.
+    """
+    folder = os.path.realpath(resolve_model(path))
+    try:
+        facts = os.stat(folder)
+    except OSError:
+        return None
+    if stat.S_ISREG(facts.st_mode):
+        return (folder, facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    if not _written(Path(folder)):
+        return None
+    return (folder, *sorted(_files(Path(folder))))
+
+
+def _written(folder: Path) -> list[int]:
+    """Return the times of the metadata's files: they are written last, when all is there."""
+    return [time for name, time, *_ in _files(folder) if name.startswith("metadata/")]
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, time, size and inode of each file; those being written are hidden."""
+    for part in ("data", "metadata"):
+        try:
+            with os.scandir(folder / part) as entries:
+                for entry in entries:
+                    if entry.name[0] not in "_." and entry.is_file():
+                        facts = entry.stat()
+                        name = f"{part}/{entry.name}"
+                        yield name, facts.st_mtime_ns, facts.st_size, facts.st_ino
+        except OSError:  # not there, or replaced at this moment
+            continue

@@ -15,15 +15,13 @@ from pathlib import Path
 
 import uvicorn
 
-from spark_fm.serving.admission import Admission
 from spark_fm.serving.app import Service, make_app
-from spark_fm.serving.batching import Batcher
-from spark_fm.serving.connections import guarded_protocol
+from spark_fm.serving.batching import Admission, Batcher
+from spark_fm.serving.http import guarded_protocol
 from spark_fm.serving.metrics import Metrics
 from spark_fm.serving.models import ServedModel, open_model, warm_up
 from spark_fm.serving.processes import SIGNALS
-from spark_fm.serving.settings import MIB, ServeSettings
-from spark_fm.serving.shared import current_name
+from spark_fm.serving.settings import MIB, ServeSettings, current_name
 
 log = logging.getLogger(__name__)
 

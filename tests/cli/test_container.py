@@ -1,4 +1,4 @@
-"""``spark-fm train`` in the layout of a training container, end to end."""
+"""``spark-fm train`` in the layout of a training sagemaker_job, end to end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from spark_fm.cli import container
+from spark_fm.cli import sagemaker_job
 from spark_fm.cli.main import main
 from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
@@ -178,7 +178,7 @@ def test_a_failure_of_ours_is_an_algorithm_error(spark, rows, tmp_path, monkeypa
     def fails(*_):
         raise SparkFMError("no luck")
 
-    monkeypatch.setattr(container, "write_local", fails)
+    monkeypatch.setattr(sagemaker_job, "write_local", fails)
     root = job(tmp_path, rows)
     assert run(root) == 1
     assert (root / "output" / "failure").read_text() == "AlgorithmError: no luck"
@@ -193,7 +193,7 @@ def test_a_missing_configuration_is_the_client_s_error(tmp_path):
 
 
 def test_no_arguments_mean_the_container_where_its_folder_is(rows, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(container, "ROOT", tmp_path / "ml")
+    monkeypatch.setattr(sagemaker_job, "ROOT", tmp_path / "ml")
     assert main(["train"]) == 2
     assert "--input (or --train), --format, --model" in capfd.readouterr().err
     job(tmp_path / "ml", rows, hyper={"epochs": "none"})
@@ -246,13 +246,13 @@ def test_a_job_that_is_stopped_once_it_has_a_model_ends_well_with_it(
     spark, rows, tmp_path, monkeypatch, capfd, name
 ):
     root = job(tmp_path, rows)
-    step = getattr(container, name)
+    step = getattr(sagemaker_job, name)
 
     def stops(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(container, name, stops)
+    monkeypatch.setattr(sagemaker_job, name, stops)
 
     assert run(root) == 0
 
@@ -263,4 +263,4 @@ def test_a_job_that_is_stopped_once_it_has_a_model_ends_well_with_it(
 
 
 def test_the_memory_of_the_machine_is_known():
-    assert 2**28 < container.memory_bytes() < 2**50
+    assert 2**28 < sagemaker_job.memory_bytes() < 2**50

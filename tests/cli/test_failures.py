@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_fm import errors
-from spark_fm.cli.failures import UsageError, explain
+from spark_fm.cli.errors import UsageError, explain
 from spark_fm.cli.main import main
 
 WORKER_TEXT = """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spark_fm.cli.file_order import in_file_order
-from spark_fm.cli.inputs import InputSpec, open_source
+from spark_fm.cli.inputs import InputSpec, in_file_order, open_source
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spark_fm.cli import convert
-from spark_fm.cli.interrupts import SIGNALS, exit_code, held_back, interruptible, was_interrupted
+from spark_fm.cli.errors import SIGNALS, exit_code, held_back, interruptible, was_interrupted
 from spark_fm.cli.main import main
 from spark_fm.recordio import write_records
 from tests.conftest import MODE

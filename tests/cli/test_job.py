@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_fm.cli.failures import UsageError
-from spark_fm.cli.job import JobFolder, TrainingJob
+from spark_fm.cli.errors import UsageError
+from spark_fm.cli.sagemaker_job import JobFolder, TrainingJob
 
 
 def placed(root: Path, files: dict[str, object]) -> JobFolder:

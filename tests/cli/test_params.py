@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spark_fm import FactorizationMachine
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.main import build_parser
 from spark_fm.cli.params import collect_params, kebab
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.session import _settings, check_java, java_version
 from spark_fm.errors import SparkFMError
 

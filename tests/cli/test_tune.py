@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from spark_fm import FactorizationMachineModel
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.main import main
 from spark_fm.cli.tune import search_space
 from spark_fm.ml.estimator import FactorizationMachine
@@ -154,10 +154,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(rows, tmp_path, ca
 
 
 def test_tpe_without_optuna_names_the_extra(rows, tmp_path, capfd, monkeypatch):
-    from spark_fm.cli import training_input
+    from spark_fm.cli import training_io
 
-    find = training_input.find_spec
-    monkeypatch.setattr(training_input, "find_spec", lambda m: None if m == "optuna" else find(m))
+    find = training_io.find_spec
+    monkeypatch.setattr(training_io, "find_spec", lambda m: None if m == "optuna" else find(m))
 
     assert main(command(rows, tmp_path / "found", "--sampler", "tpe")) == 1
     assert "tune needs optuna: pip install 'spark-fm[tune]'." in capfd.readouterr().err

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 
 from spark_fm import FactorizationMachineModel
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.ml.mllib import weights_of
+from spark_fm.ml.interop import weights_of
 from tests.ml.builders import column
 
 # float32 sums of 20 features x 3 factors against float64, in units of the values themselves.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from spark_fm.ml.pruning import FEWEST_RIVALS, GRACE_EPOCHS, is_hopeless
+from spark_fm.ml.tuning import FEWEST_RIVALS, GRACE_EPOCHS, is_hopeless
 
 LONG = 30
 

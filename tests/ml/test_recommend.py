@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.datasets import ml100k_regression, to_frame
 from spark_fm import FactorizationMachineModel
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
-from spark_fm.ml import recommending
+from spark_fm.ml import recommend
 from tests.ml.builders import N_FEATURES, fast_fm, frame_of
 
 HALF = N_FEATURES // 2  # contexts have the features below
@@ -28,8 +28,8 @@ Pairs = dict[Any, list[Any]]
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send candidates to all tasks, or join them in several groups."""
     if request.param == "in groups":
-        monkeypatch.setattr(recommending, "SHIPPED_BYTES", 0)
-        monkeypatch.setattr(recommending, "GROUP_BYTES", 300)
+        monkeypatch.setattr(recommend, "SHIPPED_BYTES", 0)
+        monkeypatch.setattr(recommend, "GROUP_BYTES", 300)
 
 
 def vectors_of(n: int, first: int, last: int, *, seed: int) -> list[SparseVector]:
@@ -117,8 +117,8 @@ def test_both_ways_give_the_same_rows(
     contexts, items = asked(spark)[0], offered(spark)[0]
 
     shipped = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
-    monkeypatch.setattr(recommending, "SHIPPED_BYTES", 0)
-    monkeypatch.setattr(recommending, "GROUP_BYTES", 300)
+    monkeypatch.setattr(recommend, "SHIPPED_BYTES", 0)
+    monkeypatch.setattr(recommend, "GROUP_BYTES", 300)
     grouped = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
 
     assert lists_of(grouped) == lists_of(shipped)

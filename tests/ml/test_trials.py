@@ -10,9 +10,8 @@ import pytest
 
 from spark_fm.errors import CheckpointError
 from spark_fm.ml.params import DEFAULTS
-from spark_fm.ml.sampling import SAMPLERS
-from spark_fm.ml.search_space import SearchSpace
-from spark_fm.ml.trial_plot import plot_trials
+from spark_fm.ml.plots import plot_trials
+from spark_fm.ml.search_space import SAMPLERS, SearchSpace
 from spark_fm.ml.trials import (
     COMPLETE,
     DIVERGED,

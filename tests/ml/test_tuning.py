@@ -14,7 +14,7 @@ from spark_fm.errors import (
     ModelTooLargeError,
     TrainingDivergedError,
 )
-from spark_fm.ml import pruning, search
+from spark_fm.ml import tuning
 from spark_fm.ml.trials import COMPLETE, PRUNED, TOO_LARGE
 from spark_fm.training import trainer
 from tests.ml.builders import fast_fm, planted_frame
@@ -156,7 +156,7 @@ def test_what_is_done_with_the_best_model_may_change(rows, whole):
 
 def test_stopping_hopeless_trials_saves_epochs_and_keeps_the_best(rows, monkeypatch):
     stopped = tune(machine(), rows, trials=12, space=SPACE, parallel=3)
-    monkeypatch.setattr(pruning, "GRACE_EPOCHS", 10**6)
+    monkeypatch.setattr(tuning, "GRACE_EPOCHS", 10**6)
     full = tune(machine(), rows, trials=12, space=SPACE, parallel=3)
 
     epochs = [sum(len(trial.curve) for trial in one.trials) for one in (stopped, full)]
@@ -233,7 +233,7 @@ def test_a_model_too_large_for_the_memory_is_a_trial_without_a_model(rows, monke
 def test_a_search_without_any_model_says_so(rows, monkeypatch):
     diverged = TrainingDivergedError("no step size")
     monkeypatch.setattr(
-        search.TrainingSet, "train", lambda self, requests, **more: [diverged] * len(requests)
+        tuning.TrainingSet, "train", lambda self, requests, **more: [diverged] * len(requests)
     )
     with pytest.raises(TrainingDivergedError, match=r"None of 3 trials .*'diverged': 3"):
         tune(machine(), rows, trials=3, space=SPACE)

@@ -15,8 +15,8 @@ from spark_fm.formats.models.sagemaker import write_sagemaker
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.models import open_model, publish
-from spark_fm.serving.shared import current_name
-from spark_fm.serving.watching import resolve_model, signature
+from spark_fm.serving.settings import current_name
+from spark_fm.serving.supervisor import resolve_model, signature
 from tests.builders import planted_weights, random_batch
 from tests.serving.servers import ROOT, save_model
 
@@ -127,7 +127,7 @@ def test_publishing_serving_and_asking_load_no_pyspark(tmp_path):
     path = save_model(tmp_path / "m", planted_weights(4, 2, seed=3))
     code = (
         "import sys; from pathlib import Path;"
-        "import spark_fm.cli.serve, spark_fm.serving.supervisor, spark_fm.serving.predictor;"
+        "import spark_fm.cli.serve, spark_fm.serving.supervisor, spark_fm.serving.client;"
         "print('numba' in sys.modules);"
         "import spark_fm.serving.models as m;"
         "m.publish(sys.argv[1], Path(sys.argv[2]), 'version-1');"

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 
 from spark_fm.formats.requests import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
 from spark_fm.serving.app import formats_of
-from spark_fm.serving.negotiation import (
+from spark_fm.serving.http import (
     NotAcceptableError,
     UnsupportedTypeError,
     request_format,

@@ -16,7 +16,8 @@ import scipy.sparse as sp
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError, SparkFMError
 from spark_fm.formats.requests import CONTENT_TYPES, JSON
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.serving import Predictor, predictor
+from spark_fm.serving import Predictor
+from spark_fm.serving import client as predictor
 from tests.serving.conftest import WIDTH
 
 GOOD = (200, {"Content-Type": JSON}, b'{"predictions": [{"score": 0.5}]}')

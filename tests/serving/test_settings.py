@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from spark_fm.cli import serve
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.main import main
 from spark_fm.cli.serve import add_flags, model_and_settings
 from spark_fm.errors import InvalidParamError

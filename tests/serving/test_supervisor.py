@@ -9,8 +9,7 @@ import logging
 import pytest
 
 from spark_fm.serving import supervisor
-from spark_fm.serving.settings import ServeSettings
-from spark_fm.serving.shared import STATUS
+from spark_fm.serving.settings import STATUS, ServeSettings
 from spark_fm.serving.supervisor import Supervisor
 
 

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from spark_fm.serving import watching
-from spark_fm.serving.watching import resolve_model, signature
+from spark_fm.serving import supervisor
+from spark_fm.serving.supervisor import resolve_model, signature
 from tests.builders import planted_weights
 from tests.serving.servers import save_model
 
@@ -52,14 +52,14 @@ def test_of_a_folder_of_models_the_one_saved_last_is_meant(tmp_path):
 def test_a_version_that_is_deleted_during_a_look_is_passed_over(tmp_path, monkeypatch):
     for name in ("v1", "v2"):
         save_model(tmp_path / name, weights(1))
-    read = watching._files
+    read = supervisor._files
 
     def files_then_gone(folder):
         yield from read(folder)
         if folder.name == "v2":
             shutil.rmtree(folder, ignore_errors=True)
 
-    monkeypatch.setattr(watching, "_files", files_then_gone)
+    monkeypatch.setattr(supervisor, "_files", files_then_gone)
     signature(str(tmp_path))
     assert resolve_model(str(tmp_path)) == str(tmp_path / "v1")
 

@@ -1,13 +1,11 @@
-"""The best candidates for contexts, as inner products of vectors; driver only.
-
-How a score splits into those is in ``learner.ranking``.
-"""
+"""``model.recommend`` and the vectors of contexts and candidates; driver only."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from numbers import Integral
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -27,24 +25,21 @@ from pyspark.sql.types import (
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.spec import require
-from spark_fm.ml.fitted import FittedModel
-from spark_fm.ml.vectors import (
-    candidate_column,
-    candidate_vectors,
-    context_column,
-    context_vectors,
-)
-from spark_fm.scoring.columns import row_based
+from spark_fm.ml.base import FittedModel
+from spark_fm.scoring.columns import row_based, struct_column
 from spark_fm.scoring.ranking import (
     CANDIDATE,
     CONTEXT,
     SEEN,
+    VECTORS,
     Candidates,
+    CandidateTask,
+    ContextTask,
     RankAllTask,
     RankGroupTask,
     RankTask,
 )
-from spark_fm.spark.broadcast import lasting_handle
+from spark_fm.spark.broadcast import Handle, lasting_handle
 from spark_fm.spark.schema import check_outputs, quoted
 from spark_fm.spark.session import result_limit, tagged, task_slots
 
@@ -373,3 +368,47 @@ def _grouped(rows: DataFrame, key: str, own: tuple[str, int], others: tuple[str,
     group = F.pmod(F.xxhash64(key), F.lit(count)).alias(name)
     copy = F.explode(F.sequence(F.lit(0), F.lit(copies - 1))).alias(other)
     return rows.select("*", group, copy)
+
+
+def context_vectors(
+    model: FittedModel, contexts: DataFrame, vector_col: str, constant_col: str
+) -> DataFrame:
+    """Do what ``Recommending.context_vectors`` says."""
+    outputs = {"vectorCol": vector_col, "constantCol": constant_col}
+    check_outputs(contexts.schema, outputs)
+    made = context_column(model, contexts, taken=None)
+    return _with_parts(model, contexts, made, {"vector": vector_col, "constant": constant_col})
+
+
+def candidate_vectors(model: FittedModel, candidates: DataFrame, vector_col: str) -> DataFrame:
+    """Do what ``Recommending.candidate_vectors`` says."""
+    check_outputs(candidates.schema, {"vectorCol": vector_col})
+    made = candidate_column(model, candidates)
+    return _with_parts(model, candidates, made, {"vector": vector_col})
+
+
+def context_column(model: FittedModel, contexts: DataFrame, *, taken: Handle | None) -> Column:
+    """Return the column of VECTORS of contexts, none of which may have a ``taken`` feature."""
+    reader = model._reader(contexts)
+    handle = model._handle(contexts.sparkSession)
+    kind = contexts.schema[reader.features_col].dataType
+    return struct_column(ContextTask(__version__, handle, reader, taken), kind, VECTORS)
+
+
+def candidate_column(model: FittedModel, candidates: DataFrame) -> Column:
+    """Return the column of VECTORS of candidates."""
+    reader = model._reader(candidates)
+    handle = model._handle(candidates.sparkSession)
+    kind = candidates.schema[reader.features_col].dataType
+    return struct_column(CandidateTask(__version__, handle, reader), kind, VECTORS)
+
+
+def _with_parts(
+    model: FittedModel, dataset: DataFrame, made: Column, outputs: dict[str, str]
+) -> DataFrame:
+    whole = f"spark_fm_{uuid4().hex}"
+    result = row_based(dataset).select("*", made.alias(whole))
+    if model.getHandleInvalid() == "skip":
+        result = result.where(F.col(whole)["vector"].isNotNull())
+    parts = (F.col(whole)[part].alias(name) for part, name in outputs.items())
+    return result.select("*", *parts).drop(whole)

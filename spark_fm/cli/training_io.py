@@ -1,8 +1,10 @@
-"""What the commands that train share: their flags, and the rows those name; driver only."""
+"""Flags, inputs and summary files that training commands share."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.cli.failures import UsageError
+from spark_fm.cli.errors import UsageError
 from spark_fm.cli.inputs import (
     InputSpec,
     Source,
@@ -28,6 +30,8 @@ from spark_fm.cli.params import add_set_flag, collect_params
 from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.params import BINARY
+from spark_fm.ml.summary import FMTrainingSummary
+from spark_fm.ml.trials import write_text
 from spark_fm.spark.schema import ColumnNames, check_training_columns, quoted
 
 VALIDATION_COL = "is_validation"
@@ -176,3 +180,20 @@ def _joined(train: DataFrame, validation: DataFrame, estimator: FactorizationMac
             f"{', '.join(parts[1].schema.names[:-1])}; both need {', '.join(names)}."
         )
     return parts[0].unionByName(parts[1])
+
+
+def write_summary(path: Path, summary: FMTrainingSummary) -> None:
+    """Write the summary; numbers that JSON has no word for become null."""
+    content = json.dumps(_plain(summary.to_dict()), indent=2, allow_nan=False)
+    write_text(path, content + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with null for what JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
