@@ -23,6 +23,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench-quality: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W ignore -m benchmarks.quality --out docs/quality.md

@@ -16,7 +16,7 @@ from tests.conftest import MODE
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = [
-    f"tests/engine/test_training.py::{name}"
+    f"tests/training/test_trainer.py::{name}"
     for name in (
         "test_same_seed_gives_bit_equal_models",
         "test_retried_tasks_change_nothing",
@@ -60,7 +60,7 @@ class TestScoringAndSavingOnConnect:
 class TestFormatsOnConnect:
     def test_recordio_and_requests(self) -> None:
         assert_passing_on_connect(
-            "tests/engine/test_recordio_source.py", "tests/engine/test_recordio_stream.py",
+            "tests/datasource/test_recordio.py", "tests/datasource/test_streaming.py",
             "tests/ml/test_requests.py",
         )  # fmt: skip
 

@@ -81,7 +81,7 @@ class FactorizationMachine(
     _input_kwargs: dict[str, Any]
 
     @keyword_only
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         featuresCol: str | None = None,
@@ -148,7 +148,7 @@ class FactorizationMachine(
         self.setParams(**self._input_kwargs)
 
     @keyword_only
-    def setParams(
+    def setParams(  # noqa: PLR0913
         self,
         *,
         featuresCol: str | None = None,

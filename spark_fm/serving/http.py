@@ -57,7 +57,7 @@ class PlainParser(httptools.HttpRequestParser):
         return b"\r\n".join([*lines, b"", b""])
 
 
-def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpToolsProtocol]:
+def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpToolsProtocol]:  # noqa: C901 - one class in a closure
     """Return a protocol class with time limits, for uvicorn's ``http`` setting.
 
     Parameters

@@ -167,7 +167,7 @@ class PackTask:
             payload = b"".join(column.astype("<i4").tobytes() for column in columns)
             yield report_row(source, seq, "counts", payload)
 
-    def _checked(
+    def _checked(  # noqa: C901 - one check after another
         self, batch: pa.RecordBatch, report: PackReport
     ) -> tuple[CsrBatch, NDArray[np.bool_] | None]:
         """Return the usable rows of a record batch and their validation flags."""

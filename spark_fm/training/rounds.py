@@ -103,7 +103,7 @@ class DistributedTraining:
         Takes who makes the passes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         spec: TrainSpec,
         plan: TrainPlan,

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.recordio import writer
 from spark_fm.recordio import write_records
-from tests.formats.test_encoding import DENSE_ROW, EMPTY_ROW
-from tests.formats.test_writing import TABLE, written
+from tests.formats.test_encode import DENSE_ROW, EMPTY_ROW
+from tests.formats.test_writer import TABLE, written
 
 
 class Failing(io.BytesIO):

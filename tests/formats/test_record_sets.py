@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.recordio import write_record_set
-from tests.formats.test_writing import TABLE, rows_in, written
+from tests.formats.test_writer import TABLE, rows_in, written
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -14,10 +14,10 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
-from spark_fm.formats.artifact import read_model
 
 from benchmarks.digests import digest
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm.formats.models.native import read_model
 from tests.ml.builders import column
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "models" / "0.1.0.dev"

@@ -84,7 +84,7 @@ ON_WEIGHTS: dict[str, Effect] = {
 }
 
 # Params whose effect has a test of its own, below, in test_checkpoints.py, in
-# test_warm_start.py or in engine/test_devices.py.
+# test_warm_start.py or in training/test_devices.py.
 OWN_TEST = {
     "aggregationDepth", "checkpointDir", "checkpointInterval", "device", "epochs", "featureDim",
     "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType",

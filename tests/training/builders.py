@@ -1,4 +1,4 @@
-"""Machines of the engine's tests, and how their models are compared."""
+"""Machines of these tests, and how their models are compared."""
 
 from __future__ import annotations
 

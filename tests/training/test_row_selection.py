@@ -8,7 +8,7 @@ from spark_fm.training import shards
 from spark_fm.training.packing import TRAIN, VALIDATION, encode
 from spark_fm.training.shards import RowsMissingError, WantedRows, read_rows, remove_store
 from spark_fm.training.tasks import LISTED, StoreTask
-from tests.engine.test_window_store import assert_same_rows, some_rows
+from tests.training.test_shards import assert_same_rows, some_rows
 
 N_EXCHANGES = 2
 REQUESTS = (

@@ -18,8 +18,8 @@ from spark_fm.spark.resources import PROCESSOR, Device
 from spark_fm.training import dataset, rounds, single_task, trainer
 from spark_fm.training import plan as planning
 from tests.conftest import MODE
-from tests.engine import flaky
-from tests.engine.builders import N_FEATURES, assert_same_model, machine
+from tests.training import flaky
+from tests.training.builders import N_FEATURES, assert_same_model, machine
 
 
 @pytest.mark.parametrize("workers", [0, 3])

@@ -39,7 +39,7 @@ from spark_fm.serving.models import ServedModel
 from tests.formats.models import saved_model
 from tests.formats.mutations import framed
 from tests.formats.request_twins import dense_instance, sparse_instance
-from tests.formats.test_encoding import payloads
+from tests.formats.test_encode import payloads
 
 X = sp.csr_array(np.array([[0, 2, 0, 3.5], [0, 0, 0, 0], [1, -1, 1, 1], [3, 0, 0, 0]]))
 

@@ -11,8 +11,8 @@ import pytest
 from spark_fm.spark import broadcast
 from spark_fm.training import partitions, rounds
 from spark_fm.training.rounds import DistributedTraining
-from tests.engine import flaky
-from tests.engine.builders import assert_same_model, machine
+from tests.training import flaky
+from tests.training.builders import assert_same_model, machine
 
 
 def wanted_of(monkeypatch):

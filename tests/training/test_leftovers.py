@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from benchmarks.datasets import Rows, to_frame
 from spark_fm import tune
 from spark_fm.errors import TrainingDivergedError
-from tests.engine.builders import machine
+from tests.training.builders import machine
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from spark_fm.spark.collect import worker_errors
 from spark_fm.spark.gpu import PROBE_DDL, ProbeTask, TaskGpu
 from spark_fm.spark.resources import profile_cpus, training_profile
 from tests.cuda.cluster import ENVIRONMENT
-from tests.engine.builders import assert_same_model, machine
+from tests.training.builders import assert_same_model, machine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

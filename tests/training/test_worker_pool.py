@@ -17,8 +17,8 @@ from spark_fm.spark.broadcast import shared_folder
 from spark_fm.training import rounds, worker_pool
 from spark_fm.training.tasks import STOP, ResidentTask, answer_file, order_file, place
 from tests.conftest import MODE
-from tests.engine import flaky
-from tests.engine.builders import assert_same_model, machine
+from tests.training import flaky
+from tests.training.builders import assert_same_model, machine
 
 classic = pytest.mark.skipif(MODE == "connect", reason="its driver shares no files with tasks")
 

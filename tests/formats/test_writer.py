@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.recordio import writer
 from spark_fm.recordio import write_records
-from tests.formats.test_encoding import DENSE_ROW, EMPTY_ROW, SPARSE_ROW, parse, payloads
+from tests.formats.test_encode import DENSE_ROW, EMPTY_ROW, SPARSE_ROW, parse, payloads
 
 FORMATS = ["csr", "csc", "coo", "lil", "dok", "bsr", "dia"]
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint64", "float32", "float64"]

@@ -1,4 +1,4 @@
-"""A small training set that the tests of the engine share."""
+"""A small training set that the tests of training share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from benchmarks.datasets import Rows, to_frame
-from tests.engine.builders import N_FEATURES
+from tests.training.builders import N_FEATURES
 
 
 @pytest.fixture(scope="module")
