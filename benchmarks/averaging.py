@@ -17,18 +17,18 @@ from benchmarks.datasets import SPLITS, Split
 from benchmarks.quality import WORKER_EPOCHS
 from spark_fm import FactorizationMachine
 from spark_fm.learner import averaging
-from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
+from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import Visit, exchange_order
+from spark_fm.learner.epoch import RowOrder, round_order
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState, initial_state
-from spark_fm.learner.training import MERGED_ETA, SERIAL_ETA, Candidate, evaluate
+from spark_fm.learner.training import AVERAGED_ETA, SEQUENTIAL_ETA, Parameters, evaluate
 
 RULES = ("corrected", "plain", "count")
 
 
-def spec_of(split: Split, seed: int, epochs: int) -> TrainSpec:
+def spec_of(split: Split, seed: int, epochs: int) -> Hyperparameters:
     """Return the default hyperparameters for a set."""
     machine = FactorizationMachine(
         predictorType=split.predictor_type, numFactors=split.num_factors, seed=seed, epochs=epochs
@@ -43,7 +43,7 @@ def merged_plainly(
     change = np.zeros_like(old, dtype=np.float64)
     weight = np.zeros(len(old))
     for delta in deltas:
-        share = delta.touches if rule == "count" else np.ones(len(delta.ids))
+        share = delta.n_updates if rule == "count" else np.ones(len(delta.ids))
         change[delta.ids] += (delta.columns - old[delta.ids]) * share[:, None]
         weight[delta.ids] += share
     ids = np.flatnonzero(weight).astype(np.int32)
@@ -52,7 +52,7 @@ def merged_plainly(
     return Delta(ids, weight[ids].astype(np.float32), merged.astype(np.float32))
 
 
-def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed: int) -> float:
+def best_loss(split: Split, n_partitions: int, n_rounds: int, rule: str, seed: int) -> float:
     """Return the best test loss of any epoch: log loss, or RMSE."""
     spec = spec_of(split, seed, WORKER_EPOCHS[split.name])
     regression = spec.loss == "squared"
@@ -64,41 +64,41 @@ def best_loss(split: Split, n_partitions: int, n_exchanges: int, rule: str, seed
     layout, k = state.layout, spec.k
     order = np.random.default_rng(seed).permutation(train.n_rows)
     parts = [
-        [train.take(rows) for rows in np.array_split(mine, n_exchanges)]
+        [train.take(rows) for rows in np.array_split(mine, n_rounds)]
         for mine in np.array_split(order, n_partitions)
     ]
-    average: Candidate | None = None
-    eta = SERIAL_ETA if n_partitions == 1 else MERGED_ETA
+    average: Parameters | None = None
+    eta = SEQUENTIAL_ETA if n_partitions == 1 else AVERAGED_ETA
     residual, losses = float(train.labels.var()), []
     for epoch in range(spec.epochs):
-        for exchange in map(int, exchange_order(spec, n_exchanges, epoch)):
-            old = state.exchanged()
+        for round_index in map(int, round_order(spec, n_rounds, epoch)):
+            old = state.synced_columns()
             deltas, biases, loss_sum, weight_sum = [], [], 0.0, 0.0
             for partition in range(n_partitions):
-                mine = TrainState.from_exchanged(layout, old, state.bias)
-                rows = parts[partition][exchange]
-                order = Visit(epoch, exchange, partition).order(spec, rows.n_rows)
+                mine = TrainState.from_synced(layout, old, state.bias)
+                rows = parts[partition][round_index]
+                order = RowOrder(epoch, round_index, partition).order(spec, rows.n_rows)
                 stats = train_inplace(mine, rows, order, spec=spec)
                 loss_sum += stats.loss_sum
                 weight_sum += stats.weight_sum
-                ids = np.flatnonzero(mine.rows[:, layout.touches]).astype(np.int32)
-                columns = mine.rows[ids, : layout.n_exchanged]
-                deltas.append(Delta(ids, mine.rows[ids, layout.touches], columns))
+                ids = np.flatnonzero(mine.rows[:, layout.n_updates]).astype(np.int32)
+                columns = mine.rows[ids, : layout.n_synced]
+                deltas.append(Delta(ids, mine.rows[ids, layout.n_updates], columns))
                 biases.append(mine.bias)
             if rule == "corrected":
-                merge = MergeRule(
+                merge = AveragingRule(
                     layout, n_partitions, spec.linear.lr, spec.factors.lr,
                     residual if regression else 1.0,
                 )  # fmt: skip
-                merged = merge_deltas(old, 0, deltas, merge)
+                merged = average_deltas(old, 0, deltas, merge)
             else:
-                known = old[:, : layout.n_exchanged]
+                known = old[:, : layout.n_synced]
                 merged = merged_plainly(known, deltas, n_partitions, k, rule)
-            state.rows[merged.ids, : layout.n_exchanged] = merged.columns
+            state.rows[merged.ids, : layout.n_synced] = merged.columns
             state.bias[:] = np.mean(biases, axis=0)
             residual = loss_sum / weight_sum
         if average is None:
-            average = Candidate.of(state)
+            average = Parameters.of(state)
         else:
             average.move_towards_inplace(state, epoch, eta)
         loss = evaluate(average, test, spec, scale).mean_loss()
@@ -111,26 +111,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS)[:4])
     parser.add_argument("--partitions", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--exchanges", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--rounds", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args(argv)
     print(f"progress gain {averaging.PROGRESS_GAIN:g}, floor {averaging.PROGRESS_FLOOR:g}")
-    print("| set | rule | exchanges | " + " | ".join(f"P={p}" for p in args.partitions) + " |")
+    print("| set | rule | rounds | " + " | ".join(f"P={p}" for p in args.partitions) + " |")
     print("| --- | --- | --- |" + " --- |" * len(args.partitions))
     curves: dict[str, dict[str, list[float]]] = {}
     for name in args.splits:
         split = SPLITS[name]()
         alone = best_loss(split, 1, 1, "corrected", args.seed)
         for rule in args.rules:
-            for exchanges in args.exchanges:
+            for requests in args.requests:
                 ratios = [
-                    best_loss(split, p, exchanges, rule, args.seed) / alone for p in args.partitions
+                    best_loss(split, p, requests, rule, args.seed) / alone for p in args.partitions
                 ]
-                curves.setdefault(name, {})[f"{rule}, {exchanges}"] = ratios
+                curves.setdefault(name, {})[f"{rule}, {requests}"] = ratios
                 cells = " | ".join(f"{ratio:.4f}" for ratio in ratios)
-                print(f"| {name} ({alone:.4f}) | {rule} | {exchanges} | {cells} |", flush=True)
+                print(f"| {name} ({alone:.4f}) | {rule} | {requests} | {cells} |", flush=True)
     if args.plot is not None:
         draw(curves, args.partitions, args.plot)
 
@@ -148,7 +148,7 @@ def draw(curves: dict[str, dict[str, list[float]]], partitions: list[int], path:
         axes.axhspan(0.99, 1.01, color="gray", alpha=0.2)
         axes.set(xscale="log", title=name, xlabel="partitions", ylim=(0.98, 1.15))
         axes.grid(alpha=0.3)
-    axes.legend(title="rule, exchanges", fontsize="x-small")
+    axes.legend(title="rule, rounds", fontsize="x-small")
     figure.axes[0].set_ylabel("best test loss / one partition's")
     figure.savefig(path, dpi=120)
 

@@ -4,7 +4,7 @@ Trains the same Criteo-shaped rows with one core and one partition, and with two
 in sessions of their own, one after the other: seconds of an epoch (all but the first) and
 the test log loss. Once with features whose parameters come from main memory, which two
 cores share, and once with those that each core's own cache holds. What the kernel alone
-gains from a second core, without Spark and exchanges, is printed beside it. Bar: 1.8.
+gains from a second core, without Spark and rounds, is printed beside it. Bar: 1.8.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from spark_fm.errors import GpuNotFoundError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import BlockedRows, block_rows
 from spark_fm.learner.cuda.device import check_gpu, gpu_name, pays, simulated, use_gpu
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.predict import margins
 from spark_fm.learner.state import Layout
 
@@ -63,29 +63,29 @@ def pass_bytes(blocked: BlockedRows, k: int) -> float:
     """
     per_entry = 8 + 4 * (k + 1) + 8 + 4 * k
     n_features = len(blocked.chunk_features)  # a frequent one counts for each of its chunks
-    return len(blocked.indices) * per_entry + n_features * 8 * Layout(k, "adagrad").n_exchanged
+    return len(blocked.indices) * per_entry + n_features * 8 * Layout(k, "adagrad").n_synced
 
 
 def compare(k: int, epochs: int, sets: tuple[CsrBatch, CsrBatch], n_features: int,
             copy_speed: float) -> bool:  # fmt: skip
     """Print the row of one number of factors; tell whether the best losses are alike."""
-    from spark_fm.learner.cuda.trainer import CudaTrainer
+    from spark_fm.learner.cuda.trainer import CudaBackend
 
     train, test = sets
     size = block_rows(train.n_rows, train.nnz)
     core, gpu = (Runner.of("adagrad", k, train, n_features, RATE) for _ in range(2))
-    trainer = CudaTrainer(f"benchmark {k}", size)
+    trainer = CudaBackend(f"benchmark {k}", size)
     losses: list[list[float]] = [[], []]
     for epoch in range(epochs):
         core.run(train, epoch)
         gpu.seconds.append(
             seconds_of(
-                lambda e=epoch: trainer.train_inplace(gpu.state, train, Visit(e), spec=gpu.spec)
+                lambda e=epoch: trainer.train_inplace(gpu.state, train, RowOrder(e), spec=gpu.spec)
             )
         )
         for found, runner in zip(losses, (gpu, core), strict=True):
             found.append(runner.test_loss(test))
-    order = Visit(0).order(gpu.spec, train.n_rows)
+    order = RowOrder(0).order(gpu.spec, train.n_rows)
     n_bytes = pass_bytes(BlockedRows.of(train, order, size, n_features), k)
     first, *rest = gpu.seconds  # the first cuts the rows into blocks and uploads them
     seconds = rest or [first]

@@ -29,9 +29,9 @@ from spark_fm.formats.recordio.reader import Rows as FileRows
 from spark_fm.formats.text import text_lines
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace, training_kernel
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState, initial_state
-from spark_fm.learner.training import Candidate, evaluate
+from spark_fm.learner.training import Parameters, evaluate
 
 # Steps of linear weights and factors; AdaGrad's of xLearn, too. The defaults (0.2 of AdaGrad in
 # both) learn these rows by heart, or explode with many factors.
@@ -45,7 +45,7 @@ class Runner:
 
     optimizer: str
     k: int
-    spec: TrainSpec
+    spec: Hyperparameters
     state: TrainState
     seconds: list[float] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class Runner:
 
     def test_loss(self, test: CsrBatch) -> float:
         """Return the log loss of the state as it is."""
-        return evaluate(Candidate.of(self.state), test, self.spec).mean_loss()
+        return evaluate(Parameters.of(self.state), test, self.spec).mean_loss()
 
 
 def to_batch(rows: Rows) -> CsrBatch:

@@ -33,7 +33,7 @@ from benchmarks.timing import compared, header, row, spread
 from spark_fm import FactorizationMachine
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import train_inplace
 from spark_fm.learner.state import initial_state
 
@@ -83,10 +83,10 @@ def _kernel_worker(
     spec = FactorizationMachine(numFactors=k)._spec()
     counts = np.bincount(batch.indices, minlength=shape.n_features)
     state = initial_state(spec, counts, label_mean=0.3)
-    train_inplace(state, batch, Visit(0).order(spec, batch.n_rows), spec=spec)
+    train_inplace(state, batch, RowOrder(0).order(spec, batch.n_rows), spec=spec)
     times = []
     for number_of_pass in range(passes):
-        order = Visit(1 + number_of_pass).order(spec, batch.n_rows)
+        order = RowOrder(1 + number_of_pass).order(spec, batch.n_rows)
         barrier.wait()
         started = time.perf_counter()
         train_inplace(state, batch, order, spec=spec)
@@ -173,8 +173,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     args = parser.parse_args()
-    at_once = min(args.rows // args.cores, 2_000_000)  # of 8 M: those of an exchange
-    alone = kernel_alone(args.factors, args.cores, 5, n_rows=at_once)  # and once more afterwards
+    to_running_tasks = min(args.rows // args.cores, 2_000_000)  # of 8 M: those of a round
+    alone = kernel_alone(
+        args.factors, args.cores, 5, n_rows=to_running_tasks
+    )  # and once more afterwards
     spark = local_session(f"local[{args.cores}]")
     frame = criteo_frame(spark, args.rows, 4 * args.cores)
     machine = FactorizationMachine(
@@ -186,7 +188,7 @@ def main() -> None:
     spark.stop()
     history, facts = model.summary.history.iloc[1:], model.summary.facts
     nnz = facts["numNonZeros"]
-    alone += kernel_alone(args.factors, args.cores, 5, n_rows=at_once)
+    alone += kernel_alone(args.factors, args.cores, 5, n_rows=to_running_tasks)
     whole = np.array(alone) * nnz / args.cores
     print(
         f"{args.rows:,} rows x {N_FIELDS}, k={args.factors}, {facts['numWorkers']} partitions, "

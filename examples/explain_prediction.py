@@ -40,9 +40,9 @@ def main() -> None:
     )
     model = FactorizationMachine(numFactors=8, seed=7).fit(train)
 
-    explained = model.transform(model.explain(test, numPairs=5, numLinear=6))
+    explain_parse_errors = model.transform(model.explain(test, numPairs=5, numLinear=6))
     # The row of which the model is least sure.
-    show(explained.orderBy(F.abs(F.col("score") - 0.5), "score").first())
+    show(explain_parse_errors.orderBy(F.abs(F.col("score") - 0.5), "score").first())
 
     print("\nStrongest features over the test rows (mean change of the log-odds without them)")
     for row in model.feature_strengths(test).head(8).itertuples():

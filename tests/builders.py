@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import GroupSpec, Loss, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss
 from spark_fm.learner.state import TrainState, initial_state
 from spark_fm.learner.weights import FMWeights
 
@@ -80,37 +80,37 @@ def feature_counts(batch: CsrBatch, n_features: int) -> NDArray[np.int64]:
     return np.bincount(batch.indices, minlength=n_features)
 
 
-def train_spec(**changes: object) -> TrainSpec:
+def train_spec(**changes: object) -> Hyperparameters:
     """Return a spec that learns planted data in a few epochs, with some fields changed."""
-    spec = TrainSpec(
+    spec = Hyperparameters(
         k=3,
         loss="logistic",
         optimizer="adagrad",
         epochs=3,
-        bias=GroupSpec(0.1, 0.0),
-        linear=GroupSpec(0.1, 0.0, "normal", init_sigma=0.1),
-        factors=GroupSpec(0.1, 0.0, "normal", init_sigma=0.3),
+        bias=GroupHyperparameters(0.1, 0.0),
+        linear=GroupHyperparameters(0.1, 0.0, "normal", init_sigma=0.1),
+        factors=GroupHyperparameters(0.1, 0.0, "normal", init_sigma=0.3),
         seed=7,
     )
     return replace(spec, **changes)  # type: ignore[arg-type]
 
 
-def started_state(spec: TrainSpec, batch: CsrBatch, n_features: int) -> TrainState:
+def started_state(spec: Hyperparameters, batch: CsrBatch, n_features: int) -> TrainState:
     """Return the first state of a training on ``batch``; its seed is ``spec.seed``."""
     live = float(batch.weights.sum())
     mean = float(batch.weights @ batch.labels) / live if live else 0.0
     return initial_state(spec, feature_counts(batch, n_features), label_mean=mean)
 
 
-def worn_state(spec: TrainSpec, n_features: int, *, seed: int) -> TrainState:
+def worn_state(spec: Hyperparameters, n_features: int, *, seed: int) -> TrainState:
     """Return a state in mid-training: statistics, decay scales and touches all differ."""
     rng = np.random.default_rng(seed)
     state = initial_state(spec, np.full(n_features, 10), label_mean=0.3)
     layout = state.layout
     size = (n_features, layout.n_statistics)
-    state.rows[:, layout.k + 1 : layout.n_exchanged] = rng.uniform(0.5, 2.0, size)
+    state.rows[:, layout.k + 1 : layout.n_synced] = rng.uniform(0.5, 2.0, size)
     state.rows[:, layout.decay] = rng.uniform(0.2, 3.0, n_features)
-    state.rows[:, layout.touches] = rng.integers(0, 5, n_features)
+    state.rows[:, layout.n_updates] = rng.integers(0, 5, n_features)
     if spec.optimizer != "sgd":
         state.bias[1:3] = rng.uniform(0.5, 2.0, 2)
     if spec.optimizer == "adam":

@@ -275,7 +275,7 @@ def difference_quotients(function: Callable[[], float], target: Floats) -> Float
 def merge(
     old: NDArray[np.float32],
     deltas: Sequence[averaging.Delta],
-    rule: averaging.MergeRule,
+    rule: averaging.AveragingRule,
 ) -> dict[int, tuple[float, Floats]]:
     """Return (touches, new columns) of each touched feature, one feature at a time."""
     k, optimizer = rule.layout.k, rule.layout.optimizer

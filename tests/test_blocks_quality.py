@@ -16,11 +16,11 @@ from benchmarks.datasets import SPLITS
 from benchmarks.quality import WORKER_EPOCHS
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import block_rows
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState, initial_state
-from spark_fm.learner.training import SERIAL_ETA, Candidate, evaluate
+from spark_fm.learner.training import SEQUENTIAL_ETA, Parameters, evaluate
 from tests.cuda.twin import BlockTwin
 
 RATES = {"adagrad": 0.2, "sgd": 0.02, "adam": 0.002}
@@ -45,21 +45,21 @@ def best_losses(name: str, optimizer: str, seed: int) -> tuple[float, float]:
     return one_by_one(state.copy(), train, test, spec), in_blocks(state, train, test, spec)
 
 
-def one_by_one(state: TrainState, train: CsrBatch, test: CsrBatch, spec: TrainSpec) -> float:
+def one_by_one(state: TrainState, train: CsrBatch, test: CsrBatch, spec: Hyperparameters) -> float:
     judge = _Judge(spec, test)
     for epoch in range(spec.epochs):
-        train_inplace(state, train, Visit(epoch).order(spec, train.n_rows), spec=spec)
+        train_inplace(state, train, RowOrder(epoch).order(spec, train.n_rows), spec=spec)
         judge(state)
     return min(judge.losses)
 
 
-def in_blocks(state: TrainState, train: CsrBatch, test: CsrBatch, spec: TrainSpec) -> float:
+def in_blocks(state: TrainState, train: CsrBatch, test: CsrBatch, spec: Hyperparameters) -> float:
     judge, twin = _Judge(spec, test), BlockTwin(state.rows, state.bias, spec, compiled=True)
     size = block_rows(train.n_rows, train.nnz)
-    order = Visit(0).order(spec, train.n_rows)
+    order = RowOrder(0).order(spec, train.n_rows)
     blocks = [order[start : start + size] for start in range(0, train.n_rows, size)]
     for epoch in range(spec.epochs):
-        mixed = Visit(epoch).rng(spec).permutation(len(blocks))
+        mixed = RowOrder(epoch).rng(spec).permutation(len(blocks))
         twin.visit(train, [blocks[b] for b in mixed])
         state.rows[:, : twin.rows.shape[1]] = twin.rows
         state.bias[:] = twin.bias
@@ -70,16 +70,16 @@ def in_blocks(state: TrainState, train: CsrBatch, test: CsrBatch, spec: TrainSpe
 class _Judge:
     """Takes states into the average of epochs, and scores it."""
 
-    def __init__(self, spec: TrainSpec, test: CsrBatch) -> None:
+    def __init__(self, spec: Hyperparameters, test: CsrBatch) -> None:
         self._spec, self._test = spec, test
-        self._average: Candidate | None = None
+        self._average: Parameters | None = None
         self.losses: list[float] = []
 
     def __call__(self, state: TrainState) -> None:
         if self._average is None:
-            self._average = Candidate.of(state)
+            self._average = Parameters.of(state)
         else:
-            self._average.move_towards_inplace(state, len(self.losses), SERIAL_ETA)
+            self._average.move_towards_inplace(state, len(self.losses), SEQUENTIAL_ETA)
         loss = evaluate(self._average, self._test, self._spec, 1.0).mean_loss()
         self.losses.append(loss**0.5 if self._spec.loss == "squared" else loss)
 

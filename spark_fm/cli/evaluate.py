@@ -15,9 +15,9 @@ from spark_fm.cli.errors import UsageError
 from spark_fm.cli.inputs import (
     InputSpec,
     add_input_flags,
-    explained,
+    explain_parse_errors,
+    open_input,
     open_source,
-    opened,
     path_exists,
 )
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             num_features=args.num_features or model.numFeatures,
         )
         source = open_source(spark, args.input, spec)
-        with explained(source):
+        with explain_parse_errors(source):
             metrics = _with_cells(model.evaluate(source.frame))
     print(json.dumps(_plain(metrics)) if args.json else table(metrics, model.getThreshold()))
 
@@ -110,7 +110,7 @@ _KEPT = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelResult:
+class ChannelMetrics:
     """What a model is worth on the test channel.
 
     Parameters
@@ -152,7 +152,7 @@ def tested(
     paths: Sequence[str],
     *,
     file_format: str,
-) -> ChannelResult:
+) -> ChannelMetrics:
     """Return the metrics of a model on files or a pipe, in one pass.
 
     Raises
@@ -167,9 +167,9 @@ def tested(
         num_features=model.numFeatures,
     )
     at_half = model.copy({model.getParam("threshold"): THRESHOLD})
-    with opened(spark, paths, spec) as source, explained(source):
+    with open_input(spark, paths, spec) as source, explain_parse_errors(source):
         metrics = dict(at_half.evaluate(source.frame).metrics)
     if "rmse" in metrics:
         metrics["mse"] = metrics["rmse"] ** 2
     kept = {name: metrics[name] for name in _KEPT if name in metrics}
-    return ChannelResult(int(metrics["rows"]), kept)
+    return ChannelMetrics(int(metrics["rows"]), kept)

@@ -148,7 +148,7 @@ def open_source(
 
 
 @contextmanager
-def opened(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Iterator[Source]:
+def open_input(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Iterator[Source]:
     """Open an input that is read once, a pipe too, inside the block."""
     if not any(map(is_stream, paths)):
         yield open_source(spark, paths, spec)
@@ -225,7 +225,7 @@ def _open_text(
 
 
 @contextmanager
-def explained(*sources: Source) -> Iterator[None]:
+def explain_parse_errors(*sources: Source) -> Iterator[None]:
     """Say which line of which file is at fault when jobs inside meet bad data.
 
     Looking for it costs another pass over the text, paid only then.
@@ -252,7 +252,7 @@ def _first_fault(source: Source) -> str | None:
     return f"{_shown_path(path)}: the line {line!r} cannot be read: {reason}."
 
 
-def minus_one_means_zero(source: Source) -> bool:
+def has_signed_labels(source: Source) -> bool:
     """Tell whether the labels are -1 and 1, and log it; one pass over the labels."""
     if source.labels is None:
         return False
@@ -266,7 +266,7 @@ def minus_one_means_zero(source: Source) -> bool:
     return True
 
 
-def with_binary_labels(frame: DataFrame, label_col: str) -> DataFrame:
+def map_signed_labels(frame: DataFrame, label_col: str) -> DataFrame:
     """Return the frame with label -1 replaced by 0."""
     label = quoted(label_col).cast("double")
     return frame.withColumn(label_col, F.when(label == -1.0, 0.0).otherwise(label))
@@ -283,7 +283,7 @@ def path_exists(spark: SparkSession, path: str, *, glob: bool = False) -> bool:
     return True
 
 
-def lies_in(path: str, folder: str) -> bool:
+def is_subpath(path: str, folder: str) -> bool:
     """Tell whether ``path`` is ``folder`` or below it, as far as their names show."""
     inner, outer = (name.removeprefix("file://").rstrip("/") for name in (path, folder))
     return inner == outer or inner.startswith(outer + "/")

@@ -27,7 +27,7 @@ from pyspark.sql.types import DoubleType, StructField, StructType
 from spark_fm.datasource.batches import RowTable
 from spark_fm.datasource.recordio import ReadOptions
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.files import name_of, opened, unzipped
+from spark_fm.formats.files import name_of, open_input, unzipped
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.recordio.reader import RecordReader
 from spark_fm.formats.text import LineParser, read_text
@@ -109,7 +109,7 @@ class PipeServer:
         shown = name_of(self._path)
         log.info("reading %s", shown)
         told, n_bytes = time.monotonic(), 0
-        with opened(self._path, buffering=0) as stream:
+        with open_input(self._path, buffering=0) as stream:
             while taken := stream.read(CHUNK_BYTES):
                 _send(connection, len(taken), taken)
                 n_bytes += len(taken)

@@ -24,9 +24,9 @@ from spark_fm.cli.errors import (
     interruptible,
     was_interrupted,
 )
-from spark_fm.cli.evaluate import ChannelResult, tested
+from spark_fm.cli.evaluate import ChannelMetrics, tested
 from spark_fm.cli.params import kebab
-from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerTelling, sagemaker_metrics
+from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerLogCallback, sagemaker_metrics
 from spark_fm.cli.session import spark_session
 from spark_fm.cli.training_io import training_rows, write_summary
 from spark_fm.formats.recordio.framing import RECORDIO
@@ -361,7 +361,7 @@ def _train(args: argparse.Namespace, folder: JobFolder, is_saved: list[bool]) ->
         estimator.setCheckpointDir(str(folder.checkpoints))
     log = SageMakerLog(job.host)
     _tell_job(log, job)
-    telling = SageMakerTelling(
+    telling = SageMakerLogCallback(
         log, epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
     )
     _suit_the_machine(args)
@@ -403,7 +403,7 @@ def _save(model: FactorizationMachineModel, folder: JobFolder) -> None:
 
 
 def _write_results(
-    model: FactorizationMachineModel, result: ChannelResult | None, folder: JobFolder
+    model: FactorizationMachineModel, result: ChannelMetrics | None, folder: JobFolder
 ) -> None:
     """Write what is known of the training, beside the model."""
     if model.summary is not None:

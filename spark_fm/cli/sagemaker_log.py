@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from spark_fm.cli.evaluate import ChannelResult
+from spark_fm.cli.evaluate import ChannelMetrics
 from spark_fm.learner.metrics import RUNNING_METRICS
 from spark_fm.training.callbacks import EpochReport
 
@@ -212,7 +212,7 @@ _NAMES = {
 _F_BETA = "binary_f_1.000"
 
 
-class SageMakerTelling(logging.Handler):
+class SageMakerLogCallback(logging.Handler):
     """Writes what the library logs, and of each epoch what SageMaker would.
 
     Parameters
@@ -269,7 +269,7 @@ class SageMakerTelling(logging.Handler):
     def epoch(self, report: EpochReport, now: float) -> None:
         """Write the lines of an epoch that a job has just reported."""
         log, number = self._log, report.record.epoch
-        running = running_of(report)
+        running = progressive_metrics(report)
         for batch in running["batches"]:
             log.quality("train", batch["metrics"], epoch=number, batch=batch["batch"])
         self._last = running["metrics"]
@@ -303,7 +303,7 @@ class SageMakerTelling(logging.Handler):
         self._log.note(f"Saved the model to {path}")
         self._log.measures({"finalize.time": 1000 * seconds}, Span(now - seconds, now))
 
-    def tested(self, result: ChannelResult, seconds: float) -> None:
+    def tested(self, result: ChannelMetrics, seconds: float) -> None:
         """Write the results of the test channel."""
         now = self._log.now()
         metrics = sagemaker_metrics(result.metrics)
@@ -328,7 +328,7 @@ def sagemaker_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def running_of(report: EpochReport) -> dict[str, Any]:
+def progressive_metrics(report: EpochReport) -> dict[str, Any]:
     """Return an epoch's running metrics, or of a training that keeps none its loss."""
     if report.record.running is not None:
         return report.record.running

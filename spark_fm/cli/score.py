@@ -20,12 +20,12 @@ from spark_fm.cli.errors import UsageError, interruptible
 from spark_fm.cli.inputs import (
     InputSpec,
     add_input_flags,
-    explained,
-    lies_in,
-    minus_one_means_zero,
+    explain_parse_errors,
+    has_signed_labels,
+    is_subpath,
+    map_signed_labels,
     open_source,
     path_exists,
-    with_binary_labels,
 )
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
@@ -102,11 +102,11 @@ def run(args: argparse.Namespace) -> None:
         )
         source = open_source(spark, args.input, spec, with_file=True)
         frame = source.frame
-        if model.getPredictorType() == BINARY and minus_one_means_zero(source):
-            frame = with_binary_labels(frame, spec.label_col)
+        if model.getPredictorType() == BINARY and has_signed_labels(source):
+            frame = map_signed_labels(frame, spec.label_col)
         scored = model.transform(frame).drop(quoted(spec.features_col))
         # Kept, so that bad rows show before anything is written or replaced.
-        with persisted(_writable(scored, args.output_format)) as rows, explained(source):
+        with persisted(_writable(scored, args.output_format)) as rows, explain_parse_errors(source):
             n_rows = _write(rows, spec, args)
     print(f"scored {n_rows:,} rows to {args.output}")
 
@@ -135,7 +135,7 @@ def _check_output(spark: SparkSession, args: argparse.Namespace) -> None:
             raise UsageError(f"--output {args.output} exists; give another path, or --overwrite.")
         return
     for flag, path in [("--model", args.model), *(("--input", path) for path in args.input)]:
-        if lies_in(path, args.output):
+        if is_subpath(path, args.output):
             raise UsageError(
                 f"--output {args.output} holds {flag} {path}, which --overwrite would remove; give "
                 "another path."

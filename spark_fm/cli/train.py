@@ -11,10 +11,10 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.cli.evaluate import ChannelResult, check_test_paths, tested
+from spark_fm.cli.evaluate import ChannelMetrics, check_test_paths, tested
 from spark_fm.cli.params import add_param_flags, apply_params, json_object
 from spark_fm.cli.sagemaker_job import is_container_call, train_in_container
-from spark_fm.cli.sagemaker_log import SageMakerLog, SageMakerTelling
+from spark_fm.cli.sagemaker_log import SageMakerLog, SageMakerLogCallback
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.cli.training_io import (
     add_training_flags,
@@ -126,10 +126,12 @@ def _estimator(args: argparse.Namespace) -> FactorizationMachine:
     return stage
 
 
-def _telling(args: argparse.Namespace, estimator: FactorizationMachine) -> SageMakerTelling | None:
+def _telling(
+    args: argparse.Namespace, estimator: FactorizationMachine
+) -> SageMakerLogCallback | None:
     if args.log_format == "plain":
         return None
-    return SageMakerTelling(
+    return SageMakerLogCallback(
         SageMakerLog(), epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
     )
 
@@ -138,7 +140,7 @@ def _trained(
     spark: SparkSession,
     args: argparse.Namespace,
     estimator: FactorizationMachine,
-    telling: SageMakerTelling | None,
+    telling: SageMakerLogCallback | None,
 ) -> FactorizationMachineModel:
     """Return the model, fitted and saved."""
     with training_rows(spark, args, estimator) as rows:
@@ -179,7 +181,7 @@ def _write_outputs(model: FactorizationMachineModel, args: argparse.Namespace) -
 
 
 def _tell(
-    model: FactorizationMachineModel, args: argparse.Namespace, result: ChannelResult | None
+    model: FactorizationMachineModel, args: argparse.Namespace, result: ChannelMetrics | None
 ) -> None:
     """Log and print what the summary holds, and the test set's metrics."""
     summary = model.summary

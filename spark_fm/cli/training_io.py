@@ -20,11 +20,11 @@ from spark_fm.cli.inputs import (
     InputSpec,
     Source,
     add_input_flags,
-    explained,
-    minus_one_means_zero,
-    opened,
+    explain_parse_errors,
+    has_signed_labels,
+    map_signed_labels,
+    open_input,
     path_exists,
-    with_binary_labels,
 )
 from spark_fm.cli.params import add_set_flag, collect_params
 from spark_fm.errors import SparkFMError
@@ -82,17 +82,17 @@ def training_rows(
     spec = input_spec(args, estimator)
     _check_num_features(spec)
     with ExitStack() as stack:
-        train = stack.enter_context(opened(spark, args.input, spec))
+        train = stack.enter_context(open_input(spark, args.input, spec))
         sources, frame = [train], train.frame
         if args.validation is not None:
-            sources.append(stack.enter_context(opened(spark, args.validation, spec)))
+            sources.append(stack.enter_context(open_input(spark, args.validation, spec)))
             frame = _joined(frame, sources[1].frame, estimator)
         check_training_columns(frame.schema, _columns(estimator))
         is_binary = estimator.getPredictorType() == BINARY
         labels = Source(frame, _all_labels(sources))
-        if maps_minus_one and is_binary and minus_one_means_zero(labels):
-            frame = with_binary_labels(frame, spec.label_col)
-        with explained(*sources):
+        if maps_minus_one and is_binary and has_signed_labels(labels):
+            frame = map_signed_labels(frame, spec.label_col)
+        with explain_parse_errors(*sources):
             yield frame
 
 

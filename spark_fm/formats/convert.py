@@ -19,7 +19,7 @@ from spark_fm.formats.files import (
     is_stream,
     list_files,
     local_path,
-    opened,
+    open_input,
     replacing,
     unzipped,
 )
@@ -216,7 +216,7 @@ def _rows_of(
     job: Conversion, source: _Source, tell: Callable[[int], None]
 ) -> Generator[Rows, None, None]:
     """Yield the rows of one file; ``tell`` gets the bytes that were read."""
-    with opened(source.path) if source.file is None else source.file.open() as stream:
+    with open_input(source.path) if source.file is None else source.file.open() as stream:
         if source.file_format in ("parquet", "npz"):
 
             def advance(share: float) -> None:

@@ -40,22 +40,22 @@ class Delta:
     ----------
     ids : ndarray of shape (n,), int32
         Touched features, sorted.
-    touches : ndarray of shape (n,), float32
-        Weighted entries of each since the last exchange (> 0).
+    updates : ndarray of shape (n,), float32
+        Weighted entries of each since the last round (> 0).
     columns : ndarray of shape (n, m), float32
         New values: k + 1 parameters, then optimizer statistics.
     """
 
     ids: NDArray[np.int32]
-    touches: NDArray[np.float32]
+    n_updates: NDArray[np.float32]
     columns: NDArray[np.float32]
 
     @classmethod
     def of(cls, state: TrainState, first_id: int, stop_id: int) -> Delta:
         """Return what the touched features of a range of ids have become; O(range)."""
         layout, rows = state.layout, state.rows[first_id:stop_id]
-        delta = cls.empty(int(np.count_nonzero(rows[:, layout.touches] > 0)), layout.n_exchanged)
-        _collect(rows, first_id, layout.touches, delta.ids, delta.touches, delta.columns)
+        delta = cls.empty(int(np.count_nonzero(rows[:, layout.n_updates] > 0)), layout.n_synced)
+        _collect(rows, first_id, layout.n_updates, delta.ids, delta.n_updates, delta.columns)
         return delta
 
     @classmethod
@@ -64,11 +64,11 @@ class Delta:
         return cls(np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, width), "<f4"))
 
     def buffers(self) -> list[memoryview]:
-        """Return the bytes of ids, touches and columns."""
-        return [np.ascontiguousarray(a).data for a in (self.ids, self.touches, self.columns)]
+        """Return the bytes of ids, updates and columns."""
+        return [np.ascontiguousarray(a).data for a in (self.ids, self.n_updates, self.columns)]
 
     def to_bytes(self) -> bytes:
-        """Return ids, touches and columns one after the other."""
+        """Return ids, updates and columns one after the other."""
         return b"".join(self.buffers())
 
     @classmethod
@@ -81,7 +81,7 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class MergeRule:
+class AveragingRule:
     """What the progress of a feature is worked out from.
 
     Parameters
@@ -105,7 +105,7 @@ class MergeRule:
     def constants(self) -> tuple[float, float, float, float, float]:
         """Return what the compiled merge takes of the rule.
 
-        Progress a touch where touches count, or 0; gain over residual; step of the factors
+        Progress a touch where updates count, or 0; gain over residual; step of the factors
         and of the linear weights; share of a partition.
         """
         fixed = 0.0 if self.layout.optimizer == "adagrad" else 1 / TOUCHES_TO_SETTLE
@@ -113,29 +113,29 @@ class MergeRule:
         return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
 
 
-def merge_deltas(
-    old: NDArray[np.float32], first_id: int, deltas: Sequence[Delta], rule: MergeRule
+def average_deltas(
+    old: NDArray[np.float32], first_id: int, deltas: Sequence[Delta], rule: AveragingRule
 ) -> Delta:
     """Return the merged values of every touched feature of a range of ids.
 
     Parameters
     ----------
     old : ndarray of shape (n_range, >= m), float32
-        Values before the exchange of features ``first_id`` and up.
+        Values before the round of features ``first_id`` and up.
     first_id : int
     deltas : sequence of Delta
         One a partition, in the order of partitions: float addition has one order.
-    rule : MergeRule
+    rule : AveragingRule
 
     Notes
     -----
     O(sum of touched rows times m), bound by memory: stretches of the range are merged one
     after the other, so that the changes of each stay in the processor's cache.
     """
-    n_range, width = len(old), rule.layout.n_exchanged
+    n_range, width = len(old), rule.layout.n_synced
     merged = Delta.empty(min(n_range, sum(len(d.ids) for d in deltas)), width)
     change = np.zeros((min(n_range, STRETCH), width), np.float64)
-    touching, touches = np.zeros(len(change), np.int32), np.zeros(len(change), np.float64)
+    touching, n_updates = np.zeros(len(change), np.int32), np.zeros(len(change), np.float64)
     starts = np.arange(0, n_range + STRETCH, STRETCH)
     bounds = [np.searchsorted(delta.ids, starts + first_id).tolist() for delta in deltas]
     constants, n = rule.constants(), 0
@@ -145,13 +145,13 @@ def merge_deltas(
             if first < stop:
                 _accumulate(
                     old, first_id, start, first, stop,
-                    delta.ids, delta.touches, delta.columns, change, touching, touches,
+                    delta.ids, delta.n_updates, delta.columns, change, touching, n_updates,
                 )  # fmt: skip
         n = _move(
-            old, first_id, start, change, touching, touches, *constants, rule.layout.k,
-            n, merged.ids, merged.touches, merged.columns,
+            old, first_id, start, change, touching, n_updates, *constants, rule.layout.k,
+            n, merged.ids, merged.n_updates, merged.columns,
         )  # fmt: skip
-    return Delta(merged.ids[:n], merged.touches[:n], merged.columns[:n])
+    return Delta(merged.ids[:n], merged.n_updates[:n], merged.columns[:n])
 
 
 def _correction_of(progress, touching):  # type: ignore[no-untyped-def]
@@ -178,12 +178,12 @@ def _progress_of(growth, before, lr, share, gain, floor):  # type: ignore[no-unt
 _progress = njit(_progress_of, variant="progress")
 
 
-def _collect_loop(rows, first_id, touch_column, ids, touches, columns):  # type: ignore[no-untyped-def]
+def _collect_loop(rows, first_id, touch_column, ids, n_updates, columns):  # type: ignore[no-untyped-def]
     n = 0
     for j in range(len(rows)):
         if rows[j, touch_column] > 0:
             ids[n] = first_id + j
-            touches[n] = rows[j, touch_column]
+            n_updates[n] = rows[j, touch_column]
             for f in range(columns.shape[1]):
                 columns[n, f] = rows[j, f]
             n += 1
@@ -193,13 +193,13 @@ _collect = njit(_collect_loop, tag="collect-touched")
 
 
 def _accumulate_loop(  # type: ignore[no-untyped-def]
-    old, first_id, start, first, stop, ids, touches, columns, change, touching, total
+    old, first_id, start, first, stop, ids, n_updates, columns, change, touching, total
 ):
     for i in range(first, stop):
         place = ids[i] - first_id
         j = place - start
         touching[j] += 1
-        total[j] += touches[i]
+        total[j] += n_updates[i]
         for f in range(columns.shape[1]):
             change[j, f] += np.float64(columns[i, f]) - np.float64(old[place, f])
 
@@ -209,14 +209,14 @@ _accumulate = njit(_accumulate_loop, tag="accumulate-delta")
 
 def _move_loop(  # type: ignore[no-untyped-def]
     old, first_id, start, change, touching, total, fixed, gain, factors_lr, linear_lr, share, k,
-    n, ids, touches, columns,
+    n, ids, n_updates, columns,
 ):  # fmt: skip
     # Empties what was accumulated, and returns how many rows are filled.
     for j in range(min(len(change), len(old) - start)):
         if touching[j] == 0:
             continue
         place = start + j
-        if fixed > 0:  # other optimizers keep no record of progress: touches count
+        if fixed > 0:  # other optimizers keep no record of progress: updates count
             factors = linear = fixed * total[j]
         else:
             before_v, before_w = np.float64(old[place, k + 1]), np.float64(old[place, k + 2])
@@ -234,7 +234,7 @@ def _move_loop(  # type: ignore[no-untyped-def]
             by = share if fixed > 0 else (by_factors if f == k + 1 else by_linear)
             columns[n, f] = old[place, f] + change[j, f] * by
         ids[n] = first_id + place
-        touches[n] = total[j]
+        n_updates[n] = total[j]
         n += 1
         touching[j] = 0
         total[j] = 0

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import PassStats, train_inplace
 from spark_fm.learner.predict import margins
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState
 
 
-class Trainer(Protocol):
+class Backend(Protocol):
     """Makes passes over rows."""
 
     def train_inplace(
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: Visit,
+        visit: RowOrder,
         *,
-        spec: TrainSpec,
+        spec: Hyperparameters,
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
@@ -39,16 +39,16 @@ class Trainer(Protocol):
         """Return the raw score of each row, as ``predict.margins``."""
 
 
-class CpuTrainer:
+class CpuBackend:
     """Visits row after row on one core."""
 
     def train_inplace(
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: Visit,
+        visit: RowOrder,
         *,
-        spec: TrainSpec,
+        spec: Hyperparameters,
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
@@ -63,7 +63,7 @@ class CpuTrainer:
         return margins(batch, table, bias)
 
 
-CPU = CpuTrainer()
+CPU_BACKEND = CpuBackend()
 
 
 # Rows that are mixed as a whole; of more, so many pieces of so many rows at a time.
@@ -72,30 +72,30 @@ PIECE, MIXED_PIECES = 512, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One pass over the rows of a window: it decides their order, whoever makes it.
+class RowOrder:
+    """One pass over the rows of a shard: it decides their order, whoever makes it.
 
     Parameters
     ----------
-    epoch, exchange, partition, window : int
+    epoch, round, partition, shard : int
     """
 
     epoch: int
-    exchange: int = 0
+    round_index: int = 0
     partition: int = 0
-    window: int = 0
+    shard: int = 0
 
-    def rng(self, spec: TrainSpec) -> np.random.Generator:
+    def rng(self, spec: Hyperparameters) -> np.random.Generator:
         """Return the generator of this pass."""
-        words = (*spec.init_key, self.epoch, self.exchange, self.partition, self.window)
+        words = (*spec.init_key, self.epoch, self.round_index, self.partition, self.shard)
         return np.random.default_rng(np.random.SeedSequence(words))
 
-    def order(self, spec: TrainSpec, n_rows: int) -> NDArray[np.int64]:
+    def order(self, spec: Hyperparameters, n_rows: int) -> NDArray[np.int64]:
         """Return the order in which the rows are visited."""
-        return mixed_order(self.rng(spec), n_rows) if spec.shuffle else np.arange(n_rows)
+        return shuffled_order(self.rng(spec), n_rows) if spec.shuffle else np.arange(n_rows)
 
 
-def mixed_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:
+def shuffled_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:
     """Return the numbers below ``n_rows`` in random order, many of them near each other.
 
     Up to MIXED_WHOLE any order is as likely as any other. Beyond, pieces of PIECE rows in
@@ -117,13 +117,13 @@ def mixed_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:
     return order
 
 
-def exchange_order(spec: TrainSpec, n_exchanges: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order of an epoch's exchanges, another one each epoch.
+def round_order(spec: Hyperparameters, n_rounds: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of an epoch's rounds, another one each epoch.
 
-    The rows of an exchange stay the same, and the rows seen last weigh most: in a fixed
+    The rows of a round stay the same, and the rows seen last weigh most: in a fixed
     order these would always be the same ones.
     """
     if not spec.shuffle:
-        return np.arange(n_exchanges)
+        return np.arange(n_rounds)
     words = (*spec.init_key, epoch)
-    return np.random.default_rng(np.random.SeedSequence(words)).permutation(n_exchanges)
+    return np.random.default_rng(np.random.SeedSequence(words)).permutation(n_rounds)

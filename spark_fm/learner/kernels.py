@@ -46,7 +46,7 @@ from spark_fm.learner.simd import (
     store,
     store_at,
 )
-from spark_fm.learner.spec import Loss, Optimizer, TrainSpec
+from spark_fm.learner.spec import Hyperparameters, Loss, Optimizer
 from spark_fm.learner.state import Layout, TrainState
 
 
@@ -65,7 +65,7 @@ def train_inplace(
     batch: CsrBatch,
     order: NDArray[np.int64],
     *,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     step_scale: float = 1.0,
     scores: NDArray[np.float32] | None = None,
 ) -> PassStats:
@@ -78,7 +78,7 @@ def train_inplace(
         ``indices < state.n_features``, checked by the caller: kernels do not check.
     order : ndarray of int64
         Row numbers in the order of their visit.
-    spec : TrainSpec
+    spec : Hyperparameters
     step_scale : float
         Factor on the step sizes (> 0).
     scores : ndarray of shape (len(order),), float32, optional
@@ -129,7 +129,7 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     update_feature = make_feature_update(k, optimizer)
     update_bias = make_bias_update(optimizer)
     layout = Layout(k, optimizer)
-    decay_column, touch_column = layout.decay, layout.touches
+    decay_column, touch_column = layout.decay, layout.n_updates
     stride = layout.stride
     n_lanes = k // WIDTH * WIDTH
 
@@ -214,7 +214,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     update_feature = make_feature_update(k, optimizer)
     update_bias = make_bias_update(optimizer)
     decay_column = Layout(k, optimizer).decay
-    touch_column = Layout(k, optimizer).touches
+    touch_column = Layout(k, optimizer).n_updates
     n_lanes = k // WIDTH * WIDTH
 
     def mini_batch_pass(  # type: ignore[no-untyped-def]

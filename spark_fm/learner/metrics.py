@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Loss, TrainSpec
+from spark_fm.learner.spec import Hyperparameters, Loss
 
 Floats = NDArray[np.float64]
 
@@ -396,7 +396,7 @@ RUNNING_METRICS: dict[Loss, dict[str, bool]] = {
 def running_metrics(
     scores: NDArray[np.float32],
     labels: NDArray[np.float32],
-    spec: TrainSpec,
+    spec: Hyperparameters,
     *,
     label_scale: float = 1.0,
 ) -> dict[str, Any]:
@@ -407,7 +407,7 @@ def running_metrics(
     scores : ndarray of shape (n_rows,), float32
         Raw scores in the order of training, each from before the row's update.
     labels : ndarray of shape (n_rows,), float32
-    spec : TrainSpec
+    spec : Hyperparameters
     label_scale : float
         Unit of scores and labels.
 

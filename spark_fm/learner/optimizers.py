@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.jit import njit
 from spark_fm.learner.simd import WIDTH, load, load_at, root, spread, store, total
-from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Optimizer, TrainSpec
+from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Hyperparameters, Optimizer
 
 # Positions in the vector of hyperparameters that a kernel reads.
 BIAS_LR, LINEAR_LR, FACTORS_LR, BIAS_WD, LINEAR_WD, FACTORS_WD, CLIP, EPS, RESCALE = range(9)
 
 
-def hyperparameters(spec: TrainSpec, step_scale: float) -> NDArray[np.float64]:
+def hyperparameters(spec: Hyperparameters, step_scale: float) -> NDArray[np.float64]:
     """Return the kernel's vector; ``step_scale`` multiplies the three step sizes."""
     vector = np.zeros(9)
     vector[BIAS_LR] = spec.bias.lr * step_scale if spec.use_bias else 0.0

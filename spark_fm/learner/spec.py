@@ -21,7 +21,7 @@ ADAM_BETA2 = 0.999
 
 
 @dataclass(frozen=True, slots=True)
-class GroupSpec:
+class GroupHyperparameters:
     """Step, decay and first values of one group: bias, linear weights or factors.
 
     Parameters
@@ -72,7 +72,7 @@ class GroupSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSpec:
+class Hyperparameters:
     """Hyperparameters of one training, Spark-free; sent to every worker.
 
     Parameters
@@ -83,7 +83,7 @@ class TrainSpec:
     optimizer : {"adagrad", "sgd", "adam"}
     epochs : int
         Most passes over the data (>= 1).
-    bias, linear, factors : GroupSpec
+    bias, linear, factors : GroupHyperparameters
     seed : int
         Of initial values and row order (0 to 2**63 - 1).
     shuffle : bool
@@ -116,9 +116,9 @@ class TrainSpec:
     loss: Loss
     optimizer: Optimizer
     epochs: int
-    bias: GroupSpec
-    linear: GroupSpec
-    factors: GroupSpec
+    bias: GroupHyperparameters
+    linear: GroupHyperparameters
+    factors: GroupHyperparameters
     seed: int = 0
     shuffle: bool = True
     use_bias: bool = True
@@ -195,7 +195,7 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
 
 
 @dataclass(frozen=True)
-class Units:
+class Scaling:
     """What labels and weights are divided by before training.
 
     Labels by their standard deviation, where a regressor asks for it; weights by their

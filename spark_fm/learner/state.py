@@ -2,10 +2,10 @@
 
 Row layout, float32, columns in this order::
 
-    v_1 .. v_k | w | optimizer statistics | decay scale | touches
+    v_1 .. v_k | w | optimizer statistics | decay scale | updates
 
-``decay scale`` multiplies the weight decay of this feature; ``touches`` counts the
-weighted entries seen since the last exchange.
+``decay scale`` multiplies the weight decay of this feature; ``updates`` counts the
+weighted entries seen since the last round.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.spec import GroupSpec, Optimizer, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Optimizer
 
 ALIGNMENT = 64  # bytes: a cache line
 # Bias vector, float64: value, AdaGrad sum or Adam's first moment, Adam's second
@@ -37,24 +37,24 @@ class Layout:
         return {"sgd": 0, "adagrad": 2, "adam": 2 * (self.k + 1)}[self.optimizer]
 
     @property
-    def n_exchanged(self) -> int:
+    def n_synced(self) -> int:
         """Leading columns that change in training and travel between machines."""
         return self.k + 1 + self.n_statistics
 
     @property
     def decay(self) -> int:
         """Column of the decay scale."""
-        return self.n_exchanged
+        return self.n_synced
 
     @property
-    def touches(self) -> int:
+    def n_updates(self) -> int:
         """Column of the touch count."""
-        return self.n_exchanged + 1
+        return self.n_synced + 1
 
     @property
     def stride(self) -> int:
         """Floats from one row to the next: a multiple of 8, so vectors load aligned."""
-        return -(-(self.n_exchanged + 2) // 8) * 8
+        return -(-(self.n_synced + 2) // 8) * 8
 
     @property
     def bytes_per_feature(self) -> int:
@@ -93,7 +93,7 @@ class TrainState:
         """Return a copy of factors and linear weights, shape (n_features, k + 1)."""
         return np.ascontiguousarray(self.rows[:, : self.layout.k + 1])
 
-    def exchanged(self) -> NDArray[np.float32]:
+    def synced_columns(self) -> NDArray[np.float32]:
         """Return a copy of the columns that travel, decay scale included."""
         return np.ascontiguousarray(self.rows[:, : self.layout.decay + 1])
 
@@ -102,15 +102,15 @@ class TrainState:
         if not np.isfinite(self.bias).all():
             return False
         # A sum is non-finite when a term is; it costs no temporary of the table's size.
-        columns = self.rows[:, : self.layout.n_exchanged]
+        columns = self.rows[:, : self.layout.n_synced]
         with np.errstate(invalid="ignore"):
             return bool(np.isfinite(columns.sum(dtype=np.float64)))
 
     @classmethod
-    def from_exchanged(
+    def from_synced(
         cls, layout: Layout, columns: NDArray[np.float32], bias: NDArray[np.float64]
     ) -> TrainState:
-        """Rebuild a state from what ``exchanged`` gave; touches start at 0."""
+        """Rebuild a state from what ``synced_columns`` gave; updates start at 0."""
         rows = aligned_rows(len(columns), layout.stride)
         rows[:, : layout.decay + 1] = columns
         rows[:, layout.decay + 1 :] = 0
@@ -124,12 +124,14 @@ def aligned_rows(n_rows: int, stride: int) -> NDArray[np.float32]:
     return buffer[start : start + n_rows * stride * 4].view(np.float32).reshape(n_rows, stride)
 
 
-def initial_state(spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: float) -> TrainState:
+def initial_state(
+    spec: Hyperparameters, counts: NDArray[np.integer], *, label_mean: float
+) -> TrainState:
     """Draw the first parameters; the same on every machine for the same seed.
 
     Parameters
     ----------
-    spec : TrainSpec
+    spec : Hyperparameters
     counts : ndarray of shape (n_features,), integer
         Non-zeros of each feature in the training rows. A feature with none starts and
         stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
@@ -159,7 +161,7 @@ def initial_state(spec: TrainSpec, counts: NDArray[np.integer], *, label_mean: f
     return TrainState(layout, rows, bias)
 
 
-def _first_bias(spec: TrainSpec, label_mean: float, rng: np.random.Generator) -> float:
+def _first_bias(spec: Hyperparameters, label_mean: float, rng: np.random.Generator) -> float:
     group = spec.bias
     if group.init_method == "constant" and group.init_value is None:
         if spec.loss == "squared":
@@ -171,7 +173,9 @@ def _first_bias(spec: TrainSpec, label_mean: float, rng: np.random.Generator) ->
     return float(cell[0, 0])
 
 
-def _fill(target: NDArray[np.float32], group: GroupSpec, rng: np.random.Generator) -> None:
+def _fill(
+    target: NDArray[np.float32], group: GroupHyperparameters, rng: np.random.Generator
+) -> None:
     """Draw in chunks of rows, so that a large table needs no second copy."""
     chunk = max(1, 2**22 // max(1, target.shape[1]))
     for start in range(0, len(target), chunk):

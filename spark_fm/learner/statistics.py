@@ -96,7 +96,7 @@ class FeatureCounter:
         dense = FeatureCounts(seen.astype(np.int32), *self._counts[:, seen])
         return FeatureCounts.merge([dense, *self._sparse])
 
-    def magnitudes(self) -> tuple[float, list[tuple[int, float, float]]]:
+    def value_ranges(self) -> tuple[float, list[tuple[int, float, float]]]:
         """Return the median largest |x|, and (id, low, high) of the largest features."""
         top = np.maximum(np.abs(self._low), np.abs(self._high))
         seen = np.flatnonzero(self._counts.any(axis=0))
@@ -108,7 +108,7 @@ class FeatureCounter:
         return float(np.quantile(top[seen], 0.5, method="lower")), ranges
 
 
-def dwarfing_features(
+def unscaled_features(
     parts: list[tuple[float, list[tuple[int, float, float]]]],
 ) -> list[tuple[int, float, float]]:
     """Return (id, low, high) of features 100 times as large as the median one.

@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import move_towards_inplace
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import CPU, Trainer, Visit
+from spark_fm.learner.epoch import CPU_BACKEND, Backend, RowOrder
 from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums, running_metrics
 from spark_fm.learner.predict import margins, scoring_kernel
-from spark_fm.learner.spec import Optimizer, TrainSpec, Units
+from spark_fm.learner.spec import Hyperparameters, Optimizer, Scaling
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.weights import FMWeights
 
 
 def advance(
-    run: TrainRun,
+    run: TrainingProgress,
     train: CsrBatch,
     validation: CsrBatch | None,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     *,
     metric: str,
     label_scale: float = 1.0,
     seconds: float = float("inf"),
-    trainer: Trainer = CPU,
+    trainer: Backend = CPU_BACKEND,
 ) -> Iterator[EpochRecord]:
     """Train epoch after epoch in place, until done or out of time; yield each epoch.
 
@@ -39,10 +39,10 @@ def advance(
 
     Parameters
     ----------
-    run : TrainRun
+    run : TrainingProgress
     train, validation : CsrBatch
         Labels in units of ``label_scale``.
-    spec : TrainSpec
+    spec : Hyperparameters
     metric : str
         Validation metric that decides, one of ``METRICS[spec.loss]``.
     label_scale : float
@@ -71,19 +71,19 @@ def advance(
         if record.validation is not None:
             value = record.validation.values(spec.loss)[metric]
             if run.stopping.observe(record.epoch, value):
-                run.best = (run.average or Candidate.of(run.state)).copy()
+                run.best = (run.average or Parameters.of(run.state)).copy()
         run.history.append(record)
         yield record
     run.finished = True
 
 
 def _one_epoch(
-    run: TrainRun,
+    run: TrainingProgress,
     train: CsrBatch,
     validation: CsrBatch | None,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     label_scale: float,
-    trainer: Trainer,
+    trainer: Backend,
 ) -> EpochRecord:
     clock = time.perf_counter()
     compile_seconds, rejected = 0.0, 0
@@ -91,33 +91,38 @@ def _one_epoch(
     scores = np.zeros(train.n_rows, np.float32) if spec.sagemaker else None
     while True:
         stats = trainer.train_inplace(
-            run.state, train, Visit(run.epoch), spec=spec, step_scale=run.step_scale, scores=scores
+            run.state,
+            train,
+            RowOrder(run.epoch),
+            spec=spec,
+            step_scale=run.step_scale,
+            scores=scores,
         )
         compile_seconds += stats.compile_seconds
         mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
-        if mean <= run.loss_limit and ends_sound(run.state, train, spec, run.loss_limit):
+        if mean <= run.loss_limit and is_converging(run.state, train, spec, run.loss_limit):
             break
         rejected += 1
-        run.step_scale *= STEP_SHRINK
+        run.step_scale *= LR_BACKOFF
         run.state = before.copy()
-        if rejected > MAX_SHRINKS:
+        if rejected > MAX_BACKOFFS:
             raise TrainingDivergedError(divergence_text(run.epoch, mean, run.loss_limit, spec))
     trained = time.perf_counter()
     if spec.average_epochs:
         if run.average is None:
-            run.average = Candidate.of(run.state)
+            run.average = Parameters.of(run.state)
         else:
-            run.average.move_towards_inplace(run.state, run.epoch, SERIAL_ETA)
+            run.average.move_towards_inplace(run.state, run.epoch, SEQUENTIAL_ETA)
     sums = None
     if validation is not None and validation.n_rows:
         clock_compile = time.perf_counter()
         scoring_kernel(spec.k)
         compile_seconds += time.perf_counter() - clock_compile
-        candidate = run.average or Candidate.of(run.state)
+        candidate = run.average or Parameters.of(run.state)
         sums = evaluate(candidate, validation, spec, label_scale, trainer=trainer)
     return EpochRecord(
         epoch=run.epoch,
-        train_loss=mean * loss_unit(spec, label_scale),
+        train_loss=mean * loss_scale(spec, label_scale),
         validation=sums,
         train_seconds=trained - clock,
         validate_seconds=time.perf_counter() - trained,
@@ -159,7 +164,7 @@ class EpochRecord:
 
 
 @dataclass(slots=True)
-class TrainRun:
+class TrainingProgress:
     """A training between two epochs.
 
     Parameters
@@ -173,9 +178,9 @@ class TrainRun:
     loss_limit : float
         Mean loss above which an epoch counts as exploded; NaN before the first one.
     last_loss : float
-        Mean squared loss of the last exchange, before that the variance of the labels;
+        Mean squared loss of the last round, before that the variance of the labels;
         in the labels' units, for the merge rule.
-    average, best : Candidate or None
+    average, best : Parameters or None
     """
 
     state: TrainState
@@ -184,8 +189,8 @@ class TrainRun:
     step_scale: float = 1.0
     loss_limit: float = float("nan")
     last_loss: float = float("nan")
-    average: Candidate | None = None
-    best: Candidate | None = None
+    average: Parameters | None = None
+    best: Parameters | None = None
     finished: bool = False
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -197,7 +202,7 @@ class TrainRun:
         since : int
             First epoch whose history is included; earlier ones are known already.
         """
-        arrays: dict[str, NDArray[Any]] = {"state": self.state.exchanged()}
+        arrays: dict[str, NDArray[Any]] = {"state": self.state.synced_columns()}
         facts: dict[str, Any] = {
             "bias": self.state.bias.tolist(),
             "stopping": asdict(self.stopping),
@@ -217,14 +222,14 @@ class TrainRun:
     @classmethod
     def from_arrays(
         cls, layout: Layout, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
-    ) -> TrainRun:
+    ) -> TrainingProgress:
         """Rebuild a run; its arrays are copied."""
         candidates = {
-            name: None if facts[name] is None else Candidate(arrays[name].copy(), facts[name])
+            name: None if facts[name] is None else Parameters(arrays[name].copy(), facts[name])
             for name in ("average", "best")
         }
         return cls(
-            state=TrainState.from_exchanged(layout, arrays["state"], np.array(facts["bias"])),
+            state=TrainState.from_synced(layout, arrays["state"], np.array(facts["bias"])),
             stopping=EarlyStopping(**facts["stopping"]),
             epoch=facts["epoch"],
             step_scale=facts["step_scale"],
@@ -235,23 +240,23 @@ class TrainRun:
             **candidates,
         )
 
-    def result(self) -> Candidate:
+    def result(self) -> Parameters:
         """Return the parameters to keep: the best epoch's, otherwise the last ones."""
-        return self.best or self.average or Candidate.of(self.state)
+        return self.best or self.average or Parameters.of(self.state)
 
 
-def loss_unit(spec: TrainSpec, label_scale: float) -> float:
+def loss_scale(spec: Hyperparameters, label_scale: float) -> float:
     """Return what one unit of internal loss is in the caller's units."""
     return label_scale**2 if spec.loss == "squared" else 1.0
 
 
-def new_stopping(spec: TrainSpec, metric: str, *, patience: int, tol: float) -> EarlyStopping:
+def new_stopping(spec: Hyperparameters, metric: str, *, patience: int, tol: float) -> EarlyStopping:
     """Return a fresh EarlyStopping for one of the metrics of ``spec.loss``."""
     return EarlyStopping(METRICS[spec.loss][metric], patience, tol)
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class TrainingState:
     """A training between two epochs, as plain data that can be kept on disk.
 
     Parameters
@@ -269,19 +274,19 @@ class Snapshot:
     @classmethod
     def of(
         cls,
-        run: TrainRun,
+        run: TrainingProgress,
         *,
         fingerprint: str,
         metric: str,
-        units: Units,
+        units: Scaling,
         ids: NDArray[np.int32] | None,
         history: list[dict[str, Any]],
-    ) -> Snapshot:
+    ) -> TrainingState:
         """Copy a run out.
 
         Parameters
         ----------
-        run : TrainRun
+        run : TrainingProgress
         fingerprint : str
             Of the data it trains on.
         metric : str
@@ -322,12 +327,12 @@ class Snapshot:
         """The summary's rows up to here."""
         return list(self.facts["history"])
 
-    def run(self) -> TrainRun:
+    def run(self) -> TrainingProgress:
         """Return the run, independent of this object."""
-        return TrainRun.from_arrays(self.layout, self.facts["run"], self.arrays)
+        return TrainingProgress.from_arrays(self.layout, self.facts["run"], self.arrays)
 
     def continues(
-        self, *, fingerprint: str, layout: Layout, metric: str, units: Units, n_features: int
+        self, *, fingerprint: str, layout: Layout, metric: str, units: Scaling, n_features: int
     ) -> bool:
         """Tell whether a training with these facts is this one, going on."""
         return (
@@ -389,20 +394,20 @@ class EarlyStopping:
         return 0 < self.patience <= self.waited
 
 
-STEP_SHRINK = 0.1
-MAX_SHRINKS = 30
+LR_BACKOFF = 0.1
+MAX_BACKOFFS = 30
 EXPLODED = 10.0  # times the loss of the first model or of no model at all
 SAMPLE_ROWS = 10_000
 
 
-def loss_limit(state: TrainState, train: CsrBatch, spec: TrainSpec) -> float:
+def loss_limit(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> float:
     """Return the mean loss above which a training counts as exploded."""
     start, weight = sample_loss(state, train, spec)
-    nothing = idle_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
-    return exploded_loss(start / weight if weight else 0.0, nothing)
+    nothing = null_model_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
+    return divergence_limit(start / weight if weight else 0.0, nothing)
 
 
-def exploded_loss(start: float, nothing: float) -> float:
+def divergence_limit(start: float, nothing: float) -> float:
     """Return ten times the loss of the first model or of one that says 0, whichever is more.
 
     Plus ten, for sets that a constant fits.
@@ -410,7 +415,7 @@ def exploded_loss(start: float, nothing: float) -> float:
     return EXPLODED * (max(start, nothing, 0.0) + 1.0)
 
 
-def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
+def null_model_loss(batch: CsrBatch, spec: Hyperparameters) -> float:
     """Return the weighted loss sum of a model that says 0 of every row."""
     weights = batch.weights.astype(np.float64)
     if spec.loss == "logistic":
@@ -418,7 +423,7 @@ def idle_loss(batch: CsrBatch, spec: TrainSpec) -> float:
     return float(weights @ np.square(batch.labels, dtype=np.float64))
 
 
-def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[float, float]:
+def sample_loss(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> tuple[float, float]:
     """Return the weighted loss sum of a state on the first rows, and their weight.
 
     The first rows are a sample, since rows were mixed when they were packed.
@@ -434,7 +439,7 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: TrainSpec) -> tuple[fl
     return loss, float(head.weights.sum(dtype=np.float64))
 
 
-def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float) -> bool:
+def is_converging(state: TrainState, train: CsrBatch, spec: Hyperparameters, limit: float) -> bool:
     """Tell whether a state is finite and its loss on the first rows within the limit.
 
     The mean loss of a pass is taken before each row's update and does not see what the
@@ -446,11 +451,11 @@ def ends_sound(state: TrainState, train: CsrBatch, spec: TrainSpec, limit: float
     return loss <= limit * weight
 
 
-def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> str:
+def divergence_text(epoch: int, loss: float, limit: float, spec: Hyperparameters) -> str:
     """Return the message of a training that no step size saves."""
     allowed = f", and more than {limit:.6g} is not a training" if np.isfinite(limit) else ""
     return (
-        f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_SHRINKS} of "
+        f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_BACKOFFS} of "
         f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
         f"loss is still {loss:.6g}{allowed}. Scale the "
         "features to about [0, 1], or lower the Lr and InitSigma parameters."
@@ -460,25 +465,25 @@ def divergence_text(epoch: int, loss: float, limit: float, spec: TrainSpec) -> s
 # Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
 # Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
 # models are means already and need less of the past.
-SERIAL_ETA = 1.0
-MERGED_ETA = 8.0
+SEQUENTIAL_ETA = 1.0
+AVERAGED_ETA = 8.0
 
 
 @dataclass(slots=True)
-class Candidate:
+class Parameters:
     """Parameters that may become the model: shape (n_features, k + 1), and the bias."""
 
     table: NDArray[np.float32]
     bias: float
 
     @classmethod
-    def of(cls, state: TrainState) -> Candidate:
+    def of(cls, state: TrainState) -> Parameters:
         """Copy the parameters out of a state."""
         return cls(state.parameters(), float(state.bias[0]))
 
-    def copy(self) -> Candidate:
+    def copy(self) -> Parameters:
         """Return an independent copy."""
-        return Candidate(self.table.copy(), self.bias)
+        return Parameters(self.table.copy(), self.bias)
 
     def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
         """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
@@ -488,12 +493,12 @@ class Candidate:
 
 
 def evaluate(
-    candidate: Candidate,
+    candidate: Parameters,
     batch: CsrBatch,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     label_scale: float = 1.0,
     *,
-    trainer: Trainer = CPU,
+    trainer: Backend = CPU_BACKEND,
 ) -> MetricSums:
     """Return the metric sums of a candidate, in the caller's label units.
 
@@ -511,21 +516,21 @@ class WarmStart:
     Parameters
     ----------
     weights : FMWeights
-    snapshot : Snapshot or None
+    snapshot : TrainingState or None
         The training that made it, where that was kept.
     """
 
     weights: FMWeights
-    snapshot: Snapshot | None = None
+    snapshot: TrainingState | None = None
 
 
 def warm_state_inplace(
     state: TrainState,
     start: WarmStart,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     *,
     ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None,
-    units: Units,
+    units: Scaling,
 ) -> None:
     """Change a first state in place: the model's features get the model's parameters.
 
@@ -535,7 +540,7 @@ def warm_state_inplace(
         As drawn for a training of its own; features that the model lacks keep that.
     start : WarmStart
         Every feature of it is in the table.
-    spec : TrainSpec
+    spec : Hyperparameters
     ids : ndarray of shape (n_features,), int32, or None
         Sorted feature ids of the state's rows; None when ids are rows.
     units : Units
@@ -560,6 +565,6 @@ def warm_state_inplace(
     if snapshot is None or snapshot.layout != state.layout:
         return
     kept = snapshot.ids if ids is None else np.searchsorted(ids, snapshot.ids)
-    columns = slice(k + 1, state.layout.n_exchanged)
+    columns = slice(k + 1, state.layout.n_synced)
     state.rows[kept, columns] = snapshot.arrays["state"][:, columns]
     state.bias[1:] = snapshot.facts["run"]["bias"][1:]

@@ -16,12 +16,12 @@ from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.params import BINARY, FMParams
 from spark_fm.scoring.columns import FeatureReader
-from spark_fm.spark.broadcast import Handle, lasting_handle
+from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_features
 from spark_fm.spark.session import use_driver_interpreter
 
 # Shipped weights by weights object: copies of a model share them.
-_handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Handle]] = WeakKeyDictionary()
+_handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
 
 
 class FittedModel(FMParams):
@@ -36,13 +36,13 @@ class FittedModel(FMParams):
             raise SparkFMError("This model has no parameters: fit or load one.")
         return self._weights
 
-    def _handle(self, session: SparkSession) -> Handle:
+    def _handle(self, session: SparkSession) -> Broadcast:
         weights = self.weights
         kept = _handles.get(weights)
         if kept is not None and kept[0] is session:
             return kept[1]
         value = (weights.table, weights.bias, weights.features, weights.feature_dim)
-        handle = lasting_handle(session, value, n_bytes=weights.table.nbytes)
+        handle = session_broadcast(session, value, n_bytes=weights.table.nbytes)
         _handles[weights] = (session, handle)
         return handle
 

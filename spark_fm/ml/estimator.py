@@ -13,7 +13,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
-from spark_fm.learner.spec import GroupSpec, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters
 from spark_fm.learner.training import WarmStart
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
@@ -28,9 +28,9 @@ from spark_fm.spark.schema import (
     vector_size,
 )
 from spark_fm.training.callbacks import logged_to_mlflow
-from spark_fm.training.config import TrainRequest
+from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import packing_key
-from spark_fm.training.trainer import TrainResult, training_set
+from spark_fm.training.trainer import TrainResult, open_trainer
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -55,7 +55,7 @@ class FactorizationMachine(
     -----
     ``fit`` runs on Spark Classic and Spark Connect. The same seed and input partitions
     give the same model, bit for bit, whatever tasks were retried. Cost of an epoch:
-    O(non-zeros x numFactors) arithmetic, and an exchange of the touched features'
+    O(non-zeros x numFactors) arithmetic, and a round of the touched features'
     parameters as often as ``averagingsPerEpoch`` says when more than one partition
     trains.
 
@@ -253,7 +253,7 @@ class FactorizationMachine(
             fitted = dict(self._fit_multiple(dataset, params, warmStart))
             return [fitted[number] for number in range(len(params))]
         if isinstance(params, dict):
-            check_own(self, [params])
+            check_param_maps(self, [params])
         if warmStart is None:
             return super().fit(dataset, params)
         return (self.copy(params) if params else self)._fit(dataset, warmStart)
@@ -285,7 +285,7 @@ class FactorizationMachine(
         param_maps: Sequence[ParamMap],
         warm_start: FactorizationMachineModel | str | None,
     ) -> FittedModels:
-        check_own(self, param_maps)
+        check_param_maps(self, param_maps)
         stages = [self.copy(param_map) for param_map in param_maps]
         return FittedModels(lambda: fit_all(stages, dataset, warm_start), len(stages))
 
@@ -303,7 +303,7 @@ class FactorizationMachine(
         model._resetUid(self.uid)
         return self._copyValues(model)
 
-    def _request(self, dataset: DataFrame) -> TrainRequest:
+    def _request(self, dataset: DataFrame) -> TrainConfig:
         """Return the Params as a training takes them; raise for names out of range."""
         if self.getPredictorType() not in (BINARY, REGRESSOR):
             raise InvalidParamError(
@@ -330,7 +330,7 @@ class FactorizationMachine(
         if feature_dim is None and columns.features in dataset.schema.names:
             feature_dim = vector_size(dataset.schema, columns.features)
         default_metric = "logloss" if spec.loss == "logistic" else "rmse"
-        return TrainRequest(
+        return TrainConfig(
             spec=spec,
             columns=columns,
             feature_dim=feature_dim or 0,
@@ -341,7 +341,7 @@ class FactorizationMachine(
             metric=self.getValidationMetric() or default_metric,
             patience=self.getPatience(),
             tol=self.getTol(),
-            refit=self.getRefit(),  # type: ignore[arg-type]  # checked by TrainRequest.check
+            refit=self.getRefit(),  # type: ignore[arg-type]  # checked by TrainConfig.check
             handle_invalid=self.getHandleInvalid(),  # type: ignore[arg-type]  # likewise
             standardize_label=self.getStandardizeLabel(),
             keep_snapshot=self.getKeepTrainingState(),
@@ -350,14 +350,14 @@ class FactorizationMachine(
             device=self.getDevice(),  # type: ignore[arg-type]  # likewise
         )
 
-    def _spec(self) -> TrainSpec:
+    def _spec(self) -> Hyperparameters:
         groups = {}
         for name in ("bias", "linear", "factors"):
             values = {
                 key: self._optional(self.getParam(name + key))
                 for key in ("InitMethod", "InitSigma", "InitScale", "InitValue", "Wd")
             }
-            groups[name] = GroupSpec(
+            groups[name] = GroupHyperparameters(
                 lr=self._lr(self.getParam(name + "Lr")),
                 wd=values["Wd"],
                 init_method=values["InitMethod"],
@@ -365,10 +365,10 @@ class FactorizationMachine(
                 init_scale=values["InitScale"],
                 init_value=values["InitValue"],
             )
-        return TrainSpec(
+        return Hyperparameters(
             k=self.getNumFactors(),
             loss=self._loss,
-            optimizer=self.getOptimizer(),  # type: ignore[arg-type]  # checked by TrainSpec.check
+            optimizer=self.getOptimizer(),  # type: ignore[arg-type]  # checked by Hyperparameters.check
             epochs=self.getEpochs(),
             seed=self.getSeed(),
             shuffle=self.getShuffle(),
@@ -476,12 +476,12 @@ def fit_all(
         check_training_columns(dataset.schema, request.columns)
         groups.setdefault(packing_key(request), []).append(number)
     # Metrics of several models would share their names: only one alone is logged.
-    listeners = [logged_to_mlflow()] if len(stages) == 1 else []
+    callbacks = [logged_to_mlflow()] if len(stages) == 1 else []
     fitted: dict[int, Fitted] = {}
     for numbers in groups.values():
         chosen = [requests[number] for number in numbers]
-        with training_set(internal_rows(dataset, chosen[0].columns), chosen[0]) as data:
-            outcomes = data.train(chosen, start=start, listeners=listeners)
+        with open_trainer(internal_rows(dataset, chosen[0].columns), chosen[0]) as data:
+            outcomes = data.train(chosen, start=start, callbacks=callbacks)
         for number, outcome in zip(numbers, outcomes, strict=True):
             if isinstance(outcome, TrainingDivergedError):
                 fitted[number] = outcome
@@ -490,7 +490,7 @@ def fit_all(
     return [fitted[number] for number in range(len(stages))]
 
 
-def check_own(stage: Any, param_maps: Sequence[Any]) -> None:
+def check_param_maps(stage: Any, param_maps: Sequence[Any]) -> None:
     """Raise InvalidParamError for Params of another stage, which Spark would ignore."""
     for param_map in param_maps:
         for param in param_map:

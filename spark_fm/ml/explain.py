@@ -19,7 +19,7 @@ from spark_fm.errors import InvalidParamError
 from spark_fm.learner.predict import table_positions
 from spark_fm.learner.spec import require
 from spark_fm.ml.base import FittedModel
-from spark_fm.scoring.columns import row_based, struct_column
+from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.explain import (
     ALL_ROWS,
     EXPLANATION,
@@ -27,12 +27,12 @@ from spark_fm.scoring.explain import (
     GROUP_SUMS,
     LINEAR_PART,
     ExplainTask,
+    FeatureNames,
     FeatureSumsTask,
     GroupSumsTask,
-    NameTable,
     feature_names,
 )
-from spark_fm.spark.broadcast import lasting_handle, shipped
+from spark_fm.spark.broadcast import broadcast, session_broadcast
 from spark_fm.spark.schema import check_features, check_outputs, quoted
 from spark_fm.spark.session import tagged
 
@@ -95,13 +95,15 @@ class Explaining(FittedModel):
         check_outputs(dataset.schema, {"explanationCol": explanationCol})
         session = dataset.sparkSession
         named = feature_names(dataset.schema, reader.features_col)
-        names = lasting_handle(session, NameTable.of(named), n_bytes=BYTES_PER_NAME * len(named))
+        names = session_broadcast(
+            session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
+        )
         task = ExplainTask(__version__, self._handle(session), names, reader, numPairs, numLinear)
         made = f"spark_fm_{uuid4().hex}"
         # PySpark 4.0 gives a struct of nulls for a null struct.
         is_explained = F.col(made)["margin"].isNotNull()
         column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
-        result = row_based(dataset).select("*", column.alias(made))
+        result = force_row_input(dataset).select("*", column.alias(made))
         if reader.handle_invalid == "skip":
             result = result.where(is_explained)
         explanation = F.when(is_explained, F.col(made)).alias(explanationCol)
@@ -262,7 +264,7 @@ def group_strengths(model: FittedModel, dataset: DataFrame, groups: Groups | Non
     session = dataset.sparkSession
     with (
         tagged(session, "strengths"),
-        shipped(session, group_of, n_bytes=group_of.nbytes) as handle,
+        broadcast(session, group_of, n_bytes=group_of.nbytes) as handle,
     ):
         task = GroupSumsTask(__version__, model._handle(session), reader, handle, len(names))
         sums = _features_only(model, dataset).mapInArrow(task, GROUP_SUMS)
@@ -343,7 +345,7 @@ def names_of(ids: NDArray[np.int32], named: dict[int, str]) -> NDArray[np.object
 
 
 def _features_only(model: FittedModel, dataset: DataFrame) -> DataFrame:
-    return row_based(dataset).select(quoted(model.getFeaturesCol()).alias("features"))
+    return force_row_input(dataset).select(quoted(model.getFeaturesCol()).alias("features"))
 
 
 def draw_strengths(

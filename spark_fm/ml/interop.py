@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 IMPORTED_PARAMS = ("predictorType", "threshold", "numFactors", "featureDim")
 
 
-class Exchanging(FittedModel):
+class InteropMethods(FittedModel):
     """Methods that read and write a model in other formats, all without a Spark job."""
 
     _summary: FMTrainingSummary | None

@@ -20,21 +20,27 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import require
-from spark_fm.learner.training import Snapshot
+from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import outputs
 from spark_fm.ml.evaluation import FMEvaluation, evaluate
 from spark_fm.ml.explain import Explaining
 from spark_fm.ml.hyperparameters import GivesHyperparameters
-from spark_fm.ml.interop import Exchanging, MLlibMethods
+from spark_fm.ml.interop import InteropMethods, MLlibMethods
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.recommend import Recommending
 from spark_fm.ml.summary import FMTrainingSummary
-from spark_fm.scoring.columns import FunctionTask, make_task, row_based, score_column, sql_function
+from spark_fm.scoring.columns import (
+    FunctionTask,
+    force_row_input,
+    make_task,
+    score_column,
+    sql_function,
+)
 from spark_fm.spark.resources import scoring_gpu
 from spark_fm.spark.schema import check_features, check_frame, check_outputs
-from spark_fm.spark.session import hand_rows_to_functions, use_driver_interpreter
+from spark_fm.spark.session import disable_columnar_udf_input, use_driver_interpreter
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +51,7 @@ class FactorizationMachineModel(
     GivesHyperparameters,
     Recommending,
     MLlibMethods,
-    Exchanging,
+    InteropMethods,
     MLReadable["FactorizationMachineModel"],
     MLWritable,
 ):
@@ -56,7 +62,7 @@ class FactorizationMachineModel(
     weights : FMWeights, optional
         The parameters. Without them the model is the empty shell that readers fill.
     summary : FMTrainingSummary, optional
-    training_state : Snapshot, optional
+    training_state : TrainingState, optional
         Where the training stands, for a warm start that goes on with it.
     origin : dict, optional
         Where a model comes from that was not trained here.
@@ -66,7 +72,7 @@ class FactorizationMachineModel(
         self,
         weights: FMWeights | None = None,
         summary: FMTrainingSummary | None = None,
-        training_state: Snapshot | None = None,
+        training_state: TrainingState | None = None,
         origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -111,7 +117,7 @@ class FactorizationMachineModel(
         return None if self._summary is None else replace(self._summary, model=self)
 
     @property
-    def trainingState(self) -> Snapshot | None:
+    def trainingState(self) -> TrainingState | None:
         """Where the training stands, when it was fitted with keepTrainingState; else None."""
         return self._training_state
 
@@ -230,7 +236,7 @@ class FactorizationMachineModel(
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
         kind = dataset.schema[name].dataType
-        result = row_based(dataset).select("*", score_column(task, kind).alias(scored))
+        result = force_row_input(dataset).select("*", score_column(task, kind).alias(scored))
         if invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
         added = [output.column(F.col(scored)) for output in columns.values()]
@@ -301,7 +307,7 @@ def register_udf(
     allowed = ("score", "predicted_label") if model.getPredictorType() == BINARY else ("score",)
     require(output in allowed, "output", output, " or ".join(f'"{each}"' for each in allowed))
     use_driver_interpreter(spark)
-    hand_rows_to_functions(spark)
+    disable_columnar_udf_input(spark)
     task = make_task(
         model._handle(spark), loss=model._loss, features_col=f"{name}(...)",
         handle_invalid="error" if model.getHandleInvalid() == "error" else "keep",

@@ -20,20 +20,20 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
 from spark_fm.formats.files import store_of
 from spark_fm.formats.models.native import (
-    checked_facts,
+    check_metadata,
+    chunk_rows,
     join_arrays,
     model_arrays,
-    model_facts,
+    model_metadata,
     n_bytes_of,
     parse_metadata,
-    piece_rows,
     reason,
     state_of,
     unreadable_metadata,
     weights_of,
     write_model,
 )
-from spark_fm.spark.collect import gather
+from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.files import literal, replace_folder
 from spark_fm.spark.session import is_connect, is_local_master
 
@@ -138,10 +138,10 @@ class FMModelWriter(FMStageWriter):
         arrays = model_arrays(model.weights, model.trainingState)
         data_path = path.rstrip("/") + "/data"
         mode = "error"  # a folder of somebody else's is never added to
-        for rows in piece_rows(arrays):
+        for rows in chunk_rows(arrays):
             # Not as an Arrow table: PySpark cuts one by arrow.maxRecordsPerBatch, and fails
             # where that is 0 or -1, Spark's "no limit".
-            frame = session.createDataFrame(rows, schema=_PIECES_DDL)
+            frame = session.createDataFrame(rows, schema=_CHUNKS_DDL)
             frame = frame.coalesce(1)
             frame.write.mode(mode).parquet(data_path)
             mode = "append"
@@ -149,14 +149,14 @@ class FMModelWriter(FMStageWriter):
         DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata={"spark_fm": facts})
 
 
-_PIECES_DDL = "name string, part int, payload binary"
+_CHUNKS_DDL = "name string, part int, payload binary"
 
 
 def _facts_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """Return what the metadata says of a model with these arrays."""
     summary = model.summary
     kept = None if summary is None else summary.to_dict()
-    return model_facts(model.weights, arrays, kept, origin=model.origin)
+    return model_metadata(model.weights, arrays, kept, origin=model.origin)
 
 
 def write_local(model: Any, path: str) -> None:
@@ -190,9 +190,9 @@ class FMModelReader(FMStageReader):
         from spark_fm.ml.summary import FMTrainingSummary
 
         metadata = self._metadata(path)
-        facts = checked_facts(metadata, path)
+        facts = check_metadata(metadata, path)
         try:
-            arrays = join_arrays(self._pieces(path, facts["arrays"]), facts["arrays"], path)
+            arrays = join_arrays(self._chunks(path, facts["arrays"]), facts["arrays"], path)
             weights = weights_of(facts, arrays)
             kept = facts["summary"]
             summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
@@ -204,11 +204,11 @@ class FMModelReader(FMStageReader):
         model = self._cls(weights, summary, state, facts.get("origin"))
         return self._with_params(model, metadata, path)
 
-    def _pieces(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    def _chunks(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         session = self.sparkSession
         folder = literal(path.rstrip("/") + "/data")
-        frame = session.read.schema(_PIECES_DDL).parquet(folder)
-        return gather(
+        frame = session.read.schema(_CHUNKS_DDL).parquet(folder)
+        return collect_rows(
             frame, session, columns=["name", "part", "payload"], n_bytes=n_bytes_of(forms),
             spread=["name", "part"],
         )  # fmt: skip

@@ -26,7 +26,7 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.spec import require
 from spark_fm.ml.base import FittedModel
-from spark_fm.scoring.columns import row_based, struct_column
+from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.ranking import (
     CANDIDATE,
     CONTEXT,
@@ -39,7 +39,7 @@ from spark_fm.scoring.ranking import (
     RankGroupTask,
     RankTask,
 )
-from spark_fm.spark.broadcast import Handle, lasting_handle
+from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_outputs, quoted
 from spark_fm.spark.session import result_limit, tagged, task_slots
 
@@ -58,7 +58,7 @@ ARROW_TYPES: dict[DataType, pa.DataType] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RecommendQuery:
     """What to recommend, and the caller's names of columns.
 
     Parameters
@@ -125,7 +125,9 @@ class Recommending(FittedModel):
         3 ns a pair at 16 factors. Up to 128 MiB, candidate vectors are sent to every task;
         more are joined in groups of 64 MiB. The formula is in docs/recommending.md.
         """
-        return recommend(self, contexts, candidates, Question(k, contextCol, candidateCol, exclude))
+        return recommend(
+            self, contexts, candidates, RecommendQuery(k, contextCol, candidateCol, exclude)
+        )
 
     def context_vectors(
         self, contexts: DataFrame, *, vectorCol: str = "vector", constantCol: str = "constant"
@@ -172,7 +174,7 @@ class Recommending(FittedModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class ProblemSize:
     """How much there is to rank: rows of both sides, and numbers in a vector."""
 
     n_contexts: int
@@ -196,7 +198,7 @@ def recommend(
     model: FittedModel,
     contexts: DataFrame,
     candidates: DataFrame,
-    question: Question,
+    question: RecommendQuery,
 ) -> DataFrame:
     """Do what ``Recommending.recommend`` says."""
     require(isinstance(question.k, Integral) and question.k >= 1, "k", question.k,
@@ -218,7 +220,7 @@ def recommend(
         is_small = n_bytes <= min(SHIPPED_BYTES, result_limit(session))
         table = items.toArrow() if is_small else None
         taken = _features(items.select("features").toArrow() if table is None else table)
-    handle = lasting_handle(session, taken, n_bytes=taken.nbytes)
+    handle = session_broadcast(session, taken, n_bytes=taken.nbytes)
     asked = _vectors(contexts, question.context_col, CONTEXT,
                      context_column(model, contexts, taken=handle)).drop("features")  # fmt: skip
     if seen is not None:
@@ -228,7 +230,7 @@ def recommend(
     if table is None:
         ranked = _in_groups(asked, items.drop("features"), (ranking, schema), extent, n_tasks)
     else:
-        found = lasting_handle(session, Candidates.of(table), n_bytes=n_bytes)
+        found = session_broadcast(session, Candidates.of(table), n_bytes=n_bytes)
         asked = asked.repartition(n_tasks, CONTEXT) if n_tasks > 1 else asked
         ranked = asked.mapInArrow(RankAllTask(ranking, found), schema)
     columns = (CONTEXT, CANDIDATE, "score", RANK)
@@ -251,7 +253,9 @@ def _id_type(dataset: DataFrame, name: str, param: str) -> DataType:
     return kind
 
 
-def _extent(contexts: DataFrame, candidates: DataFrame, question: Question, width: int) -> Extent:
+def _extent(
+    contexts: DataFrame, candidates: DataFrame, question: RecommendQuery, width: int
+) -> ProblemSize:
     """Count both sides in one job, and raise InvalidDataError for null or repeated ids."""
     counted: list[DataFrame] = []
     for dataset, name in ((contexts, question.context_col), (candidates, question.candidate_col)):
@@ -274,12 +278,12 @@ def _extent(contexts: DataFrame, candidates: DataFrame, question: Question, widt
                 f"{n_rows} {what} have {n_distinct} different ids in {param}={name!r}; every id "
                 f"may be there once. Call dropDuplicates([{name!r}])."
             )
-    return Extent(row[0], row[3], width)
+    return ProblemSize(row[0], row[3], width)
 
 
 def _vectors(dataset: DataFrame, name: str, alias: str, made: Column) -> DataFrame:
     """Return ids and the fields of VECTORS, without rows that cannot be scored."""
-    both = row_based(dataset).select(quoted(name).alias(alias), made.alias("made"))
+    both = force_row_input(dataset).select(quoted(name).alias(alias), made.alias("made"))
     # Not "made": PySpark 4.0 gives a struct of nulls for a null struct.
     return both.where(F.col("made.vector").isNotNull()).select(alias, "made.*")
 
@@ -293,7 +297,9 @@ def _flat(lists: pa.Array) -> NDArray[np.int32]:
     return np.asarray(lists.flatten())
 
 
-def _seen(contexts: DataFrame, question: Question, kinds: tuple[DataType, DataType]) -> DataFrame:
+def _seen(
+    contexts: DataFrame, question: RecommendQuery, kinds: tuple[DataType, DataType]
+) -> DataFrame:
     """Return for each context the candidates it has seen, as an array."""
     assert question.exclude is not None  # noqa: S101 - the caller's condition
     names = (question.context_col, question.candidate_col)
@@ -337,7 +343,7 @@ def _in_groups(
     asked: DataFrame,
     items: DataFrame,
     ranking: tuple[RankTask, StructType],
-    extent: Extent,
+    extent: ProblemSize,
     n_tasks: int,
 ) -> DataFrame:
     """Rank groups of candidates for groups of contexts, then merge what each context got.
@@ -387,7 +393,7 @@ def candidate_vectors(model: FittedModel, candidates: DataFrame, vector_col: str
     return _with_parts(model, candidates, made, {"vector": vector_col})
 
 
-def context_column(model: FittedModel, contexts: DataFrame, *, taken: Handle | None) -> Column:
+def context_column(model: FittedModel, contexts: DataFrame, *, taken: Broadcast | None) -> Column:
     """Return the column of VECTORS of contexts, none of which may have a ``taken`` feature."""
     reader = model._reader(contexts)
     handle = model._handle(contexts.sparkSession)
@@ -407,7 +413,7 @@ def _with_parts(
     model: FittedModel, dataset: DataFrame, made: Column, outputs: dict[str, str]
 ) -> DataFrame:
     whole = f"spark_fm_{uuid4().hex}"
-    result = row_based(dataset).select("*", made.alias(whole))
+    result = force_row_input(dataset).select("*", made.alias(whole))
     if model.getHandleInvalid() == "skip":
         result = result.where(F.col(whole)["vector"].isNotNull())
     parts = (F.col(whole)[part].alias(name) for part, name in outputs.items())

@@ -42,8 +42,8 @@ from spark_fm.ml.trials import (
 )
 from spark_fm.spark.schema import check_batch_frame, check_training_columns, internal_rows
 from spark_fm.training.callbacks import EpochReport
-from spark_fm.training.config import TrainRequest
-from spark_fm.training.trainer import Outcome, TrainingSet, training_set
+from spark_fm.training.config import TrainConfig
+from spark_fm.training.trainer import Outcome, Trainer, open_trainer
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def tune(
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
-    with training_set(internal_rows(dataset, search.request.columns), search.request) as data:
+    with open_trainer(internal_rows(dataset, search.request.columns), search.request) as data:
         if not data.has_validation:
             raise InvalidDataError(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
@@ -197,7 +197,7 @@ def tune(
 
 def _searched(
     search: Search,
-    data: TrainingSet,
+    data: Trainer,
     *,
     trials: int,
     folder: str | PathLike[str] | None,
@@ -307,7 +307,7 @@ class Search:
             "params": values,
         }
 
-    def round(self, data: TrainingSet, done: Sequence[Trial], n_trials: int) -> list[Trial]:
+    def round(self, data: Trainer, done: Sequence[Trial], n_trials: int) -> list[Trial]:
         """Train the trials of the next round, up to ``n_trials`` in all, and return them."""
         # Rounds begin at multiples of their size, also after a round that was cut short.
         first = len(done) - len(done) % self._parallel
@@ -373,7 +373,7 @@ class Search:
         rates = {f"{group}Lr": getattr(spec, group).lr for group in ("bias", "linear", "factors")}
         return self.space.counting({**self._values, **rates})
 
-    def _trial_request(self, params: Mapping[str, Any]) -> TrainRequest:
+    def _trial_request(self, params: Mapping[str, Any]) -> TrainConfig:
         request = self.stage(params)._request(self._dataset)
         return replace(request, refit="never", keep_snapshot=False, checkpoint_dir="")
 
@@ -385,11 +385,11 @@ class Search:
         )
 
     def _train(
-        self, data: TrainingSet, requests: Sequence[TrainRequest], curves: Sequence[_Curve]
+        self, data: Trainer, requests: Sequence[TrainConfig], curves: Sequence[_Curve]
     ) -> Sequence[Outcome | ModelTooLargeError]:
         """Train together; when one is too large for the memory, each by itself."""
         try:
-            return data.train(requests, listeners=curves)
+            return data.train(requests, callbacks=curves)
         except ModelTooLargeError as err:
             if len(requests) == 1:
                 return [err]
@@ -434,7 +434,7 @@ class _Curve:
             self.best_metrics = metrics
         self.values.append(value)
         self._costs.append(cost)
-        self.pruned = is_hopeless(self._costs, self._rivals)
+        self.pruned = should_prune(self._costs, self._rivals)
         return not self.pruned
 
 
@@ -450,7 +450,7 @@ GRACE_EPOCHS = 6
 FEWEST_RIVALS = 3
 
 
-def is_hopeless(costs: Sequence[float], rivals: Sequence[Sequence[float]]) -> bool:
+def should_prune(costs: Sequence[float], rivals: Sequence[Sequence[float]]) -> bool:
     """Tell whether a trial is to be stopped: the median stopping rule [1]_.
 
     Its least cost so far is above the median of what the trials of earlier rounds had

@@ -24,8 +24,8 @@ from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.predict import sigmoid
 from spark_fm.learner.spec import Loss
-from spark_fm.spark.broadcast import Handle
-from spark_fm.spark.gpu import TaskGpu, row_scorer
+from spark_fm.spark.broadcast import Broadcast
+from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import quoted
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
@@ -47,16 +47,16 @@ class ScoreTask:
         The caller's name, for messages.
     handle_invalid : {"error", "skip", "keep"}
         Whether a row that cannot be scored is an error; otherwise its score is null.
-    gpu : TaskGpu or None
+    gpu : GpuAssignment or None
         The GPU that scores large batches, where tasks have it.
     """
 
     version: str
-    model: Handle
+    model: Broadcast
     loss: Loss
     features_col: str
     handle_invalid: HandleInvalid
-    gpu: TaskGpu | None = None
+    gpu: GpuAssignment | None = None
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield a struct of score and margin for each array of vectors."""
@@ -187,7 +187,7 @@ def sql_function(task: FunctionTask) -> Any:
     return make(score, returnType=DoubleType())
 
 
-def row_based(dataset: DataFrame) -> DataFrame:
+def force_row_input(dataset: DataFrame) -> DataFrame:
     """Return the same rows behind an operator that makes Spark hand out rows.
 
     From 4.2 on a Python function right over a columnar source, such as a Parquet scan, has
@@ -243,12 +243,12 @@ def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
 
 
 def make_task(
-    model: Handle,
+    model: Broadcast,
     *,
     loss: Loss,
     features_col: str,
     handle_invalid: HandleInvalid,
-    gpu: TaskGpu | None = None,
+    gpu: GpuAssignment | None = None,
 ) -> ScoreTask:
     """Return a task of this version."""
     return ScoreTask(__version__, model, loss, features_col, handle_invalid, gpu)

@@ -22,7 +22,7 @@ from pyspark.sql.types import (
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.explain import Explanations, FeatureEffects, GroupEffects, explain
 from spark_fm.scoring.columns import FeatureReader
-from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 LINEAR = StructType(
@@ -89,8 +89,8 @@ class ExplainTask:
     """
 
     version: str
-    model: Handle
-    names: Handle
+    model: Broadcast
+    names: Broadcast
     reader: FeatureReader
     num_pairs: int
     num_linear: int | None
@@ -175,7 +175,7 @@ class FeatureSumsTask:
     """
 
     version: str
-    model: Handle
+    model: Broadcast
     reader: FeatureReader
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -218,9 +218,9 @@ class GroupSumsTask:
     """
 
     version: str
-    model: Handle
+    model: Broadcast
     reader: FeatureReader
-    group_of: Handle
+    group_of: Broadcast
     n_groups: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -262,7 +262,7 @@ def feature_names(schema: StructType, name: str) -> dict[int, str]:
 
 
 @dataclass(frozen=True)
-class NameTable:
+class FeatureNames:
     """Names by feature id, in the form that tasks look them up in.
 
     Parameters
@@ -276,7 +276,7 @@ class NameTable:
     names: pa.Array
 
     @classmethod
-    def of(cls, named: Mapping[int, str]) -> NameTable:
+    def of(cls, named: Mapping[int, str]) -> FeatureNames:
         """Build the table of a mapping."""
         ids = sorted(named)
         return cls(np.array(ids, np.int32), pa.array([named[j] for j in ids], pa.string()))

@@ -18,7 +18,7 @@ from spark_fm.learner.predict import sigmoid
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.topk import best_candidates, sums_and_own
 from spark_fm.scoring.columns import FeatureReader
-from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 VECTORS = StructType(
@@ -47,9 +47,9 @@ class ContextTask:
     """
 
     version: str
-    model: Handle
+    model: Broadcast
     reader: FeatureReader
-    taken: Handle | None
+    taken: Broadcast | None
 
     @property
     def features_col(self) -> str:
@@ -87,7 +87,7 @@ class CandidateTask:
     """
 
     version: str
-    model: Handle
+    model: Broadcast
     reader: FeatureReader
 
     @property
@@ -255,7 +255,7 @@ class RankAllTask:
     """
 
     ranking: RankTask
-    candidates: Handle
+    candidates: Broadcast
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the best candidates of the contexts."""

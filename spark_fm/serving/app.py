@@ -27,8 +27,8 @@ from spark_fm.serving.batching import (
     RETRY_AFTER_SECONDS,
     Admission,
     Batcher,
+    Lease,
     OverloadedError,
-    Ticket,
 )
 from spark_fm.serving.http import (
     NotAcceptableError,
@@ -73,7 +73,7 @@ class Service:
     model: ServedModel | None = None
 
 
-def make_app(service: Service) -> Measured:
+def make_app(service: Service) -> MetricsMiddleware:
     """Return the ASGI application of a worker."""
     endpoints = _Endpoints(service)
     app = Starlette(
@@ -87,7 +87,7 @@ def make_app(service: Service) -> Measured:
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
     app.router.redirect_slashes = False  # a redirect is no answer to a POST
-    return Measured(app, service.metrics)
+    return MetricsMiddleware(app, service.metrics)
 
 
 class _Endpoints:
@@ -135,7 +135,7 @@ class _Endpoints:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; it is counted
 
-    async def _scored(self, request: Request, ticket: Ticket) -> Response:
+    async def _scored(self, request: Request, ticket: Lease) -> Response:
         model = self._service.model
         if model is None:
             raise _Refusal(503, "The model is still being loaded. Try again.")
@@ -155,7 +155,7 @@ class _Endpoints:
             raise _Refusal(400, str(err), err.instance) from err
         return Response(payload, media_type=accept)
 
-    async def _body(self, request: Request, ticket: Ticket) -> bytes:
+    async def _body(self, request: Request, ticket: Lease) -> bytes:
         """Return the body; its size is checked as it arrives, and its time is bounded."""
         settings = self._service.settings
         limit = settings.max_payload_bytes
@@ -260,7 +260,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 PATHS = ("/invocations", "/ping", "/execution-parameters", "/health", "/metrics")
 
 
-class Measured:
+class MetricsMiddleware:
     """An ASGI application around another one.
 
     Parameters

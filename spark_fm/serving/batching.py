@@ -143,7 +143,7 @@ class Admission:
         self.requests = 0
         self.bytes = 0
 
-    def enter(self) -> Ticket:
+    def enter(self) -> Lease:
         """Return a ticket for one request, to be used in ``with``.
 
         Raises
@@ -153,10 +153,10 @@ class Admission:
         """
         if self.requests >= self.max_requests:
             raise OverloadedError(f"This server holds {self.requests} requests already. Try again.")
-        return Ticket(self)
+        return Lease(self)
 
 
-class Ticket:
+class Lease:
     """One request's share; given back when its block ends."""
 
     __slots__ = ("_admission", "_bytes")
@@ -182,7 +182,7 @@ class Ticket:
         admission.bytes += n_bytes
         self._bytes += n_bytes
 
-    def __enter__(self) -> Ticket:
+    def __enter__(self) -> Lease:
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from spark_fm.formats.requests import CONTENT_TYPES, RECORDIO_PROTOBUF
 MAX_HEAD_BYTES = 2**16
 
 
-class PlainParser(httptools.HttpRequestParser):
+class UpgradeIgnoringParser(httptools.HttpRequestParser):
     """Reads requests that offer another protocol as if they did not.
 
     RFC 9110, section 7.8: a server may ignore the offer.
@@ -36,15 +36,15 @@ class PlainParser(httptools.HttpRequestParser):
         parser = self
         while True:
             try:
-                super(PlainParser, parser).feed_data(data)
+                super(UpgradeIgnoringParser, parser).feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
                 if not parser.is_offered:
                     raise
                 head, data = parser._head_without_offer(), memoryview(data)[offer.args[0] :]
             # A new one: this one reads no more when the head says ``Connection: close``.
-            self._protocol.parser = parser = PlainParser(self._protocol)
-            super(PlainParser, parser).feed_data(head)
+            self._protocol.parser = parser = UpgradeIgnoringParser(self._protocol)
+            super(UpgradeIgnoringParser, parser).feed_data(head)
 
     def _head_without_offer(self) -> bytes:
         """Return the head that was read last; what stands in it has no line breaks."""
@@ -57,7 +57,7 @@ class PlainParser(httptools.HttpRequestParser):
         return b"\r\n".join([*lines, b"", b""])
 
 
-def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpToolsProtocol]:  # noqa: C901 - one class in a closure
+def timeout_protocol(head_seconds: float, write_seconds: float) -> type[HttpToolsProtocol]:  # noqa: C901 - one class in a closure
     """Return a protocol class with time limits, for uvicorn's ``http`` setting.
 
     Parameters
@@ -72,19 +72,19 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
     class GuardedProtocol(HttpToolsProtocol):
         """A connection that is cut when the client keeps it waiting."""
 
-        parser: PlainParser
+        parser: UpgradeIgnoringParser
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.parser = PlainParser(self)
-            self._owed: asyncio.TimerHandle | None = None
-            self._unread: asyncio.TimerHandle | None = None
+            self.parser = UpgradeIgnoringParser(self)
+            self._read_deadline: asyncio.TimerHandle | None = None
+            self._write_deadline: asyncio.TimerHandle | None = None
             self._head_bytes = 0
             self._in_body = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._owed = self.loop.call_later(head_seconds, transport.abort)
+            self._read_deadline = self.loop.call_later(head_seconds, transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._client_delivered()
@@ -98,8 +98,8 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
                 self._client_delivered()
                 return
             # Nothing is being answered: the client owes a head, or the rest of a body.
-            if self._owed is None and not self.transport.is_closing():
-                self._owed = self.loop.call_later(head_seconds, self.transport.abort)
+            if self._read_deadline is None and not self.transport.is_closing():
+                self._read_deadline = self.loop.call_later(head_seconds, self.transport.abort)
             if not was_in_body and not self._in_body:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -120,22 +120,22 @@ def guarded_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            if self._unread is None:
-                self._unread = self.loop.call_later(write_seconds, self.transport.abort)
+            if self._write_deadline is None:
+                self._write_deadline = self.loop.call_later(write_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             self._client_read()
             super().resume_writing()
 
         def _client_delivered(self) -> None:
-            if self._owed is not None:
-                self._owed.cancel()
-                self._owed = None
+            if self._read_deadline is not None:
+                self._read_deadline.cancel()
+                self._read_deadline = None
 
         def _client_read(self) -> None:
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
+            if self._write_deadline is not None:
+                self._write_deadline.cancel()
+                self._write_deadline = None
 
     return GuardedProtocol
 

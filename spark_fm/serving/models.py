@@ -183,11 +183,11 @@ def _read(path: str) -> SavedModel:
 
 
 def _digest_of(saved: SavedModel) -> str:
-    from spark_fm.formats.models.native import model_arrays, model_facts
+    from spark_fm.formats.models.native import model_arrays, model_metadata
 
     if "sha256" in saved.facts:
         return str(saved.facts["sha256"])
-    return str(model_facts(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
+    return str(model_metadata(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
 
 
 def _mapped(path: Path, n_rows: int) -> NDArray[Any]:

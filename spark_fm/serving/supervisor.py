@@ -114,8 +114,8 @@ class Supervisor:
             log.info("listening on http://%s:%d, model %s", shown, port, self._model)
             try:
                 while not self._is_stopping:
-                    self._tend_workers(listener)
-                    self._tend_model()
+                    self._check_workers(listener)
+                    self._check_model()
                     self._wait()
             finally:
                 listener.close()
@@ -160,14 +160,14 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
 
-    def _tend_workers(self, listener: socket.socket) -> None:
+    def _check_workers(self, listener: socket.socket) -> None:
         """Start workers that are missing, note those that died."""
         now = time.monotonic()
         # One says 503 until the first model is there. The others listen when they have it:
         # a server that has said 200 once does not say 503 for another worker's sake.
         for slot in self._slots if self._digest else self._slots[:1]:
             if slot.process is not None and not slot.process.is_alive():
-                self._bury(slot, now)
+                self._on_worker_exit(slot, now)
             if slot.process is not None:
                 if now - slot.started > HEALTHY_SECONDS:
                     slot.deaths, self._has_started = 0, True
@@ -178,7 +178,7 @@ class Supervisor:
                 slot.started = now
                 self._tell()
 
-    def _bury(self, slot: _Slot, now: float) -> None:
+    def _on_worker_exit(self, slot: _Slot, now: float) -> None:
         """Note that a worker died, and when its successor starts."""
         from prometheus_client.multiprocess import mark_process_dead
 
@@ -199,20 +199,20 @@ class Supervisor:
         slot.process, slot.start_at = None, now + delay
         self._tell(worker_deaths=1)
 
-    def _tend_model(self) -> None:
+    def _check_model(self) -> None:
         """Load a model when there is a new one, and hear from the process that loads."""
         if self._loader is not None:
-            self._hear()
+            self._poll_loader()
             return
         try:
-            self._look()
+            self._check_for_update()
         except Exception as err:
             if self._digest is None:
                 raise
             # Whatever lies there, the model that is served stays; the next look tries again.
             log.warning("looking for a new version failed: %s: %s", type(err).__name__, err)
 
-    def _look(self) -> None:
+    def _check_for_update(self) -> None:
         """Load a model when one is asked for, or a new one lies there."""
         now = time.monotonic()
         if self._must_reload:
@@ -236,7 +236,7 @@ class Supervisor:
         self._loader = (process, ours)
         self._tried = found
 
-    def _hear(self) -> None:
+    def _poll_loader(self) -> None:
         """Take what the loading process says, once it says it."""
         assert self._loader is not None  # noqa: S101 - of the caller
         process, connection = self._loader
@@ -259,9 +259,9 @@ class Supervisor:
             log.info("serving the model with digest %s", digest[:16])
             self._tell(reloads=int(self._digest is not None))
             self._digest = digest
-        self._remove_old()
+        self._prune_versions()
 
-    def _remove_old(self) -> None:
+    def _prune_versions(self) -> None:
         """Remove all versions but the current one; workers keep what they have mapped."""
         current = current_name(self._shared)
         for folder in versions(self._shared):

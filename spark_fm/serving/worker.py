@@ -17,7 +17,7 @@ import uvicorn
 
 from spark_fm.serving.app import Service, make_app
 from spark_fm.serving.batching import Admission, Batcher
-from spark_fm.serving.http import guarded_protocol
+from spark_fm.serving.http import timeout_protocol
 from spark_fm.serving.metrics import Metrics
 from spark_fm.serving.models import ServedModel, open_model, warm_up
 from spark_fm.serving.processes import SIGNALS
@@ -72,7 +72,7 @@ async def _serve(settings: ServeSettings, shared: Path, listener: socket.socket)
 def _configuration(settings: ServeSettings, service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         make_app(service),
-        http=guarded_protocol(settings.head_seconds, settings.body_seconds),
+        http=timeout_protocol(settings.head_seconds, settings.body_seconds),
         loop="asyncio",
         ws="none",
         lifespan="off",

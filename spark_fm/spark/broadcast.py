@@ -27,9 +27,9 @@ INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
 
 
 @contextmanager
-def shipped(
-    session: SparkSession, value: Any, *, n_bytes: int, at_once: bool = False
-) -> Iterator[Handle]:
+def broadcast(
+    session: SparkSession, value: Any, *, n_bytes: int, to_running_tasks: bool = False
+) -> Iterator[Broadcast]:
     """Make ``value`` available to tasks inside the block.
 
     Parameters
@@ -47,23 +47,23 @@ def shipped(
     On Connect a value over 24 MiB stays on the server's disk until the Spark session
     ends: Spark has no call that removes an artifact.
     """
-    if at_once or (n_bytes >= FILE_BYTES and shares_files(session)):
+    if to_running_tasks or (n_bytes >= FILE_BYTES and shares_files(session)):
         with shared_folder() as folder:
             write_value(folder / "value", value)
-            yield FileHandle(str(folder / "value"))
+            yield FileBroadcast(str(folder / "value"))
     elif not is_connect(session):
         variable = session.sparkContext.broadcast(value)
         try:
-            yield BroadcastHandle(variable)
+            yield VariableBroadcast(variable)
         finally:
             variable.destroy()
     elif n_bytes <= INLINE_BYTES:
-        yield InlineHandle(value)
+        yield ClosureBroadcast(value)
     else:
         yield _artifact(session, value)
 
 
-def lasting_handle(session: SparkSession, value: Any, *, n_bytes: int) -> Handle:
+def session_broadcast(session: SparkSession, value: Any, *, n_bytes: int) -> Broadcast:
     """Return a handle that works for as long as the session: for lazy transformations.
 
     On Classic the value travels in the closure, which Spark itself turns into a
@@ -71,27 +71,27 @@ def lasting_handle(session: SparkSession, value: Any, *, n_bytes: int) -> Handle
     """
     if is_connect(session) and n_bytes > INLINE_BYTES:
         return _artifact(session, value)
-    return InlineHandle(value)
+    return ClosureBroadcast(value)
 
 
-def _artifact(session: SparkSession, value: Any) -> ArtifactHandle:
+def _artifact(session: SparkSession, value: Any) -> ArtifactBroadcast:
     with tempfile.TemporaryDirectory() as folder:
         name = f"spark_fm-{uuid4().hex}.bin"
         path = os.path.join(folder, name)
         with open(path, "wb") as file:
             pickle.dump(value, file, protocol=5)
         session.addArtifact(path, file=True)
-    return ArtifactHandle(name)
+    return ArtifactBroadcast(name)
 
 
-class Handle(Protocol):
+class Broadcast(Protocol):
     """A value on its way; ``load`` returns it on a worker. Treat it as read-only."""
 
     def load(self) -> Any:
         """Return the value."""
 
 
-class InlineHandle:
+class ClosureBroadcast:
     """A value that travels inside the task's closure."""
 
     def __init__(self, value: Any) -> None:
@@ -102,7 +102,7 @@ class InlineHandle:
         return self._value
 
 
-class BroadcastHandle:
+class VariableBroadcast:
     """A value in a Spark broadcast variable (Classic)."""
 
     def __init__(self, variable: Any) -> None:
@@ -113,7 +113,7 @@ class BroadcastHandle:
         return self._variable.value
 
 
-class FileHandle:
+class FileBroadcast:
     """A value in a file of the one machine that driver and tasks share."""
 
     def __init__(self, path: str) -> None:
@@ -124,7 +124,7 @@ class FileHandle:
         return read_value(Path(self._path))
 
 
-class ArtifactHandle:
+class ArtifactBroadcast:
     """A value in a file artifact of the Spark session (Connect)."""
 
     def __init__(self, name: str) -> None:

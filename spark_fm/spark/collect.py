@@ -28,7 +28,7 @@ PART_BYTES = 16 * 2**20
 JOB_BYTES = 2**27
 
 
-def gather(
+def collect_rows(
     frame: DataFrame,
     session: SparkSession,
     *,
@@ -59,8 +59,8 @@ def gather(
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
             return
         n_partitions = max(2, -(-n_bytes // PART_BYTES))
-        pieces = frame.repartition(n_partitions, *spread)
-        for row in pieces.toLocalIterator():
+        chunks = frame.repartition(n_partitions, *spread)
+        for row in chunks.toLocalIterator():
             yield tuple(row)
 
 
@@ -93,10 +93,10 @@ def worker_errors() -> Iterator[None]:
         raise
 
 
-PIECE_BYTES = 4 * 2**20
-FACTS = "facts"
+CHUNK_BYTES = 4 * 2**20
+META = "facts"
 
-PIECE_SCHEMA = pa.schema(
+CHUNK_SCHEMA = pa.schema(
     [
         pa.field("model", pa.int32()),
         pa.field("partition", pa.int32()),
@@ -105,13 +105,13 @@ PIECE_SCHEMA = pa.schema(
         pa.field("payload", pa.binary()),
     ]
 )
-PIECE_DDL = "model int, partition int, name string, part int, payload binary"
+CHUNK_DDL = "model int, partition int, name string, part int, payload binary"
 
 
-def piece(
+def chunk(
     partition: int, name: str, part: int, payload: bytes, *, model: int = 0
 ) -> pa.RecordBatch:
-    """Return the record batch of one piece."""
+    """Return the record batch of one chunk."""
     return pa.RecordBatch.from_arrays(
         [
             pa.array([model], pa.int32()),
@@ -120,32 +120,32 @@ def piece(
             pa.array([part], pa.int32()),
             pa.array([payload], pa.binary()),
         ],
-        schema=PIECE_SCHEMA,
+        schema=CHUNK_SCHEMA,
     )
 
 
-def array_pieces(
+def to_chunks(
     partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], *, model: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the pieces of arrays and facts; the facts also keep shapes and dtypes."""
+    """Yield the chunks of arrays and facts; the facts also keep shapes and dtypes."""
     flats = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in arrays.items()}
     forms = {n: [a.dtype.str, list(a.shape), zlib.crc32(flats[n].data)] for n, a in arrays.items()}
     content = json.dumps({**facts, "arrays": forms}).encode()
-    yield piece(partition, FACTS, 0, content, model=model)
+    yield chunk(partition, META, 0, content, model=model)
     for name, flat in flats.items():
-        for part, start in enumerate(range(0, len(flat), PIECE_BYTES)):
-            payload = flat[start : start + PIECE_BYTES].tobytes()
-            yield piece(partition, name, part, payload, model=model)
+        for part, start in enumerate(range(0, len(flat), CHUNK_BYTES)):
+            payload = flat[start : start + CHUNK_BYTES].tobytes()
+            yield chunk(partition, name, part, payload, model=model)
 
 
-def join_pieces(
+def from_chunks(
     rows: Iterable[tuple[str, int, Any]],
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return facts and arrays from their pieces (name, part, payload), in any order."""
+    """Return facts and arrays from their chunks (name, part, payload), in any order."""
     parts: dict[str, list[tuple[int, Any]]] = {}
     for name, part, payload in rows:
         parts.setdefault(name, []).append((part, payload))
-    facts = json.loads(bytes(parts[FACTS][0][1]))
+    facts = json.loads(bytes(parts[META][0][1]))
     arrays = {}
     for name, (dtype, shape, checksum) in facts.pop("arrays").items():
         array = np.empty(shape, dtype)
@@ -157,6 +157,6 @@ def join_pieces(
         if place != len(flat):
             raise RuntimeError(f"{name}: {place} of {len(flat)} bytes arrived")
         if zlib.crc32(flat.data) != checksum:
-            raise RuntimeError(f"{name}: its pieces are of two attempts of a task, or damaged")
+            raise RuntimeError(f"{name}: its chunks are of two attempts of a task, or damaged")
         arrays[name] = array
     return facts, arrays

@@ -21,7 +21,7 @@ from pyspark import TaskContext
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.device import check_gpu, gpu_name, n_gpus, pays, use_gpu
-from spark_fm.learner.epoch import CPU, Trainer
+from spark_fm.learner.epoch import CPU_BACKEND, Backend
 from spark_fm.learner.predict import TablePositions, margins, renumbered
 from spark_fm.spark.worker import check_version, partition_number
 
@@ -34,7 +34,7 @@ PROBE_DDL = "gpu string, number int, reason string"
 
 
 @dataclass(frozen=True)
-class TaskGpu:
+class GpuAssignment:
     """Which GPU a task uses.
 
     Parameters
@@ -71,12 +71,12 @@ class TaskGpu:
 
 
 @dataclass(frozen=True)
-class GpuPasses:
+class GpuPassConfig:
     """Passes on the GPU of the task.
 
     Parameters
     ----------
-    gpu : TaskGpu
+    gpu : GpuAssignment
     rows_key : str
         Name of the rows that the job's partitions hold; a worker that is used again finds
         those of its partition on the GPU.
@@ -84,12 +84,12 @@ class GpuPasses:
         Rows that train side by side.
     """
 
-    gpu: TaskGpu
+    gpu: GpuAssignment
     rows_key: str
     block_rows: int
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
         """Yield what makes the passes, and which GPU it uses, as ``host:address``.
 
         ``part`` numbers the parts of the rows, each of which one task trains on. At the end
@@ -97,10 +97,10 @@ class GpuPasses:
         """
         address = self.gpu.use()
         from spark_fm.learner.cuda.memory import device_memory
-        from spark_fm.learner.cuda.trainer import CudaTrainer
+        from spark_fm.learner.cuda.trainer import CudaBackend
 
         memory, key = device_memory(), (self.rows_key, part)
-        trainer = CudaTrainer(key, self.block_rows)
+        trainer = CudaBackend(key, self.block_rows)
         try:
             yield trainer, f"{socket.gethostname()}:{address}"
         except BaseException:
@@ -113,14 +113,14 @@ class GpuPasses:
 
 
 def task_trainer(
-    gpu: GpuPasses | None, part: int
-) -> AbstractContextManager[tuple[Trainer, str | None]]:
+    gpu: GpuPassConfig | None, part: int
+) -> AbstractContextManager[tuple[Backend, str | None]]:
     """Return a context of what makes a task's passes, and of the name of its GPU if it has one."""
-    return nullcontext((CPU, None)) if gpu is None else gpu.trainer(part)
+    return nullcontext((CPU_BACKEND, None)) if gpu is None else gpu.trainer(part)
 
 
 def row_scorer(
-    gpu: TaskGpu | None,
+    gpu: GpuAssignment | None,
     table: NDArray[np.float32],
     bias: float,
     features: NDArray[np.int32] | None,
@@ -154,7 +154,7 @@ def row_scorer(
     return score
 
 
-def _cuda_scorer(gpu: TaskGpu, table: NDArray[np.float32]) -> CudaScorer:
+def _cuda_scorer(gpu: GpuAssignment, table: NDArray[np.float32]) -> CudaScorer:
     """Return a scorer on the GPU of the task; a GPU costs a second before its first score."""
     gpu.use()
     check_gpu()
@@ -168,7 +168,7 @@ class ProbeTask:
     """Tell whether this task has a GPU that works: for ``mapInArrow``, as PROBE_DDL."""
 
     version: str
-    gpu: TaskGpu
+    gpu: GpuAssignment
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield its name and how many the machine has, or the reason why there is none."""

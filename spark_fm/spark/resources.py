@@ -13,7 +13,7 @@ from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, SparkFMError
 from spark_fm.learner.cuda.blocks import block_rows
 from spark_fm.spark.collect import worker_errors
-from spark_fm.spark.gpu import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
+from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, GpuPassConfig, ProbeTask
 from spark_fm.spark.session import active, is_local_master, local_cores, n_executors, setting
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Device:
     ----------
     slots : int
         GPUs that may train at once; 0 for the processor.
-    task_gpu : TaskGpu or None
+    task_gpu : GpuAssignment or None
         Which of them a task uses; None for the processor.
     profile : ResourceProfile or None
         What the tasks that train ask of Spark, where they ask for more than others.
@@ -40,7 +40,7 @@ class Device:
     """
 
     slots: int = 0
-    task_gpu: TaskGpu | None = None
+    task_gpu: GpuAssignment | None = None
     profile: ResourceProfile | None = None
     optional: bool = False
 
@@ -49,7 +49,7 @@ class Device:
         """Whether it is a GPU."""
         return self.task_gpu is not None
 
-    def leave_gpu(self, err: SparkFMError) -> None:
+    def fall_back_to_cpu(self, err: SparkFMError) -> None:
         """Be the processor from here on, and say so; raise ``err`` where it must be a GPU.
 
         A pass that failed has changed nothing: it is made again, and the training goes on.
@@ -60,7 +60,7 @@ class Device:
             log.warning("device='auto' goes on on the processor: %s", err)
         self.slots, self.task_gpu, self.profile = 0, None, None
 
-    def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPasses | None:
+    def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPassConfig | None:
         """Return how tasks make their passes; None for the processor.
 
         Parameters
@@ -72,10 +72,10 @@ class Device:
         """
         if self.task_gpu is None:
             return None
-        return GpuPasses(self.task_gpu, rows_key, block_rows(n_rows, nnz))
+        return GpuPassConfig(self.task_gpu, rows_key, block_rows(n_rows, nnz))
 
 
-PROCESSOR = Device()
+CPU_DEVICE = Device()
 
 
 def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
@@ -96,9 +96,9 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
     One task looks, as those that train will: it compiles a kernel and runs it.
     """
     if wanted == "cpu":
-        return PROCESSOR
+        return CPU_DEVICE
     local = is_local_master(session)
-    task_gpu, profile = TaskGpu(local), training_profile(session)
+    task_gpu, profile = GpuAssignment(local), training_profile(session)
     probe = session.range(0, 1, 1, 1).mapInArrow(
         ProbeTask(__version__, task_gpu), PROBE_DDL, profile=profile
     )
@@ -114,15 +114,15 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
             "(docs/gpu.md)."
         )
     log.warning("device='auto' trains on the processor: %s", reason)
-    return PROCESSOR
+    return CPU_DEVICE
 
 
-def scoring_gpu(wanted: str, session: SparkSession) -> TaskGpu | None:
+def scoring_gpu(wanted: str, session: SparkSession) -> GpuAssignment | None:
     """Return which GPU tasks score large batches on, where they have one.
 
     Of "gpu" and "auto" alike: a model that a GPU trained scores on machines without, too.
     """
-    return None if wanted == "cpu" else TaskGpu(is_local_master(session))
+    return None if wanted == "cpu" else GpuAssignment(is_local_master(session))
 
 
 def gpu_slots(session: SparkSession) -> int:

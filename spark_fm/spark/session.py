@@ -137,7 +137,7 @@ def use_driver_interpreter(session: SparkSession) -> None:
         context.pythonExec = sys.executable
 
 
-def hand_rows_to_functions(session: SparkSession) -> None:
+def disable_columnar_udf_input(session: SparkSession) -> None:
     """Let Python functions in SQL take vectors of a Parquet table.
 
     From 4.2 on Spark hands columnar batches of such a source to them as they are, and

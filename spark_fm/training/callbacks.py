@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.training import EpochRecord
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ CURVE_POINTS = 200
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerInfo:
     """Who made the passes of a training, as its tasks say.
 
     Parameters
@@ -40,7 +40,7 @@ class EpochReport:
     Parameters
     ----------
     record : EpochRecord
-    spec : TrainSpec
+    spec : Hyperparameters
     n_rows : int
         Training rows visited.
     seconds : float
@@ -52,7 +52,7 @@ class EpochReport:
     """
 
     record: EpochRecord
-    spec: TrainSpec
+    spec: Hyperparameters
     n_rows: int
     seconds: float
     phases: dict[str, float]
@@ -164,7 +164,7 @@ def divergence_notes(records: list[EpochRecord]) -> list[str]:
     ]
 
 
-def logged_to_mlflow() -> Listener | None:
+def logged_to_mlflow() -> EpochCallback | None:
     """Return what logs each epoch to the active MLflow run, None where there is none.
 
     Notes
@@ -211,4 +211,4 @@ def _warn(err: Exception) -> None:
     )  # fmt: skip
 
 
-Listener = Callable[[EpochReport], bool]
+EpochCallback = Callable[[EpochReport], bool]

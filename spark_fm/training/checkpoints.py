@@ -1,6 +1,6 @@
 """Write a training down as it goes, and read it back after a crash; driver only.
 
-A checkpoint is one Arrow IPC file of checked pieces. It appears under its name only when
+A checkpoint is one Arrow IPC file of checked chunks. It appears under its name only when
 it is whole, so a crash leaves the one before.
 """
 
@@ -20,9 +20,9 @@ import pyarrow.fs as pafs
 from spark_fm._version import __version__
 from spark_fm.errors import CheckpointError
 from spark_fm.formats.files import store_of
-from spark_fm.learner.training import Snapshot
-from spark_fm.spark.collect import PIECE_SCHEMA, array_pieces, join_pieces
-from spark_fm.training.config import TrainRequest
+from spark_fm.learner.training import TrainingState
+from spark_fm.spark.collect import CHUNK_SCHEMA, from_chunks, to_chunks
+from spark_fm.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +42,20 @@ class Checkpoint:
 
     Parameters
     ----------
-    request : TrainRequest
+    request : TrainConfig
         With ``checkpoint_dir``; a later training must ask for the same.
     name : str
         Of the training, where several share the folder.
     """
 
-    def __init__(self, request: TrainRequest, name: str = "training") -> None:
+    def __init__(self, request: TrainConfig, name: str = "training") -> None:
         self._path = f"{request.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
         self._store, self._inner = store_of(self._path)
         self._inner_folder, self._name = self._inner.rsplit("/", 1)
         self._request = _plain(request)
         self._folder = request.checkpoint_dir
 
-    def read(self, fingerprint: str) -> Snapshot | None:
+    def read(self, fingerprint: str) -> TrainingState | None:
         """Return what was written last, None when there is nothing.
 
         Parameters
@@ -79,7 +79,7 @@ class Checkpoint:
                     for batch in reader
                     for first in batch.slice(0, 1).to_pylist()
                 ]
-            facts, arrays = join_pieces(rows)
+            facts, arrays = from_chunks(rows)
             about = facts.pop("about")
         except (pa.ArrowException, OSError, RuntimeError, ValueError, KeyError, TypeError) as err:
             raise CheckpointError(
@@ -92,7 +92,7 @@ class Checkpoint:
                 f"Use the same Params, data and version to go on with it, or {advice} (A Pipeline "
                 "or OneVsRest that trains several models has one file for all: docs/going-on.md.)"
             )
-        snapshot = Snapshot(facts, arrays)
+        snapshot = TrainingState(facts, arrays)
         log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
         return snapshot
 
@@ -112,16 +112,16 @@ class Checkpoint:
                 "the driver may write to, or leave checkpointDir empty."
             ) from err
 
-    def write(self, snapshot: Snapshot) -> None:
+    def write(self, snapshot: TrainingState) -> None:
         """Replace the checkpoint."""
         self._store.create_dir(self._inner_folder, recursive=True)
         partial = self._partial()
         facts = {**snapshot.facts, "about": self._about(snapshot.facts["fingerprint"])}
         try:
             with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
-                sink, PIECE_SCHEMA
+                sink, CHUNK_SCHEMA
             ) as writer:  # fmt: skip
-                for batch in array_pieces(0, facts, snapshot.arrays):
+                for batch in to_chunks(0, facts, snapshot.arrays):
                     writer.write_batch(batch)
             self._store.move(partial, self._inner)
         except BaseException:
@@ -146,13 +146,13 @@ class Checkpoint:
         return {"version": __version__, "data": fingerprint, "request": self._request}
 
 
-def checkpoint_name(request: TrainRequest, fingerprint: str) -> str:
+def checkpoint_name(request: TrainConfig, fingerprint: str) -> str:
     """Return a name that only this training has, for folders shared by several."""
     text = json.dumps([_plain(request), fingerprint], sort_keys=True)
     return f"training-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _plain(request: TrainRequest) -> dict[str, Any]:
+def _plain(request: TrainConfig) -> dict[str, Any]:
     """Return what must agree, as JSON gives it back."""
     compared = replace(request, checkpoint_dir="", checkpoint_interval=1)
     plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))

@@ -7,26 +7,26 @@ from typing import Literal
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.metrics import METRICS
-from spark_fm.learner.spec import TrainSpec, require
+from spark_fm.learner.spec import Hyperparameters, require
 from spark_fm.spark.schema import ColumnNames
 
 REFIT_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class TrainRequest:
+class TrainConfig:
     """One training: hyperparameters, columns and how to distribute.
 
     Parameters
     ----------
-    spec : TrainSpec
+    spec : Hyperparameters
     columns : ColumnNames
     feature_dim : int
         Length of the feature vectors; 0 takes it from the data.
     num_workers : int
         Partitions that train (>= 1); 0 chooses.
     averagings : int
-        Exchanges an epoch (>= 1); 0 chooses.
+        Rounds an epoch (>= 1); 0 chooses.
     aggregation_depth : int
         1 merges on the driver, 2 on executors first; 0 chooses.
     validation_fraction : float
@@ -52,7 +52,7 @@ class TrainRequest:
         What makes the passes; "auto" is a GPU where tasks have one.
     """
 
-    spec: TrainSpec
+    spec: Hyperparameters
     columns: ColumnNames
     feature_dim: int = 0
     num_workers: int = 0

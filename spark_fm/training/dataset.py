@@ -19,12 +19,12 @@ from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
-from spark_fm.learner.statistics import FeatureCounts, dwarfing_features
-from spark_fm.spark.collect import gather
+from spark_fm.learner.statistics import FeatureCounts, unscaled_features
+from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import persisted
 from spark_fm.training import packing
-from spark_fm.training.config import TrainRequest
+from spark_fm.training.config import TrainConfig
 from spark_fm.training.packing import (
     BLOCK_DDL,
     REPORT,
@@ -41,7 +41,7 @@ BYTES_PER_COUNT = 12
 
 
 @dataclass(frozen=True, slots=True)
-class PackedData:
+class PackedDataset:
     """Blocks of a training set and the facts about it.
 
     Parameters
@@ -87,14 +87,14 @@ class PackedData:
         )
 
     @property
-    def nothing_left(self) -> bool:
+    def has_no_training_rows(self) -> bool:
         """Whether all rows were drawn for validation: too few of them to hold any out."""
         return self.train.weight == 0
 
     @property
     def has_validation(self) -> bool:
         """Whether there are rows to validate on."""
-        return self.validation.weight > 0 and not self.nothing_left
+        return self.validation.weight > 0 and not self.has_no_training_rows
 
     def sums(self, *, all_rows: bool) -> SetSums:
         """Return the sums of the training rows, or of all."""
@@ -109,7 +109,7 @@ class PackedData:
 
 
 @contextmanager
-def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Iterator[PackedData]:
+def packed(rows: DataFrame, session: SparkSession, request: TrainConfig) -> Iterator[PackedDataset]:
     """Pack and persist ``rows`` (internal column names) inside the block.
 
     Raises
@@ -155,7 +155,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         top = max(report.max_index for report in reports) + 1
         feature_dim = request.feature_dim or max(size, top, 1)
         _check_dense(reports, feature_dim, columns)
-        yield PackedData(
+        yield PackedDataset(
             frame=frame, train=train, validation=validation, counts=counts,
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
             n_zero_weight=zero_weight,
@@ -165,7 +165,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainRequest) -> Ite
         )  # fmt: skip
 
 
-def packing_key(request: TrainRequest) -> tuple[object, ...]:
+def packing_key(request: TrainConfig) -> tuple[object, ...]:
     """Return what of a request decides how rows are packed: equal keys share the blocks."""
     return (
         request.columns, request.feature_dim, request.handle_invalid, request.validation_fraction,
@@ -174,14 +174,14 @@ def packing_key(request: TrainRequest) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def block_multiple(request: TrainRequest) -> int:
-    """Return how many blocks every window is cut into multiples of."""
+def block_multiple(request: TrainConfig) -> int:
+    """Return how many blocks every shard is cut into multiples of."""
     return request.num_workers or AUTO_BLOCK_MULTIPLE
 
 
 def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
     found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "stats"))
-    rows = gather(found, session, columns=["report"], n_bytes=0, spread=["source"])
+    rows = collect_rows(found, session, columns=["report"], n_bytes=0, spread=["source"])
     reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
     if not reports:
         raise InvalidDataError(
@@ -194,7 +194,7 @@ def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) 
     nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
     top = max(report.max_index for report in reports) + 1
     found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))
-    rows = gather(
+    rows = collect_rows(
         found, session, columns=["report"], spread=["source", "seq"],
         n_bytes=BYTES_PER_COUNT * min(nnz, top * len(reports)),
     )  # fmt: skip
@@ -227,7 +227,7 @@ _COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
 }
 
 
-def _check_rows(reports: list[PackReport], request: TrainRequest) -> dict[str, int]:
+def _check_rows(reports: list[PackReport], request: TrainConfig) -> dict[str, int]:
     """Return the number of bad rows by reason; raise unless they are to be skipped."""
     bad: dict[str, int] = {}
     examples: dict[str, str] = {}
@@ -273,21 +273,24 @@ def _check_dense(reports: list[PackReport], feature_dim: int, columns: ColumnNam
 
 def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
     parts = [
-        (report.magnitudes[0], [(int(j), float(a), float(b)) for j, a, b in report.magnitudes[1]])
+        (
+            report.value_ranges[0],
+            [(int(j), float(a), float(b)) for j, a, b in report.value_ranges[1]],
+        )
         for report in reports
     ]
     texts = [
         f"Feature {j} of {columns.features!r} ranges from {low:g} to {high:g}, more than 100 times "
         "the usual magnitude of a feature. Scale it (StandardScaler, MaxAbsScaler) or its size "
         "will drown the others."
-        for j, low, high in dwarfing_features(parts)[:5]
+        for j, low, high in unscaled_features(parts)[:5]
     ]
     for text in texts:
         log.warning("%s", text)
     return tuple(texts)
 
 
-def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
+def check_sets(data: PackedDataset, request: TrainConfig) -> list[str]:
     """Return what there is to warn of in the training and validation rows.
 
     Raises
@@ -297,7 +300,7 @@ def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
     """
     texts = []
     name, sums = request.columns.validation, data.sums(all_rows=True)
-    if name is not None and data.nothing_left:
+    if name is not None and data.has_no_training_rows:
         raise InvalidDataError(
             f"validationIndicatorCol={name!r} is true in every row; rows to train on have "
             "false. Negate it, or use validationFraction."
@@ -327,7 +330,7 @@ def check_sets(data: PackedData, request: TrainRequest) -> list[str]:
     return texts
 
 
-def label_scale(request: TrainRequest, sums: SetSums) -> float:
+def label_scale(request: TrainConfig, sums: SetSums) -> float:
     """Return the standard deviation of the labels when a regressor standardises them."""
     if request.spec.loss != "squared" or not request.standardize_label or not sums.weight:
         return 1.0

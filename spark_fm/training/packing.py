@@ -74,7 +74,7 @@ class PackReport:
     dense_sizes: tuple[int, int] | None = None  # least and most values of a dense vector
     bad_rows: dict[str, int] = field(default_factory=dict)
     bad_examples: dict[str, str] = field(default_factory=dict)
-    magnitudes: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
+    value_ranges: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
 
     @classmethod
     def from_json(cls, text: bytes) -> PackReport:
@@ -118,10 +118,10 @@ class PackTask:
     validation_fraction : float
     seed : int
     shuffle : bool
-        Mix the rows of a window before they are cut into blocks.
+        Mix the rows of a shard before they are cut into blocks.
     block_multiple : int
-        Every window gives a multiple of this many blocks, rows permitting, so that
-        they can be dealt out evenly.
+        Every shard gives a multiple of this many blocks, rows permitting, so that
+        they can be assigned out evenly.
     keep_zeros : bool
         Keep entries of value 0, as SageMaker's algorithm does, to which they are
         features that a row has; every vector must then have the length feature_dim.
@@ -158,7 +158,7 @@ class PackTask:
                         yield from report.summed_up(writers[kind].add(subset))
         for writer in writers.values():
             yield from report.summed_up(writer.flush())
-        report.magnitudes = counter.magnitudes()
+        report.value_ranges = counter.value_ranges()
         yield report_row(source, 0, "stats", json.dumps(asdict(report)).encode())
         counts = counter.counts()
         for seq, start in enumerate(range(0, len(counts.ids), COUNTS_PER_REPORT)):
@@ -251,7 +251,7 @@ class PackTask:
 
 
 class _BlockWriter:
-    """Gather rows of one kind into windows and cut these into blocks."""
+    """Gather rows of one kind into shards and cut these into blocks."""
 
     def __init__(self, task: PackTask, kind: int, source: int) -> None:
         self._task = task
@@ -272,7 +272,7 @@ class _BlockWriter:
     def flush(self) -> Iterator[pa.RecordBatch]:
         if not self._n_rows:
             return
-        window = CsrBatch.concat(self._parts)
+        shard = CsrBatch.concat(self._parts)
         n_rows, nnz = self._n_rows, self._nnz
         self._parts, self._n_rows, self._nnz = [], 0, 0
         order = np.arange(n_rows)
@@ -283,7 +283,7 @@ class _BlockWriter:
         multiple = self._task.block_multiple
         n_blocks = min(n_rows, -(-needed // multiple) * multiple)
         for rows in np.array_split(order, n_blocks):
-            yield block_row(self._kind, self._source, self._seq, window.take(rows))
+            yield block_row(self._kind, self._source, self._seq, shard.take(rows))
             self._seq += 1
 
 
@@ -391,7 +391,7 @@ def block_row(kind: int, source: int, seq: int, batch: CsrBatch) -> pa.RecordBat
 
 
 def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatch:
-    """Return the record batch of one piece of a packing report."""
+    """Return the record batch of one chunk of a packing report."""
     return pa.RecordBatch.from_arrays(
         [
             pa.array([REPORT], pa.int32()),

@@ -12,26 +12,26 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm._version import __version__
-from spark_fm.spark.broadcast import Handle
+from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.session import is_persisted, persisted, task_slots
 from spark_fm.training.packing import VALIDATION
-from spark_fm.training.shards import WantedRows
-from spark_fm.training.tasks import LISTED, LISTING_DDL, DealTask, RemoveFiles, StoreTask
+from spark_fm.training.shards import RowSelection
+from spark_fm.training.tasks import LISTED, LISTING_DDL, AssignTask, RemoveFiles, WriteShardsTask
 
 log = logging.getLogger(__name__)
 
-# Exchanges that may be read again for want of files before these are given up.
+# Rounds that may be read again for want of files before these are given up.
 MOST_MISSES = 3
 
 
-class DealtBlocks:
+class PartitionedBlocks:
     """Dealt blocks: in files of the executors, and in Spark where these are missing.
 
     Parameters
     ----------
     frame : DataFrame
         As ``dealt_blocks`` gives it.
-    n_exchanges : int
+    n_rounds : int
     stack : ExitStack
         Takes what has to be released in the end.
 
@@ -41,27 +41,27 @@ class DealtBlocks:
     executor is lost, Spark lists, and writes, its partitions again elsewhere.
     """
 
-    def __init__(self, frame: DataFrame, n_exchanges: int, stack: ExitStack) -> None:
+    def __init__(self, frame: DataFrame, n_rounds: int, stack: ExitStack) -> None:
         self._key = uuid4().hex
         self._frame = frame
-        self._n_exchanges = n_exchanges
+        self._n_rounds = n_rounds
         self._stack = stack
-        task = StoreTask(version=__version__, store=self._key, n_exchanges=n_exchanges)
+        task = WriteShardsTask(version=__version__, store=self._key, n_rounds=n_rounds)
         listing = frame.mapInArrow(task, LISTING_DDL)
         self._listing = stack.enter_context(persisted(listing))
         self._sorted: DataFrame | None = None
         self._misses = 0 if is_persisted(self._listing) else MOST_MISSES
         self._has_files = False
-        self.cores_are_busy = False  # tasks that wait for exchanges found no core
+        self.cores_are_busy = False  # tasks that wait for rounds found no core
 
-    def wanted(self, exchange: int, *, train_on_all: bool, validates: bool) -> WantedRows:
-        """Return what an exchange reads, from files while tasks find them."""
-        return WantedRows(
-            exchange=exchange, n_exchanges=self._n_exchanges, train_on_all=train_on_all,
+    def wanted(self, round_index: int, *, train_on_all: bool, validates: bool) -> RowSelection:
+        """Return what a round reads, from files while tasks find them."""
+        return RowSelection(
+            round_index=round_index, n_rounds=self._n_rounds, train_on_all=train_on_all,
             validates=validates, store=self._key if self._misses < MOST_MISSES else None,
         )  # fmt: skip
 
-    def without_files(self, wanted: WantedRows) -> WantedRows:
+    def without_files(self, wanted: RowSelection) -> RowSelection:
         """Return how to read the same rows from blocks, when a task did not find its files.
 
         Its disk is full, or tasks do not come to where their rows are: after a few times
@@ -82,11 +82,11 @@ class DealtBlocks:
         self._has_files = True
         return self._listing
 
-    def rows(self, wanted: WantedRows) -> DataFrame:
-        """Return the blocks of an exchange, or their sizes when rows come from files."""
+    def rows(self, wanted: RowSelection) -> DataFrame:
+        """Return the blocks of a round, or their sizes when rows come from files."""
         if wanted.store is not None:
             return self.listing
-        chosen = wanted.covers(F.col("kind") == VALIDATION, F.col("exchange"))
+        chosen = wanted.covers(F.col("kind") == VALIDATION, F.col("round"))
         return self._sorted_blocks().where(chosen).select(*LISTED, "payload")
 
     def remove_files(self, kind: object = None, *_: object) -> None:
@@ -106,7 +106,7 @@ class DealtBlocks:
 
     def _sorted_blocks(self) -> DataFrame:
         if self._sorted is None:
-            ordered = self._frame.sortWithinPartitions("exchange", "kind", "source", "seq")
+            ordered = self._frame.sortWithinPartitions("round", "kind", "source", "seq")
             self._sorted = self._stack.enter_context(persisted(ordered, on_disk=True))
         return self._sorted
 
@@ -123,24 +123,24 @@ _WORD = 0xFFFFFFFF
 
 DEALT_DDL = (
     "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
-    "report binary, key int, exchange int"
+    "report binary, key int, round int"
 )
 
 
-def dealt_blocks(
-    blocks: DataFrame, n_partitions: int, n_exchanges: int, ids: Handle | None
+def partition_blocks(
+    blocks: DataFrame, n_partitions: int, n_rounds: int, ids: Broadcast | None
 ) -> DataFrame:
     """Return blocks in exactly ``n_partitions`` partitions, in no order.
 
-    Blocks are dealt in turn within each source, so that partitions and exchanges get
+    Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    task = DealTask(
-        version=__version__, keys=partition_keys(n_partitions), n_exchanges=n_exchanges, ids=ids
+    task = AssignTask(
+        version=__version__, keys=partition_keys(n_partitions), n_rounds=n_rounds, ids=ids
     )
     return (
         blocks.mapInArrow(task, DEALT_DDL)
-        .select("key", "exchange", "kind", "source", "seq", "n_rows", "nnz", "payload")
+        .select("key", "round", "kind", "source", "seq", "n_rows", "nnz", "payload")
         .repartition(n_partitions, "key")
     )
 

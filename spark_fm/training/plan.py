@@ -1,4 +1,4 @@
-"""Choose partitions, exchanges and table for a training, and check that it fits."""
+"""Choose partitions, rounds and table for a training, and check that it fits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import Layout
 from spark_fm.learner.statistics import FeatureCounts
 from spark_fm.learner.weights import FMWeights
-from spark_fm.spark.resources import PROCESSOR, Device
+from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import is_local_master, result_limit, shares_files, task_slots
-from spark_fm.training.config import TrainRequest
-from spark_fm.training.dataset import PackedData
+from spark_fm.training.config import TrainConfig
+from spark_fm.training.dataset import PackedDataset
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 SOLO_BYTES = 2**28
 # Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
-# A partition must have this much arithmetic an epoch to be worth its exchanges.
+# A partition must have this much arithmetic an epoch to be worth its rounds.
 SECONDS_PER_PARTITION = 0.8
 # Cores that a GPU takes the place of: what it is meant to, not measured (docs/gpu.md).
 GPU_CORES = 40
 MEMORY_SHARE = 0.9
 # Averagings an epoch of more than two partitions; the mean number of entries of a
 # feature that more of them are for, while all deltas together are small.
-LEAST_EXCHANGES, MOST_EXCHANGES = 8, 64
-ENTRIES_PER_EXCHANGE = 150
+MIN_ROUNDS, MAX_ROUNDS = 8, 64
+ENTRIES_PER_ROUND = 150
 MOST_EMPTY_ROWS = 2**24  # that fill up the last mini-batch
-SMALL_EXCHANGE_BYTES = 2**26
+SMALL_ROUND_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TrainPlan:
     ----------
     n_partitions : int
         Spark tasks that train at once.
-    n_exchanges : int
+    n_rounds : int
         Times an epoch that they average.
     solo : bool
         All epochs run in one task.
@@ -69,8 +69,8 @@ class TrainPlan:
     """
 
     n_partitions: int
-    n_exchanges: int
-    solo: bool
+    n_rounds: int
+    single_task: bool
     merge_on_executors: bool
     feature_dim: int
     ids: NDArray[np.int32] | None
@@ -78,24 +78,24 @@ class TrainPlan:
     train_counts: NDArray[np.int64]
     all_counts: NDArray[np.int64]
     n_bytes: int
-    device: Device = PROCESSOR
+    device: Device = CPU_DEVICE
 
     @property
     def key(self) -> tuple[object, ...]:
         """What must agree for two trainings to share jobs."""
         return (
-            self.solo, self.n_partitions, self.n_exchanges, self.merge_on_executors,
+            self.single_task, self.n_partitions, self.n_rounds, self.merge_on_executors,
             self.ids is None, self.device,
         )  # fmt: skip
 
 
 def make_plan(
-    request: TrainRequest,
-    data: PackedData,
+    request: TrainConfig,
+    data: PackedDataset,
     session: SparkSession,
     *,
     known: FMWeights | None = None,
-    device: Device = PROCESSOR,
+    device: Device = CPU_DEVICE,
 ) -> TrainPlan:
     """Return the plan; raise ModelTooLargeError when the model cannot fit.
 
@@ -121,31 +121,32 @@ def make_plan(
     chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session, device)
     n_partitions = request.num_workers or chosen
     _check_padding(data, spec)
-    solo = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
-    exchanged = n_features * layout.n_exchanged * 4 * n_partitions
+    single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
+    synced_columns = n_features * layout.n_synced * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
-    exchanges = request.averagings or choose_exchanges(
-        n_partitions, entries_per_feature=data.train.nnz / seen, exchanged_bytes=exchanged
+    n_rounds = request.averagings or choose_rounds(
+        n_partitions, entries_per_feature=data.train.nnz / seen, synced_bytes=synced_columns
     )
-    overflows = exchanged > result_limit(session) and not shares_files(session)
+    overflows = synced_columns > result_limit(session) and not shares_files(session)
     depth = request.aggregation_depth or (2 if overflows else 1)
-    # As they arrive, in one piece, and renumbered; for a GPU sorted by block as well.
+    # As they arrive, in one chunk, and renumbered; for a GPU sorted by block as well.
     rows_in_task = (10 if device.is_gpu else 3) * data.n_bytes
-    collected = exchanged if depth == 1 and not shares_files(session) else 0
-    extra = rows_in_task if solo else collected
+    collected = synced_columns if depth == 1 and not shares_files(session) else 0
+    extra = rows_in_task if single_task else collected
     n_bytes = check_memory(
-        layout, n_features, n_partitions=n_partitions, solo=solo, validates=data.has_validation,
-        extra=extra, session=session, sorts_rows=solo and device.is_gpu,
+        layout, n_features, n_partitions=n_partitions, single_task=single_task,
+        validates=data.has_validation,
+        extra=extra, session=session, sorts_rows=single_task and device.is_gpu,
     )  # fmt: skip
     return TrainPlan(
-        n_partitions=n_partitions, n_exchanges=1 if solo else exchanges, solo=solo,
-        merge_on_executors=depth == 2 and not solo, feature_dim=feature_dim, ids=ids,
+        n_partitions=n_partitions, n_rounds=1 if single_task else n_rounds, single_task=single_task,
+        merge_on_executors=depth == 2 and not single_task, feature_dim=feature_dim, ids=ids,
         n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
         device=device,
     )  # fmt: skip
 
 
-def _check_padding(data: PackedData, spec: TrainSpec) -> None:
+def _check_padding(data: PackedDataset, spec: Hyperparameters) -> None:
     """Raise InvalidParamError when the last mini-batch is filled up beyond all measure."""
     rows = data.train.rows + data.validation.rows
     if spec.sagemaker and spec.mini_batch_size - rows > MOST_EMPTY_ROWS:
@@ -156,7 +157,7 @@ def _check_padding(data: PackedData, spec: TrainSpec) -> None:
         )
 
 
-def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged_bytes: int) -> int:
+def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes: int) -> int:
     """Return the averagings an epoch (docs/averaging.md).
 
     Parameters
@@ -164,18 +165,18 @@ def choose_exchanges(n_partitions: int, *, entries_per_feature: float, exchanged
     n_partitions : int
     entries_per_feature : float
         Mean number of training rows that have a feature, over those seen.
-    exchanged_bytes : int
+    synced_bytes : int
         Size of all partitions' deltas in one averaging.
     """
     if n_partitions <= 2:
         return n_partitions
-    if exchanged_bytes > SMALL_EXCHANGE_BYTES:
-        return LEAST_EXCHANGES
-    wanted = int(entries_per_feature / ENTRIES_PER_EXCHANGE)
-    return min(max(wanted, LEAST_EXCHANGES), MOST_EXCHANGES)
+    if synced_bytes > SMALL_ROUND_BYTES:
+        return MIN_ROUNDS
+    wanted = int(entries_per_feature / ENTRIES_PER_ROUND)
+    return min(max(wanted, MIN_ROUNDS), MAX_ROUNDS)
 
 
-def _choose_partitions(data: PackedData, k: int, session: SparkSession, device: Device) -> int:
+def _choose_partitions(data: PackedDataset, k: int, session: SparkSession, device: Device) -> int:
     seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
     if device.is_gpu:
         seconds /= GPU_CORES
@@ -216,7 +217,7 @@ def check_memory(
     n_features: int,
     *,
     n_partitions: int,
-    solo: bool,
+    single_task: bool,
     validates: bool,
     extra: int,
     session: SparkSession,
@@ -228,18 +229,18 @@ def check_memory(
     collects; ``sorts_rows`` says that they are sorted for a GPU as well.
     """
     parameters = 4 * n_features * (layout.k + 1)
-    exchanged = 4 * n_features * (layout.n_exchanged + 1)
+    synced_columns = 4 * n_features * (layout.n_synced + 1)
     state = n_features * layout.bytes_per_feature
-    if solo:
-        driver = 2 * exchanged + 4 * parameters
-        worker = 2 * state + exchanged + 3 * parameters + extra
+    if single_task:
+        driver = 2 * synced_columns + 4 * parameters
+        worker = 2 * state + synced_columns + 3 * parameters + extra
     else:
-        driver = state + 3 * exchanged + (3 if validates else 2) * parameters + extra
+        driver = state + 3 * synced_columns + (3 if validates else 2) * parameters + extra
         worker = state + (parameters if validates else 0)
         if shares_files(session):  # all tasks map the one file of the driver
-            driver += exchanged
+            driver += synced_columns
         else:
-            worker += exchanged
+            worker += synced_columns
     local = is_local_master(session)
     n_workers = min(n_partitions, task_slots(session)) if local else 0
     needed = driver + n_workers * worker

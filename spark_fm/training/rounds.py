@@ -20,43 +20,43 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.averaging import Delta, MergeRule
+from spark_fm.learner.averaging import AveragingRule, Delta
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import exchange_order
+from spark_fm.learner.epoch import round_order
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.spec import TrainSpec, Units
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.training import (
-    MAX_SHRINKS,
-    MERGED_ETA,
+    AVERAGED_ETA,
+    LR_BACKOFF,
+    MAX_BACKOFFS,
     SAMPLE_ROWS,
-    STEP_SHRINK,
-    Candidate,
     EpochRecord,
-    TrainRun,
+    Parameters,
+    TrainingProgress,
+    divergence_limit,
     divergence_text,
-    exploded_loss,
-    loss_unit,
+    loss_scale,
     sample_loss,
 )
-from spark_fm.spark.broadcast import Handle, read_bytes, shared_folder, shipped
-from spark_fm.spark.collect import FACTS, JOB_BYTES, PIECE_DDL, gather
-from spark_fm.spark.gpu import GpuPasses
+from spark_fm.spark.broadcast import Broadcast, broadcast, read_bytes, shared_folder
+from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, META, collect_rows
+from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.session import shares_files
-from spark_fm.training.callbacks import Crew, EpochReport
+from spark_fm.training.callbacks import EpochReport, WorkerInfo
 from spark_fm.training.packing import decode
-from spark_fm.training.partitions import DealtBlocks
+from spark_fm.training.partitions import PartitionedBlocks
 from spark_fm.training.plan import TrainPlan
 from spark_fm.training.shards import VALIDATE_ONLY
 from spark_fm.training.tasks import (
     DELTA_FILE,
     SAMPLE,
-    ExchangePart,
-    ExchangeTask,
-    MergeTask,
-    merge_range,
+    AverageTask,
+    LocalUpdate,
+    LocalUpdateTask,
+    average_range,
 )
-from spark_fm.training.worker_pool import ResidentTasks
+from spark_fm.training.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,12 @@ SAMPLE_NNZ = 2**20  # of the sample in all: 8 MiB
 
 @dataclass(slots=True)
 class _EpochTotals:
-    """Sums over the exchanges of one epoch."""
+    """Sums over the rounds of one epoch."""
 
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     n_rows: int = 0
-    n_exchanges: int = 0
+    n_rounds: int = 0
     rejected: int = 0
     step_scale: float = 1.0
     compile_seconds: float = 0.0
@@ -80,12 +80,12 @@ class _EpochTotals:
     )
 
 
-class DistributedTraining:
+class AveragingTrainer:
     """Trains one run on the partitions of a layout of blocks.
 
     Parameters
     ----------
-    spec : TrainSpec
+    spec : Hyperparameters
     plan : TrainPlan
     units : Units
     metric : str
@@ -99,24 +99,24 @@ class DistributedTraining:
         Takes each finished epoch; False ends the training.
     keep : callable or None
         Takes the run where it may be taken up again: after every ``keep_every`` epochs.
-    crew : Crew
+    workers : WorkerInfo
         Takes who makes the passes.
     """
 
     def __init__(  # noqa: PLR0913
         self,
-        spec: TrainSpec,
+        spec: Hyperparameters,
         plan: TrainPlan,
         *,
-        units: Units,
+        units: Scaling,
         metric: str,
         train_on_all: bool,
         has_validation: bool,
         n_rows: int,
         tell: Callable[[EpochReport], bool],
-        keep: Callable[[TrainRun], None] | None = None,
+        keep: Callable[[TrainingProgress], None] | None = None,
         keep_every: int = 1,
-        crew: Crew | None = None,
+        worker_info: WorkerInfo | None = None,
     ) -> None:
         self._spec = spec
         self._plan = plan
@@ -128,14 +128,14 @@ class DistributedTraining:
         self._tell = tell
         self._keep = keep
         self._keep_every = keep_every
-        self._crew = crew or Crew()
+        self._worker_info = worker_info or WorkerInfo()
         self._mean = self._limit = float("nan")
         self._sample: CsrBatch | None = None  # rows to judge merged models by
-        self._candidate: Candidate | None = None
+        self._candidate: Parameters | None = None
         self._turn = 0
 
-    def steps(self, run: TrainRun) -> Steps:
-        """Advance ``run`` in place to its end and return it, exchange by exchange.
+    def steps(self, run: TrainingProgress) -> RoundGenerator:
+        """Advance ``run`` in place to its end and return it, round by round.
 
         An epoch is validated by the first job of the next one, which saves a job.
         """
@@ -152,34 +152,34 @@ class DistributedTraining:
                 self._close_epoch(run, totals, None)
                 waiting = None
             elif keeps:
-                yield from self._exchange(run, VALIDATE_ONLY, totals, totals)
+                yield from self._round(run, VALIDATE_ONLY, totals, totals)
                 waiting = None
             if keeps and self._keep is not None:
                 self._keep(run)
         if waiting is not None:
-            yield from self._exchange(run, VALIDATE_ONLY, waiting, waiting)
+            yield from self._round(run, VALIDATE_ONLY, waiting, waiting)
         run.finished = True
         return run
 
     def _epoch(
-        self, run: TrainRun, totals: _EpochTotals, waiting: _EpochTotals | None
-    ) -> Generator[Exchange, ExchangeResult, None]:
+        self, run: TrainingProgress, totals: _EpochTotals, waiting: _EpochTotals | None
+    ) -> Generator[RoundRequest, RoundResult, None]:
         """Train one epoch in place; again with smaller steps when it diverges.
 
         ``waiting`` is the epoch before, which the first job validates: when that ends the
         training, nothing is merged.
         """
         clock = time.perf_counter()
-        before, bias, last_loss = run.state.exchanged(), run.state.bias.copy(), run.last_loss
+        before, bias, last_loss = run.state.synced_columns(), run.state.bias.copy(), run.last_loss
         totals.phases["broadcast"] += time.perf_counter() - clock
         closing = waiting
-        order = exchange_order(self._spec, self._plan.n_exchanges, run.epoch)
-        for _ in range(MAX_SHRINKS + 1):
+        order = round_order(self._spec, self._plan.n_rounds, run.epoch)
+        for _ in range(MAX_BACKOFFS + 1):
             totals.loss_sum = totals.weight_sum = 0.0
-            totals.n_rows = totals.n_exchanges = 0
+            totals.n_rows = totals.n_rounds = 0
             old: NDArray[np.float32] | None = before
-            for exchange in order:
-                sound = yield from self._exchange(run, int(exchange), totals, closing, old)
+            for round_index in order:
+                sound = yield from self._round(run, int(round_index), totals, closing, old)
                 closing = old = None
                 if run.finished:
                     return
@@ -188,36 +188,38 @@ class DistributedTraining:
             else:
                 return
             totals.rejected += 1
-            run.step_scale *= STEP_SHRINK
-            run.state = TrainState.from_exchanged(run.state.layout, before, bias)
+            run.step_scale *= LR_BACKOFF
+            run.state = TrainState.from_synced(run.state.layout, before, bias)
             run.last_loss = last_loss
             log.warning(
-                "epoch %d, exchange %d: training diverged; the epoch starts again, steps now x%g",
-                run.epoch, exchange, run.step_scale,
+                "epoch %d, round %d: training diverged; the epoch starts again, steps now x%g",
+                run.epoch, round_index, run.step_scale,
             )  # fmt: skip
         text = divergence_text(run.epoch, self._mean, run.loss_limit, self._spec)
         raise TrainingDivergedError(text)
 
-    def _finish_epoch(self, run: TrainRun, totals: _EpochTotals) -> None:
+    def _finish_epoch(self, run: TrainingProgress, totals: _EpochTotals) -> None:
         """Take the epoch into the average and keep what it gives, apart from the state."""
         clock = time.perf_counter()
         if self._spec.average_epochs:
             if run.average is None:
-                run.average = Candidate.of(run.state)
+                run.average = Parameters.of(run.state)
             else:
-                run.average.move_towards_inplace(run.state, run.epoch, MERGED_ETA)
-        self._candidate = run.average or Candidate.of(run.state)
+                run.average.move_towards_inplace(run.state, run.epoch, AVERAGED_ETA)
+        self._candidate = run.average or Parameters.of(run.state)
         totals.phases["merge"] += time.perf_counter() - clock
         totals.step_scale = run.step_scale
         run.epoch += 1
 
-    def _close_epoch(self, run: TrainRun, totals: _EpochTotals, sums: MetricSums | None) -> None:
+    def _close_epoch(
+        self, run: TrainingProgress, totals: _EpochTotals, sums: MetricSums | None
+    ) -> None:
         """Record the epoch that was finished last, with its validation."""
         epoch = run.epoch - 1
         mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
         record = EpochRecord(
             epoch=epoch,
-            train_loss=mean * loss_unit(self._spec, self._units.label),
+            train_loss=mean * loss_scale(self._spec, self._units.label),
             validation=sums,
             train_seconds=totals.phases["train"],
             validate_seconds=totals.phases["validate"],
@@ -234,34 +236,34 @@ class DistributedTraining:
         report = EpochReport(record, self._spec, totals.n_rows, seconds, totals.phases)
         run.finished = not self._tell(report) or run.stopping.should_stop
 
-    def _epoch_candidate(self) -> Candidate:
+    def _epoch_candidate(self) -> Parameters:
         if self._candidate is None:
             raise RuntimeError("no epoch has been finished yet")
         return self._candidate
 
-    def _exchange(
+    def _round(
         self,
-        run: TrainRun,
-        exchange: int,
+        run: TrainingProgress,
+        round_index: int,
         totals: _EpochTotals,
         closing: _EpochTotals | None,
         old: NDArray[np.float32] | None = None,
-    ) -> Generator[Exchange, ExchangeResult, bool]:
-        """Train every partition's share of an exchange and merge; tell whether it is sound.
+    ) -> Generator[RoundRequest, RoundResult, bool]:
+        """Train every partition's share of a round and merge; tell whether it is sound.
 
         ``closing`` is the epoch that the same job validates, ``old`` a copy of the state
         where there is one.
         """
         clock = time.perf_counter()
-        old = run.state.exchanged() if old is None else old
+        old = run.state.synced_columns() if old is None else old
         copied = time.perf_counter() - clock
-        result = yield self._wanted(run, exchange, old, totals, validates=closing is not None)
+        result = yield self._wanted(run, round_index, old, totals, validates=closing is not None)
         clock = time.perf_counter()
         self._turn += 1
         facts = result.facts
         self._sample = self._sample or result.sample
-        self._crew.workers = max(self._crew.workers, len(facts))
-        self._crew.gpus |= {f["gpu"] for f in facts} - {None}
+        self._worker_info.workers = max(self._worker_info.workers, len(facts))
+        self._worker_info.gpus |= {f["gpu"] for f in facts} - {None}
         validate_seconds = 0.0
         if closing is not None:
             validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
@@ -269,14 +271,14 @@ class DistributedTraining:
             closing.phases["validate"] += validate_seconds
             sums = sum((MetricSums.from_dict(f["validation"]) for f in facts), MetricSums())
             self._close_epoch(run, closing, sums)
-        if exchange == VALIDATE_ONLY or run.finished:
+        if round_index == VALIDATE_ONLY or run.finished:
             return True
         self._note(totals, facts)
-        totals.n_exchanges += 1
+        totals.n_rounds += 1
         sound = self._is_sound(run, totals, facts)
         if sound:
             self._merge(run, old, result)
-            sound = totals.n_exchanges < self._plan.n_exchanges or self._is_merged_sound(run)
+            sound = totals.n_rounds < self._plan.n_rounds or self._is_merged_sound(run)
         totals.phases["broadcast"] += copied + result.ship_seconds
         totals.phases["train"] += result.job_seconds - validate_seconds
         totals.phases["merge"] += time.perf_counter() - clock
@@ -284,31 +286,31 @@ class DistributedTraining:
 
     def _wanted(
         self,
-        run: TrainRun,
-        exchange: int,
+        run: TrainingProgress,
+        round_index: int,
         old: NDArray[np.float32],
         totals: _EpochTotals,
         *,
         validates: bool,
-    ) -> Exchange:
+    ) -> RoundRequest:
         n_partitions = self._plan.n_partitions
-        part = ExchangePart(
-            spec=self._spec, units=self._units, epoch=run.epoch, exchange=exchange,
+        part = LocalUpdate(
+            spec=self._spec, units=self._units, epoch=run.epoch, round_index=round_index,
             step_scale=run.step_scale,
             sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
             sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
             judges_start=bool(np.isnan(run.loss_limit)),
-            judges_end=totals.n_exchanges + 1 == self._plan.n_exchanges,
+            judges_end=totals.n_rounds + 1 == self._plan.n_rounds,
         )  # fmt: skip
-        return Exchange(
+        return RoundRequest(
             part=part, columns=old, bias=run.state.bias, rule=self._rule(run),
             candidate=self._epoch_candidate() if validates else None,
             train_on_all=self._train_on_all, turn=self._turn,
         )  # fmt: skip
 
-    def _rule(self, run: TrainRun) -> MergeRule:
+    def _rule(self, run: TrainingProgress) -> AveragingRule:
         spec = self._spec
-        return MergeRule(
+        return AveragingRule(
             layout=run.state.layout,
             n_partitions=self._plan.n_partitions,
             linear_lr=spec.linear.lr * run.step_scale,
@@ -316,11 +318,13 @@ class DistributedTraining:
             residual=run.last_loss if spec.loss == "squared" else 1.0,
         )
 
-    def _is_sound(self, run: TrainRun, totals: _EpochTotals, facts: list[dict[str, Any]]) -> bool:
+    def _is_sound(
+        self, run: TrainingProgress, totals: _EpochTotals, facts: list[dict[str, Any]]
+    ) -> bool:
         """Tell whether the epoch so far is finite and has not exploded.
 
         As for a training in one task, it is the mean loss of the epoch that is judged, and
-        the loss at its end: one exchange may be a few rows, whose first steps overshoot.
+        the loss at its end: one round may be a few rows, whose first steps overshoot.
         What the merge makes of the partitions' models, ``_is_merged_sound`` judges.
         """
         weight = sum(f["weight_sum"] for f in facts)
@@ -331,16 +335,16 @@ class DistributedTraining:
         )
         idle = sum(f["idle_sum"] for f in facts) / weight
         if np.isnan(run.loss_limit):
-            run.loss_limit = exploded_loss(float(before[0] / before[1]), idle)
-        self._limit = limit = max(run.loss_limit, exploded_loss(0.0, idle))
+            run.loss_limit = divergence_limit(float(before[0] / before[1]), idle)
+        self._limit = limit = max(run.loss_limit, divergence_limit(0.0, idle))
         # Weights have mean 1: the rows are the weight of the epoch.
         self._mean = totals.loss_sum / self._n_rows
         if not all(f["finite"] for f in facts) or not self._mean <= limit:
             return False
-        is_last = totals.n_exchanges == self._plan.n_exchanges
+        is_last = totals.n_rounds == self._plan.n_rounds
         return bool(not is_last or after[0] <= limit * after[1])
 
-    def _is_merged_sound(self, run: TrainRun) -> bool:
+    def _is_merged_sound(self, run: TrainingProgress) -> bool:
         """Tell whether the merged model at the end of an epoch has a sane loss too.
 
         Partitions that each learn well may still make an exploding model together.
@@ -351,20 +355,20 @@ class DistributedTraining:
         self._mean = loss / weight if weight else 0.0
         return run.state.is_finite() and self._mean <= self._limit
 
-    def _merge(self, run: TrainRun, old: NDArray[np.float32], result: ExchangeResult) -> None:
+    def _merge(self, run: TrainingProgress, old: NDArray[np.float32], result: RoundResult) -> None:
         """Write the merged rows and bias into the run's state, in place."""
-        rule, width, pieces = self._rule(run), run.state.layout.n_exchanged, result.pieces
+        rule, width, chunks = self._rule(run), run.state.layout.n_synced, result.chunks
 
         def merge(part: int) -> None:
-            payloads = [payload for _, payload in sorted(pieces.pop(part), key=lambda p: p[0])]
+            payloads = [payload for _, payload in sorted(chunks.pop(part), key=lambda p: p[0])]
             if self._plan.merge_on_executors:
                 merged = Delta.from_bytes(payloads[0], width)
             else:
-                merged = merge_range(old, part, payloads, rule)
+                merged = average_range(old, part, payloads, rule)
             run.state.rows[merged.ids, :width] = merged.columns
 
         with ThreadPoolExecutor(MERGE_THREADS) as pool:  # each range has features of its own
-            list(pool.map(merge, sorted(pieces)))
+            list(pool.map(merge, sorted(chunks)))
         active = [f for f in result.facts if f["n_rows"]]
         if active:
             run.state.bias[:] = np.mean([f["bias"] for f in active], axis=0)
@@ -383,47 +387,47 @@ class DistributedTraining:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exchange:
+class RoundRequest:
     """What one training asks of a job.
 
     Parameters
     ----------
-    part : ExchangePart
-    columns : ndarray of shape (n_features, n_exchanged + 1), float32
+    part : LocalUpdate
+    columns : ndarray of shape (n_features, n_synced + 1), float32
         State to start from.
     bias : ndarray of shape (4,), float64
-    candidate : Candidate or None
+    candidate : Parameters or None
         Parameters to validate in the same job.
-    rule : MergeRule
+    rule : AveragingRule
     train_on_all : bool
         Validation rows train too.
     turn : int
-        Exchanges that this training has been through: those behind go first.
+        Rounds that this training has been through: those behind go first.
     """
 
-    part: ExchangePart
+    part: LocalUpdate
     columns: NDArray[np.float32]
     bias: NDArray[np.float64]
-    candidate: Candidate | None
-    rule: MergeRule
+    candidate: Parameters | None
+    rule: AveragingRule
     train_on_all: bool
     turn: int
 
     @property
     def key(self) -> tuple[int, bool, bool]:
         """What must agree for one job to serve two trainings."""
-        return self.part.exchange, self.train_on_all, self.candidate is not None
+        return self.part.round_index, self.train_on_all, self.candidate is not None
 
 
 @dataclass(slots=True)
-class ExchangeResult:
+class RoundResult:
     """What came back for one training.
 
     Parameters
     ----------
     facts : list of dict
         One a partition, in order.
-    pieces : dict of int to list
+    chunks : dict of int to list
         Deltas of (partition, payload) by range of ids; merged ones when the executors
         merge.
     sample : CsrBatch or None
@@ -433,40 +437,40 @@ class ExchangeResult:
     """
 
     facts: list[dict[str, Any]] = field(default_factory=list)
-    pieces: dict[int, list[tuple[int, bytes | memoryview]]] = field(default_factory=dict)
+    chunks: dict[int, list[tuple[int, bytes | memoryview]]] = field(default_factory=dict)
     sample: CsrBatch | None = None
     ship_seconds: float = 0.0
     job_seconds: float = 0.0
 
 
-Steps = Generator[Exchange, ExchangeResult, TrainRun]
+RoundGenerator = Generator[RoundRequest, RoundResult, TrainingProgress]
 
 
-def conduct(
-    trainings: Sequence[Steps],
-    blocks: DealtBlocks,
+def run_rounds(
+    trainings: Sequence[RoundGenerator],
+    blocks: PartitionedBlocks,
     session: SparkSession,
     plan: TrainPlan,
     *,
-    gpu: GpuPasses | None = None,
-) -> list[TrainRun | TrainingDivergedError]:
+    gpu: GpuPassConfig | None = None,
+) -> list[TrainingProgress | TrainingDivergedError]:
     """Run trainings to their ends, in shared passes over the rows.
 
     Parameters
     ----------
     trainings : sequence of generators
-        Each yields the exchanges that it wants and takes what came back.
-    blocks : DealtBlocks
+        Each yields the rounds that it wants and takes what came back.
+    blocks : PartitionedBlocks
     session : SparkSession
     plan : TrainPlan
-        Partitions, exchanges, table and device that the trainings have in common.
-    gpu : GpuPasses or None
+        Partitions, rounds, table and device that the trainings have in common.
+    gpu : GpuPassConfig or None
         How the passes are made on a GPU; None for the processor.
     """
-    results: dict[int, TrainRun | TrainingDivergedError] = {}
-    waiting: dict[int, Exchange] = {}
+    results: dict[int, TrainingProgress | TrainingDivergedError] = {}
+    waiting: dict[int, RoundRequest] = {}
 
-    def resume(number: int, result: ExchangeResult | None) -> None:
+    def resume(number: int, result: RoundResult | None) -> None:
         waiting.pop(number, None)
         try:
             steps = trainings[number]
@@ -479,77 +483,79 @@ def conduct(
 
     for number in range(len(trainings)):
         resume(number, None)
-    with ResidentTasks(session, plan.n_partitions, blocks) as residents:
+    with WorkerPool(session, plan.n_partitions, blocks) as pool:
         if plan.merge_on_executors:
-            residents.stop()
+            pool.stop()
         while waiting:
             behind = min(waiting, key=lambda n: (waiting[n].turn, n))
             key = waiting[behind].key
             alike = [n for n in waiting if waiting[n].key == key]
             alike.sort(key=lambda n: (waiting[n].turn, n))
             chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
-            exchanges = [waiting[n] for n in chosen]
+            requests = [waiting[n] for n in chosen]
             try:
-                outcome = run_pass(exchanges, blocks, residents, session, plan, gpu=gpu)
+                outcome = run_round(requests, blocks, pool, session, plan, gpu=gpu)
             except (GpuNotFoundError, ModelTooLargeError) as err:
                 if gpu is None:
                     raise
-                plan.device.leave_gpu(err)
+                plan.device.fall_back_to_cpu(err)
                 gpu = None
-                residents.stop(waits=False)  # their job has failed
+                pool.stop(waits=False)  # their job has failed
                 continue
             for number, result in zip(chosen, outcome, strict=True):
                 resume(number, result)
     return [results[number] for number in range(len(trainings))]
 
 
-def run_pass(
-    exchanges: Sequence[Exchange],
-    blocks: DealtBlocks,
-    residents: ResidentTasks,
+def run_round(
+    requests: Sequence[RoundRequest],
+    blocks: PartitionedBlocks,
+    pool: WorkerPool,
     session: SparkSession,
     plan: TrainPlan,
     *,
-    gpu: GpuPasses | None = None,
-) -> list[ExchangeResult]:
-    """Return what one pass brings for each of the exchanges, which have one key."""
+    gpu: GpuPassConfig | None = None,
+) -> list[RoundResult]:
+    """Return what one pass brings for each of the rounds, which have one key."""
     clock = time.perf_counter()
-    values = [(e.columns, e.bias) for e in exchanges]
-    n_bytes = sum(e.columns.nbytes for e in exchanges)
-    chosen = [e.candidate for e in exchanges if e.candidate is not None]
+    values = [(e.columns, e.bias) for e in requests]
+    n_bytes = sum(e.columns.nbytes for e in requests)
+    chosen = [e.candidate for e in requests if e.candidate is not None]
     with ExitStack() as stack:
-        at_once = residents.usable
-        states = stack.enter_context(shipped(session, values, n_bytes=n_bytes, at_once=at_once))
+        to_running_tasks = pool.usable
+        states = stack.enter_context(
+            broadcast(session, values, n_bytes=n_bytes, to_running_tasks=to_running_tasks)
+        )
         candidates = None
         if chosen:
             tables = [(c.table, c.bias) for c in chosen]
             n_bytes = sum(c.table.nbytes for c in chosen)
             candidates = stack.enter_context(
-                shipped(session, tables, n_bytes=n_bytes, at_once=at_once)
+                broadcast(session, tables, n_bytes=n_bytes, to_running_tasks=to_running_tasks)
             )
         shipped_at = time.perf_counter()
         wanted = blocks.wanted(
-            exchanges[0].part.exchange, train_on_all=exchanges[0].train_on_all,
+            requests[0].part.round_index, train_on_all=requests[0].train_on_all,
             validates=candidates is not None,
         )  # fmt: skip
-        task = ExchangeTask(
-            version=__version__, parts=tuple(e.part for e in exchanges), states=states,
+        task = LocalUpdateTask(
+            version=__version__, parts=tuple(e.part for e in requests), states=states,
             candidates=candidates, rows=wanted, gpu=gpu,
         )  # fmt: skip
         if shares_files(session) and not plan.merge_on_executors:
             task = replace(task, outbox=str(stack.enter_context(shared_folder())))
-        rules = [e.rule for e in exchanges]
+        rules = [e.rule for e in requests]
         results = None
         if wanted.store is not None:
-            rows = residents.rows_of(task)
+            rows = pool.rows_of(task)
             results = None if rows is None else _results(task, rules, rows)
         if results is None:
             results = _gathered(task, rules, blocks.rows(wanted), session, plan)
         if any("missing" in facts for facts in results[0].facts):
-            residents.stop()  # its tasks would keep the cores from others
+            pool.stop()  # its tasks would keep the cores from others
             task = replace(task, rows=blocks.without_files(wanted))
             results = _gathered(task, rules, blocks.rows(task.rows), session, plan)
-    share = 1 / len(exchanges)
+    share = 1 / len(requests)
     for result in results:
         result.ship_seconds = share * (shipped_at - clock)
         result.job_seconds = share * (time.perf_counter() - shipped_at)
@@ -557,38 +563,38 @@ def run_pass(
 
 
 def _gathered(
-    task: ExchangeTask,
-    rules: list[MergeRule],
+    task: LocalUpdateTask,
+    rules: list[AveragingRule],
     frame: DataFrame,
     session: SparkSession,
     plan: TrainPlan,
-) -> list[ExchangeResult]:
-    frame = frame.mapInArrow(task, PIECE_DDL, profile=plan.device.profile)
-    if plan.merge_on_executors and task.rows.exchange != VALIDATE_ONLY:
+) -> list[RoundResult]:
+    frame = frame.mapInArrow(task, CHUNK_DDL, profile=plan.device.profile)
+    if plan.merge_on_executors and task.rows.round_index != VALIDATE_ONLY:
         frame = _merged_on_executors(frame, task.states, rules)
     n_bytes = 0 if task.outbox else result_bytes(rules, plan)
-    rows = gather(
+    rows = collect_rows(
         frame, session, n_bytes=n_bytes, spread=["model", "name", "part", "partition"]
     )  # fmt: skip
     return _results(task, rules, rows)
 
 
 def _results(
-    task: ExchangeTask, rules: list[MergeRule], rows: Iterable[tuple[Any, ...]]
-) -> list[ExchangeResult]:
+    task: LocalUpdateTask, rules: list[AveragingRule], rows: Iterable[tuple[Any, ...]]
+) -> list[RoundResult]:
     """Return what the rows of PIECE_DDL say, for each model."""
     facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
     samples: list[dict[int, bytes]] = [{} for _ in rules]
-    results = [ExchangeResult() for _ in rules]
+    results = [RoundResult() for _ in rules]
     for model, partition, name, part, payload in rows:
-        if name == FACTS:
+        if name == META:
             facts[model][partition] = json.loads(bytes(payload))
         elif name == SAMPLE:
             samples[model][partition] = bytes(payload)
         else:
             if name == DELTA_FILE and task.outbox is not None:
                 payload = read_bytes(Path(task.outbox) / bytes(payload).decode())
-            results[model].pieces.setdefault(part, []).append((partition, payload))
+            results[model].chunks.setdefault(part, []).append((partition, payload))
     for result, found, parts in zip(results, facts, samples, strict=True):
         result.facts = [found[p] for p in sorted(found)]
         if parts:
@@ -597,17 +603,19 @@ def _results(
     return results
 
 
-def result_bytes(rules: Sequence[MergeRule], plan: TrainPlan) -> int:
+def result_bytes(rules: Sequence[AveragingRule], plan: TrainPlan) -> int:
     """Return an upper bound of what the driver gets for these trainings in one job."""
-    n_bytes = sum(4 * plan.n_features * (rule.layout.n_exchanged + 2) for rule in rules)
+    n_bytes = sum(4 * plan.n_features * (rule.layout.n_synced + 2) for rule in rules)
     return n_bytes if plan.merge_on_executors else n_bytes * plan.n_partitions
 
 
-def _merged_on_executors(frame: DataFrame, states: Handle, rules: list[MergeRule]) -> DataFrame:
-    task = MergeTask(version=__version__, rules=tuple(rules), states=states)
+def _merged_on_executors(
+    frame: DataFrame, states: Broadcast, rules: list[AveragingRule]
+) -> DataFrame:
+    task = AverageTask(version=__version__, rules=tuple(rules), states=states)
 
     def merge(group: pa.Table) -> pa.Table:
         return task(group)
 
     # One job: facts and deltas leave the training tasks together.
-    return frame.groupBy("model", "name", "part").applyInArrow(merge, PIECE_DDL)
+    return frame.groupBy("model", "name", "part").applyInArrow(merge, CHUNK_DDL)

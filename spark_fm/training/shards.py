@@ -33,7 +33,7 @@ _FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
 
 
 @dataclass(frozen=True, slots=True)
-class StoredWindow:
+class Shard:
     """A file of rows.
 
     Parameters
@@ -65,13 +65,13 @@ class StoredWindow:
         return start + 4 * length
 
 
-class WindowStore:
-    """The sets of windows of one partition of a training set on this machine.
+class ShardStore:
+    """The sets of shards of one partition of a training set on this machine.
 
     Parameters
     ----------
     key : str
-        Names the training set and how it was dealt.
+        Names the training set and how it was assigned.
     partition : int
     """
 
@@ -79,22 +79,22 @@ class WindowStore:
         self._folder = local_folder(partition) / f"spark_fm-{key}"
         self._partition = partition
 
-    def windows(self, name: str) -> list[StoredWindow] | None:
+    def shards(self, name: str) -> list[Shard] | None:
         """Return what there is of a set, None unless it is here and whole."""
         try:
             found = json.loads(self._list_of(name).read_text())
-            windows = [StoredWindow(*facts) for facts in found]
-            sizes = [(self._folder / window.file).stat().st_size for window in windows]
+            shards = [Shard(*facts) for facts in found]
+            sizes = [(self._folder / shard.file).stat().st_size for shard in shards]
         except OSError:
             return None
-        return windows if sizes == [window.n_bytes for window in windows] else None
+        return shards if sizes == [shard.n_bytes for shard in shards] else None
 
-    def read(self, window: StoredWindow) -> CsrBatch:
-        """Return the rows of a window, read-only views of its file."""
-        mapped = read_bytes(self._folder / window.file)
+    def read(self, shard: Shard) -> CsrBatch:
+        """Return the rows of a shard, read-only views of its file."""
+        mapped = read_bytes(self._folder / shard.file)
         arrays = {
             name: np.frombuffer(mapped, dtype, length, start)
-            for (name, dtype), (start, length) in zip(_FIELDS, window.extents(), strict=True)
+            for (name, dtype), (start, length) in zip(_FIELDS, shard.extents(), strict=True)
         }
         return CsrBatch(**arrays)
 
@@ -102,9 +102,9 @@ class WindowStore:
         """Return a file for the bytes of blocks as they come."""
         return Spool(self._folder)
 
-    def writer(self, name: str) -> SetWriter:
-        """Return what writes a set down window by window."""
-        return SetWriter(self._folder, self._list_of(name))
+    def writer(self, name: str) -> ShardWriter:
+        """Return what writes a set down shard by shard."""
+        return ShardWriter(self._folder, self._list_of(name))
 
     def _list_of(self, name: str) -> Path:
         return self._folder / f"{self._partition}-{name}.json"
@@ -162,7 +162,7 @@ def _check_room(folder: Path, n_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-class SetWriter:
+class ShardWriter:
     """Writes a set down, or gives up where the disk has no room for it.
 
     Two attempts of a task may write the same set at once: each has files of its own, and
@@ -173,10 +173,10 @@ class SetWriter:
         self._folder = folder
         self._list_file = list_file
         self._attempt = uuid4().hex
-        self._windows: list[StoredWindow] = []
+        self._windows: list[Shard] = []
         self._writes = True
 
-    def __enter__(self) -> SetWriter:
+    def __enter__(self) -> ShardWriter:
         """Start."""
         return self
 
@@ -188,21 +188,21 @@ class SetWriter:
             self._give_up()
 
     def add(self, rows: CsrBatch) -> None:
-        """Write the next window."""
+        """Write the next shard."""
         top = int(rows.indices.max()) + 1 if rows.nnz else 0
         name = f"{self._list_file.stem}-{len(self._windows)}-{self._attempt}.rows"
-        window = StoredWindow(name, rows.n_rows, rows.nnz, top)
+        shard = Shard(name, rows.n_rows, rows.nnz, top)
         if not self._writes:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _check_room(self._folder, window.n_bytes)
-            self._windows.append(window)
+            _check_room(self._folder, shard.n_bytes)
+            self._windows.append(shard)
             with open(self._folder / name, "wb") as file:
-                for (field, dtype), (start, _) in zip(_FIELDS, window.extents(), strict=True):
+                for (field, dtype), (start, _) in zip(_FIELDS, shard.extents(), strict=True):
                     file.seek(start)
                     file.write(np.ascontiguousarray(getattr(rows, field), dtype).data)
-                file.truncate(window.n_bytes)
+                file.truncate(shard.n_bytes)
         except OSError:
             self._give_up()
 
@@ -222,8 +222,8 @@ class SetWriter:
 
     def _give_up(self) -> None:
         self._writes = False
-        for window in self._windows:
-            (self._folder / window.file).unlink(missing_ok=True)
+        for shard in self._windows:
+            (self._folder / shard.file).unlink(missing_ok=True)
         self._windows = []
 
 
@@ -248,34 +248,34 @@ def _local_folders() -> list[Path]:
     return [Path(name) for name in names] or [Path(tempfile.gettempdir())]
 
 
-WINDOW_BYTES = 512 * 2**20
-VALIDATE_ONLY = -1  # the exchange that trains nothing
+SHARD_BYTES = 512 * 2**20
+VALIDATE_ONLY = -1  # the round that trains nothing
 
 
-def set_name(kind: int, exchange: int) -> str:
+def set_name(kind: int, round_index: int) -> str:
     """Return the name of a set."""
-    return f"{'validation' if kind == VALIDATION else 'train'}-{exchange}"
+    return f"{'validation' if kind == VALIDATION else 'train'}-{round_index}"
 
 
 @dataclass(frozen=True)
-class WantedRows:
-    """What an exchange reads.
+class RowSelection:
+    """What a round reads.
 
     Parameters
     ----------
-    exchange : int
+    round : int
         Whose rows train; VALIDATE_ONLY for none.
-    n_exchanges : int
+    n_rounds : int
     train_on_all : bool
-        Validation rows of the exchange train too.
+        Validation rows of the round train too.
     validates : bool
         All validation rows are read.
     store : str or None
-        Key of the window stores; None to read from blocks.
+        Key of the shard stores; None to read from blocks.
     """
 
-    exchange: int
-    n_exchanges: int
+    round_index: int
+    n_rounds: int
     train_on_all: bool
     validates: bool
     store: str | None = None
@@ -283,14 +283,14 @@ class WantedRows:
     def sets(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the names of the sets that are read, by what is done with their rows."""
         if self.validates:
-            yield VALIDATION, [set_name(VALIDATION, e) for e in range(self.n_exchanges)]
-        if self.exchange != VALIDATE_ONLY:
+            yield VALIDATION, [set_name(VALIDATION, e) for e in range(self.n_rounds)]
+        if self.round_index != VALIDATE_ONLY:
             kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
-            yield TRAIN, [set_name(kind, self.exchange) for kind in kinds]
+            yield TRAIN, [set_name(kind, self.round_index) for kind in kinds]
 
-    def covers(self, is_validation: Any, exchange: Any) -> Any:
+    def covers(self, is_validation: Any, round_index: Any) -> Any:
         """Return which blocks are read: of arrays or of Spark columns, one value a block."""
-        chosen = exchange == self.exchange
+        chosen = round_index == self.round_index
         if not self.train_on_all:
             chosen = chosen & ~is_validation
         return chosen | is_validation if self.validates else chosen
@@ -305,15 +305,15 @@ class RowsMissingError(Exception):
 
 
 def read_rows(
-    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
     """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
 
     Parameters
     ----------
-    wanted : WantedRows
+    wanted : RowSelection
     batches : iterator of RecordBatch
-        Blocks, in the order of exchange, kind, source and seq; where they are to be in
+        Blocks, in the order of round, kind, source and seq; where they are to be in
         files, the sizes of all blocks of the partition, in any order.
     n_features : int
         Rows of the table: indices are checked to be less.
@@ -332,62 +332,62 @@ def read_rows(
 
 
 def _from_blocks(
-    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
     blocks = (
-        (int(exchange), block)
+        (int(round_index), block)
         for batch in batches
-        for exchange, block in zip(
-            np.asarray(batch.column("exchange")), read_blocks([batch]), strict=True
+        for round_index, block in zip(
+            np.asarray(batch.column("round")), read_blocks([batch]), strict=True
         )
     )
 
-    def windows() -> Iterator[tuple[int, CsrBatch]]:
+    def shards() -> Iterator[tuple[int, CsrBatch]]:
         for (_, kind), group in groupby(blocks, key=lambda item: (item[0], item[1][0])):
             for rows in cut_into_windows(checked(block[3], n_features) for _, block in group):
                 yield wanted.target(kind), rows
 
-    yield from _joined(windows())
+    yield from _joined(shards())
 
 
 def _from_files(
-    wanted: WantedRows, batches: Iterator[pa.RecordBatch], n_features: int
+    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
-    store = WindowStore(str(wanted.store), partition_number())
+    store = ShardStore(str(wanted.store), partition_number())
     listed = _listed_sizes(wanted, batches)
     for target, names in wanted.sets():
-        found = [store.windows(name) for name in names]
-        windows = [window for part in found if part is not None for window in part]
-        sizes = [sum(w.n_rows for w in windows), sum(w.nnz for w in windows)]
-        fits = all(window.n_features <= n_features for window in windows)
+        found = [store.shards(name) for name in names]
+        shards = [shard for part in found if part is not None for shard in part]
+        sizes = [sum(w.n_rows for w in shards), sum(w.nnz for w in shards)]
+        fits = all(shard.n_features <= n_features for shard in shards)
         if None in found or not fits or sizes != listed[target].tolist():
             raise RowsMissingError(", ".join(names))
-        yield from _joined((target, store.read(window)) for window in windows)
+        yield from _joined((target, store.read(shard)) for shard in shards)
 
 
 def cut_into_windows(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
-    """Yield the rows of blocks in pieces of WINDOW_BYTES, or a block more."""
+    """Yield the rows of blocks in chunks of WINDOW_BYTES, or a block more."""
     waiting: list[CsrBatch] = []
     n_bytes = 0
     for rows in blocks:
         waiting.append(rows)
         n_bytes += rows.n_bytes
-        if n_bytes >= WINDOW_BYTES:
+        if n_bytes >= SHARD_BYTES:
             yield CsrBatch.concat(waiting)
             waiting, n_bytes = [], 0
     if waiting:
         yield CsrBatch.concat(waiting)
 
 
-def _joined(windows: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBatch]]:
-    """Yield neighbours that are small together in one piece: they are mixed in training."""
+def _joined(shards: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBatch]]:
+    """Yield neighbours that are small together in one chunk: they are mixed in training."""
     small: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
-    for target, rows in windows:
+    for target, rows in shards:
         waiting = small[target]
-        if waiting and sum(part.n_bytes for part in waiting) + rows.n_bytes > WINDOW_BYTES:
+        if waiting and sum(part.n_bytes for part in waiting) + rows.n_bytes > SHARD_BYTES:
             yield target, CsrBatch.concat(waiting)
             waiting.clear()
-        if rows.n_bytes >= WINDOW_BYTES:
+        if rows.n_bytes >= SHARD_BYTES:
             yield target, rows
         else:
             waiting.append(rows)
@@ -397,15 +397,15 @@ def _joined(windows: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrB
 
 
 def _listed_sizes(
-    wanted: WantedRows, batches: Iterator[pa.RecordBatch]
+    wanted: RowSelection, batches: Iterator[pa.RecordBatch]
 ) -> dict[int, NDArray[np.int64]]:
     """Return rows and entries of those listed blocks that are wanted, by what is done there."""
     listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
     for batch in batches:
-        kinds, exchanges, n_rows, nnz = (
-            np.asarray(batch.column(n)) for n in ("kind", "exchange", "n_rows", "nnz")
+        kinds, round_indices, n_rows, nnz = (
+            np.asarray(batch.column(n)) for n in ("kind", "round", "n_rows", "nnz")
         )
-        covered = wanted.covers(kinds == VALIDATION, exchanges)
+        covered = wanted.covers(kinds == VALIDATION, round_indices)
         for kind in (TRAIN, VALIDATION):
             chosen = covered & (kinds == kind)
             listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]

@@ -13,16 +13,16 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.spec import TrainSpec, Units
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout
-from spark_fm.learner.training import EpochRecord, TrainRun
-from spark_fm.spark.broadcast import Handle, shipped
-from spark_fm.spark.collect import JOB_BYTES, PIECE_DDL, gather, join_pieces
-from spark_fm.spark.gpu import GpuPasses
-from spark_fm.spark.resources import PROCESSOR, Device
+from spark_fm.learner.training import EpochRecord, TrainingProgress
+from spark_fm.spark.broadcast import Broadcast, broadcast
+from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_rows, from_chunks
+from spark_fm.spark.gpu import GpuPassConfig
+from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import task_slots
-from spark_fm.training.callbacks import Crew, EpochReport
-from spark_fm.training.dataset import PackedData
+from spark_fm.training.callbacks import EpochReport, WorkerInfo
+from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.partitions import copies
 from spark_fm.training.tasks import SoloPart, SoloTask
 
@@ -35,14 +35,14 @@ COPIES_BYTES = 2**30
 
 
 @dataclass(slots=True)
-class SoloTraining:
+class SingleTaskTrainer:
     """One of the trainings that share the rows.
 
     Parameters
     ----------
-    run : TrainRun
+    run : TrainingProgress
         Where it stands.
-    spec : TrainSpec
+    spec : Hyperparameters
     units : Units
     metric : str
         Validation metric that decides.
@@ -52,18 +52,18 @@ class SoloTraining:
         Takes the run after each job that brought it at least ``keep_every`` epochs
         further: there it may be taken up again.
     keep_every : int
-    crew : Crew
+    workers : WorkerInfo
         Takes who makes the passes.
     """
 
-    run: TrainRun
-    spec: TrainSpec
-    units: Units
+    run: TrainingProgress
+    spec: Hyperparameters
+    units: Scaling
     metric: str
     tell: Callable[[EpochReport], bool]
-    keep: Callable[[TrainRun], None] | None = None
+    keep: Callable[[TrainingProgress], None] | None = None
     keep_every: int = 1
-    crew: Crew = field(default_factory=Crew)
+    worker_info: WorkerInfo = field(default_factory=WorkerInfo)
     kept_epoch: int = 0
 
     @property
@@ -74,23 +74,23 @@ class SoloTraining:
         return int(run.state.rows.nbytes) + sum(tables)
 
 
-def train_solo(
-    trainings: Sequence[SoloTraining],
-    data: PackedData,
+def train_single_task(
+    trainings: Sequence[SingleTaskTrainer],
+    data: PackedDataset,
     session: SparkSession,
     *,
-    ids: Handle | None,
+    ids: Broadcast | None,
     train_on_all: bool,
     n_tasks: int,
-    device: Device = PROCESSOR,
-    gpu: GpuPasses | None = None,
-) -> list[TrainRun | TrainingDivergedError]:
+    device: Device = CPU_DEVICE,
+    gpu: GpuPassConfig | None = None,
+) -> list[TrainingProgress | TrainingDivergedError]:
     """Return the finished runs, or for each that no step size saves its error.
 
     Parameters
     ----------
-    trainings : sequence of SoloTraining
-    data : PackedData
+    trainings : sequence of SingleTaskTrainer
+    data : PackedDataset
     session : SparkSession
     ids : Handle or None
         Sorted feature ids of the table's rows.
@@ -100,7 +100,7 @@ def train_solo(
         Tasks that may train at once, each one model on all the rows.
     device : Device
         What makes the passes.
-    gpu : GpuPasses or None
+    gpu : GpuPassConfig or None
         How they are made on a GPU; None for the processor.
     """
     failed: dict[int, TrainingDivergedError] = {}
@@ -124,18 +124,18 @@ def train_solo(
             for number in chosen:
                 run, of = trainings[number].run, trainings[number]
                 stored = run.to_arrays(since=run.epoch)
-                handle = stack.enter_context(shipped(session, stored, n_bytes=n_bytes))
+                handle = stack.enter_context(broadcast(session, stored, n_bytes=n_bytes))
                 parts.append(SoloPart(number, of.spec, of.units, of.metric, handle))
             task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
-            frame = rows.mapInArrow(task, PIECE_DDL, profile=device.profile)
+            frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)
             try:
                 results = _gathered(frame, session, n_bytes)
             except (GpuNotFoundError, ModelTooLargeError) as err:
                 if gpu is None:
                     raise
-                device.leave_gpu(err)
+                device.fall_back_to_cpu(err)
                 gpu, n_tasks = None, task_slots(session)
                 continue
         n_at_once = min(n_tasks, len(results))
@@ -150,7 +150,7 @@ def train_solo(
 
 
 def _fitting(
-    trainings: Sequence[SoloTraining], going: Sequence[int], n_tasks: int, row_bytes: int
+    trainings: Sequence[SingleTaskTrainer], going: Sequence[int], n_tasks: int, row_bytes: int
 ) -> list[int]:
     """Return the first trainings of those, one a slot at least and as many as a job may ship."""
     total = np.cumsum([trainings[number].n_bytes for number in going])
@@ -162,26 +162,26 @@ def _gathered(
     frame: DataFrame, session: SparkSession, n_bytes: int
 ) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
     """Return facts and arrays by number of the model."""
-    rows = gather(
+    rows = collect_rows(
         frame, session, columns=["model", "name", "part", "payload"],
         n_bytes=3 * n_bytes, spread=["model", "name", "part"],
     )  # fmt: skip
-    pieces: dict[int, list[tuple[str, int, Any]]] = {}
+    chunks: dict[int, list[tuple[str, int, Any]]] = {}
     for model, name, part, payload in rows:
-        pieces.setdefault(model, []).append((name, part, payload))
-    return {model: join_pieces(parts) for model, parts in pieces.items()}
+        chunks.setdefault(model, []).append((name, part, payload))
+    return {model: from_chunks(parts) for model, parts in chunks.items()}
 
 
 def _take_in(
-    training: SoloTraining, facts: dict[str, Any], arrays: dict[str, Any], job_seconds: float
+    training: SingleTaskTrainer, facts: dict[str, Any], arrays: dict[str, Any], job_seconds: float
 ) -> None:
     """Take over what a job made of the run, and report its epochs."""
     layout = Layout(training.spec.k, training.spec.optimizer)
     history = training.run.history
-    run = training.run = TrainRun.from_arrays(layout, facts, arrays)
+    run = training.run = TrainingProgress.from_arrays(layout, facts, arrays)
     records = run.history
     run.history = history + records
-    training.crew.gpus |= {facts["gpu"]} - {None}
+    training.worker_info.gpus |= {facts["gpu"]} - {None}
     for report in _reports(records, facts["n_rows"], training.spec, job_seconds):
         if not training.tell(report):
             run.finished = True
@@ -193,7 +193,7 @@ def _take_in(
 
 
 def _reports(
-    records: list[EpochRecord], n_rows: int, spec: TrainSpec, job_seconds: float
+    records: list[EpochRecord], n_rows: int, spec: Hyperparameters, job_seconds: float
 ) -> list[EpochReport]:
     """Return what is told of one job; its own overhead is spread over the epochs evenly."""
     inside = sum(r.train_seconds + r.validate_seconds for r in records)

@@ -18,17 +18,24 @@ from numpy.typing import NDArray
 from pyspark import cloudpickle
 
 from spark_fm.errors import TrainingDivergedError
-from spark_fm.learner.averaging import Delta, MergeRule, merge_deltas
+from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import Trainer, Visit
+from spark_fm.learner.epoch import Backend, RowOrder
 from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.predict import TablePositions, renumbered
-from spark_fm.learner.spec import TrainSpec, Units
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
-from spark_fm.learner.training import Candidate, TrainRun, advance, evaluate, idle_loss, sample_loss
-from spark_fm.spark.broadcast import Handle, write_buffers
-from spark_fm.spark.collect import PIECE_BYTES, PIECE_SCHEMA, array_pieces, piece
-from spark_fm.spark.gpu import GpuPasses, task_trainer
+from spark_fm.learner.training import (
+    Parameters,
+    TrainingProgress,
+    advance,
+    evaluate,
+    null_model_loss,
+    sample_loss,
+)
+from spark_fm.spark.broadcast import Broadcast, write_buffers
+from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
+from spark_fm.spark.gpu import GpuPassConfig, task_trainer
 from spark_fm.spark.worker import check_version, freeze_loaded_modules, partition_number
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
@@ -42,9 +49,9 @@ from spark_fm.training.packing import (
     read_blocks,
 )
 from spark_fm.training.shards import (
+    RowSelection,
     RowsMissingError,
-    WantedRows,
-    WindowStore,
+    ShardStore,
     cut_into_windows,
     read_rows,
     remove_store,
@@ -58,14 +65,14 @@ SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
-class ExchangePart:
-    """What a task must know to train one model in an exchange.
+class LocalUpdate:
+    """What a task must know to train one model in a round.
 
     Parameters
     ----------
-    spec : TrainSpec
+    spec : Hyperparameters
     units : Units
-    epoch, exchange : int
+    epoch, round : int
     step_scale : float
     sample_rows, sample_nnz : int
         Hand the first training rows to the driver, up to so many rows and entries.
@@ -73,10 +80,10 @@ class ExchangePart:
         Take the loss of the first rows before training, and of the last ones after it.
     """
 
-    spec: TrainSpec
-    units: Units
+    spec: Hyperparameters
+    units: Scaling
     epoch: int
-    exchange: int
+    round_index: int
     step_scale: float
     sample_rows: int
     sample_nnz: int
@@ -85,32 +92,32 @@ class ExchangePart:
 
 
 @dataclass(frozen=True)
-class ExchangeTask:
-    """Train this partition's rows of one exchange, each model from its shared state.
+class LocalUpdateTask:
+    """Train this partition's rows of one round, each model from its shared state.
 
     Parameters
     ----------
     version : str
-    parts : tuple of ExchangePart
+    parts : tuple of LocalUpdate
         One a model; all train in one pass over the rows.
     states : Handle
-        For each model the exchanged columns and the bias vector to start from.
+        For each model the synced columns and the bias vector to start from.
     candidates : Handle or None
         For each model the parameters to validate on this partition's validation rows.
-    rows : WantedRows
+    rows : RowSelection
     outbox : str or None
         Folder that takes the deltas, where the driver sees it.
-    gpu : GpuPasses or None
+    gpu : GpuPassConfig or None
         How the passes are made on a GPU; None for the processor.
     """
 
     version: str
-    parts: tuple[ExchangePart, ...]
-    states: Handle
-    candidates: Handle | None
-    rows: WantedRows
+    parts: tuple[LocalUpdate, ...]
+    states: Broadcast
+    candidates: Broadcast | None
+    rows: RowSelection
     outbox: str | None = None
-    gpu: GpuPasses | None = None
+    gpu: GpuPassConfig | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield for each model facts and a sample, then the touched features by range.
@@ -128,7 +135,7 @@ class ExchangeTask:
                 ]
                 self._pass_over(batches, learners)
         except RowsMissingError as err:
-            yield from array_pieces(partition_number(), {"missing": str(err)}, {})
+            yield from to_chunks(partition_number(), {"missing": str(err)}, {})
             return
         for model, learner in enumerate(learners):
             yield from learner.results(model, outbox=self.outbox, gpu=gpu)
@@ -146,19 +153,19 @@ class ExchangeTask:
 
 
 class _Learner:
-    """One model inside an exchange task."""
+    """One model inside a round task."""
 
     def __init__(
         self,
-        part: ExchangePart,
+        part: LocalUpdate,
         state: tuple[NDArray[np.float32], NDArray[np.float64]],
         candidate: tuple[NDArray[np.float32], float] | None,
-        trainer: Trainer,
+        trainer: Backend,
     ) -> None:
         self._part = part
         self._trainer = trainer
-        self._state = TrainState.from_exchanged(Layout(part.spec.k, part.spec.optimizer), *state)
-        self._candidate = None if candidate is None else Candidate(*candidate)
+        self._state = TrainState.from_synced(Layout(part.spec.k, part.spec.optimizer), *state)
+        self._candidate = None if candidate is None else Parameters(*candidate)
         self._facts: dict[str, Any] = {
             "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "idle_sum": 0.0,
             "sample_before": [0.0, 0.0], "sample_after": [0.0, 0.0], "compile_seconds": 0.0,
@@ -183,7 +190,7 @@ class _Learner:
             )
         self._facts["validate_seconds"] += time.perf_counter() - clock
 
-    def train(self, rows: CsrBatch, window: int) -> None:
+    def train(self, rows: CsrBatch, shard: int) -> None:
         """Train on one stretch of rows, and add up what it did."""
         clock = time.perf_counter()
         part, facts = self._part, self._facts
@@ -193,7 +200,7 @@ class _Learner:
                 facts["sample_before"] = sample_loss(self._state, rows, part.spec)
             self._sample = self._first_rows(rows)
         self._last = rows
-        visit = Visit(part.epoch, part.exchange, partition_number(), window)
+        visit = RowOrder(part.epoch, part.round_index, partition_number(), shard)
         stats = self._trainer.train_inplace(
             self._state, rows, visit, spec=part.spec, step_scale=part.step_scale
         )
@@ -201,7 +208,7 @@ class _Learner:
         facts["nnz"] += rows.nnz
         facts["loss_sum"] += stats.loss_sum
         facts["weight_sum"] += stats.weight_sum
-        facts["idle_sum"] += idle_loss(rows, part.spec)
+        facts["idle_sum"] += null_model_loss(rows, part.spec)
         facts["compile_seconds"] += stats.compile_seconds
         facts["train_seconds"] += time.perf_counter() - clock
 
@@ -218,16 +225,16 @@ class _Learner:
         facts["validation"] = self._sums.to_dict()
         if sample is not None:
             facts["sample_shape"] = [sample.n_rows, sample.nnz]
-        yield from array_pieces(partition_number(), facts, {}, model=model)
+        yield from to_chunks(partition_number(), facts, {}, model=model)
         if sample is not None:
-            yield piece(partition_number(), SAMPLE, 0, encode(sample), model=model)
+            yield chunk(partition_number(), SAMPLE, 0, encode(sample), model=model)
         if facts["finite"]:
             for number, delta in self._deltas():
                 if outbox is None:
                     name, payload = DELTA, delta.to_bytes()
                 else:
                     name, payload = DELTA_FILE, write_buffers(outbox, delta.buffers()).encode()
-                yield piece(partition_number(), name, number, payload, model=model)
+                yield chunk(partition_number(), name, number, payload, model=model)
 
     def _first_rows(self, rows: CsrBatch) -> CsrBatch | None:
         fitting = int(np.searchsorted(rows.indptr, self._part.sample_nnz, "right")) - 1
@@ -245,24 +252,24 @@ class _Learner:
 
 
 @dataclass(frozen=True)
-class MergeTask:
+class AverageTask:
     """Merge all partitions' deltas of one model and range of ids: for ``applyInArrow``.
 
     Parameters
     ----------
     version : str
-    rules : tuple of MergeRule
+    rules : tuple of AveragingRule
         One a model.
     states : Handle
-        As in ExchangeTask.
+        As in LocalUpdateTask.
     """
 
     version: str
-    rules: tuple[MergeRule, ...]
-    states: Handle
+    rules: tuple[AveragingRule, ...]
+    states: Broadcast
 
     def __call__(self, group: pa.Table) -> pa.Table:
-        """Return one merged piece for the group's range of ids; facts pass through."""
+        """Return one merged chunk for the group's range of ids; facts pass through."""
         check_version(self.version)
         if group.column("name")[0].as_py() != DELTA:
             return group
@@ -270,29 +277,29 @@ class MergeTask:
         ordered = sorted(rows, key=lambda row: row[1])
         model, _, _, part, _ = ordered[0]
         columns, _ = self.states.load()[model]
-        merged = merge_range(columns, part, [row[4] for row in ordered], self.rules[model])
+        merged = average_range(columns, part, [row[4] for row in ordered], self.rules[model])
         freeze_loaded_modules()
-        return pa.Table.from_batches([piece(0, MERGED, part, merged.to_bytes(), model=model)])
+        return pa.Table.from_batches([chunk(0, MERGED, part, merged.to_bytes(), model=model)])
 
 
 PIECE_NAMES = ("model", "partition", "name", "part", "payload")
 
 
-def merge_range(
+def average_range(
     columns: NDArray[np.float32],
     part: int,
     payloads: Sequence[bytes | memoryview],
-    rule: MergeRule,
+    rule: AveragingRule,
 ) -> Delta:
     """Merge the payloads of range ``part``, given in the order of partitions."""
     span = features_per_range(rule.layout)
-    deltas = [Delta.from_bytes(payload, rule.layout.n_exchanged) for payload in payloads]
-    return merge_deltas(columns[part * span : (part + 1) * span], part * span, deltas, rule)
+    deltas = [Delta.from_bytes(payload, rule.layout.n_synced) for payload in payloads]
+    return average_deltas(columns[part * span : (part + 1) * span], part * span, deltas, rule)
 
 
 def features_per_range(layout: Layout) -> int:
-    """Return how many features' deltas make one piece."""
-    return max(1, PIECE_BYTES // (4 * (layout.n_exchanged + 2)))
+    """Return how many features' deltas make one chunk."""
+    return max(1, CHUNK_BYTES // (4 * (layout.n_synced + 2)))
 
 
 @dataclass(frozen=True)
@@ -303,18 +310,18 @@ class SoloPart:
     ----------
     model : int
         Number of the model among those that share the rows.
-    spec : TrainSpec
+    spec : Hyperparameters
     units : Units
     metric : str
     run : Handle
-        Facts and arrays of the model's TrainRun.
+        Facts and arrays of the model's TrainingProgress.
     """
 
     model: int
-    spec: TrainSpec
-    units: Units
+    spec: Hyperparameters
+    units: Scaling
     metric: str
-    run: Handle
+    run: Broadcast
 
 
 @dataclass(frozen=True)
@@ -332,19 +339,19 @@ class SoloTask:
         Train on validation rows too and validate nothing.
     seconds : float
         Start no further epoch after this much time; one at least is trained.
-    gpu : GpuPasses or None
+    gpu : GpuPassConfig or None
         How the passes are made on a GPU; None for the processor.
     """
 
     version: str
     parts: tuple[SoloPart, ...]
-    ids: Handle | None
+    ids: Broadcast | None
     train_on_all: bool
     seconds: float
-    gpu: GpuPasses | None = None
+    gpu: GpuPassConfig | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the pieces of the advanced run."""
+        """Yield the chunks of the advanced run."""
         check_version(self.version)
         yield from self._advanced(self.parts[partition_number()], batches)
         freeze_loaded_modules()
@@ -354,7 +361,7 @@ class SoloTask:
     ) -> Iterator[pa.RecordBatch]:
         started = time.perf_counter()
         facts, arrays = part.run.load()
-        run = TrainRun.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
+        run = TrainingProgress.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
         since, n_features = run.epoch, run.state.n_features
         train, validation = self._read(batches)
         train = part.units.apply(checked(train, n_features))
@@ -370,11 +377,11 @@ class SoloTask:
                     pass
         except TrainingDivergedError as err:
             # As data: an exception would reach the driver as another class.
-            yield from array_pieces(0, {"diverged": str(err)}, {}, model=part.model)
+            yield from to_chunks(0, {"diverged": str(err)}, {}, model=part.model)
         else:
             result, advanced = run.to_arrays(since)
             result |= {"n_rows": train.n_rows, "gpu": gpu}
-            yield from array_pieces(0, result, advanced, model=part.model)
+            yield from to_chunks(0, result, advanced, model=part.model)
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.
@@ -392,67 +399,67 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class DealTask:
-    """Give every block a partition, and cut it into the exchanges that train it.
+class AssignTask:
+    """Give every block a partition, and cut it into the rounds that train it.
 
     Parameters
     ----------
     keys : tuple of int
         Value of column ``key`` that hashes to each partition.
-    n_exchanges : int
+    n_rounds : int
     ids : Handle or None
         Sorted feature ids of the table's rows.
     """
 
     version: str
     keys: tuple[int, ...]
-    n_exchanges: int
-    ids: Handle | None
+    n_rounds: int
+    ids: Broadcast | None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield pieces of the blocks with columns ``key`` and ``exchange`` added."""
+        """Yield chunks of the blocks with columns ``key`` and ``round`` added."""
         check_version(self.version)
         positions = None if self.ids is None else TablePositions(self.ids.load())
-        n_partitions, n_exchanges = len(self.keys), self.n_exchanges
+        n_partitions, n_rounds = len(self.keys), self.n_rounds
         for kind, source, seq, rows in read_blocks(batches):
             partition = (seq + source) % n_partitions
-            exchanges = exchanges_of(seq // n_partitions + source, rows.n_rows, n_exchanges)
-            cuts = np.linspace(0, rows.n_rows, len(exchanges) + 1).astype(np.int64)
+            rounds = rounds_of(seq // n_partitions + source, rows.n_rows, n_rounds)
+            cuts = np.linspace(0, rows.n_rows, len(rounds) + 1).astype(np.int64)
             rows = renumbered(rows, positions)
-            for exchange, (start, stop) in zip(exchanges, pairwise(cuts), strict=True):
-                dealt = block_row(kind, source, seq, rows.between(start, stop))
+            for round_index, (start, stop) in zip(rounds, pairwise(cuts), strict=True):
+                partitioned = block_row(kind, source, seq, rows.between(start, stop))
                 yield pa.RecordBatch.from_arrays(
                     [
-                        *dealt.columns,
+                        *partitioned.columns,
                         pa.array([self.keys[partition]], pa.int32()),
-                        pa.array([exchange], pa.int32()),
+                        pa.array([round_index], pa.int32()),
                     ],
                     schema=DEALT_SCHEMA,
                 )
 
 
-def exchanges_of(turn: int, n_rows: int, n_exchanges: int) -> list[int]:
-    """Return the exchanges that the pieces of a block go to: all, rows permitting.
+def rounds_of(turn: int, n_rows: int, n_rounds: int) -> list[int]:
+    """Return the rounds that the chunks of a block go to: all, rows permitting.
 
     Pieces of small blocks are spread evenly, and start at multiples of the golden ratio,
-    which leave no exchange out for long (Knuth, The Art of Computer Programming, 6.4).
+    which leave no round out for long (Knuth, The Art of Computer Programming, 6.4).
     """
-    n_pieces = min(n_rows, n_exchanges)
-    first = int(turn * GOLDEN % 1 * n_exchanges)
-    return [(first + i * n_exchanges // n_pieces) % n_exchanges for i in range(n_pieces)]
+    n_pieces = min(n_rows, n_rounds)
+    first = int(turn * GOLDEN % 1 * n_rounds)
+    return [(first + i * n_rounds // n_pieces) % n_rounds for i in range(n_pieces)]
 
 
 DEALT_SCHEMA = BLOCK_SCHEMA.append(pa.field("key", pa.int32())).append(
-    pa.field("exchange", pa.int32())
+    pa.field("round", pa.int32())
 )
 
 
-LISTING_DDL = "kind int, exchange int, source int, seq int, n_rows int, nnz bigint"
-LISTED = ("kind", "exchange", "source", "seq", "n_rows", "nnz")
+LISTING_DDL = "kind int, round int, source int, seq int, n_rows int, nnz bigint"
+LISTED = ("kind", "round", "source", "seq", "n_rows", "nnz")
 
 
 @dataclass(frozen=True)
-class StoreTask:
+class WriteShardsTask:
     """Write the sets of a partition into files of its machine, and list their blocks.
 
     Blocks come in any order and are put down as they come; sorting them in the JVM would
@@ -462,39 +469,39 @@ class StoreTask:
     ----------
     version : str
     store : str
-        Key of the window stores.
-    n_exchanges : int
+        Key of the shard stores.
+    n_rounds : int
     """
 
     version: str
     store: str
-    n_exchanges: int
+    n_rounds: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the blocks without their payload."""
         check_version(self.version)
-        store = WindowStore(self.store, partition_number())
+        store = ShardStore(self.store, partition_number())
         places: dict[str, list[tuple[int, ...]]] = {
-            set_name(kind, exchange): []
+            set_name(kind, round_index): []
             for kind in (TRAIN, VALIDATION)
-            for exchange in range(self.n_exchanges)
+            for round_index in range(self.n_rounds)
         }
         with store.spool() as spool:
             for batch in batches:
                 numbers = [np.asarray(batch.column(name)).tolist() for name in LISTED]
                 payloads = batch.column("payload")
                 for i, facts in enumerate(zip(*numbers, strict=True)):
-                    kind, exchange, *rest = facts
+                    kind, round_index, *rest = facts
                     start = spool.add(payloads[i].as_buffer())
-                    places[set_name(kind, exchange)].append((*rest, start))
+                    places[set_name(kind, round_index)].append((*rest, start))
                 yield batch.select(list(LISTED))
             blocks = spool.contents()
             if blocks is None:
                 return
             for name, found in places.items():
                 with store.writer(name) as writer:
-                    for window in cut_into_windows(_blocks(blocks, sorted(found))):
-                        writer.add(window)
+                    for shard in cut_into_windows(_blocks(blocks, sorted(found))):
+                        writer.add(shard)
                     writer.finish()
 
 
@@ -552,7 +559,7 @@ def _draft(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class ResidentTask:
+class WorkerLoop:
     """Answer orders until the driver says stop, its folder is gone, or it is gone itself.
 
     An order is a pickled task for ``mapInArrow``, and an answer all that it yields. Orders
@@ -608,7 +615,7 @@ class ResidentTask:
 
 def _answer(order: bytes, rows: list[pa.RecordBatch], path: Path) -> None:
     draft = _draft(path)
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(sink, PIECE_SCHEMA) as writer:
+    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer:
         for batch in cloudpickle.loads(order)(iter(rows)):
             writer.write_batch(batch)
     draft.replace(path)

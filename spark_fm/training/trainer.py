@@ -19,38 +19,38 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.spec import TrainSpec, Units
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, initial_state
 from spark_fm.learner.training import (
-    Candidate,
     EpochRecord,
-    Snapshot,
-    TrainRun,
+    Parameters,
+    TrainingProgress,
+    TrainingState,
     WarmStart,
     new_stopping,
     warm_state_inplace,
 )
 from spark_fm.learner.weights import FMWeights
-from spark_fm.spark.broadcast import Handle, shipped
-from spark_fm.spark.gpu import GpuPasses
-from spark_fm.spark.resources import PROCESSOR, Device, DeviceName, choose_device
+from spark_fm.spark.broadcast import Broadcast, broadcast
+from spark_fm.spark.gpu import GpuPassConfig
+from spark_fm.spark.resources import CPU_DEVICE, Device, DeviceName, choose_device
 from spark_fm.spark.session import tagged, task_slots, use_driver_interpreter
 from spark_fm.training.callbacks import (
-    Crew,
+    EpochCallback,
     EpochReport,
-    Listener,
     Progress,
+    WorkerInfo,
     divergence_notes,
     running_history,
     validation_curve,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
-from spark_fm.training.config import REFIT_ROWS, TrainRequest
-from spark_fm.training.dataset import PackedData, check_sets, label_scale, packed, packing_key
-from spark_fm.training.partitions import DealtBlocks, dealt_blocks
+from spark_fm.training.config import REFIT_ROWS, TrainConfig
+from spark_fm.training.dataset import PackedDataset, check_sets, label_scale, packed, packing_key
+from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
-from spark_fm.training.rounds import DistributedTraining, conduct
-from spark_fm.training.single_task import SoloTraining, train_solo
+from spark_fm.training.rounds import AveragingTrainer, run_rounds
+from spark_fm.training.single_task import SingleTaskTrainer, train_single_task
 
 log = logging.getLogger(__name__)
 
@@ -66,25 +66,25 @@ class TrainResult:
         One row an epoch.
     facts : dict
         Everything else that the summary shows, JSON-able.
-    snapshot : Snapshot or None
+    snapshot : TrainingState or None
         Where the training stands, when the request says to keep it.
     """
 
     weights: FMWeights
     history: list[dict[str, Any]]
     facts: dict[str, Any]
-    snapshot: Snapshot | None
+    snapshot: TrainingState | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Phase:
+class Fit:
     """The first training of a model, or the second.
 
     Parameters
     ----------
-    run : TrainRun
+    run : TrainingProgress
         Where it begins.
-    spec : TrainSpec
+    spec : Hyperparameters
         ``epochs`` is the number that the run ends with.
     units : Units
     train_on_all : bool
@@ -92,9 +92,9 @@ class Phase:
     has_validation : bool
     """
 
-    run: TrainRun
-    spec: TrainSpec
-    units: Units
+    run: TrainingProgress
+    spec: Hyperparameters
+    units: Scaling
     train_on_all: bool
     has_validation: bool
 
@@ -105,11 +105,11 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _First:
+class FitResult:
     """What the first training came to."""
 
-    candidate: Candidate
-    units: Units
+    candidate: Parameters
+    units: Scaling
     best_epoch: int
     step_scale: float
     records: list[EpochRecord]
@@ -120,14 +120,14 @@ class ModelTraining:
 
     Parameters
     ----------
-    data : PackedData
+    data : PackedDataset
     plan : TrainPlan
-    request : TrainRequest
+    request : TrainConfig
     start : WarmStart or None
         Model to go on from.
     checkpoint : Checkpoint or None
         Where to write the training down.
-    saved : Snapshot or None
+    saved : TrainingState or None
         What an interrupted run of this training wrote there.
     listener : callable or None
         Takes each epoch of the first training; False ends it there.
@@ -135,14 +135,14 @@ class ModelTraining:
 
     def __init__(
         self,
-        data: PackedData,
+        data: PackedDataset,
         plan: TrainPlan,
-        request: TrainRequest,
+        request: TrainConfig,
         *,
         start: WarmStart | None = None,
         checkpoint: Checkpoint | None = None,
-        saved: Snapshot | None = None,
-        listener: Listener | None = None,
+        saved: TrainingState | None = None,
+        on_epoch_end: EpochCallback | None = None,
     ) -> None:
         self.plan = plan
         self._started = time.perf_counter()
@@ -150,16 +150,16 @@ class ModelTraining:
         self._request = request
         self._start = start
         self._checkpoint = checkpoint
-        self._listener = listener
+        self._on_epoch_end = on_epoch_end
         self._history: list[dict[str, Any]] = []
         self._warnings = [*data.warnings, *check_sets(data, request)]
-        self._crew = Crew()
-        self._first: _First | None = None
+        self._worker_info = WorkerInfo()
+        self._first: FitResult | None = None
         self._snapshot = saved
 
-    def first_phase(self) -> Phase | None:
+    def initial_fit(self) -> Fit | None:
         """Return the first training, None when a checkpoint says that it is over."""
-        saved, all_rows = self._snapshot, self._data.nothing_left
+        saved, all_rows = self._snapshot, self._data.has_no_training_rows
         units = self._units(all_rows=all_rows)
         has_validation = self._data.has_validation
         spec = self._request.spec
@@ -169,14 +169,14 @@ class ModelTraining:
             if "first" in saved.facts:
                 self._first = _first_of(saved)
                 return None
-            return Phase(saved.run(), spec, units, all_rows, has_validation)
+            return Fit(saved.run(), spec, units, all_rows, has_validation)
         run = self._continued(units)
         if run is None:
             run = self._new_run(spec, units, all_rows=all_rows)
         spec = replace(spec, epochs=run.epoch + spec.epochs)
-        return Phase(run, spec, units, all_rows, has_validation)
+        return Fit(run, spec, units, all_rows, has_validation)
 
-    def second_phase(self, phase: Phase | None, run: TrainRun | None) -> Phase | None:
+    def refit_on_all_rows(self, phase: Fit | None, run: TrainingProgress | None) -> Fit | None:
         """Return the training on all rows, None where there is none.
 
         Parameters
@@ -192,7 +192,7 @@ class ModelTraining:
                     "the last one was kept: the validation rows have one class only, or constant "
                     "labels."
                 )
-            self._first = _First(run.result(), phase.units, best, run.step_scale, run.history)
+            self._first = FitResult(run.result(), phase.units, best, run.step_scale, run.history)
             if self._request.keep_snapshot:
                 self._snapshot = self._snapshot_of(run, phase, None)
             if not self._wants_refit():
@@ -202,30 +202,30 @@ class ModelTraining:
         units = self._units(all_rows=True)
         spec = replace(self._request.spec, epochs=first.best_epoch + 1)
         if phase is None and self._snapshot is not None:
-            return Phase(self._snapshot.run(), spec, units, True, False)
-        return Phase(self._new_run(spec, units, all_rows=True), spec, units, True, False)
+            return Fit(self._snapshot.run(), spec, units, True, False)
+        return Fit(self._new_run(spec, units, all_rows=True), spec, units, True, False)
 
-    def solo(self, phase: Phase, tell: Listener) -> SoloTraining:
+    def single_task(self, phase: Fit, tell: EpochCallback) -> SingleTaskTrainer:
         """Return a phase as a training in one task."""
-        return SoloTraining(
+        return SingleTaskTrainer(
             phase.run, phase.spec, phase.units, self._request.metric, tell=self._teller(tell),
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            crew=self._crew,
+            worker_info=self._worker_info,
         )  # fmt: skip
 
-    def distributed(self, phase: Phase, tell: Listener) -> DistributedTraining:
+    def distributed(self, phase: Fit, tell: EpochCallback) -> AveragingTrainer:
         """Return a phase as a training in many tasks."""
-        return DistributedTraining(
+        return AveragingTrainer(
             phase.spec, self.plan, metric=self._request.metric, tell=self._teller(tell),
             units=phase.units, train_on_all=phase.train_on_all,
             has_validation=phase.has_validation,
             n_rows=self._data.sums(all_rows=phase.train_on_all).rows,
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            crew=self._crew,
+            worker_info=self._worker_info,
         )  # fmt: skip
 
     def result(
-        self, phase: Phase | None, outcome: TrainRun | TrainingDivergedError | None
+        self, phase: Fit | None, outcome: TrainingProgress | TrainingDivergedError | None
     ) -> TrainResult:
         """Return the model and its summary, after the second training or without one."""
         first = self._finished_first
@@ -239,7 +239,7 @@ class ModelTraining:
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
         facts = self._facts(records, units)
         facts["stepScale"] = step_scale
-        facts["refit"] = isinstance(outcome, TrainRun)
+        facts["refit"] = isinstance(outcome, TrainingProgress)
         facts["refitSeconds"] = refit_seconds
         facts["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
         weights = self._weights(candidate, units.label)
@@ -249,12 +249,12 @@ class ModelTraining:
         return TrainResult(weights, self._history, facts, snapshot)
 
     @property
-    def _finished_first(self) -> _First:
+    def _finished_first(self) -> FitResult:
         if self._first is None:
             raise RuntimeError("the first training has not ended yet")
         return self._first
 
-    def _teller(self, tell: Listener) -> Listener:
+    def _teller(self, tell: EpochCallback) -> EpochCallback:
         """Return what takes in the epochs of a phase; the refit's are not history."""
         if self._first is not None:
             return tell
@@ -262,24 +262,26 @@ class ModelTraining:
         def first_told(report: EpochReport) -> bool:
             tell(report)
             self._history.append(report.row())
-            return self._listener is None or self._listener(report)
+            return self._on_epoch_end is None or self._on_epoch_end(report)
 
         return first_told
 
-    def _keeper(self, phase: Phase) -> Callable[[TrainRun], None] | None:
+    def _keeper(self, phase: Fit) -> Callable[[TrainingProgress], None] | None:
         checkpoint = self._checkpoint
         if checkpoint is None:
             return None
         first = self._first
         return lambda run: checkpoint.write(self._snapshot_of(run, phase, first))
 
-    def _snapshot_of(self, run: TrainRun, phase: Phase, first: _First | None) -> Snapshot:
-        snapshot = Snapshot.of(
+    def _snapshot_of(
+        self, run: TrainingProgress, phase: Fit, first: FitResult | None
+    ) -> TrainingState:
+        snapshot = TrainingState.of(
             run, fingerprint=self._data.fingerprint, metric=self._request.metric,
             units=phase.units, ids=self.plan.ids, history=self._history,
         )  # fmt: skip
         snapshot.facts["epochs"] = phase.spec.epochs
-        snapshot.facts["partitions"] = [self.plan.n_partitions, self.plan.n_exchanges]
+        snapshot.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
         if first is not None:
             snapshot.facts["first"] = {
                 "bias": first.candidate.bias,
@@ -291,7 +293,7 @@ class ModelTraining:
             snapshot.arrays["first"] = first.candidate.table
         return snapshot
 
-    def _continued(self, units: Units) -> TrainRun | None:
+    def _continued(self, units: Scaling) -> TrainingProgress | None:
         """Return the run of the model to go on from, when this is the same training."""
         request, start = self._request, self._start
         if start is None or start.snapshot is None:
@@ -310,7 +312,9 @@ class ModelTraining:
         self._history = start.snapshot.history
         return run
 
-    def _new_run(self, spec: TrainSpec, units: Units, *, all_rows: bool) -> TrainRun:
+    def _new_run(
+        self, spec: Hyperparameters, units: Scaling, *, all_rows: bool
+    ) -> TrainingProgress:
         request, plan = self._request, self.plan
         sums = self._data.sums(all_rows=all_rows)
         mean = sums.label / sums.weight / units.label
@@ -318,15 +322,15 @@ class ModelTraining:
         state = initial_state(spec, counts, label_mean=mean)
         if self._start is not None:
             warm_state_inplace(state, self._start, spec, ids=plan.ids, units=units)
-        return TrainRun(
+        return TrainingProgress(
             state=state,
             stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),
             last_loss=sums.label_square / sums.weight / units.label**2 - mean**2,
         )
 
-    def _units(self, *, all_rows: bool) -> Units:
+    def _units(self, *, all_rows: bool) -> Scaling:
         sums = self._data.sums(all_rows=all_rows)
-        return Units(label=label_scale(self._request, sums), weight=sums.weight / sums.rows)
+        return Scaling(label=label_scale(self._request, sums), weight=sums.weight / sums.rows)
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
@@ -341,7 +345,7 @@ class ModelTraining:
         rows = self._data.train.rows + self._data.validation.rows
         return request.refit == "always" or (request.refit == "auto" and rows <= REFIT_ROWS)
 
-    def _weights(self, result: Candidate, scale: float) -> FMWeights:
+    def _weights(self, result: Parameters, scale: float) -> FMWeights:
         """Return the model in the labels' own units.
 
         With labels divided by ``scale``, the score times ``scale`` is the score of the
@@ -358,10 +362,10 @@ class ModelTraining:
             features=self.plan.ids,
         )
 
-    def _facts(self, records: list[EpochRecord], units: Units) -> dict[str, Any]:
+    def _facts(self, records: list[EpochRecord], units: Scaling) -> dict[str, Any]:
         first = self._finished_first
         sums = self._data.sums(
-            all_rows=len(records) > len(first.records) or self._data.nothing_left
+            all_rows=len(records) > len(first.records) or self._data.has_no_training_rows
         )
         data, plan = self._data, self.plan
         notes = divergence_notes(first.records)
@@ -378,10 +382,10 @@ class ModelTraining:
             "skippedReasons": data.n_skipped,
             "zeroWeightRows": data.n_zero_weight,
             "numSourcePartitions": data.n_sources,
-            "numWorkers": self._crew.workers,
-            "averagingsPerEpoch": plan.n_exchanges if not plan.solo else 0,
+            "numWorkers": self._worker_info.workers,
+            "averagingsPerEpoch": plan.n_rounds if not plan.single_task else 0,
             "device": "gpu" if plan.device.is_gpu else "cpu",
-            "gpus": sorted(self._crew.gpus),
+            "gpus": sorted(self._worker_info.gpus),
             "mergedOnExecutors": plan.merge_on_executors,
             "labelMean": sums.label / sums.weight,
             "labelScale": units.label,
@@ -389,7 +393,9 @@ class ModelTraining:
             "bestEpoch": first.best_epoch,
             "validationMetric": self._request.metric if data.has_validation else None,
             "validationCurve": validation_curve(first.records, first.best_epoch),
-            "running": running_history(first.records, data.sums(all_rows=data.nothing_left).rows),
+            "running": running_history(
+                first.records, data.sums(all_rows=data.has_no_training_rows).rows
+            ),
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + notes,
             "packSeconds": data.seconds,
@@ -397,12 +403,12 @@ class ModelTraining:
         }
 
 
-def _first_of(saved: Snapshot) -> _First:
+def _first_of(saved: TrainingState) -> FitResult:
     """Return what the first training came to, from a checkpoint of the second."""
     facts = saved.facts["first"]
-    return _First(
-        Candidate(saved.arrays["first"].copy(), facts["bias"]),
-        Units(*facts["units"]),
+    return FitResult(
+        Parameters(saved.arrays["first"].copy(), facts["bias"]),
+        Scaling(*facts["units"]),
         facts["best_epoch"],
         facts["step_scale"],
         [EpochRecord.from_dict(record) for record in facts["records"]],
@@ -412,7 +418,7 @@ def _first_of(saved: Snapshot) -> _First:
 Outcome = TrainResult | TrainingDivergedError
 
 
-def train(rows: DataFrame, request: TrainRequest, *, start: WarmStart | None = None) -> TrainResult:
+def train(rows: DataFrame, request: TrainConfig, *, start: WarmStart | None = None) -> TrainResult:
     """Train one model on ``rows``, whose columns have the internal names.
 
     Parameters
@@ -420,7 +426,7 @@ def train(rows: DataFrame, request: TrainRequest, *, start: WarmStart | None = N
     rows : DataFrame
         Columns ``features``, ``label`` and, as the request says, ``weight`` and
         ``validation``.
-    request : TrainRequest
+    request : TrainConfig
     start : WarmStart, optional
         Model to go on from.
 
@@ -435,7 +441,7 @@ def train(rows: DataFrame, request: TrainRequest, *, start: WarmStart | None = N
     few jobs over the packed blocks. Everything persisted or broadcast is released on
     the way out, however that is reached.
     """
-    with training_set(rows, request) as data:
+    with open_trainer(rows, request) as data:
         [outcome] = data.train([request], start=start)
     if isinstance(outcome, TrainingDivergedError):
         raise outcome
@@ -443,7 +449,7 @@ def train(rows: DataFrame, request: TrainRequest, *, start: WarmStart | None = N
 
 
 @contextmanager
-def training_set(rows: DataFrame, request: TrainRequest) -> Iterator[TrainingSet]:
+def open_trainer(rows: DataFrame, request: TrainConfig) -> Iterator[Trainer]:
     """Pack ``rows`` as a request says; inside the block any number of models train on them.
 
     Raises
@@ -458,15 +464,15 @@ def training_set(rows: DataFrame, request: TrainRequest) -> Iterator[TrainingSet
     with ExitStack() as after, tagged(session, "fit"):
         devices = {request.device: choose_device(request.device, session)}
         with packed(rows, session, request) as data, ExitStack() as stack:
-            yield TrainingSet(data, packing_key(request), session, stack, after, devices)
+            yield Trainer(data, packing_key(request), session, stack, after, devices)
 
 
-class TrainingSet:
-    """A packed training set; ``training_set`` makes it."""
+class Trainer:
+    """A packed training set; ``open_trainer`` makes it."""
 
     def __init__(
         self,
-        data: PackedData,
+        data: PackedDataset,
         key: tuple[object, ...],
         session: SparkSession,
         stack: ExitStack,
@@ -479,8 +485,8 @@ class TrainingSet:
         self._stack = stack
         self._after = after  # what is to be done when no job runs any more
         self._name = uuid4().hex
-        self._ids: dict[bytes, Handle] = {}
-        self._dealt: dict[tuple[object, ...], DealtBlocks] = {}
+        self._ids: dict[bytes, Broadcast] = {}
+        self._partitioned: dict[tuple[object, ...], PartitionedBlocks] = {}
         self._devices = devices
 
     @property
@@ -495,16 +501,16 @@ class TrainingSet:
 
     def train(
         self,
-        requests: Sequence[TrainRequest],
+        requests: Sequence[TrainConfig],
         *,
         start: WarmStart | None = None,
-        listeners: Sequence[Listener | None] = (),
+        callbacks: Sequence[EpochCallback | None] = (),
     ) -> list[Outcome]:
         """Train a model for each request, in passes over the rows that they share.
 
         Parameters
         ----------
-        requests : sequence of TrainRequest
+        requests : sequence of TrainConfig
             They may differ in all that does not decide how rows are packed
             (``packing_key``).
         start : WarmStart, optional
@@ -524,8 +530,8 @@ class TrainingSet:
                 raise InvalidParamError("These Params need rows that are packed another way.")
         several = len(requests) > 1
         models = [
-            self._model(request, start, listener, shares_folder=several)
-            for request, listener in zip_longest(requests, listeners)
+            self._model(request, start, on_epoch_end, shares_folder=several)
+            for request, on_epoch_end in zip_longest(requests, callbacks)
         ]
         groups: dict[tuple[object, ...], list[int]] = {}
         for number, model in enumerate(models):
@@ -541,9 +547,9 @@ class TrainingSet:
 
     def _model(
         self,
-        request: TrainRequest,
+        request: TrainConfig,
         start: WarmStart | None,
-        listener: Listener | None,
+        on_epoch_end: EpochCallback | None,
         *,
         shares_folder: bool,
     ) -> ModelTraining:
@@ -562,17 +568,17 @@ class TrainingSet:
         plan = self._plan(asked, known)
         return ModelTraining(
             self._data, plan, request,
-            start=start, checkpoint=checkpoint, saved=saved, listener=listener,
+            start=start, checkpoint=checkpoint, saved=saved, on_epoch_end=on_epoch_end,
         )  # fmt: skip
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
         """Train models of one layout: first all first trainings, then all refits."""
         plan = models[0].plan
         _log_start(self._data, plan, len(models))
-        first = [model.first_phase() for model in models]
+        first = [model.initial_fit() for model in models]
         runs = self._run(models, first, "train")
-        second: list[Phase | None] = [
-            None if isinstance(run, TrainingDivergedError) else model.second_phase(phase, run)
+        second: list[Fit | None] = [
+            None if isinstance(run, TrainingDivergedError) else model.refit_on_all_rows(phase, run)
             for model, phase, run in zip(models, first, runs, strict=True)
         ]
         again = self._run(models, second, "refit")
@@ -582,8 +588,8 @@ class TrainingSet:
         ]
 
     def _run(
-        self, models: list[ModelTraining], phases: list[Phase | None], what: str
-    ) -> list[TrainRun | TrainingDivergedError | None]:
+        self, models: list[ModelTraining], phases: list[Fit | None], what: str
+    ) -> list[TrainingProgress | TrainingDivergedError | None]:
         """Run the phases that there are to their ends."""
         chosen = [(m, p) for m, p in zip(models, phases, strict=True) if p is not None]
         if not chosen:
@@ -593,7 +599,7 @@ class TrainingSet:
         gpu = self._gpu_passes(plan, on_all=on_all)
         total = sum(phase.epochs_left for _, phase in chosen)
         what = what if len(chosen) == 1 else f"{what} {len(chosen)} models"
-        outcomes: Sequence[TrainRun | TrainingDivergedError]
+        outcomes: Sequence[TrainingProgress | TrainingDivergedError]
         with Progress(total, what) as progress:
 
             def tell(of: str, report: EpochReport) -> bool:
@@ -608,12 +614,12 @@ class TrainingSet:
                 for number, phase in enumerate(phases)
                 if phase is not None
             ]
-            if plan.solo:
+            if plan.single_task:
                 trainings = [
-                    model.solo(phase, teller)
+                    model.single_task(phase, teller)
                     for (model, phase), teller in zip(chosen, tellers, strict=True)
                 ]
-                outcomes = train_solo(
+                outcomes = train_single_task(
                     trainings, self._data, session, ids=self._ids_handle(plan),
                     train_on_all=on_all, n_tasks=plan.device.slots or task_slots(session),
                     device=plan.device, gpu=gpu,
@@ -623,11 +629,11 @@ class TrainingSet:
                     model.distributed(phase, teller).steps(phase.run)
                     for (model, phase), teller in zip(chosen, tellers, strict=True)
                 ]
-                outcomes = conduct(steps, self._dealt_blocks(plan), session, plan, gpu=gpu)
+                outcomes = run_rounds(steps, self._partitioned_blocks(plan), session, plan, gpu=gpu)
         left = iter(outcomes)
         return [None if phase is None else next(left) for phase in phases]
 
-    def _plan(self, request: TrainRequest, known: FMWeights | None) -> TrainPlan:
+    def _plan(self, request: TrainConfig, known: FMWeights | None) -> TrainPlan:
         device = self._device(request.device)
         try:
             return make_plan(request, self._data, self._session, known=known, device=device)
@@ -635,48 +641,48 @@ class TrainingSet:
             if request.device != "auto" or not device.is_gpu:
                 raise
             log.warning("device='auto' trains on the processor: %s", err)
-            return make_plan(request, self._data, self._session, known=known, device=PROCESSOR)
+            return make_plan(request, self._data, self._session, known=known, device=CPU_DEVICE)
 
     def _device(self, wanted: DeviceName) -> Device:
         if wanted not in self._devices:
             self._devices[wanted] = choose_device(wanted, self._session)
         return self._devices[wanted]
 
-    def _gpu_passes(self, plan: TrainPlan, *, on_all: bool) -> GpuPasses | None:
+    def _gpu_passes(self, plan: TrainPlan, *, on_all: bool) -> GpuPassConfig | None:
         """Return how passes are made on a GPU; what has one key are the same rows."""
         ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
-        key = f"{self._name} {plan.n_partitions} {plan.n_exchanges} {on_all} {ids}"
+        key = f"{self._name} {plan.n_partitions} {plan.n_rounds} {on_all} {ids}"
         sums, n_partitions = self._data.sums(all_rows=on_all), plan.n_partitions
         return plan.device.passes(key, -(-sums.rows // n_partitions), sums.nnz // n_partitions)
 
-    def _ids_handle(self, plan: TrainPlan) -> Handle | None:
+    def _ids_handle(self, plan: TrainPlan) -> Broadcast | None:
         if plan.ids is None:
             return None
         key = plan.ids.tobytes()
         if key not in self._ids:
             self._ids[key] = self._stack.enter_context(
-                shipped(self._session, plan.ids, n_bytes=plan.ids.nbytes)
+                broadcast(self._session, plan.ids, n_bytes=plan.ids.nbytes)
             )
         return self._ids[key]
 
-    def _dealt_blocks(self, plan: TrainPlan) -> DealtBlocks:
+    def _partitioned_blocks(self, plan: TrainPlan) -> PartitionedBlocks:
         ids = self._ids_handle(plan)
-        key = (plan.n_partitions, plan.n_exchanges, id(ids))
-        if key not in self._dealt:
-            dealt = dealt_blocks(self._data.blocks, plan.n_partitions, plan.n_exchanges, ids)
-            blocks = DealtBlocks(dealt, plan.n_exchanges, self._stack)
+        key = (plan.n_partitions, plan.n_rounds, id(ids))
+        if key not in self._partitioned:
+            partitioned = partition_blocks(self._data.blocks, plan.n_partitions, plan.n_rounds, ids)
+            blocks = PartitionedBlocks(partitioned, plan.n_rounds, self._stack)
             self._stack.push(blocks.remove_files)
             self._after.callback(blocks.remove_left_files)
-            self._dealt[key] = blocks
-        return self._dealt[key]
+            self._partitioned[key] = blocks
+        return self._partitioned[key]
 
 
-def _log_start(data: PackedData, plan: TrainPlan, n_models: int) -> None:
+def _log_start(data: PackedDataset, plan: TrainPlan, n_models: int) -> None:
     log.info(
         "packed %d rows (%d for validation), %d non-zeros, %d of %d features seen, in %.2f s; "
         "%s%d partition(s), %d averaging(s) an epoch",
         data.train.rows + data.validation.rows, data.validation.rows,
         data.train.nnz + data.validation.nnz, len(data.counts.ids), data.feature_dim,
         data.seconds, f"{n_models} models, " if n_models > 1 else "", plan.n_partitions,
-        0 if plan.solo else plan.n_exchanges,
+        0 if plan.single_task else plan.n_rounds,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One Spark job whose tasks serve all exchanges of a training; driver only."""
+"""One Spark job whose tasks serve all rounds of a training; driver only."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pyspark.sql.utils import is_remote
 
 from spark_fm._version import __version__
 from spark_fm.spark.broadcast import shared_folder
-from spark_fm.spark.collect import PIECE_DDL, worker_errors
+from spark_fm.spark.collect import CHUNK_DDL, worker_errors
 from spark_fm.spark.session import cancel_jobs, job_thread, local_cores, setting, shares_files
-from spark_fm.training.partitions import DealtBlocks
+from spark_fm.training.partitions import PartitionedBlocks
 from spark_fm.training.tasks import (
     POLL_SECONDS,
     STOP,
-    ResidentTask,
+    WorkerLoop,
     answer_file,
     order_file,
     place,
@@ -45,14 +45,14 @@ KILLED_WHEN_IDLE = (
 START_SECONDS = 5.0
 
 
-class ResidentTasks:
-    """Tasks that wait for exchanges, where all of a training's can run at once.
+class WorkerPool:
+    """Tasks that wait for rounds, where all of a training's can run at once.
 
     Parameters
     ----------
     session : SparkSession
     n_partitions : int
-    blocks : DealtBlocks
+    blocks : PartitionedBlocks
         Whose listing every order reads; computed when the tasks start.
 
     Notes
@@ -61,7 +61,7 @@ class ResidentTasks:
     they wait they hold these cores: no other job of the session runs on them.
     """
 
-    def __init__(self, session: SparkSession, n_partitions: int, blocks: DealtBlocks) -> None:
+    def __init__(self, session: SparkSession, n_partitions: int, blocks: PartitionedBlocks) -> None:
         self._session = session
         self._n_partitions = n_partitions
         self._blocks = blocks
@@ -76,10 +76,10 @@ class ResidentTasks:
         self._folder: Path | None = None
         self._job = threading.Thread()
         self._failure: BaseException | None = None
-        self._tag = f"spark_fm-exchanges-{uuid4().hex[:12]}"
+        self._tag = f"spark_fm-rounds-{uuid4().hex[:12]}"
         self._number = 0
 
-    def __enter__(self) -> ResidentTasks:
+    def __enter__(self) -> WorkerPool:
         """Start nothing yet."""
         return self
 
@@ -138,8 +138,8 @@ class ResidentTasks:
         with worker_errors():
             listing.count()  # what it takes to write the files is no wait for the tasks
         self._folder = folder = self._stack.enter_context(shared_folder())
-        task = ResidentTask(__version__, str(folder), os.getpid())
-        waiting = listing.mapInArrow(task, PIECE_DDL)
+        task = WorkerLoop(__version__, str(folder), os.getpid())
+        waiting = listing.mapInArrow(task, CHUNK_DDL)
         collect = job_thread(self._session, self._tag, waiting.collect)
 
         def run() -> None:
@@ -148,11 +148,11 @@ class ResidentTasks:
             except BaseException as err:  # noqa: BLE001 - raised where somebody waits
                 self._failure = err
 
-        self._job = threading.Thread(target=run, daemon=True, name="spark_fm exchanges")
+        self._job = threading.Thread(target=run, daemon=True, name="spark_fm rounds")
         self._job.start()
         here = [presence_file(folder, p) for p in range(self._n_partitions)]
         if not self._wait_for(here, seconds=START_SECONDS):
-            log.info("other jobs keep the cores busy: each exchange is a job of its own")
+            log.info("other jobs keep the cores busy: each round is a job of its own")
             self._blocks.cores_are_busy = True
             self.stop(waits=False)
 
@@ -163,7 +163,7 @@ class ResidentTasks:
         while missing := [path for path in missing if not path.exists()]:
             if not self._job.is_alive():
                 with worker_errors():
-                    raise self._failure or RuntimeError("the tasks of the exchanges have ended")
+                    raise self._failure or RuntimeError("the tasks of the rounds have ended")
             if time.perf_counter() - started > seconds:
                 return False
             time.sleep(POLL_SECONDS)

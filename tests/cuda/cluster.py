@@ -29,11 +29,11 @@ from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm._version import __version__
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.epoch import Trainer, Visit
+from spark_fm.learner.epoch import Backend, RowOrder
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.state import TrainState
 from spark_fm.spark import resources
-from spark_fm.spark.gpu import PROBE_DDL, GpuPasses, ProbeTask, TaskGpu
+from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, GpuPassConfig, ProbeTask
 from spark_fm.training import partitions as copying
 from spark_fm.training import single_task
 
@@ -55,13 +55,13 @@ class Case:
     on_cluster: bool = True
 
 
-def shipped(name: str) -> dict[str, Any]:
+def broadcast(name: str) -> dict[str, Any]:
     """Return the settings of a file in conf/."""
     lines = (ROOT / "conf" / name).read_text().splitlines()
     return dict(line.split() for line in lines if line and not line.startswith("#"))
 
 
-SHIPPED = shipped("gpu-standalone.conf") | {"spark.executor.cores": 2}
+SHIPPED = broadcast("gpu-standalone.conf") | {"spark.executor.cores": 2}
 CASES = {
     # Two executors of a core and a GPU.
     "every-task": Case({"spark.executor.cores": 1, GPU: 1, TASK_GPU: 1}, 2),
@@ -88,7 +88,7 @@ def set_up(folder: Path) -> None:
     )
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["COUNTED"] = str(folder / "uploads")
-    resources.GpuPasses = Counted  # type: ignore[misc]
+    resources.GpuPassConfig = Counted  # type: ignore[misc]
 
 
 def session(address: str, settings: dict[str, Any]) -> SparkSession:
@@ -138,7 +138,7 @@ def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[st
     plain = machine("cpu", n_workers).fit(data)
     facts = model.summary.facts
     losses = [float(m.summary.history["validationLoss"].iloc[-1]) for m in (plain, model)]
-    probe = ProbeTask(__version__, TaskGpu(local=False))
+    probe = ProbeTask(__version__, GpuAssignment(local=False))
     [other] = spark.range(0, 1, 1, 1).mapInArrow(probe, PROBE_DDL).collect()
     columns = [m.transform(data).select("score").toPandas() for m in (plain, model)]
     return {
@@ -164,11 +164,11 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
     return {"models": len(models), "at_once": sorted(set(found))}
 
 
-class Counted(GpuPasses):
+class Counted(GpuPassConfig):
     """Passes on a GPU that write down how often their rows went there."""
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
         """Yield what makes the passes."""
         with super().trainer(part) as (trainer, name):
             from spark_fm.learner.cuda.memory import device_memory
@@ -179,23 +179,23 @@ class Counted(GpuPasses):
                 file.write(f"{device_memory().uploads - before}\n")
 
 
-class FilledUp(GpuPasses):
+class FilledUp(GpuPassConfig):
     """Passes on a GPU that others have filled by the second epoch."""
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Trainer, str]]:
+    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
         """Yield what makes the passes of the first epoch."""
         with super().trainer(part) as (trainer, name):
             yield _OneEpoch(trainer), name
 
 
 class _OneEpoch:
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Backend) -> None:
         self.margins = trainer.margins
         self._trainer = trainer
 
     def train_inplace(
-        self, state: TrainState, batch: CsrBatch, visit: Visit, **more: Any
+        self, state: TrainState, batch: CsrBatch, visit: RowOrder, **more: Any
     ) -> PassStats:
         if visit.epoch > 0:
             raise ModelTooLargeError("The GPU's memory has no room for others.")
@@ -204,7 +204,7 @@ class _OneEpoch:
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:
     """Return what trainings in one task and in two come to, beside those of the processor."""
-    resources.GpuPasses = FilledUp  # type: ignore[misc]
+    resources.GpuPassConfig = FilledUp  # type: ignore[misc]
     found = []
     for n_workers in (1, 2):
         said: list[str] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from spark_fm.learner.cuda.memory import DeviceMemory
-from spark_fm.learner.cuda.trainer import CudaTrainer
-from spark_fm.learner.epoch import Visit
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.cuda.trainer import CudaBackend
+from spark_fm.learner.epoch import RowOrder
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState
 from tests.builders import random_batch, worn_state
 
@@ -24,10 +24,12 @@ def blocks_of(order: np.ndarray, size: int) -> list[np.ndarray]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def shuffled_pass(spec: TrainSpec, epoch: int, memory: DeviceMemory) -> tuple[TrainState, list]:
+def shuffled_pass(
+    spec: Hyperparameters, epoch: int, memory: DeviceMemory
+) -> tuple[TrainState, list]:
     batch = random_batch(20, N_FEATURES, seed=5, loss="logistic")
     state = worn_state(spec, N_FEATURES, seed=6)
-    stats = CudaTrainer("rows", 4, memory=memory).train_inplace(
-        state, batch, Visit(epoch), spec=spec
+    stats = CudaBackend("rows", 4, memory=memory).train_inplace(
+        state, batch, RowOrder(epoch), spec=spec
     )
     return state, stats.order.tolist()

@@ -12,9 +12,9 @@ import pytest
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import BlockedRows
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.state import TrainState
-from spark_fm.spark.gpu import GpuPasses, TaskGpu, task_trainer
+from spark_fm.spark.gpu import GpuAssignment, GpuPassConfig, task_trainer
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -26,7 +26,7 @@ from spark_fm.learner.cuda import memory as cuda_memory
 from spark_fm.learner.cuda import trainer as cuda_training
 from spark_fm.learner.cuda.device import simulated
 from spark_fm.learner.cuda.memory import DeviceMemory, device_memory
-from spark_fm.learner.cuda.trainer import CudaTrainer
+from spark_fm.learner.cuda.trainer import CudaBackend
 from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass
 
 
@@ -41,21 +41,21 @@ def test_a_table_goes_to_the_device_once_and_again_where_somebody_changed_it(
         cuda_training.cuda, "to_device", lambda array: sent.append(array) or upload(array)
     )
 
-    def visits(trainers: list[CudaTrainer]) -> TrainState:
+    def visits(trainers: list[CudaBackend]) -> TrainState:
         state = worn_state(spec, N_FEATURES, seed=6)
         for epoch, trainer in enumerate(trainers):
             if epoch == 2:
                 state = state.copy()  # as after a step that was too large
             if epoch == 3:
                 state.rows *= 0.5
-            trainer.train_inplace(state, batch, Visit(epoch), spec=spec)
+            trainer.train_inplace(state, batch, RowOrder(epoch), spec=spec)
         tables.append(sum(array.shape == state.rows.shape for array in sent))
         sent.clear()
         return state
 
     tables: list[int] = []
-    anew = visits([CudaTrainer("rows", 4, memory=DeviceMemory()) for _ in range(5)])
-    kept = visits([CudaTrainer("rows", 4, memory=memory)] * 5)
+    anew = visits([CudaBackend("rows", 4, memory=DeviceMemory()) for _ in range(5)])
+    kept = visits([CudaBackend("rows", 4, memory=memory)] * 5)
 
     np.testing.assert_array_equal(kept.rows, anew.rows)
     np.testing.assert_array_equal(kept.bias, anew.bias)
@@ -65,14 +65,14 @@ def test_a_table_goes_to_the_device_once_and_again_where_somebody_changed_it(
 def test_rows_that_do_not_fit_are_brought_piece_by_piece_with_the_same_bits(
     memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 400)
+    monkeypatch.setattr(cuda_memory, "CHUNK_BYTES", 400)
     spec, tight = train_spec(), DeviceMemory()
     whole, order = shuffled_pass(spec, 1, memory)
     assert memory.uploads > 2
     allocate = cuda_memory._uploaded
 
     def with_room_for_two(*part: object) -> object:
-        if len(tight._pieces) == 2:
+        if len(tight._chunks) == 2:
             raise MemoryError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
         return allocate(*part)
 
@@ -135,17 +135,17 @@ def test_rows_make_room_for_whatever_a_pass_needs(
 def test_a_task_that_ends_lets_go_of_rows_until_half_of_the_gpu_is_free(
     memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 400)
+    monkeypatch.setattr(cuda_memory, "CHUNK_BYTES", 400)
     shuffled_pass(train_spec(), 0, memory)
-    n_pieces = len(memory._pieces)
+    n_pieces = len(memory._chunks)
     assert n_pieces > 2
 
     waiting = {"bytes": 0}
     queue = SimpleNamespace(clear=lambda: waiting.update(bytes=0))
-    total = 40 * n_pieces  # of which each piece has 20
+    total = 40 * n_pieces  # of which each chunk has 20
 
     def memory_info() -> tuple[int, int]:
-        return total - waiting["bytes"] - 20 * len(memory._pieces), total
+        return total - waiting["bytes"] - 20 * len(memory._chunks), total
 
     context = SimpleNamespace(
         memory_manager=SimpleNamespace(deallocations=queue), get_memory_info=memory_info
@@ -154,11 +154,11 @@ def test_a_task_that_ends_lets_go_of_rows_until_half_of_the_gpu_is_free(
 
     waiting["bytes"] = total // 2
     memory.leave_room()
-    assert len(memory._pieces) == n_pieces  # half is free once what waits is freed
+    assert len(memory._chunks) == n_pieces  # half is free once what waits is freed
 
     total -= 10
     memory.leave_room()
-    assert len(memory._pieces) == n_pieces - 1
+    assert len(memory._chunks) == n_pieces - 1
 
 
 def test_each_gpu_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_gpu_that_is_broken_does_not_hide_what_broke_it(monkeypatch: pytest.Mo
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
     monkeypatch.setattr(DeviceMemory, "leave_room", leave_room)
-    passes = GpuPasses(TaskGpu(local=True), "rows", 1)
+    passes = GpuPassConfig(GpuAssignment(local=True), "rows", 1)
 
     with pytest.raises(ValueError, match="rows"), passes.trainer(0):
         raise ValueError("rows")
@@ -192,8 +192,11 @@ def test_a_task_leaves_room_on_the_gpu_whatever_comes_of_it(
     monkeypatch.setattr(DeviceMemory, "leave_room", lambda self: left.append(self))
     error = pytest.raises(ValueError, match="rows") if fails else nullcontext()
 
-    with error, task_trainer(GpuPasses(TaskGpu(local=True), "rows", 1), 0) as (trainer, name):
-        assert isinstance(trainer, CudaTrainer)
+    with (
+        error,
+        task_trainer(GpuPassConfig(GpuAssignment(local=True), "rows", 1), 0) as (trainer, name),
+    ):
+        assert isinstance(trainer, CudaBackend)
         assert name is not None
         assert name.endswith(":0")
         assert not left
@@ -216,7 +219,7 @@ def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory)
         state = worn_state(spec, N_FEATURES, seed=6)
         twin = BlockTwin(state.rows, state.bias, spec)
 
-        CudaTrainer("rows", 4, memory=memory).train_inplace(state, arrived, Visit(0), spec=spec)
+        CudaBackend("rows", 4, memory=memory).train_inplace(state, arrived, RowOrder(0), spec=spec)
 
         twin.visit(arrived, blocks_of(np.arange(12), 4))
         assert_state_is(state, twin.rows, twin.bias)
@@ -235,19 +238,19 @@ if not simulated():  # whose memory is the processor's
             np.arange(n_rows + 1, dtype=np.int64) * n_fields, ids.astype(np.int32).ravel(),
             np.ones(ids.size, np.float32), labels=rng.integers(0, 2, n_rows).astype(np.float32),
         )  # fmt: skip
-        monkeypatch.setattr(cuda_memory, "PIECE_BYTES", 2**24)
+        monkeypatch.setattr(cuda_memory, "CHUNK_BYTES", 2**24)
         states = [worn_state(spec, span * n_fields, seed=6) for _ in range(2)]
         ballast, uploads = [], []
         for state, filled in zip(states, (False, True), strict=True):
             held = DeviceMemory() if filled else memory
             while filled and cuda.current_context().get_memory_info()[0] > 2**27:
                 ballast.append(cuda.device_array(2**26, np.uint8))
-            trainer = CudaTrainer("rows", 256, memory=held)
+            trainer = CudaBackend("rows", 256, memory=held)
             for epoch in (0, 1):
-                trainer.train_inplace(state, batch, Visit(epoch), spec=spec)
+                trainer.train_inplace(state, batch, RowOrder(epoch), spec=spec)
             uploads.append(held.uploads)
             held.clear()
 
-        assert uploads[1] > uploads[0] > 1  # some pieces went there again
+        assert uploads[1] > uploads[0] > 1  # some chunks went there again
         np.testing.assert_array_equal(states[0].rows, states[1].rows)
         np.testing.assert_array_equal(states[0].bias, states[1].bias)

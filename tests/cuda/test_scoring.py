@@ -19,9 +19,9 @@ from spark_fm.learner.cuda import device
 from spark_fm.learner.cuda import scorer as cuda_scoring
 from spark_fm.learner.cuda.device import pays
 from spark_fm.learner.cuda.scorer import CudaScorer
-from spark_fm.learner.cuda.trainer import CudaTrainer
+from spark_fm.learner.cuda.trainer import CudaBackend
 from spark_fm.spark import gpu
-from spark_fm.spark.gpu import TaskGpu, row_scorer
+from spark_fm.spark.gpu import GpuAssignment, row_scorer
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -47,7 +47,7 @@ def test_rows_that_come_in_pieces_have_the_same_scores(monkeypatch: pytest.Monke
     whole = CudaScorer(table).margins(batch, model.w0)
 
     for entries in (1, 5):
-        monkeypatch.setattr(cuda_scoring, "PIECE_BYTES", entries * cuda_scoring.ENTRY_BYTES)
+        monkeypatch.setattr(cuda_scoring, "CHUNK_BYTES", entries * cuda_scoring.ENTRY_BYTES)
         np.testing.assert_array_equal(CudaScorer(table).margins(batch, model.w0), whole)
 
 
@@ -73,7 +73,7 @@ def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
     monkeypatch.setattr(CudaScorer, "margins", lambda *args: calls.append(args) or usual(*args))
     monkeypatch.setattr(device, "LEAST_PRODUCTS", batch.nnz * 19)
 
-    score = row_scorer(TaskGpu(local=True), table, 0.25, features)
+    score = row_scorer(GpuAssignment(local=True), table, 0.25, features)
     looked = []
     monkeypatch.setattr(gpu, "check_gpu", lambda: looked.append(1))
 
@@ -89,7 +89,7 @@ def test_tasks_score_large_batches_on_their_gpu_as_the_processor_does(
 
 def test_a_training_validates_large_sets_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model, table, batch = model_and_rows(3)
-    trainer = CudaTrainer("rows", 2)
+    trainer = CudaBackend("rows", 2)
     np.testing.assert_array_equal(
         trainer.margins(batch, table, model.w0), margins(batch, table, model.w0)
     )
@@ -116,7 +116,7 @@ def test_tasks_whose_gpu_does_not_work_score_on_the_processor(
     monkeypatch.setattr(gpu, "check_gpu", broken)
     monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
 
-    score = row_scorer(TaskGpu(local=True), table, 0.25, None)
+    score = row_scorer(GpuAssignment(local=True), table, 0.25, None)
 
     np.testing.assert_array_equal(score(batch), margins(batch, table, 0.25))
 
@@ -132,7 +132,7 @@ def test_tasks_go_on_on_the_processor_when_others_fill_their_gpu(
         raise ModelTooLargeError("the GPU's memory has no room")
 
     monkeypatch.setattr(device, "LEAST_PRODUCTS", 1)
-    score = row_scorer(TaskGpu(local=True), table, 0.25, None)
+    score = row_scorer(GpuAssignment(local=True), table, 0.25, None)
     monkeypatch.setattr(CudaScorer, "margins", full)
 
     for _ in range(2):

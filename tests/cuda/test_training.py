@@ -12,9 +12,9 @@ import pytest
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import CHUNK
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupSpec, Loss, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, Loss, Optimizer
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -26,13 +26,13 @@ from benchmarks.warp_sums import sums_of_a_warp
 from spark_fm.learner.cuda import trainer
 from spark_fm.learner.cuda.device import Shape, simulated
 from spark_fm.learner.cuda.memory import DeviceMemory
-from spark_fm.learner.cuda.trainer import CudaTrainer
+from spark_fm.learner.cuda.trainer import CudaBackend
 from tests.cuda.passes import N_FEATURES, assert_state_is, blocks_of, shuffled_pass
 
 DECAY: dict[str, object] = {
-    "bias": GroupSpec(0.1, 0.3),
-    "linear": GroupSpec(0.1, 0.2, "normal", init_sigma=0.1),
-    "factors": GroupSpec(0.1, 0.1, "normal", init_sigma=0.3),
+    "bias": GroupHyperparameters(0.1, 0.3),
+    "linear": GroupHyperparameters(0.1, 0.2, "normal", init_sigma=0.1),
+    "factors": GroupHyperparameters(0.1, 0.1, "normal", init_sigma=0.3),
 }
 EVERYTHING = DECAY | {"clip_gradient": 0.25, "rescale_grad": 0.7}
 
@@ -49,8 +49,8 @@ def test_a_pass_over_blocks_equals_its_float64_twin(
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    stats = CudaTrainer("rows", size, memory=memory).train_inplace(
-        state, batch, Visit(0), spec=spec, step_scale=0.5
+    stats = CudaBackend("rows", size, memory=memory).train_inplace(
+        state, batch, RowOrder(0), spec=spec, step_scale=0.5
     )
 
     loss_sum, weight_sum, _ = twin.visit(batch, blocks_of(np.arange(10), size), 0.5)
@@ -74,8 +74,8 @@ def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
     expected = state.copy()
     scores = np.zeros(10, np.float32)
 
-    stats = CudaTrainer("rows", 1, memory=memory).train_inplace(
-        state, batch, Visit(0), spec=spec, scores=scores
+    stats = CudaBackend("rows", 1, memory=memory).train_inplace(
+        state, batch, RowOrder(0), spec=spec, scores=scores
     )
 
     live = np.flatnonzero(batch.weights)
@@ -87,12 +87,14 @@ def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
 
 @pytest.mark.parametrize("k", [1, 2, 5, 32, 33, 70])
 def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
-    spec = train_spec(k=k, shuffle=False, factors=GroupSpec(0.1, 0.01, "normal", init_sigma=0.1))
+    spec = train_spec(
+        k=k, shuffle=False, factors=GroupHyperparameters(0.1, 0.01, "normal", init_sigma=0.1)
+    )
     batch = random_batch(6, N_FEATURES, seed=5, loss="logistic", lengths=(2, 6))
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaTrainer("rows", 3, memory=memory).train_inplace(state, batch, Visit(0), spec=spec)
+    CudaBackend("rows", 3, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
 
     twin.visit(batch, blocks_of(np.arange(6), 3))
     assert_state_is(state, twin.rows, twin.bias)
@@ -113,7 +115,7 @@ def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
     state = worn_state(spec, 40, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaTrainer("rows", n_rows, memory=memory).train_inplace(state, batch, Visit(0), spec=spec)
+    CudaBackend("rows", n_rows, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
 
     twin.visit(batch, [np.arange(n_rows)])
     assert_state_is(state, twin.rows, twin.bias)
@@ -174,8 +176,8 @@ def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
     before = state.copy()
     weightless = replace(batch, weights=np.zeros(4, np.float32))
 
-    stats = CudaTrainer("rows", 2, memory=memory).train_inplace(
-        state, weightless, Visit(0), spec=spec
+    stats = CudaBackend("rows", 2, memory=memory).train_inplace(
+        state, weightless, RowOrder(0), spec=spec
     )
 
     assert (stats.loss_sum, stats.weight_sum, len(stats.order)) == (0.0, 0.0, 0)

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import Layout
 
 B1, B2 = 0.9, 0.999
@@ -225,15 +225,20 @@ class BlockTwin:
     ----------
     rows : ndarray of shape (n_features, layout.touches + 1)
     bias : ndarray of shape (4,)
-    spec : TrainSpec
+    spec : Hyperparameters
     compiled : bool
         Run the loops compiled.
     """
 
     def __init__(
-        self, rows: NDArray[Any], bias: NDArray[Any], spec: TrainSpec, *, compiled: bool = False
+        self,
+        rows: NDArray[Any],
+        bias: NDArray[Any],
+        spec: Hyperparameters,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.rows = rows[:, : Layout(spec.k, spec.optimizer).touches + 1].astype(np.float64)
+        self.rows = rows[:, : Layout(spec.k, spec.optimizer).n_updates + 1].astype(np.float64)
         self.bias = bias.astype(np.float64)
         self._spec = spec
         self._visit = _visit if compiled else _visit.py_func

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_facts, write_model
+from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_metadata, write_model
 from spark_fm.learner.weights import FMWeights
 
 
@@ -21,7 +21,7 @@ def saved_model(path: Path, *, kind: str = "binary_classifier", n_features: int 
         "class": MODEL_CLASS,
         "defaultParamMap": {"predictorType": kind, "threshold": 0.5},
         "paramMap": {},
-        "spark_fm": model_facts(weights, arrays, None),
+        "spark_fm": model_metadata(weights, arrays, None),
     }
     write_model(str(path), json.dumps(metadata), arrays)
     return str(path)

@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "mxnet"
 # Values that MXNet 1.9.1 was given when it wrote mixed.params (NumPy's RandomState(0)).
 NORMAL = np.random.RandomState(0).randn(7, 2, 3) * 10
 TYPES = ["f4", "f8", "f2", "u1", "i4", "i1", "i8", "i2", "u2", "u4", "u8", "?"]
-CPU = struct.pack("<ii", 1, 0)
+CPU_BACKEND = struct.pack("<ii", 1, 0)
 
 
 def written(arrays: list[tuple[str, Any]]) -> bytes:
@@ -117,7 +117,7 @@ def test_the_oldest_form_is_read(data_folder: Path) -> None:
 
 def test_every_version_of_a_dense_array_is_the_same_array() -> None:
     values = np.arange(6, dtype="<f4")
-    ending = CPU + struct.pack("<i", 0) + values.tobytes()
+    ending = CPU_BACKEND + struct.pack("<i", 0) + values.tobytes()
     bodies = [
         struct.pack("<III", 2, 2, 3) + ending,
         struct.pack("<I", V1) + shape(2, 3) + ending,
@@ -139,7 +139,7 @@ def test_arrays_of_unknown_shape_are_none() -> None:
 def test_bfloat16_becomes_the_same_float32() -> None:
     values = np.array([1.5, -2.25, 3e38, 0.0, np.inf], np.float32)
     upper = (values.view(np.uint32) >> 16).astype("<u2")
-    body = v2(0, shape(5), CPU, struct.pack("<i", 12), upper.tobytes())
+    body = v2(0, shape(5), CPU_BACKEND, struct.pack("<i", 12), upper.tobytes())
 
     [(_, array)] = read_ndarrays(listed(body), source="x")
 
@@ -191,7 +191,7 @@ def test_what_the_format_does_not_have_is_refused(array: np.ndarray) -> None:
 
 FLOAT = struct.pack("<i", 0)
 INT64 = struct.pack("<i", 6)
-ROWS = v2(1, shape(2, 3), shape(9, 3), CPU, FLOAT, INT64, shape(2), bytes(24))
+ROWS = v2(1, shape(2, 3), shape(9, 3), CPU_BACKEND, FLOAT, INT64, shape(2), bytes(24))
 
 
 @pytest.mark.parametrize(
@@ -203,21 +203,21 @@ ROWS = v2(1, shape(2, 3), shape(9, 3), CPU, FLOAT, INT64, shape(2), bytes(24))
         (listed(struct.pack("<I", 2**31)), "2,147,483,648 dimensions"),
         (listed(struct.pack("<I", V1) + struct.pack("<i", -5)), "-5 dimensions"),
         (listed(v2(0, shape(3, -1))), r"shape \(3, -1\)"),
-        (listed(v2(0, shape(2**40, 2**40), CPU, FLOAT)), "impossible shape"),
-        (listed(v2(0, shape(0, 2**62), CPU, FLOAT)), "impossible shape"),
-        (listed(v2(0, shape(2**33), CPU, FLOAT)), "needs 34,359,738,368 bytes"),
-        (listed(v2(0, shape(1), CPU, struct.pack("<i", 77), bytes(4))), "element type 77"),
+        (listed(v2(0, shape(2**40, 2**40), CPU_BACKEND, FLOAT)), "impossible shape"),
+        (listed(v2(0, shape(0, 2**62), CPU_BACKEND, FLOAT)), "impossible shape"),
+        (listed(v2(0, shape(2**33), CPU_BACKEND, FLOAT)), "needs 34,359,738,368 bytes"),
+        (listed(v2(0, shape(1), CPU_BACKEND, struct.pack("<i", 77), bytes(4))), "element type 77"),
         (listed(v2(7)), "storage type 7"),
         (listed(struct.pack("<Ii", V3, 1)), "storage type 1"),
         (listed(ROWS + struct.pack("<qq", 4, 4)), "do not increase"),
         (listed(ROWS + struct.pack("<qq", 4, 9)), "indices from 4 to 9"),
         (listed(ROWS + struct.pack("<qq", -1, 4)), "indices from -1 to 4"),
-        (listed(v2(1, shape(2, 2), shape(9, 3), CPU, FLOAT, INT64, shape(2), bytes(32))),
+        (listed(v2(1, shape(2, 2), shape(9, 3), CPU_BACKEND, FLOAT, INT64, shape(2), bytes(32))),
          "stores rows"),
-        (listed(v2(1, shape(0, 3), shape(9, 3), CPU, FLOAT, FLOAT)), "no integers"),
-        (listed(v2(2, shape(1), shape(1, 9), CPU, FLOAT, INT64, shape(2), INT64, shape(1),
+        (listed(v2(1, shape(0, 3), shape(9, 3), CPU_BACKEND, FLOAT, FLOAT)), "no integers"),
+        (listed(v2(2, shape(1), shape(1, 9), CPU_BACKEND, FLOAT, INT64, shape(2), INT64, shape(1),
                    bytes(4), struct.pack("<qqq", 0, 1, 9))), "column indices from 9"),
-        (listed(v2(2, shape(1), shape(1, 9), CPU, FLOAT, INT64, shape(2), INT64, shape(1),
+        (listed(v2(2, shape(1), shape(1, 9), CPU_BACKEND, FLOAT, INT64, shape(2), INT64, shape(1),
                    bytes(4), struct.pack("<qqq", 0, 2, 0))), "row pointers up to 2"),
         (listed(names=[b"x"]), "1 names for 0 arrays"),
         (listed(v2(0, shape()), names=[b"\xff"]), "not UTF-8"),
@@ -230,7 +230,7 @@ def test_broken_files_are_refused_with_the_reason(data: bytes, message: str) -> 
 
 
 def test_indices_that_wrap_around_do_not_pass_for_increasing() -> None:
-    body = v2(1, shape(4, 1), shape(9, 1), CPU, FLOAT, INT64, shape(4), bytes(16))
+    body = v2(1, shape(4, 1), shape(9, 1), CPU_BACKEND, FLOAT, INT64, shape(4), bytes(16))
     wrapping = struct.pack("<qqqq", 5, -(2**63), -1, 8)  # differences in int64 are positive
 
     fails(listed(body + wrapping), "do not increase")

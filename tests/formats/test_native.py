@@ -14,16 +14,16 @@ import pytest
 
 from spark_fm.errors import InvalidDataError, ModelFormatError
 from spark_fm.formats.models.native import (
+    CHUNK_BYTES,
     FORMAT_VERSION,
     MODEL_CLASS,
-    PIECE_BYTES,
     model_arrays,
-    model_facts,
+    model_metadata,
     read_model,
     write_model,
 )
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.training import Snapshot
+from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 from tests import oracle
 from tests.builders import planted_batch, planted_weights
@@ -32,7 +32,7 @@ DEFAULTS = {"predictorType": "binary_classifier", "threshold": 0.5}
 
 
 def write(
-    path: Path, weights: FMWeights, state: Snapshot | None = None, **params: Any
+    path: Path, weights: FMWeights, state: TrainingState | None = None, **params: Any
 ) -> dict[str, Any]:
     """Write a folder as a model's writer does, and return its metadata."""
     arrays = model_arrays(weights, state)
@@ -41,7 +41,7 @@ def write(
         "uid": "fm_1",
         "paramMap": params,
         "defaultParamMap": DEFAULTS,
-        "spark_fm": model_facts(weights, arrays, {"rows": [], "facts": {"numRows": 3}}),
+        "spark_fm": model_metadata(weights, arrays, {"rows": [], "facts": {"numRows": 3}}),
     }
     write_model(str(path), json.dumps(metadata), arrays)
     return metadata
@@ -102,7 +102,7 @@ def test_a_table_of_ids_and_a_training_state_come_back(tmp_path: Path) -> None:
     ids = np.array([5, 1_000_000_007, 2**31 - 2], np.int32)
     table = planted_weights(3, 4, seed=5).table.copy()
     weights = FMWeights(0.5, table, feature_dim=2**31 - 1, features=ids)
-    state = Snapshot({"run": {"epoch": 3}}, {"state": np.arange(6, dtype=np.float32)})
+    state = TrainingState({"run": {"epoch": 3}}, {"state": np.arange(6, dtype=np.float32)})
     write(tmp_path / "model", weights, state)
 
     model = read_model(str(tmp_path / "model"))
@@ -120,7 +120,7 @@ def test_a_table_of_ids_and_a_training_state_come_back(tmp_path: Path) -> None:
 
 def test_arrays_of_many_pieces_and_of_none_come_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    large = rng.normal(size=(2 * PIECE_BYTES // 20 + 7, 5)).astype(np.float32)
+    large = rng.normal(size=(2 * CHUNK_BYTES // 20 + 7, 5)).astype(np.float32)
     nothing = FMWeights(0.0, np.zeros((0, 5), np.float32), 9, np.zeros(0, np.int32))
     write(tmp_path / "large", FMWeights(1.0, large, len(large)))
     write(tmp_path / "nothing", nothing)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spark_fm.learner import averaging
-from spark_fm.learner.averaging import Delta, MergeRule, correction, merge_deltas
+from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas, correction
 from spark_fm.learner.spec import Optimizer
 from spark_fm.learner.state import Layout, TrainState
 from tests import oracle
@@ -21,27 +21,25 @@ from tests import oracle
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
-def rule_for(optimizer: Optimizer, n_partitions: int, **changes: float) -> MergeRule:
+def rule_for(optimizer: Optimizer, n_partitions: int, **changes: float) -> AveragingRule:
     values = {"linear_lr": 0.05, "factors_lr": 0.1, "residual": 1.0} | changes
-    return MergeRule(Layout(3, optimizer), n_partitions, **values)
+    return AveragingRule(Layout(3, optimizer), n_partitions, **values)
 
 
 def start_of(n_features: int, layout: Layout, *, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     old = rng.normal(0, 1, (n_features, layout.stride)).astype(np.float32)
-    old[:, layout.k + 1 : layout.n_exchanged] = rng.uniform(
-        0.5, 2, (n_features, layout.n_statistics)
-    )
+    old[:, layout.k + 1 : layout.n_synced] = rng.uniform(0.5, 2, (n_features, layout.n_statistics))
     return old
 
 
 def delta_from(old: np.ndarray, ids: list[int], layout: Layout, *, seed: int) -> Delta:
     rng = np.random.default_rng(seed)
-    columns = old[ids, : layout.n_exchanged].copy()
+    columns = old[ids, : layout.n_synced].copy()
     columns[:, : layout.k + 1] += rng.normal(0, 0.3, (len(ids), layout.k + 1))
     columns[:, layout.k + 1 :] += rng.uniform(0, 1, (len(ids), layout.n_statistics))
-    touches = rng.integers(1, 40, len(ids)).astype(np.float32)
-    return Delta(np.array(ids, np.int32), touches, columns)
+    n_updates = rng.integers(1, 40, len(ids)).astype(np.float32)
+    return Delta(np.array(ids, np.int32), n_updates, columns)
 
 
 def three_deltas(old: np.ndarray, layout: Layout) -> list[Delta]:
@@ -56,12 +54,12 @@ def test_merge_equals_its_twin(optimizer: Optimizer, residual: float) -> None:
     old = start_of(8, rule.layout, seed=1)
     deltas = three_deltas(old, rule.layout)
 
-    merged = merge_deltas(old, 0, deltas, rule)
+    merged = average_deltas(old, 0, deltas, rule)
 
     expected = oracle.merge(old, deltas, rule)
     assert merged.ids.tolist() == sorted(expected) == [0, 1, 2, 4, 5, 7]
-    for j, touches, columns in zip(merged.ids, merged.touches, merged.columns, strict=True):
-        assert touches == expected[int(j)][0]
+    for j, n_updates, columns in zip(merged.ids, merged.n_updates, merged.columns, strict=True):
+        assert n_updates == expected[int(j)][0]
         np.testing.assert_allclose(columns, expected[int(j)][1], **CLOSE)
 
 
@@ -75,10 +73,10 @@ def test_merge_does_not_depend_on_how_many_features_it_takes_at_a_time(
     touched = [np.sort(rng.choice(40, 15, replace=False)).tolist() for _ in range(3)]
     deltas = [delta_from(old, ids, rule.layout, seed=s) for s, ids in enumerate(touched)]
 
-    whole = merge_deltas(old, 0, deltas, rule)
+    whole = average_deltas(old, 0, deltas, rule)
     for stretch in (1, 7, 40):
         monkeypatch.setattr(averaging, "STRETCH", stretch)
-        merged = merge_deltas(old, 0, deltas, rule)
+        merged = average_deltas(old, 0, deltas, rule)
 
         for found, expected in zip(merged.buffers(), whole.buffers(), strict=True):
             assert bytes(found) == bytes(expected)
@@ -90,11 +88,11 @@ def test_one_partition_keeps_exactly_its_own_values(optimizer: Optimizer) -> Non
     old = start_of(400, rule.layout, seed=2)
     delta = delta_from(old, list(range(0, 400, 2)), rule.layout, seed=3)
 
-    merged = merge_deltas(old, 0, [delta], rule)
+    merged = average_deltas(old, 0, [delta], rule)
 
     np.testing.assert_array_equal(merged.columns, delta.columns)
     np.testing.assert_array_equal(merged.ids, delta.ids)
-    np.testing.assert_array_equal(merged.touches, delta.touches)
+    np.testing.assert_array_equal(merged.n_updates, delta.n_updates)
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
@@ -103,7 +101,7 @@ def test_a_feature_of_one_partition_keeps_its_full_change(optimizer: Optimizer) 
     old = start_of(8, rule.layout, seed=4)
     deltas = [delta_from(old, [j], rule.layout, seed=j) for j in range(8)]
 
-    merged = merge_deltas(old, 0, deltas, rule)
+    merged = average_deltas(old, 0, deltas, rule)
 
     for j in range(8):
         np.testing.assert_allclose(merged.columns[j, :4], deltas[j].columns[0, :4], **CLOSE)
@@ -114,7 +112,7 @@ def test_moments_of_adam_are_averaged_over_all_partitions() -> None:
     old = start_of(8, rule.layout, seed=5)
     deltas = three_deltas(old, rule.layout)
 
-    merged = merge_deltas(old, 0, deltas, rule)
+    merged = average_deltas(old, 0, deltas, rule)
 
     place = merged.ids.tolist().index(1)  # in all three deltas
     grown = sum(d.columns[d.ids == 1][0, 4:12].astype(float) - old[1, 4:12] for d in deltas)
@@ -126,7 +124,7 @@ def test_sums_of_adagrad_grow_as_the_values_move() -> None:
     old = start_of(8, rule.layout, seed=5)
     deltas = three_deltas(old, rule.layout)
 
-    merged = merge_deltas(old, 0, deltas, rule)
+    merged = average_deltas(old, 0, deltas, rule)
 
     place = merged.ids.tolist().index(1)  # in all three deltas
     changed = sum(d.columns[d.ids == 1][0].astype(float) - old[1, :6] for d in deltas)
@@ -169,27 +167,27 @@ def test_merge_does_not_depend_on_how_ids_are_cut_in_ranges(optimizer: Optimizer
     old = start_of(8, rule.layout, seed=6)
     deltas = three_deltas(old, rule.layout)
 
-    whole = merge_deltas(old, 0, deltas, rule)
+    whole = average_deltas(old, 0, deltas, rule)
 
     for cuts in ([0, 8], [0, 3, 8], [0, 1, 2, 6, 8]):
         parts = [
-            merge_deltas(old[low:high], low, [within(d, low, high) for d in deltas], rule)
+            average_deltas(old[low:high], low, [within(d, low, high) for d in deltas], rule)
             for low, high in pairwise(cuts)
         ]
         np.testing.assert_array_equal(np.concatenate([p.ids for p in parts]), whole.ids)
         np.testing.assert_array_equal(np.concatenate([p.columns for p in parts]), whole.columns)
-        np.testing.assert_array_equal(np.concatenate([p.touches for p in parts]), whole.touches)
+        np.testing.assert_array_equal(np.concatenate([p.n_updates for p in parts]), whole.n_updates)
 
 
 def within(delta: Delta, low: int, high: int) -> Delta:
     keep = (delta.ids >= low) & (delta.ids < high)
-    return Delta(delta.ids[keep], delta.touches[keep], delta.columns[keep])
+    return Delta(delta.ids[keep], delta.n_updates[keep], delta.columns[keep])
 
 
 def test_no_deltas_merge_to_no_change() -> None:
     rule = rule_for("adagrad", 2)
 
-    merged = merge_deltas(start_of(5, rule.layout, seed=7), 10, [], rule)
+    merged = average_deltas(start_of(5, rule.layout, seed=7), 10, [], rule)
 
     assert (len(merged.ids), merged.columns.shape) == (0, (0, 6))
 
@@ -220,16 +218,16 @@ def test_bytes_give_back_the_delta_bit_for_bit(
 
 def test_the_delta_of_a_range_is_its_touched_features_alone() -> None:
     layout = Layout(3, "adagrad")
-    state = TrainState.from_exchanged(
+    state = TrainState.from_synced(
         layout, np.random.default_rng(4).normal(size=(9, 7)).astype(np.float32), np.zeros(4)
     )
-    state.rows[[1, 4, 5, 8], layout.touches] = [2.0, 0.5, 1.0, 3.0]
+    state.rows[[1, 4, 5, 8], layout.n_updates] = [2.0, 0.5, 1.0, 3.0]
 
     delta = Delta.of(state, 2, 8)
 
     np.testing.assert_array_equal(delta.ids, [4, 5])
-    np.testing.assert_array_equal(delta.touches, np.float32([0.5, 1.0]))
-    np.testing.assert_array_equal(delta.columns, state.rows[[4, 5], : layout.n_exchanged])
+    np.testing.assert_array_equal(delta.n_updates, np.float32([0.5, 1.0]))
+    np.testing.assert_array_equal(delta.columns, state.rows[[4, 5], : layout.n_synced])
     assert len(Delta.of(state, 6, 8).ids) == 0
 
 
@@ -237,8 +235,8 @@ def test_deltas_read_from_bytes_merge_like_the_originals() -> None:
     rule = rule_for("adagrad", 3)
     old = start_of(8, rule.layout, seed=8)
     deltas = three_deltas(old, rule.layout)
-    read = [Delta.from_bytes(delta.to_bytes(), rule.layout.n_exchanged) for delta in deltas]
+    read = [Delta.from_bytes(delta.to_bytes(), rule.layout.n_synced) for delta in deltas]
 
-    merged = merge_deltas(old, 0, read, rule)
+    merged = average_deltas(old, 0, read, rule)
 
-    np.testing.assert_array_equal(merged.columns, merge_deltas(old, 0, deltas, rule).columns)
+    np.testing.assert_array_equal(merged.columns, average_deltas(old, 0, deltas, rule).columns)

@@ -14,7 +14,7 @@ from benchmarks import datasets
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import BINS, HALF, MarginHistogram, metric_sums
 from spark_fm.learner.predict import margins
-from spark_fm.learner.training import TrainRun, advance, new_stopping
+from spark_fm.learner.training import TrainingProgress, advance, new_stopping
 from tests import oracle
 from tests.builders import started_state, train_spec
 
@@ -126,7 +126,7 @@ def test_areas_on_real_scores_are_within_a_ten_thousandth(
     split = getattr(datasets, name)()
     train, test = (batch_of(rows) for rows in (split.train, split.test))
     spec = train_spec(epochs=3, seed=1)
-    run = TrainRun(
+    run = TrainingProgress(
         started_state(spec, train, split.train.X.shape[1]),
         new_stopping(spec, "roc_auc", patience=0, tol=0.0),
     )

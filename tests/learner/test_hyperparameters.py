@@ -1,4 +1,4 @@
-"""Every field of TrainSpec changes the model that comes out."""
+"""Every field of Hyperparameters changes the model that comes out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.spec import GroupSpec, TrainSpec
-from spark_fm.learner.training import Candidate, TrainRun, new_stopping
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters
+from spark_fm.learner.training import Parameters, TrainingProgress, new_stopping
 from tests.builders import planted_batch, planted_weights, started_state, train_spec
 
 EFFECTS: dict[str, tuple[dict[str, object], object]] = {
@@ -43,17 +43,17 @@ for _group in ("bias", "linear", "factors"):
     }
 
 
-def fit(spec: TrainSpec, train: CsrBatch) -> Candidate:
+def fit(spec: Hyperparameters, train: CsrBatch) -> Parameters:
     stopping = new_stopping(
         spec, "accuracy" if spec.loss == "logistic" else "r2", patience=0, tol=0.0
     )
-    run = TrainRun(started_state(spec, train, 12), stopping)
+    run = TrainingProgress(started_state(spec, train, 12), stopping)
     for _ in training.advance(run, train, None, spec, metric="unused without validation"):
         pass
     return run.result()
 
 
-def changed(spec: TrainSpec, changes: dict[str, object]) -> TrainSpec:
+def changed(spec: Hyperparameters, changes: dict[str, object]) -> Hyperparameters:
     for path, value in changes.items():
         name, _, inner = path.partition(".")
         new = replace(getattr(spec, name), **{inner: value}) if inner else value
@@ -75,7 +75,7 @@ def test_every_hyperparameter_has_an_effect(field: str) -> None:
 
 def test_no_hyperparameter_is_missing_from_the_effects() -> None:
     groups = ("bias", "linear", "factors")
-    names = {f.name for f in fields(TrainSpec)} - set(groups)
-    names |= {f"{group}.{f.name}" for group in groups for f in fields(GroupSpec)}
+    names = {f.name for f in fields(Hyperparameters)} - set(groups)
+    names |= {f"{group}.{f.name}" for group in groups for f in fields(GroupHyperparameters)}
 
     assert names == set(EFFECTS)

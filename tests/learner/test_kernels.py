@@ -9,7 +9,7 @@ import pytest
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss, Optimizer
 from spark_fm.learner.state import TrainState
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, random_batch, train_spec, worn_state
@@ -22,9 +22,9 @@ CLOSE = {"rtol": 5e-6, "atol": 5e-6}
 EXTRAS: dict[str, dict[str, object]] = {
     "plain": {},
     "decay": {
-        "bias": GroupSpec(0.1, 0.3),
-        "linear": GroupSpec(0.1, 0.2, "normal", init_sigma=0.1),
-        "factors": GroupSpec(0.1, 0.1, "normal", init_sigma=0.3),
+        "bias": GroupHyperparameters(0.1, 0.3),
+        "linear": GroupHyperparameters(0.1, 0.2, "normal", init_sigma=0.1),
+        "factors": GroupHyperparameters(0.1, 0.1, "normal", init_sigma=0.3),
     },
     "clip": {"clip_gradient": 0.25},
     "rescale": {"rescale_grad": 0.7},
@@ -32,7 +32,7 @@ EXTRAS: dict[str, dict[str, object]] = {
 EXTRAS["everything"] = EXTRAS["decay"] | EXTRAS["clip"] | EXTRAS["rescale"]
 
 
-def spec_for(loss: Loss, optimizer: Optimizer, size: int, extra: str) -> TrainSpec:
+def spec_for(loss: Loss, optimizer: Optimizer, size: int, extra: str) -> Hyperparameters:
     # eps 1e-3: with 1e-8, Adam turns the rounding of a gradient that is 0 into whole steps.
     changes = {"loss": loss, "optimizer": optimizer, "mini_batch_size": size, "eps": 1e-3}
     return train_spec(**changes, **EXTRAS[extra])
@@ -40,7 +40,7 @@ def spec_for(loss: Loss, optimizer: Optimizer, size: int, extra: str) -> TrainSp
 
 def assert_state_is(state: TrainState, twin: oracle.Twin) -> None:
     layout = state.layout
-    seen = np.hstack([state.rows[:, : layout.n_exchanged], state.rows[:, [layout.touches]]])
+    seen = np.hstack([state.rows[:, : layout.n_synced], state.rows[:, [layout.n_updates]]])
     np.testing.assert_allclose(seen, twin.table(), **CLOSE)
     np.testing.assert_allclose(state.bias, twin.bias(), **CLOSE)
 
@@ -170,13 +170,13 @@ def test_touches_count_weighted_entries(size: int) -> None:
     spec = spec_for("logistic", "adagrad", size, "plain")
     batch = random_batch(20, N_FEATURES, seed=21, loss="logistic", weighted=True)
     state = worn_state(spec, N_FEATURES, seed=22)
-    before = state.rows[:, state.layout.touches].copy()
+    before = state.rows[:, state.layout.n_updates].copy()
 
     train_inplace(state, batch, np.arange(20), spec=spec)
 
     per_entry = np.repeat(batch.weights, np.diff(batch.indptr))
     expected = np.bincount(batch.indices, per_entry, minlength=N_FEATURES)
-    np.testing.assert_array_equal(state.rows[:, state.layout.touches] - before, expected)
+    np.testing.assert_array_equal(state.rows[:, state.layout.n_updates] - before, expected)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -189,7 +189,7 @@ def test_untouched_features_and_padding_stay_bit_equal(size: int) -> None:
     train_inplace(state, batch, np.arange(20), spec=spec)
 
     np.testing.assert_array_equal(state.rows[5:], before.rows[5:])
-    end = state.layout.touches + 1
+    end = state.layout.n_updates + 1
     np.testing.assert_array_equal(state.rows[:, end:], before.rows[:, end:])
     np.testing.assert_array_equal(
         state.rows[:, state.layout.decay], before.rows[:, state.layout.decay]
@@ -238,7 +238,7 @@ def test_passes_over_planted_data_recover_most_of_the_signal(optimizer: Optimize
     truth = planted_weights(20, 3, seed=32)
     batch = planted_batch(truth, 1500, seed=33, loss="squared", noise=0.1)
     step = {"adagrad": 0.2, "sgd": 0.05, "adam": 0.01}[optimizer]
-    rate = GroupSpec(step, 0.0, "normal", init_sigma=0.1)
+    rate = GroupHyperparameters(step, 0.0, "normal", init_sigma=0.1)
     spec = train_spec(loss="squared", optimizer=optimizer, bias=rate, linear=rate, factors=rate)
     state = worn_state(spec, 20, seed=34)
 
@@ -273,7 +273,7 @@ def test_rows_of_one_feature_leave_the_factors_as_they_are(k, optimizer, mini_ba
     )  # fmt: skip
     spec = train_spec(
         k=k, loss="logistic", optimizer=optimizer, mini_batch_size=mini_batch_size,
-        factors=GroupSpec(0.1, 0.0, "normal", init_sigma=0.3), clip_gradient=None,
+        factors=GroupHyperparameters(0.1, 0.0, "normal", init_sigma=0.3), clip_gradient=None,
     )  # fmt: skip
     state = worn_state(spec, n_features, seed=k)
     if optimizer == "adam":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spark_fm.learner.spec import GroupSpec, Loss
+from spark_fm.learner.spec import GroupHyperparameters, Loss
 from tests import oracle
 from tests.builders import planted_weights, random_batch, train_spec
 
@@ -47,7 +47,7 @@ def test_one_sgd_step_of_size_one_is_the_gradient_of_the_objective(loss: Loss) -
     batch.weights[:] = 3.0
     weights = planted_weights(5, 3, seed=4)
     model = oracle.Model.of_table(weights.table, weights.bias)
-    one = GroupSpec(1.0, 0.25)
+    one = GroupHyperparameters(1.0, 0.25)
     spec = train_spec(loss=loss, optimizer="sgd", bias=one, linear=one, factors=one)
     nothing = np.zeros((5, 0))
     start = oracle.Model.of_table(weights.table, weights.bias)

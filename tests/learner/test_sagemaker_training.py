@@ -9,23 +9,23 @@ import pytest
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import RUNNING_METRICS, running_metrics
-from spark_fm.learner.spec import GroupSpec, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters
 from spark_fm.learner.state import initial_state
-from spark_fm.learner.training import TrainRun, advance, new_stopping
+from spark_fm.learner.training import TrainingProgress, advance, new_stopping
 from tests import sagemaker_twin as twin
 from tests.builders import random_batch, train_spec
 
 N_FEATURES, BATCH = 9, 8
 
 
-def sagemaker_spec(loss="logistic", **changes) -> TrainSpec:
+def sagemaker_spec(loss="logistic", **changes) -> Hyperparameters:
     return replace(
         train_spec(
             loss=loss, optimizer="adam", k=5, epochs=3, shuffle=False, average_epochs=False,
             mini_batch_size=BATCH, sagemaker=True,
-            bias=GroupSpec(0.1, 0.01, "normal", 0.01),
-            linear=GroupSpec(0.01, 0.02, "normal", 0.1),
-            factors=GroupSpec(0.02, 0.03, "normal", 0.2),
+            bias=GroupHyperparameters(0.1, 0.01, "normal", 0.01),
+            linear=GroupHyperparameters(0.01, 0.02, "normal", 0.1),
+            factors=GroupHyperparameters(0.02, 0.03, "normal", 0.2),
         ),
         **changes,
     )  # fmt: skip
@@ -44,13 +44,13 @@ def dense_batch(n_rows: int, *, seed: int, loss: str) -> CsrBatch:
     )
 
 
-def train_both(batch: CsrBatch, spec: TrainSpec):
+def train_both(batch: CsrBatch, spec: Hyperparameters):
     """Return the run and its twin after all epochs from the same first values."""
     counts = np.bincount(batch.indices, minlength=N_FEATURES)
     state = initial_state(spec, counts, label_mean=0.5)
     first = state.copy()
     metric = "logloss" if spec.loss == "logistic" else "rmse"
-    run = TrainRun(state=state, stopping=new_stopping(spec, metric, patience=0, tol=0.0))
+    run = TrainingProgress(state=state, stopping=new_stopping(spec, metric, patience=0, tol=0.0))
     list(advance(run, batch, None, spec, metric=metric))
 
     k = spec.k
@@ -131,7 +131,7 @@ def test_features_that_no_row_has_keep_their_first_values():
     counts = np.bincount(batch.indices, minlength=N_FEATURES)
     state = initial_state(spec, counts, label_mean=0.5)
     first = state.rows[-1, : spec.k + 1].copy()
-    run = TrainRun(state=state, stopping=new_stopping(spec, "logloss", patience=0, tol=0.0))
+    run = TrainingProgress(state=state, stopping=new_stopping(spec, "logloss", patience=0, tol=0.0))
 
     list(advance(run, batch, None, spec, metric="logloss"))
 

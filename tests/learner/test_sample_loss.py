@@ -6,7 +6,7 @@ from spark_fm import FactorizationMachine
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import loss_sum
 from spark_fm.learner.state import initial_state
-from spark_fm.learner.training import idle_loss, sample_loss
+from spark_fm.learner.training import null_model_loss, sample_loss
 
 
 @pytest.mark.parametrize("n_features", [20, 50_000], ids=["small table", "large table"])
@@ -41,4 +41,4 @@ def test_the_loss_of_no_model_is_the_losses_of_scores_of_zero(kind, labels):
     spec = FactorizationMachine(predictorType=kind, numFactors=2)._spec()
 
     expected = loss_sum(spec.loss, zeros, rows.labels, rows.weights)
-    assert idle_loss(rows, spec) == pytest.approx(expected, rel=1e-7)
+    assert null_model_loss(rows, spec) == pytest.approx(expected, rel=1e-7)

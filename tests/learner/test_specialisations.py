@@ -49,7 +49,7 @@ for k in (16, 11, 5, 2):
     train_inplace(state, batch, np.arange(30), spec=spec)
     oracle.train(twin, batch, range(30), spec=spec)
     layout = state.layout
-    seen = np.hstack([state.rows[:, : layout.n_exchanged], state.rows[:, [layout.touches]]])
+    seen = np.hstack([state.rows[:, : layout.n_synced], state.rows[:, [layout.updates]]])
     np.testing.assert_allclose(seen, twin.table(), atol=1e-4)
 print("ok")
 """

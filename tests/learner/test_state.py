@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spark_fm.learner.spec import GroupSpec, InitMethod, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, InitMethod, Optimizer
 from spark_fm.learner.state import Layout, TrainState, aligned_rows, initial_state
 from tests import oracle
 from tests.builders import train_spec, worn_state
@@ -26,10 +26,10 @@ def test_columns_follow_the_documented_order(optimizer: Optimizer, n_statistics,
     layout = Layout(k, optimizer)
 
     assert layout.n_statistics == n_statistics(k)
-    assert layout.n_exchanged == k + 1 + n_statistics(k)
-    assert layout.decay == layout.n_exchanged
-    assert layout.touches == layout.decay + 1
-    assert layout.stride > layout.touches
+    assert layout.n_synced == k + 1 + n_statistics(k)
+    assert layout.decay == layout.n_synced
+    assert layout.n_updates == layout.decay + 1
+    assert layout.stride > layout.n_updates
     assert layout.bytes_per_feature == 4 * layout.stride
 
 
@@ -38,7 +38,7 @@ def test_columns_follow_the_documented_order(optimizer: Optimizer, n_statistics,
 def test_a_row_is_four_floats_or_whole_groups_of_eight(optimizer: Optimizer, k: int) -> None:
     layout = Layout(k, optimizer)
 
-    used = layout.touches + 1
+    used = layout.n_updates + 1
     assert layout.stride % 8 == 0
     assert layout.stride - used < 8
 
@@ -54,7 +54,7 @@ def test_tables_start_a_cache_line(n_rows: int) -> None:
 
 def test_every_state_is_aligned_and_contiguous() -> None:
     state = worn_state(train_spec(), 5, seed=1)
-    again = TrainState.from_exchanged(state.layout, state.exchanged(), state.bias)
+    again = TrainState.from_synced(state.layout, state.synced_columns(), state.bias)
 
     for one in (state, state.copy(), again):
         assert one.rows.ctypes.data % 64 == 0
@@ -91,7 +91,7 @@ def test_constant_first_values_are_the_given_value(
 
 
 def drawn(group: str, method: InitMethod, **values: float | None) -> np.ndarray:
-    spec = train_spec(**{group: GroupSpec(0.1, 0.0, method, **values)})  # type: ignore[arg-type]
+    spec = train_spec(**{group: GroupHyperparameters(0.1, 0.0, method, **values)})  # type: ignore[arg-type]
     state = initial_state(spec, SEEN, label_mean=0.5)
     return state.rows[:, : spec.k] if group == "factors" else state.rows[:, spec.k]
 
@@ -99,7 +99,7 @@ def drawn(group: str, method: InitMethod, **values: float | None) -> np.ndarray:
 @pytest.mark.parametrize("method", ["normal", "uniform", "constant"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_unseen_features_start_at_exactly_zero(optimizer: Optimizer, method: InitMethod) -> None:
-    group = GroupSpec(0.1, 0.0, method, init_sigma=1.0, init_scale=1.0, init_value=1.0)
+    group = GroupHyperparameters(0.1, 0.0, method, init_sigma=1.0, init_scale=1.0, init_value=1.0)
     spec = train_spec(optimizer=optimizer, linear=group, factors=group)
     counts = np.array([3, 0, 1, 0])
 
@@ -128,7 +128,7 @@ def test_first_values_of_a_feature_do_not_depend_on_how_many_follow(k: int) -> N
 
 
 def test_groups_draw_independently_of_each_other() -> None:
-    constant = replace(train_spec(), factors=GroupSpec(0.1, 0.0))
+    constant = replace(train_spec(), factors=GroupHyperparameters(0.1, 0.0))
 
     without = initial_state(constant, SEEN, label_mean=0.5)
 
@@ -166,14 +166,14 @@ def test_one_class_only_starts_with_a_finite_bias_of_the_right_sign(mean: float)
 @pytest.mark.parametrize(
     ("group", "low", "high"),
     [
-        (GroupSpec(0.1, 0.0, "constant", init_value=0.75), 0.75, 0.75),
-        (GroupSpec(0.1, 0.0, "constant", init_value=0.0), 0.0, 0.0),
-        (GroupSpec(0.1, 0.0, "uniform", init_scale=0.5), -0.5, 0.5),
-        (GroupSpec(0.1, 0.0, "normal", init_sigma=0.0), 0.0, 0.0),
+        (GroupHyperparameters(0.1, 0.0, "constant", init_value=0.75), 0.75, 0.75),
+        (GroupHyperparameters(0.1, 0.0, "constant", init_value=0.0), 0.0, 0.0),
+        (GroupHyperparameters(0.1, 0.0, "uniform", init_scale=0.5), -0.5, 0.5),
+        (GroupHyperparameters(0.1, 0.0, "normal", init_sigma=0.0), 0.0, 0.0),
     ],
 )
 def test_a_set_bias_method_wins_over_the_mean_label(
-    group: GroupSpec, low: float, high: float
+    group: GroupHyperparameters, low: float, high: float
 ) -> None:
     state = initial_state(train_spec(loss="squared", bias=group), SEEN, label_mean=100.0)
 
@@ -197,7 +197,7 @@ def test_adagrad_sums_start_at_adagrad_init_everywhere() -> None:
 def test_other_optimizers_start_from_no_statistics(optimizer: Optimizer) -> None:
     state = initial_state(train_spec(optimizer=optimizer), SEEN[:3], label_mean=0.5)
 
-    np.testing.assert_array_equal(state.rows[:, 4 : state.layout.n_exchanged], 0.0)
+    np.testing.assert_array_equal(state.rows[:, 4 : state.layout.n_synced], 0.0)
     np.testing.assert_array_equal(state.bias[1:], 0.0)
 
 
@@ -215,9 +215,9 @@ def test_decay_scale_falls_with_the_features_frequency(power: float) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_travels_rebuilds_the_state_with_touches_at_zero(optimizer: Optimizer) -> None:
     state = worn_state(train_spec(optimizer=optimizer), 6, seed=2)
-    end = state.layout.touches
+    end = state.layout.n_updates
 
-    again = TrainState.from_exchanged(state.layout, state.exchanged(), state.bias)
+    again = TrainState.from_synced(state.layout, state.synced_columns(), state.bias)
 
     np.testing.assert_array_equal(again.rows[:, :end], state.rows[:, :end])
     np.testing.assert_array_equal(again.rows[:, end:], 0.0)
@@ -226,14 +226,14 @@ def test_what_travels_rebuilds_the_state_with_touches_at_zero(optimizer: Optimiz
 
 def test_copies_share_nothing_with_the_state() -> None:
     state = worn_state(train_spec(), 4, seed=3)
-    copy, parameters, exchanged = state.copy(), state.parameters(), state.exchanged()
-    again = TrainState.from_exchanged(state.layout, exchanged, state.bias)
+    copy, parameters, synced_columns = state.copy(), state.parameters(), state.synced_columns()
+    again = TrainState.from_synced(state.layout, synced_columns, state.bias)
     before = parameters.copy()
 
     state.rows[:] = -1
     state.bias[:] = -1
 
-    for table in (copy.rows[:, :4], parameters, exchanged[:, :4], again.rows[:, :4]):
+    for table in (copy.rows[:, :4], parameters, synced_columns[:, :4], again.rows[:, :4]):
         np.testing.assert_array_equal(table, before)
     assert -1 not in (copy.bias[0], again.bias[0])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spark_fm.learner import statistics
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.statistics import FeatureCounter, FeatureCounts, dwarfing_features
+from spark_fm.learner.statistics import FeatureCounter, FeatureCounts, unscaled_features
 from tests.builders import random_batch
 
 
@@ -81,7 +81,7 @@ def test_magnitudes_are_the_median_size_and_the_largest_features() -> None:
     counter = FeatureCounter()
     counter.add(batch, validation=False)
 
-    median, ranges = counter.magnitudes()
+    median, ranges = counter.value_ranges()
 
     size = np.zeros(50)
     np.maximum.at(size, batch.indices, np.abs(batch.values))
@@ -93,7 +93,7 @@ def test_magnitudes_are_the_median_size_and_the_largest_features() -> None:
 
 
 def test_an_unused_counter_has_no_magnitudes() -> None:
-    assert FeatureCounter().magnitudes() == (0.0, [])
+    assert FeatureCounter().value_ranges() == (0.0, [])
 
 
 def test_dwarfing_features_name_the_feature_and_its_whole_range() -> None:
@@ -101,7 +101,7 @@ def test_dwarfing_features_name_the_feature_and_its_whole_range() -> None:
     first.add(batch_with([0, 1, 2, 7, 7], [1, 1, 0.5, 40, -3e4]), validation=False)
     second.add(batch_with([0, 1, 2, 7, 9], [1, 1, 0.5, 5e5, 1e3]), validation=True)
 
-    found = dwarfing_features([first.magnitudes(), second.magnitudes()])
+    found = unscaled_features([first.value_ranges(), second.value_ranges()])
 
     assert found == [(7, -3e4, 5e5), (9, 1e3, 1e3)]
 
@@ -113,26 +113,26 @@ def test_features_up_to_a_hundred_times_the_median_pass(
     counter = FeatureCounter()
     counter.add(batch_with([0, 1, 2, 3], [1, 1, -1, value]), validation=False)
 
-    assert dwarfing_features([counter.magnitudes()]) == found
+    assert unscaled_features([counter.value_ranges()]) == found
 
 
 def test_rows_without_entries_do_not_make_features_dwarf_others() -> None:
     counter = FeatureCounter()
     counter.add(batch_with([0, 1, 2], [1, 2, 1]), validation=False)
 
-    assert dwarfing_features([(0.0, []), counter.magnitudes(), (0.0, [])]) == []
-    assert dwarfing_features([]) == []
+    assert unscaled_features([(0.0, []), counter.value_ranges(), (0.0, [])]) == []
+    assert unscaled_features([]) == []
 
 
 def test_a_hashed_id_beside_raw_columns_does_not_hide_the_dwarfing_one() -> None:
     counter = FeatureCounter()
     counter.add(batch_with([0, 1, 2, 7, 2**24 + 5], [1, 1, 0.5, 4e5, 1]), validation=False)
 
-    assert dwarfing_features([counter.magnitudes()]) == [(7, 4e5, 4e5)]
+    assert unscaled_features([counter.value_ranges()]) == [(7, 4e5, 4e5)]
 
 
 def test_of_two_features_one_may_dwarf_the_other() -> None:
     counter = FeatureCounter()
     counter.add(batch_with([0, 1, 1], [1, 1e6, 2e6]), validation=False)
 
-    assert dwarfing_features([counter.magnitudes()]) == [(1, 1e6, 2e6)]
+    assert unscaled_features([counter.value_ranges()]) == [(1, 1e6, 2e6)]

@@ -16,14 +16,20 @@ from spark_fm.learner.epoch import (
     MIXED_PIECES,
     MIXED_WHOLE,
     PIECE,
-    Visit,
-    exchange_order,
-    mixed_order,
+    RowOrder,
+    round_order,
+    shuffled_order,
 )
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupSpec, Loss, Optimizer, TrainSpec
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss, Optimizer
 from spark_fm.learner.state import TrainState
-from spark_fm.learner.training import Candidate, EpochRecord, TrainRun, loss_limit, new_stopping
+from spark_fm.learner.training import (
+    EpochRecord,
+    Parameters,
+    TrainingProgress,
+    loss_limit,
+    new_stopping,
+)
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, raw_counts, started_state, train_spec
 
@@ -36,26 +42,33 @@ def rows_for(loss: Loss, n_rows: int = 200, *, seed: int = 1) -> CsrBatch:
     return planted_batch(truth, n_rows, seed=seed, loss=loss, noise=0.5)
 
 
-def new_run(spec: TrainSpec, train: CsrBatch, *, patience: int = 0, tol: float = 0.0) -> TrainRun:
+def new_run(
+    spec: Hyperparameters, train: CsrBatch, *, patience: int = 0, tol: float = 0.0
+) -> TrainingProgress:
     n_features = max(N_FEATURES, int(train.indices.max()) + 1)
     stopping = new_stopping(spec, METRIC[spec.loss], patience=patience, tol=tol)
-    return TrainRun(started_state(spec, train, n_features), stopping)
+    return TrainingProgress(started_state(spec, train, n_features), stopping)
 
 
 def finish(
-    run: TrainRun, train: CsrBatch, spec: TrainSpec, validation: CsrBatch | None = None
-) -> TrainRun:
+    run: TrainingProgress,
+    train: CsrBatch,
+    spec: Hyperparameters,
+    validation: CsrBatch | None = None,
+) -> TrainingProgress:
     for _ in training.advance(run, train, validation, spec, metric=METRIC[spec.loss]):
         pass
     return run
 
 
-def fit(spec: TrainSpec, train: CsrBatch, validation: CsrBatch | None = None) -> TrainRun:
+def fit(
+    spec: Hyperparameters, train: CsrBatch, validation: CsrBatch | None = None
+) -> TrainingProgress:
     return finish(new_run(spec, train), train, spec, validation)
 
 
-def assert_bit_equal(left: TrainRun, right: TrainRun) -> None:
-    np.testing.assert_array_equal(left.state.exchanged(), right.state.exchanged())
+def assert_bit_equal(left: TrainingProgress, right: TrainingProgress) -> None:
+    np.testing.assert_array_equal(left.state.synced_columns(), right.state.synced_columns())
     np.testing.assert_array_equal(left.state.bias, right.state.bias)
     a, b = left.result(), right.result()
     np.testing.assert_array_equal(a.table, b.table)
@@ -89,9 +102,9 @@ def test_another_seed_gives_other_weights() -> None:
 
 def test_epochs_and_partitions_each_have_their_own_order() -> None:
     spec = train_spec()
-    places = [{}, {"exchange": 1}, {"partition": 1}, {"window": 1}]
+    places = [{}, {"round": 1}, {"partition": 1}, {"shard": 1}]
 
-    orders = [Visit(e, **p).order(spec, 50) for e in (0, 1) for p in places]
+    orders = [RowOrder(e, **p).order(spec, 50) for e in (0, 1) for p in places]
 
     assert len({tuple(order.tolist()) for order in orders}) == 8
     for order in orders:
@@ -122,7 +135,9 @@ def test_a_resumed_run_is_bit_equal_to_one_in_one_go(optimizer: Optimizer, stop_
         pass
 
     facts, arrays = begun.to_arrays()
-    resumed = TrainRun.from_arrays(begun.state.layout, json.loads(json.dumps(facts)), arrays)
+    resumed = TrainingProgress.from_arrays(
+        begun.state.layout, json.loads(json.dumps(facts)), arrays
+    )
     finish(resumed, train, spec, validation)
 
     whole = finish(new_run(spec, train, patience=3, tol=1e-3), train, spec, validation)
@@ -134,7 +149,9 @@ def test_a_run_saved_before_its_first_epoch_trains_like_a_new_one() -> None:
     fresh = new_run(spec, train)
 
     facts, arrays = fresh.to_arrays()
-    resumed = TrainRun.from_arrays(fresh.state.layout, json.loads(json.dumps(facts)), arrays)
+    resumed = TrainingProgress.from_arrays(
+        fresh.state.layout, json.loads(json.dumps(facts)), arrays
+    )
 
     assert_bit_equal(finish(resumed, train, spec), fit(spec, train))
 
@@ -146,7 +163,7 @@ def test_a_rescued_run_resumes_with_its_smaller_step() -> None:
     next(training.advance(begun, train, None, spec, metric="rmse"))
 
     facts, arrays = begun.to_arrays()
-    resumed = finish(TrainRun.from_arrays(begun.state.layout, facts, arrays), train, spec)
+    resumed = finish(TrainingProgress.from_arrays(begun.state.layout, facts, arrays), train, spec)
 
     assert_bit_equal(resumed, fit(spec, train))
     assert resumed.step_scale < 1
@@ -252,17 +269,17 @@ def test_epoch_average_is_the_polynomial_decay_average_of_the_models() -> None:
     assert result.bias == pytest.approx(oracle.average_epochs(biases), rel=1e-12)
 
 
-def test_exchanges_come_in_another_order_each_epoch_unless_rows_stay_in_theirs() -> None:
-    orders = [exchange_order(train_spec(), 8, epoch).tolist() for epoch in range(5)]
+def test_rounds_come_in_another_order_each_epoch_unless_rows_stay_in_theirs() -> None:
+    orders = [round_order(train_spec(), 8, epoch).tolist() for epoch in range(5)]
 
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert len({tuple(order) for order in orders}) == 5
-    assert exchange_order(train_spec(), 8, 3).tolist() == orders[3]
-    assert exchange_order(train_spec(shuffle=False), 8, 3).tolist() == list(range(8))
+    assert round_order(train_spec(), 8, 3).tolist() == orders[3]
+    assert round_order(train_spec(shuffle=False), 8, 3).tolist() == list(range(8))
 
 
 def test_the_best_candidate_does_not_move_with_later_epochs() -> None:
-    candidate = Candidate(np.ones((2, 4), np.float32), 1.0)
+    candidate = Parameters(np.ones((2, 4), np.float32), 1.0)
     copy = candidate.copy()
     state = new_run(train_spec(), rows_for("logistic")).state
 
@@ -302,9 +319,11 @@ def test_train_loss_falls_on_planted_data() -> None:
 # -- the safety net -------------------------------------------------------------------
 
 
-def wild_spec(loss: Loss, optimizer: Optimizer, *, epochs: int = 3, lr: float = 1e6) -> TrainSpec:
-    rate = GroupSpec(lr, 0.0)
-    factors = GroupSpec(lr, 0.0, "normal", init_sigma=0.01)
+def wild_spec(
+    loss: Loss, optimizer: Optimizer, *, epochs: int = 3, lr: float = 1e6
+) -> Hyperparameters:
+    rate = GroupHyperparameters(lr, 0.0)
+    factors = GroupHyperparameters(lr, 0.0, "normal", init_sigma=0.01)
     return train_spec(
         loss=loss, optimizer=optimizer, bias=rate, linear=rate, factors=factors, epochs=epochs
     )
@@ -366,7 +385,7 @@ def test_a_rejected_epoch_leaves_no_trace_but_the_smaller_step() -> None:
     finish(calm, train, spec)
 
     assert calm.history[0].n_rejected == 0
-    np.testing.assert_array_equal(calm.state.exchanged(), run.state.exchanged())
+    np.testing.assert_array_equal(calm.state.synced_columns(), run.state.synced_columns())
     np.testing.assert_array_equal(calm.state.bias, run.state.bias)
 
 
@@ -412,14 +431,14 @@ def test_rows_of_weight_zero_only_train_to_the_first_model(loss: Loss) -> None:
 
 @pytest.mark.parametrize("n_rows", [0, 1, MIXED_WHOLE, MIXED_WHOLE + 1, MIXED_WHOLE + 5 * PIECE])
 def test_every_row_is_visited_once(n_rows):
-    order = mixed_order(np.random.default_rng(0), n_rows)
+    order = shuffled_order(np.random.default_rng(0), n_rows)
 
     np.testing.assert_array_equal(np.sort(order), np.arange(n_rows))
 
 
 def test_stretches_of_a_large_set_hold_rows_from_everywhere_in_mixed_order():
     n_rows = 4 * MIXED_WHOLE
-    order = mixed_order(np.random.default_rng(0), n_rows)
+    order = shuffled_order(np.random.default_rng(0), n_rows)
 
     stretch = order[: MIXED_PIECES * PIECE]
     pieces = np.unique(stretch // PIECE)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spark_fm.learner.spec import Units
+from spark_fm.learner.spec import Scaling
 from spark_fm.learner.state import initial_state
 from spark_fm.learner.training import (
-    Snapshot,
-    TrainRun,
+    TrainingProgress,
+    TrainingState,
     WarmStart,
     advance,
     new_stopping,
@@ -23,10 +23,14 @@ N = 12
 
 def snapshot_of(spec, seed, ids=None):
     batch = planted_batch(planted_weights(N, spec.k, seed=seed), 60, seed=seed)
-    run = TrainRun(started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0))
+    run = TrainingProgress(
+        started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0)
+    )
     for _ in advance(run, batch, None, spec, metric="rmse"):
         pass
-    return Snapshot.of(run, fingerprint="", metric="rmse", units=Units(), ids=ids, history=[])
+    return TrainingState.of(
+        run, fingerprint="", metric="rmse", units=Scaling(), ids=ids, history=[]
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
@@ -36,7 +40,7 @@ def test_scores_of_the_first_state_are_the_model_s_in_other_units(scale):
     batch = planted_batch(model, 30, seed=2)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
 
-    warm_state_inplace(state, WarmStart(model), spec, ids=None, units=Units(label=scale))
+    warm_state_inplace(state, WarmStart(model), spec, ids=None, units=Scaling(label=scale))
 
     started = FMWeights(float(state.bias[0]), state.parameters(), N)
     np.testing.assert_allclose(
@@ -52,7 +56,7 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
     state = initial_state(spec, np.ones(5), label_mean=0.0)
     drawn = state.parameters()
 
-    warm_state_inplace(state, WarmStart(known), spec, ids=ids, units=Units())
+    warm_state_inplace(state, WarmStart(known), spec, ids=ids, units=Scaling())
 
     np.testing.assert_array_equal(state.parameters()[[1, 2, 4]], model.table)
     np.testing.assert_array_equal(state.parameters()[[0, 3]], drawn[[0, 3]])
@@ -68,9 +72,9 @@ def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer
     state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
     fresh = state.rows[1::2].copy()
 
-    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, units=Units())
+    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, units=Scaling())
 
-    columns = slice(spec.k + 1, state.layout.n_exchanged)
+    columns = slice(spec.k + 1, state.layout.n_synced)
     np.testing.assert_array_equal(
         state.rows[kept_ids][:, columns], snapshot.arrays["state"][:, columns]
     )
@@ -85,7 +89,7 @@ def test_statistics_of_another_optimizer_begin_anew():
     state = initial_state(spec, np.ones(N), label_mean=0.0)
     start = WarmStart(planted_weights(N, spec.k, seed=4), snapshot)
 
-    warm_state_inplace(state, start, spec, ids=None, units=Units())
+    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
 
     assert np.all(state.rows[:, spec.k + 1 : spec.k + 3] == np.float32(0.7))
 
@@ -96,7 +100,7 @@ def test_a_part_that_is_switched_off_stays_off(part):
     state = initial_state(spec, np.ones(N), label_mean=0.3)
 
     start = WarmStart(planted_weights(N, spec.k, seed=4))
-    warm_state_inplace(state, start, spec, ids=None, units=Units())
+    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
 
     values = state.bias[:1] if part == "bias" else state.rows[:, spec.k]
     assert not values.any()
@@ -106,11 +110,11 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     import json
 
     snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=5)
-    copied = Snapshot(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
+    copied = TrainingState(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
 
     one, other = snapshot.run(), copied.run()
 
-    np.testing.assert_array_equal(one.state.exchanged(), other.state.exchanged())
+    np.testing.assert_array_equal(one.state.synced_columns(), other.state.synced_columns())
     np.testing.assert_array_equal(one.state.bias, other.state.bias)
     assert one.history == other.history
     assert one.stopping.best_epoch == other.stopping.best_epoch
@@ -120,13 +124,13 @@ def test_a_training_goes_on_only_on_the_same_rows_and_in_the_same_form():
     spec = train_spec(loss="squared", optimizer="adam")
     snapshot = snapshot_of(spec, seed=5)
     same = {
-        "fingerprint": "", "layout": snapshot.layout, "metric": "rmse", "units": Units(),
+        "fingerprint": "", "layout": snapshot.layout, "metric": "rmse", "units": Scaling(),
         "n_features": N,
     }  # fmt: skip
     assert snapshot.continues(**same)
 
     others = {
-        "fingerprint": "x", "metric": "mae", "units": Units(2.0), "n_features": N + 1,
+        "fingerprint": "x", "metric": "mae", "units": Scaling(2.0), "n_features": N + 1,
         "layout": snapshot_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
     }  # fmt: skip
     for name, value in others.items():

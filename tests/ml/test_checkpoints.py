@@ -140,11 +140,11 @@ def test_what_a_killed_writer_left_is_removed_at_the_end_and_nothing_else_is(
 ) -> None:
     fm = machine(tmp_path, epochs=2, refit="never")
     while_writing: set[Path] = set()
-    pieces = checkpoints.array_pieces
+    chunks = checkpoints.to_chunks
 
     def spy(*args: Any) -> Any:
         while_writing.update(tmp_path.iterdir())
-        return pieces(*args)
+        return chunks(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "array_pieces", spy)

@@ -76,7 +76,7 @@ def test_cross_validation_finds_the_map_that_learns(
     validated: CrossValidatorModel, adult: DataFrame
 ) -> None:
     assert int(np.argmax(validated.avgMetrics)) == 2
-    assert validated.avgMetrics[2] > 0.85  # ROC AUC; labels dealt at random give 0.5
+    assert validated.avgMetrics[2] > 0.85  # ROC AUC; labels assigned at random give 0.5
     assert isinstance(validated.bestModel, FactorizationMachineModel)
     assert validated.bestModel.getLinearLr() == MOVING
     assert by_area().evaluate(validated.transform(adult)) > 0.85

@@ -62,7 +62,7 @@ def pipeline(large: DataFrame) -> PipelineModel:
 def test_the_state_is_as_large_as_this_file_says(pipeline: PipelineModel) -> None:
     layout = Layout(K, "adagrad")
 
-    assert N_FEATURES * layout.n_exchanged * 4 > 300e6
+    assert N_FEATURES * layout.n_synced * 4 > 300e6
     assert pipeline.stages[0].weights.table.nbytes > 300e6
     assert pipeline.stages[0].summary.facts["numFeaturesSeen"] == N_FEATURES
 

@@ -28,7 +28,7 @@ from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm
 
 COLUMNS = list(CATEGORIES)
-# ROC AUC of the held-out rows; labels dealt at random give 0.5, one column alone under 0.8.
+# ROC AUC of the held-out rows; labels assigned at random give 0.5, one column alone under 0.8.
 GOOD_AREA = 0.87
 
 

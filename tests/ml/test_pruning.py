@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from spark_fm.ml.tuning import FEWEST_RIVALS, GRACE_EPOCHS, is_hopeless
+from spark_fm.ml.tuning import FEWEST_RIVALS, GRACE_EPOCHS, should_prune
 
 LONG = 30
 
@@ -23,41 +23,41 @@ RIVALS = [curve(end, 0.3) for end in (0.50, 0.52, 0.54, 0.56, 0.58)]
 def test_a_curve_above_the_median_is_hopeless_after_the_grace():
     costs = curve(0.65, 0.3)
 
-    stopped = [n for n in range(1, LONG) if is_hopeless(costs[:n], RIVALS)]
+    stopped = [n for n in range(1, LONG) if should_prune(costs[:n], RIVALS)]
     assert stopped[0] == GRACE_EPOCHS + 1
 
 
 def test_a_curve_below_the_median_is_never_stopped():
     costs = curve(0.53, 0.3)
 
-    assert not any(is_hopeless(costs[:n], RIVALS) for n in range(1, LONG + 1))
+    assert not any(should_prune(costs[:n], RIVALS) for n in range(1, LONG + 1))
 
 
 def test_a_trial_as_good_as_the_median_goes_on():
-    assert not is_hopeless(RIVALS[2], RIVALS)
+    assert not should_prune(RIVALS[2], RIVALS)
 
 
 def test_the_best_so_far_counts_and_not_the_last_epoch():
     risen = [0.5, *[0.69] * 20]
 
-    assert not is_hopeless(risen, RIVALS)
+    assert not should_prune(risen, RIVALS)
 
 
 def test_rivals_that_ended_sooner_count_with_what_they_reached():
     short = [rival[:3] for rival in RIVALS]  # about 0.62 by then, and no better ever
 
-    assert not is_hopeless(curve(0.6, 0.5), short)
-    assert is_hopeless(curve(0.65, 0.5), short)
+    assert not should_prune(curve(0.6, 0.5), short)
+    assert should_prune(curve(0.65, 0.5), short)
 
 
 def test_too_few_rivals_stop_nothing():
-    assert not is_hopeless([9.0] * LONG, RIVALS[: FEWEST_RIVALS - 1])
-    assert is_hopeless([9.0] * LONG, RIVALS[:FEWEST_RIVALS])
+    assert not should_prune([9.0] * LONG, RIVALS[: FEWEST_RIVALS - 1])
+    assert should_prune([9.0] * LONG, RIVALS[:FEWEST_RIVALS])
 
 
 def test_curves_without_a_number_are_the_worst():
-    assert is_hopeless([math.inf] * LONG, RIVALS)
-    assert not is_hopeless([math.inf] * LONG, [[math.inf] * LONG] * 3)
+    assert should_prune([math.inf] * LONG, RIVALS)
+    assert not should_prune([math.inf] * LONG, [[math.inf] * LONG] * 3)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,7 +73,7 @@ def test_planted_searches_save_epochs_and_keep_their_best(seed):
     for first in range(0, 40, 4):
         rivals = list(told)
         for costs in curves[first : first + 4]:
-            ends = [n for n in range(1, LONG) if is_hopeless(list(costs[:n]), rivals)]
+            ends = [n for n in range(1, LONG) if should_prune(list(costs[:n]), rivals)]
             told.append(list(costs[: ends[0]] if ends else costs))
 
     assert sum(map(len, told)) < 0.8 * 40 * LONG

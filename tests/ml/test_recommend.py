@@ -116,12 +116,12 @@ def test_both_ways_give_the_same_rows(
 ) -> None:
     contexts, items = asked(spark)[0], offered(spark)[0]
 
-    shipped = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
+    broadcast = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
     monkeypatch.setattr(recommend, "SHIPPED_BYTES", 0)
     monkeypatch.setattr(recommend, "GROUP_BYTES", 300)
     grouped = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
 
-    assert lists_of(grouped) == lists_of(shipped)
+    assert lists_of(grouped) == lists_of(broadcast)
 
 
 def test_scores_are_those_of_transform_on_the_cross_join(

@@ -113,13 +113,13 @@ def test_more_trials_later_are_those_of_one_long_search(rows, whole, tmp_path):
 def test_a_finished_search_trains_the_best_model_only(rows, whole, monkeypatch):
     result, folder = whole
     asked = []
-    train = trainer.TrainingSet.train
+    train = trainer.Trainer.train
 
     def counted(self, requests, **more):
         asked.append(len(requests))
         return train(self, requests, **more)
 
-    monkeypatch.setattr(trainer.TrainingSet, "train", counted)
+    monkeypatch.setattr(trainer.Trainer, "train", counted)
     again = tune(machine(), rows, trials=8, space=SPACE, parallel=3, folder=folder)
 
     assert asked == [1]
@@ -233,7 +233,7 @@ def test_a_model_too_large_for_the_memory_is_a_trial_without_a_model(rows, monke
 def test_a_search_without_any_model_says_so(rows, monkeypatch):
     diverged = TrainingDivergedError("no step size")
     monkeypatch.setattr(
-        tuning.TrainingSet, "train", lambda self, requests, **more: [diverged] * len(requests)
+        tuning.Trainer, "train", lambda self, requests, **more: [diverged] * len(requests)
     )
     with pytest.raises(TrainingDivergedError, match=r"None of 3 trials .*'diverged': 3"):
         tune(machine(), rows, trials=3, space=SPACE)

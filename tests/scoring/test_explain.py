@@ -14,16 +14,16 @@ from spark_fm.scoring.explain import (
     EXPLANATION,
     LINEAR_PART,
     ExplainTask,
+    FeatureNames,
     FeatureSumsTask,
     GroupSumsTask,
-    NameTable,
 )
-from spark_fm.spark.broadcast import InlineHandle
+from spark_fm.spark.broadcast import ClosureBroadcast
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(4, 3, seed=1)
-MODEL = InlineHandle((WEIGHTS.table, WEIGHTS.bias, None, 4))
-NAMES = InlineHandle(NameTable.of({3: "last", 0: "first"}))
+MODEL = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, None, 4))
+NAMES = ClosureBroadcast(FeatureNames.of({3: "last", 0: "first"}))
 FLOATS = pa.list_(pa.float64())
 ROWS = pa.array([[1.0, 0, 2, 0], None, [0, 0, 0, 3.0], [0.0] * 4], FLOATS)
 
@@ -36,15 +36,15 @@ def test_explanations_have_the_declared_fields_and_null_where_a_row_is_bad() -> 
     (structs,) = explain_task()(iter([ROWS]))
 
     assert [field.name for field in structs.type] == EXPLANATION.names
-    explained = structs.to_pylist()
-    assert explained[1] is None
-    assert [part["feature"] for part in explained[2]["linear"]] == [3]
-    assert explained[2]["linear"][0]["name"] == "last"
-    assert explained[2]["linear"][0]["value"] == 3.0
-    (pair,) = explained[0]["pairs"]
+    explain_parse_errors = structs.to_pylist()
+    assert explain_parse_errors[1] is None
+    assert [part["feature"] for part in explain_parse_errors[2]["linear"]] == [3]
+    assert explain_parse_errors[2]["linear"][0]["name"] == "last"
+    assert explain_parse_errors[2]["linear"][0]["value"] == 3.0
+    (pair,) = explain_parse_errors[0]["pairs"]
     assert (pair["feature_a"], pair["name_a"]) == (0, "first")
     assert (pair["feature_b"], pair["name_b"]) == (2, None)
-    assert explained[3] == {
+    assert explain_parse_errors[3] == {
         "margin": WEIGHTS.bias, "bias": WEIGHTS.bias, "linear": [], "other_linear": 0.0,
         "pairs": [], "other_pairs": 0.0,
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_another_version_on_the_worker_is_refused() -> None:
 
 def test_sums_of_features_come_with_the_number_of_rows() -> None:
     features = np.array([2, 5, 7, 9], np.int32)
-    model = InlineHandle((WEIGHTS.table, WEIGHTS.bias, features, 10))
+    model = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, features, 10))
     task = FeatureSumsTask(__version__, model, FeatureReader("f", "skip"))
     rows = pa.array([[0.0] * 9 + [2.0], [1.0] * 10, None], FLOATS)
 
@@ -89,7 +89,7 @@ def test_sums_of_features_come_with_the_number_of_rows() -> None:
 
 
 def test_a_partition_without_rows_has_sums_of_nothing() -> None:
-    groups = InlineHandle(np.array([0, 0, 1, 1], np.int32))
+    groups = ClosureBroadcast(np.array([0, 0, 1, 1], np.int32))
     reader = FeatureReader("f", "error")
 
     (by_feature,) = FeatureSumsTask(__version__, MODEL, reader)(iter([]))
@@ -106,9 +106,9 @@ def test_a_partition_without_rows_has_sums_of_nothing() -> None:
 
 
 def test_names_are_found_by_id_or_null() -> None:
-    table = NameTable.of({9: "nine", 2: "two"})
+    table = FeatureNames.of({9: "nine", 2: "two"})
 
     found = table.of_features(np.array([2, 3, 9, 10, 0, 2], np.int32))
 
     assert found.to_pylist() == ["two", None, "nine", None, None, "two"]
-    assert NameTable.of({}).of_features(np.array([1], np.int32)).to_pylist() == [None]
+    assert FeatureNames.of({}).of_features(np.array([1], np.int32)).to_pylist() == [None]

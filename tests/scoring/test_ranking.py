@@ -12,11 +12,11 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.scoring.ranking import Candidates, CandidateTask, ContextTask, RankAllTask, RankTask
-from spark_fm.spark.broadcast import InlineHandle
+from spark_fm.spark.broadcast import ClosureBroadcast
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(6, 3, seed=1)
-MODEL = InlineHandle((WEIGHTS.table, WEIGHTS.bias, None, 6))
+MODEL = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, None, 6))
 FLOATS = pa.list_(pa.float64())
 
 
@@ -70,7 +70,7 @@ def test_candidates_tell_each_feature_once_a_task() -> None:
 
 def test_candidates_tell_only_features_that_the_model_knows() -> None:
     known = np.array([1, 2, 3, 4, 5, 8], np.int32)
-    model = InlineHandle((WEIGHTS.table, WEIGHTS.bias, known, 9))
+    model = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, known, 9))
     rows = pa.array([[1.0] * 9], FLOATS)
 
     (told,) = CandidateTask(__version__, model, FeatureReader("f", "error"))(iter([rows]))
@@ -79,7 +79,7 @@ def test_candidates_tell_only_features_that_the_model_knows() -> None:
 
 
 def test_a_feature_on_both_sides_is_an_error_that_names_it() -> None:
-    taken = InlineHandle(np.array([1, 4], np.int32))
+    taken = ClosureBroadcast(np.array([1, 4], np.int32))
     task = ContextTask(__version__, MODEL, FeatureReader("f", "error"), taken)
 
     assert len(list(task(iter([one_hot(0, 2, 5)])))) == 1
@@ -108,7 +108,7 @@ def test_seen_candidates_are_left_out_for_the_context_that_saw_them() -> None:
 
 
 def test_no_candidates_give_no_rows_of_the_right_kind() -> None:
-    task = RankAllTask(ranking(), InlineHandle(candidates([], [])))
+    task = RankAllTask(ranking(), ClosureBroadcast(candidates([], [])))
 
     (ranked,) = task(iter([contexts([[1.0], [2.0]])]))
 
@@ -118,7 +118,7 @@ def test_no_candidates_give_no_rows_of_the_right_kind() -> None:
 
 def test_many_results_leave_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spark_fm.scoring.ranking.RANKED_ROWS", 4)
-    task = RankAllTask(ranking(k=2), InlineHandle(candidates(["a", "b", "c"], [[1], [2], [3]])))
+    task = RankAllTask(ranking(k=2), ClosureBroadcast(candidates(["a", "b", "c"], [[1], [2], [3]])))
 
     batches = list(task(iter([contexts([[1.0]] * 5)])))
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_facts, write_model
+from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_metadata, write_model
 from spark_fm.learner.weights import FMWeights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def save_model(
         "uid": "fm",
         "paramMap": {"predictorType": kind},
         "defaultParamMap": {"threshold": threshold},
-        "spark_fm": model_facts(weights, arrays, None),
+        "spark_fm": model_metadata(weights, arrays, None),
     }
     write_model(str(path), json.dumps(metadata), arrays)
     return str(path)

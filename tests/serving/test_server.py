@@ -45,19 +45,19 @@ def rows(n, seed=0, density=0.3):
 def connection(server):
     """Return an open connection, for requests sent in pieces."""
     parts = urlsplit(server.url)
-    opened = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    opened.connect()
-    return opened
+    open_input = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    open_input.connect()
+    return open_input
 
 
 def begin(server, length, part=b"{"):
     """Send the head of a request and a part of its body."""
-    opened = connection(server)
-    opened.putrequest("POST", "/invocations")
-    opened.putheader("Content-Type", JSON)
-    opened.putheader("Content-Length", str(length))
-    opened.endheaders(part)
-    return opened
+    open_input = connection(server)
+    open_input.putrequest("POST", "/invocations")
+    open_input.putheader("Content-Type", JSON)
+    open_input.putheader("Content-Length", str(length))
+    open_input.endheaders(part)
+    return open_input
 
 
 def n_sockets(pid):
@@ -181,20 +181,20 @@ def test_a_chunked_body_is_counted_while_it_arrives(server):
 
 
 def test_a_connection_is_good_for_more_after_a_body_that_was_too_large(server):
-    opened = connection(server)
+    open_input = connection(server)
     for _ in range(5):
-        opened.request("POST", "/invocations", b" " * 1_300_000, {"Content-Type": JSON})
-        large = opened.getresponse()
+        open_input.request("POST", "/invocations", b" " * 1_300_000, {"Content-Type": JSON})
+        large = open_input.getresponse()
         large.read()
-        opened.request("POST", "/invocations", ONE, {"Content-Type": JSON})
-        good = opened.getresponse()
+        open_input.request("POST", "/invocations", ONE, {"Content-Type": JSON})
+        good = open_input.getresponse()
         good.read()
         assert (large.status, good.status) == (413, 200)
 
 
 def test_a_body_that_does_not_come_is_given_up(server):
-    opened = begin(server, 100)
-    answer = opened.getresponse()
+    open_input = begin(server, 100)
+    answer = open_input.getresponse()
     assert answer.status == 408
     assert f"{BODY_SECONDS:g} seconds" in json.loads(answer.read())["error"]
     assert held(server) == 0
@@ -202,21 +202,21 @@ def test_a_body_that_does_not_come_is_given_up(server):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /invoc"])
 def test_a_head_that_does_not_come_ends_the_connection(server, sent):
-    opened = connection(server)
-    opened.sock.sendall(sent)
+    open_input = connection(server)
+    open_input.sock.sendall(sent)
     with suppress(ConnectionResetError):
-        assert opened.sock.recv(1) == b""
+        assert open_input.sock.recv(1) == b""
 
 
 def test_a_head_without_end_is_refused(server):
-    opened = connection(server)
-    opened.sock.sendall(b"GET /ping HTTP/1.1\r\n")
+    open_input = connection(server)
+    open_input.sock.sendall(b"GET /ping HTTP/1.1\r\n")
     answer = b""
     with suppress(OSError):
         for _ in range(1000):
-            opened.sock.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
+            open_input.sock.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
     with suppress(OSError):
-        answer = opened.sock.recv(100)
+        answer = open_input.sock.recv(100)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert server.get("/ping").status == 200
 
@@ -228,21 +228,21 @@ def test_a_client_that_does_not_read_is_cut_off(model, tmp_path):
     with serving(path, "--body-seconds", "1.5") as server:
         pid = server.worker()
         before = n_sockets(pid)
-        opened = connection(server)
-        opened.request("POST", "/invocations", body, {"Content-Type": JSON})
+        open_input = connection(server)
+        open_input.request("POST", "/invocations", body, {"Content-Type": JSON})
         eventually(lambda: b'invocations",status="200"' in server.get("/metrics").data)
         eventually(lambda: n_sockets(pid) <= before)
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-            opened.getresponse().read()
+            open_input.getresponse().read()
 
 
 def test_requests_beyond_the_limit_are_told_to_come_again(server):
     slow = [begin(server, len(ONE), ONE[:10]) for _ in range(4)]
     eventually(lambda: held(server) == 4)
     answer = server.invoke(ONE)
-    for opened in slow:
-        opened.send(ONE[10:])
-    after = [opened.getresponse().status for opened in slow]
+    for open_input in slow:
+        open_input.send(ONE[10:])
+    after = [open_input.getresponse().status for open_input in slow]
     assert answer.status == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert after == [200] * 4
@@ -255,8 +255,8 @@ def test_bodies_beyond_the_limit_are_told_to_come_again(server):
     eventually(lambda: held(server) == 2)
     answers = [begin(server, 1_000_000, part) for _ in range(1)]
     assert answers[0].getresponse().status == 503
-    for opened in slow:
-        opened.close()
+    for open_input in slow:
+        open_input.close()
     eventually(lambda: held(server) == 0)
 
 

@@ -30,12 +30,12 @@ def broken(*_):
 def test_a_look_that_fails_is_told_and_the_next_one_is_made(supervising, monkeypatch, caplog):
     monkeypatch.setattr(supervisor, "signature", broken)
     with caplog.at_level(logging.WARNING, "spark_fm"):
-        supervising._tend_model()
+        supervising._check_model()
     assert "ValueError: nobody thought of this" in caplog.text
     looks = []
     monkeypatch.setattr(supervisor, "signature", lambda path: looks.append(path))
     supervising._look_at = 0.0
-    supervising._tend_model()
+    supervising._check_model()
     assert len(looks) == 1
 
 
@@ -44,11 +44,11 @@ def test_a_version_whose_loading_could_not_begin_is_tried_again(supervising, mon
     monkeypatch.setattr(supervising, "_start", broken)
     for _ in range(3):
         supervising._look_at = 0.0
-        supervising._tend_model()
+        supervising._check_model()
     started = []
     monkeypatch.setattr(supervising, "_start", lambda *arguments: started.append(arguments))
     supervising._look_at = 0.0
-    supervising._tend_model()
+    supervising._check_model()
     assert len(started) == 1
 
 
@@ -56,7 +56,7 @@ def test_before_there_is_a_model_a_look_that_fails_ends_the_start(supervising, m
     supervising._digest, supervising._must_reload = None, True
     monkeypatch.setattr(supervisor, "signature", broken)
     with pytest.raises(ValueError, match="nobody"):
-        supervising._tend_model()
+        supervising._check_model()
 
 
 def test_counts_that_cannot_be_written_are_told_and_written_with_the_next(

@@ -1,4 +1,4 @@
-"""Large arrays leave a task in pieces of at most 4 MiB and arrive whole."""
+"""Large arrays leave a task in chunks of at most 4 MiB and arrive whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from spark_fm.spark.collect import PIECE_BYTES, array_pieces, join_pieces
+from spark_fm.spark.collect import CHUNK_BYTES, from_chunks, to_chunks
 
 
 def rows_of(batches):
@@ -22,21 +22,21 @@ def test_arrays_and_facts_come_back_whole_from_pieces_in_any_order():
         "none": np.zeros((0, 4), np.float32),
         "ids": np.arange(7, dtype=np.int32),
     }
-    rows = rows_of(array_pieces(2, {"bias": 0.1}, arrays))
+    rows = rows_of(to_chunks(2, {"bias": 0.1}, arrays))
     random.Random(1).shuffle(rows)
 
-    facts, back = join_pieces(rows)
+    facts, back = from_chunks(rows)
 
     assert facts == {"bias": 0.1}
-    assert max(len(payload) for _, _, payload in rows) <= PIECE_BYTES
+    assert max(len(payload) for _, _, payload in rows) <= CHUNK_BYTES
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)
         assert back[name].dtype == array.dtype
 
 
 def test_a_missing_piece_is_noticed():
-    arrays = {"large": np.zeros(2 * PIECE_BYTES, np.uint8)}
-    rows = rows_of(array_pieces(0, {}, arrays))
+    arrays = {"large": np.zeros(2 * CHUNK_BYTES, np.uint8)}
+    rows = rows_of(to_chunks(0, {}, arrays))
 
     with pytest.raises(RuntimeError, match="bytes arrived"):
-        join_pieces(rows[:-1])
+        from_chunks(rows[:-1])

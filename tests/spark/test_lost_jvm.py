@@ -50,7 +50,7 @@ machine.fit(frame)
         {"cores": 1, "workers": 2, "n_jobs": 6, "n_epochs": 0},
         {"cores": 2, "workers": 2, "n_jobs": 0, "n_epochs": 3},
     ],
-    ids=["in one task", "a job an exchange", "one job for all exchanges"],
+    ids=["in one task", "a job a round", "one job for all rounds"],
 )
 def test_a_jvm_that_dies_while_a_model_trains_is_named(facts: dict[str, int]) -> None:
     program = PROGRAM

@@ -11,7 +11,7 @@ from pyspark import TaskContext
 
 from spark_fm.training.packing import PackTask
 from spark_fm.training.shards import remove_store
-from spark_fm.training.tasks import ExchangeTask, SoloTask
+from spark_fm.training.tasks import LocalUpdateTask, SoloTask
 
 
 def _fail_first_attempt() -> None:
@@ -28,7 +28,7 @@ class FlakyPackTask(PackTask):
         return super().__call__(batches)
 
 
-class FlakyExchangeTask(ExchangeTask):
+class FlakyUpdateTask(LocalUpdateTask):
     """Trains, and then fails on the first attempt."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -37,7 +37,7 @@ class FlakyExchangeTask(ExchangeTask):
         return iter(results)
 
 
-class ForgetfulExchangeTask(ExchangeTask):
+class ForgetfulUpdateTask(LocalUpdateTask):
     """Trains on a machine that has lost the files of passes before."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -55,7 +55,7 @@ class FlakySoloTask(SoloTask):
         return iter(results)
 
 
-class LostExchangeTask(ExchangeTask):
+class LostUpdateTask(LocalUpdateTask):
     """Trains, and then its process is lost on the first attempt."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -66,14 +66,14 @@ class LostExchangeTask(ExchangeTask):
         return iter(results)
 
 
-class DoomedExchangeTask(ExchangeTask):
+class DoomedUpdateTask(LocalUpdateTask):
     """Its process is always lost."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         os._exit(1)
 
 
-class EndlessExchangeTask(ExchangeTask):
+class EndlessUpdateTask(LocalUpdateTask):
     """Takes longer than anybody waits."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_fm.spark.schema import internal_rows
-from spark_fm.training.trainer import training_set
+from spark_fm.training.trainer import open_trainer
 from tests.ml.builders import fast_fm, planted_frame
 
 pytestmark = pytest.mark.spark
@@ -22,9 +22,9 @@ def test_a_listener_that_says_no_ends_its_training_there(spark, workers):
         heard.append(report.record.epoch)
         return len(heard) < 2
 
-    with training_set(internal_rows(frame, request.columns), request) as data:
+    with open_trainer(internal_rows(frame, request.columns), request) as data:
         assert data.has_validation
-        outcomes = data.train([request] * 2, listeners=[two_epochs, None])
+        outcomes = data.train([request] * 2, callbacks=[two_epochs, None])
 
     lengths = [len(outcome.history) for outcome in outcomes]
     assert lengths[1] == 4

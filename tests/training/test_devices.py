@@ -19,7 +19,7 @@ from spark_fm.errors import GpuNotFoundError, InvalidParamError
 from spark_fm.learner.cuda import device as cuda_device
 from spark_fm.spark import resources
 from spark_fm.spark.collect import worker_errors
-from spark_fm.spark.gpu import PROBE_DDL, ProbeTask, TaskGpu
+from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, ProbeTask
 from spark_fm.spark.resources import profile_cpus, training_profile
 from tests.cuda.cluster import ENVIRONMENT
 from tests.training.builders import assert_same_model, machine
@@ -78,7 +78,7 @@ def test_unknown_devices_are_refused(frame):
 
 
 def test_a_task_of_a_cluster_without_a_gpu_of_its_own_says_what_to_set(spark):
-    task = ProbeTask(__version__, TaskGpu(local=False))
+    task = ProbeTask(__version__, GpuAssignment(local=False))
 
     [row] = spark.range(0, 1, 1, 1).mapInArrow(task, PROBE_DDL).collect()
 
@@ -88,7 +88,7 @@ def test_a_task_of_a_cluster_without_a_gpu_of_its_own_says_what_to_set(spark):
 
 
 def test_a_task_that_loses_its_gpu_in_a_training_is_named(spark):
-    gpu = TaskGpu(local=False)
+    gpu = GpuAssignment(local=False)
 
     def train(batches):
         gpu.use()

@@ -61,4 +61,4 @@ def test_models_that_diverge_free_their_tables_too(spark):
             parallel=2,
         )
 
-    assert not left & {"Candidate", "DistributedTraining", "TrainRun", "TrainState"}
+    assert not left & {"Parameters", "AveragingTrainer", "TrainingProgress", "TrainState"}

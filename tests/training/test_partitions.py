@@ -10,7 +10,7 @@ from spark_fm._version import __version__
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.training.packing import TRAIN, block_row, read_blocks
 from spark_fm.training.partitions import partition_keys, spark_hash
-from spark_fm.training.tasks import DealTask
+from spark_fm.training.tasks import AssignTask
 
 
 def test_the_hash_is_the_one_spark_partitions_by(spark):
@@ -41,9 +41,9 @@ def numbered_rows(first: int, n_rows: int) -> CsrBatch:
     ("n_sources", "n_blocks", "n_rows"), [(1, 32, 700), (3, 8, 65), (200, 8, 3), (300, 20, 1)]
 )
 def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows):
-    n_partitions, n_exchanges = 4, 64
-    task = DealTask(
-        version=__version__, keys=(10, 11, 12, 13), n_exchanges=n_exchanges, ids=None
+    n_partitions, n_rounds = 4, 64
+    task = AssignTask(
+        version=__version__, keys=(10, 11, 12, 13), n_rounds=n_rounds, ids=None
     )  # fmt: skip
     blocks = [
         block_row(TRAIN, source, seq, numbered_rows((source * n_blocks + seq) * n_rows, n_rows))
@@ -51,16 +51,16 @@ def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows
         for seq in range(n_blocks)
     ]
 
-    labels, shares = [], np.zeros((n_partitions, n_exchanges))
+    labels, shares = [], np.zeros((n_partitions, n_rounds))
     for batch in task(iter(blocks)):
         ((_, _, _, rows),) = read_blocks([batch])
         labels += rows.labels.tolist()
-        key, exchange = (batch.column(name)[0].as_py() for name in ("key", "exchange"))
-        shares[key - 10, exchange] += rows.n_rows
+        key, round_index = (batch.column(name)[0].as_py() for name in ("key", "round"))
+        shares[key - 10, round_index] += rows.n_rows
 
     total = n_sources * n_blocks * n_rows
     assert sorted(labels) == list(range(total))
     fair = total / shares.size
-    assert abs(shares.sum(1) / n_exchanges - fair).max() <= 0.05 * fair
+    assert abs(shares.sum(1) / n_rounds - fair).max() <= 0.05 * fair
     # Three-gap theorem: counts of golden multiples differ by a few blocks at most.
-    assert abs(shares - fair).max() <= max(0.5 * fair, 3 * max(1, n_rows / n_exchanges))
+    assert abs(shares - fair).max() <= max(0.5 * fair, 3 * max(1, n_rows / n_rounds))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from spark_fm.training.plan import choose_exchanges
+from spark_fm.training.plan import choose_rounds
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from spark_fm.training.plan import choose_exchanges
     ],
 )
 def test_averagings_by_entries_of_a_feature(n_partitions, entries, n_bytes, expected):
-    chosen = choose_exchanges(n_partitions, entries_per_feature=entries, exchanged_bytes=n_bytes)
+    chosen = choose_rounds(n_partitions, entries_per_feature=entries, synced_bytes=n_bytes)
 
     assert chosen == expected
 

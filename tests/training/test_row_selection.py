@@ -6,13 +6,13 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.training import shards
 from spark_fm.training.packing import TRAIN, VALIDATION, encode
-from spark_fm.training.shards import RowsMissingError, WantedRows, read_rows, remove_store
-from spark_fm.training.tasks import LISTED, StoreTask
+from spark_fm.training.shards import RowSelection, RowsMissingError, read_rows, remove_store
+from spark_fm.training.tasks import LISTED, WriteShardsTask
 from tests.training.test_shards import assert_same_rows, some_rows
 
-N_EXCHANGES = 2
+N_ROUNDS = 2
 REQUESTS = (
-    {}, {"validates": True}, {"train_on_all": True}, {"exchange": -1, "validates": True}
+    {}, {"validates": True}, {"train_on_all": True}, {"round": -1, "validates": True}
 )  # fmt: skip
 
 
@@ -29,10 +29,16 @@ def window_bytes(request, monkeypatch):
 
 
 def blocks():
-    """Blocks of two sources, as (kind, exchange, source, seq, rows), in order."""
+    """Blocks of two sources, as (kind, round, source, seq, rows), in order."""
     return [
-        (kind, exchange, source, seq, some_rows(12, 100 * exchange + 10 * source + seq + kind))
-        for exchange in range(N_EXCHANGES)
+        (
+            kind,
+            round_index,
+            source,
+            seq,
+            some_rows(12, 100 * round_index + 10 * source + seq + kind),
+        )
+        for round_index in range(N_ROUNDS)
         for kind in (TRAIN, VALIDATION)
         for source in range(2)
         for seq in range(3 if kind == TRAIN else 1)
@@ -40,9 +46,9 @@ def blocks():
 
 
 def batches(chosen, with_payload=True):
-    for kind, exchange, source, seq, rows in chosen:
+    for kind, round_index, source, seq, rows in chosen:
         columns = {
-            "kind": kind, "exchange": exchange, "source": source, "seq": seq,
+            "kind": kind, "round": round_index, "source": source, "seq": seq,
             "n_rows": rows.n_rows, "nnz": rows.nnz,
         }  # fmt: skip
         batch = {name: [value] for name, value in columns.items()}
@@ -52,19 +58,19 @@ def batches(chosen, with_payload=True):
 
 
 def stored(given):
-    task = StoreTask(version=__version__, store="fit", n_exchanges=N_EXCHANGES)
+    task = WriteShardsTask(version=__version__, store="fit", n_rounds=N_ROUNDS)
     return list(task(batches(given)))
 
 
 def wanted(store, **changes):
-    facts = {"exchange": 1, "train_on_all": False, "validates": False} | changes
-    return WantedRows(n_exchanges=N_EXCHANGES, store=store, **facts)
+    facts = {"round": 1, "train_on_all": False, "validates": False} | changes
+    return RowSelection(n_rounds=N_ROUNDS, store=store, **facts)
 
 
 def chosen_by(wanted):
     return [
         block for block in blocks()
-        if (block[1] == wanted.exchange and (wanted.train_on_all or block[0] == TRAIN))
+        if (block[1] == wanted.round_index and (wanted.train_on_all or block[0] == TRAIN))
         or (wanted.validates and block[0] == VALIDATION)
     ]  # fmt: skip
 

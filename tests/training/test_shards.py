@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.training import shards
-from spark_fm.training.shards import WindowStore, remove_store
+from spark_fm.training.shards import ShardStore, remove_store
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def some_rows(n_rows, seed=0, n_features=50):
     )
 
 
-def write(store, name, windows):
+def write(store, name, shards):
     with store.writer(name) as writer:
-        for rows in windows:
+        for rows in shards:
             writer.add(rows)
         return writer.finish()
 
@@ -48,29 +48,29 @@ def assert_same_rows(found, expected):
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory, sizes, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_LOCAL_DIRS", str(tmp_path_factory.mktemp("local")))
-        windows = [some_rows(size, seed + i) for i, size in enumerate(sizes)]
-        store = WindowStore("fit", 3)
-        assert write(store, "train-0", windows)
+        shards = [some_rows(size, seed + i) for i, size in enumerate(sizes)]
+        store = ShardStore("fit", 3)
+        assert write(store, "train-0", shards)
 
-        found = store.windows("train-0")
+        found = store.shards("train-0")
 
-        assert [(w.n_rows, w.nnz) for w in found] == [(w.n_rows, w.nnz) for w in windows]
-        for window, rows in zip(found, windows, strict=True):
-            assert_same_rows(store.read(window), rows)
-            assert window.n_features == (rows.indices.max() + 1 if rows.nnz else 0)
+        assert [(w.n_rows, w.nnz) for w in found] == [(w.n_rows, w.nnz) for w in shards]
+        for shard, rows in zip(found, shards, strict=True):
+            assert_same_rows(store.read(shard), rows)
+            assert shard.n_features == (rows.indices.max() + 1 if rows.nnz else 0)
 
 
 def test_partitions_sets_and_trainings_are_kept_apart(folders):
     rows = some_rows(5)
-    write(WindowStore("fit", 0), "train-0", [rows])
+    write(ShardStore("fit", 0), "train-0", [rows])
 
-    assert WindowStore("fit", 0).windows("train-0") is not None
+    assert ShardStore("fit", 0).shards("train-0") is not None
     for key, partition, name in (("other", 0, "train-0"), ("fit", 2, "train-0"), ("fit", 0, "x")):
-        assert WindowStore(key, partition).windows(name) is None
+        assert ShardStore(key, partition).shards(name) is None
 
 
 def test_a_set_that_is_not_whole_counts_as_missing(folders):
-    store = WindowStore("fit", 0)
+    store = ShardStore("fit", 0)
     write(store, "cut", [some_rows(5)])
     write(store, "gone", [some_rows(5)])
     [folder] = folders[0].iterdir()
@@ -78,30 +78,30 @@ def test_a_set_that_is_not_whole_counts_as_missing(folders):
     cut.write_bytes(cut.read_bytes()[:-1])
     gone.unlink()
 
-    assert store.windows("cut") is None
-    assert store.windows("gone") is None
+    assert store.shards("cut") is None
+    assert store.shards("gone") is None
 
 
 def test_a_set_that_fails_on_the_way_leaves_nothing(folders):
-    store = WindowStore("fit", 0)
+    store = ShardStore("fit", 0)
 
-    def windows():
+    def shards():
         yield some_rows(5)
         raise RuntimeError("the task is killed")
 
     with pytest.raises(RuntimeError):
-        write(store, "train-0", windows())
+        write(store, "train-0", shards())
 
-    assert store.windows("train-0") is None
+    assert store.shards("train-0") is None
     assert not list(folders[0].rglob("*.rows"))
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(folders, monkeypatch):
     monkeypatch.setattr(shards, "FREE_SHARE", 1.0)
-    store = WindowStore("fit", 0)
+    store = ShardStore("fit", 0)
 
     assert not write(store, "train-0", [some_rows(5)])
-    assert store.windows("train-0") is None
+    assert store.shards("train-0") is None
     assert not list(folders[0].rglob("*.rows"))
 
 
@@ -109,13 +109,13 @@ def test_a_folder_that_cannot_be_written_does_not_stop_a_training(tmp_path, monk
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "file"))
 
-    assert not write(WindowStore("fit", 0), "train-0", [some_rows(5)])
+    assert not write(ShardStore("fit", 0), "train-0", [some_rows(5)])
 
 
 def test_removing_a_training_leaves_the_others(folders):
     for key in ("one", "two"):
         for partition in (0, 1):
-            write(WindowStore(key, partition), "train-0", [some_rows(5)])
+            write(ShardStore(key, partition), "train-0", [some_rows(5)])
 
     remove_store("one")
 

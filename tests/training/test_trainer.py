@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from benchmarks.datasets import Rows, to_frame
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from spark_fm.spark import session
-from spark_fm.spark.gpu import TaskGpu
-from spark_fm.spark.resources import PROCESSOR, Device
+from spark_fm.spark.gpu import GpuAssignment
+from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.training import dataset, rounds, single_task, trainer
 from spark_fm.training import plan as planning
 from tests.conftest import MODE
@@ -40,7 +40,7 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     calm = machine(numWorkers=workers).fit(frame)
 
     monkeypatch.setattr(dataset, "PackTask", flaky.FlakyPackTask)
-    monkeypatch.setattr(rounds, "ExchangeTask", flaky.FlakyExchangeTask)
+    monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.FlakyUpdateTask)
     monkeypatch.setattr(single_task, "SoloTask", flaky.FlakySoloTask)
 
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
@@ -201,7 +201,7 @@ def test_auto_trains_on_the_processor_where_the_rows_sorted_for_a_gpu_do_not_fit
     frame, monkeypatch, caplog
 ):
     plain = machine(numWorkers=1).fit(frame)
-    gpu = Device(1, TaskGpu(local=True), optional=True)
+    gpu = Device(1, GpuAssignment(local=True), optional=True)
     monkeypatch.setattr(trainer, "choose_device", lambda *_: gpu)
     limits = iter([10_000, 2**40])  # of the plan for the GPU, of the one for the processor
     monkeypatch.setattr(planning, "available_memory", lambda: next(limits, 2**40))
@@ -252,7 +252,7 @@ def test_models_that_explode_only_when_they_are_merged_roll_back_too(spark):
     assert model.summary.facts["rejectedAttempts"] > 0
 
 
-def test_the_first_steps_of_a_short_exchange_are_no_divergence(spark):
+def test_the_first_steps_of_a_short_round_are_no_divergence(spark):
     rng = np.random.default_rng(4)
     pixels = rng.random((800, 200))  # 200 features a row: the first steps overshoot
     labels = (pixels[:, :100].sum(1) > pixels[:, 100:].sum(1)).astype(float)
@@ -327,15 +327,15 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
 def test_small_data_choose_one_partition_and_large_data_more(spark):
     from spark_fm.training.packing import SetSums
 
-    def choose(nnz, device=PROCESSOR):
+    def choose(nnz, device=CPU_DEVICE):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
-        data = dataset.PackedData(
+        data = dataset.PackedDataset(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
             n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
         )  # fmt: skip
         return planning._choose_partitions(data, 16, spark, device)
 
-    gpus = Device(slots=3, task_gpu=TaskGpu(local=False))
+    gpus = Device(slots=3, task_gpu=GpuAssignment(local=False))
 
     assert choose(1_000_000) == 1
     assert choose(1_000_000_000) == session.task_slots(spark) == 2
@@ -355,7 +355,7 @@ def test_a_heavy_label_in_a_small_partition_is_no_explosion(spark):
     assert model.summary.facts["rejectedAttempts"] == 0
 
 
-def test_exchanges_without_rows_are_passed_over(spark):
+def test_rounds_without_rows_are_skipped(spark):
     from pyspark.ml.functions import array_to_vector
 
     late = spark.range(0, 12, 1, 12).where("id >= 9")

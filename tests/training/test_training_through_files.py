@@ -10,7 +10,7 @@ import pytest
 
 from spark_fm.spark import broadcast
 from spark_fm.training import partitions, rounds
-from spark_fm.training.rounds import DistributedTraining
+from spark_fm.training.rounds import AveragingTrainer
 from tests.training import flaky
 from tests.training.builders import assert_same_model, machine
 
@@ -18,9 +18,9 @@ from tests.training.builders import assert_same_model, machine
 def wanted_of(monkeypatch):
     """What each job of the trainings to come reads."""
     found = []
-    rows = partitions.DealtBlocks.rows
+    rows = partitions.PartitionedBlocks.rows
     monkeypatch.setattr(
-        partitions.DealtBlocks,
+        partitions.PartitionedBlocks,
         "rows",
         lambda self, wanted: found.append(wanted) or rows(self, wanted),
     )
@@ -59,7 +59,7 @@ def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, 
 def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
     calm = machine(numWorkers=3, epochs=5).fit(frame)
     wanted = wanted_of(monkeypatch)
-    monkeypatch.setattr(rounds, "ExchangeTask", flaky.ForgetfulExchangeTask)
+    monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.ForgetfulUpdateTask)
 
     with caplog.at_level("INFO", logger="spark_fm"):
         model = machine(numWorkers=3, epochs=5).fit(frame)
@@ -77,7 +77,7 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
         assert files_left(spark)
         raise RuntimeError("the driver fails")
 
-    monkeypatch.setattr(DistributedTraining, "_merge", fail)
+    monkeypatch.setattr(AveragingTrainer, "_merge", fail)
     with pytest.raises(RuntimeError, match="the driver fails"):
         machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []

@@ -1,4 +1,4 @@
-"""Exchanges that tasks of one Spark job serve: the same bits, and no core kept too long."""
+"""Rounds that tasks of one Spark job serve: the same bits, and no core kept too long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spark_fm import __version__
 from spark_fm.errors import SparkFMError
 from spark_fm.spark.broadcast import shared_folder
 from spark_fm.training import rounds, worker_pool
-from spark_fm.training.tasks import STOP, ResidentTask, answer_file, order_file, place
+from spark_fm.training.tasks import STOP, WorkerLoop, answer_file, order_file, place
 from tests.conftest import MODE
 from tests.training import flaky
 from tests.training.builders import assert_same_model, machine
@@ -31,20 +31,20 @@ def two_workers(**params):
 def served(monkeypatch):
     """Whether each pass of the trainings to come was served by waiting tasks."""
     found = []
-    rows_of = worker_pool.ResidentTasks.rows_of
+    rows_of = worker_pool.WorkerPool.rows_of
 
     def spy(self, task):
         rows = rows_of(self, task)
         found.append(rows is not None)
         return rows
 
-    monkeypatch.setattr(worker_pool.ResidentTasks, "rows_of", spy)
+    monkeypatch.setattr(worker_pool.WorkerPool, "rows_of", spy)
     return found
 
 
 @pytest.fixture
 def model_of_jobs(frame, monkeypatch):
-    """The model where each exchange is a job of its own."""
+    """The model where each round is a job of its own."""
     with monkeypatch.context() as patch:
         patch.setattr(worker_pool, "local_cores", lambda _: 0)
         return two_workers(refit="always").fit(frame)
@@ -59,7 +59,7 @@ def test_waiting_tasks_and_jobs_give_the_same_bits(frame, model_of_jobs, served)
     assert_same_model(model, model_of_jobs)
 
 
-def test_where_cores_are_too_few_each_exchange_is_a_job(frame, served):
+def test_where_cores_are_too_few_each_round_is_a_job(frame, served):
     machine(numWorkers=3, epochs=1).fit(frame)
 
     assert served
@@ -67,11 +67,11 @@ def test_where_cores_are_too_few_each_exchange_is_a_job(frame, served):
 
 
 @classic
-@pytest.mark.parametrize("task", [flaky.FlakyExchangeTask, flaky.LostExchangeTask])
+@pytest.mark.parametrize("task", [flaky.FlakyUpdateTask, flaky.LostUpdateTask])
 def test_a_task_that_is_lost_is_taken_up_by_the_next_attempt(
     frame, model_of_jobs, served, monkeypatch, task
 ):
-    monkeypatch.setattr(rounds, "ExchangeTask", task)
+    monkeypatch.setattr(rounds, "LocalUpdateTask", task)
 
     model = two_workers(refit="always").fit(frame)
 
@@ -83,7 +83,7 @@ def test_a_task_that_is_lost_is_taken_up_by_the_next_attempt(
 def test_a_task_that_always_fails_ends_the_training_and_frees_its_core(
     spark, frame, served, monkeypatch
 ):
-    monkeypatch.setattr(rounds, "ExchangeTask", flaky.DoomedExchangeTask)
+    monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.DoomedUpdateTask)
 
     with pytest.raises(SparkFMError, match="A Python worker was lost"):
         two_workers().fit(frame)
@@ -135,9 +135,9 @@ def test_after_a_training_its_cores_are_free_and_nothing_waits(spark, frame):
 
 
 @classic
-@pytest.mark.parametrize("task", [rounds.ExchangeTask, flaky.EndlessExchangeTask])
+@pytest.mark.parametrize("task", [rounds.LocalUpdateTask, flaky.EndlessUpdateTask])
 def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
-    wait_for = worker_pool.ResidentTasks._wait_for
+    wait_for = worker_pool.WorkerPool._wait_for
 
     def interrupt(self, files, seconds=float("inf")):
         if seconds == float("inf"):
@@ -145,8 +145,8 @@ def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
             raise KeyboardInterrupt
         return wait_for(self, files, seconds)
 
-    monkeypatch.setattr(rounds, "ExchangeTask", task)
-    monkeypatch.setattr(worker_pool.ResidentTasks, "_wait_for", interrupt)
+    monkeypatch.setattr(rounds, "LocalUpdateTask", task)
+    monkeypatch.setattr(worker_pool.WorkerPool, "_wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         two_workers().fit(frame)
 
@@ -194,7 +194,7 @@ def test_a_task_ends_with_its_driver():
 
 
 def start_task(folder: Path, driver: int) -> threading.Thread:
-    task = ResidentTask(__version__, str(folder), driver)
+    task = WorkerLoop(__version__, str(folder), driver)
     thread = threading.Thread(target=lambda: list(task(iter(()))))
     thread.start()
     return thread

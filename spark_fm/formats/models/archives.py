@@ -109,7 +109,7 @@ def read_zip(
 
 
 class _Capped:
-    """A zip file whose list of members, read in one piece on opening, is of a sane size."""
+    """A zip file whose list of members, read in one chunk on opening, is of a sane size."""
 
     def __init__(self, file: BinaryIO, source: str) -> None:
         self._file, self._source = file, source
@@ -224,7 +224,7 @@ def _of_folder(path: str, wanted: Callable[[str], bool], max_bytes: int) -> dict
 
 
 def _whole(stream: IO[bytes]) -> bytes:
-    """Return all that is left, which is in memory once: ``read`` would join pieces."""
+    """Return all that is left, which is in memory once: ``read`` would join chunks."""
     buffer = io.BytesIO()
     shutil.copyfileobj(stream, buffer, BLOCK)
     return buffer.getvalue()

@@ -33,17 +33,17 @@ from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
 from spark_fm.formats.files import DataFile, files_in, store_of
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
 from spark_fm.learner.spec import MAX_FACTORS, Loss
-from spark_fm.learner.training import Snapshot
+from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
 MODEL_CLASS = "spark_fm.ml.model.FactorizationMachineModel"
 LOSSES: dict[str, Loss] = {"binary_classifier": "logistic", "regressor": "squared"}
 STATE = "training/"  # begins the names of the arrays of a training state
-PIECE_BYTES = 4 * 2**20  # of an array in one row of the data
+CHUNK_BYTES = 4 * 2**20  # of an array in one row of the data
 WRITE_BYTES = 64 * 2**20
 READ_ROWS = 16
-PIECES = pa.schema(
+CHUNKS = pa.schema(
     [pa.field("name", pa.string()), pa.field("part", pa.int32()), pa.field("payload", pa.binary())]
 )
 
@@ -61,7 +61,7 @@ class SavedModel:
         Value of every Param that is set or has a default, by its name in camelCase.
     facts : dict
         What else the metadata says: ``version`` of the writer, ``summary``, ``origin``.
-    state : Snapshot or None
+    state : TrainingState or None
         Where the training stands, if it was kept.
     """
 
@@ -69,7 +69,7 @@ class SavedModel:
     loss: Loss
     params: dict[str, Any]
     facts: dict[str, Any]
-    state: Snapshot | None
+    state: TrainingState | None
 
     def predict(self, batch: CsrBatch) -> NDArray[np.float32]:
         """Return probabilities of label 1, or values; float32 of shape (n_rows,).
@@ -112,9 +112,9 @@ def read_model(path: str) -> SavedModel:
     except (SparkFMError, OSError, UnicodeDecodeError) as err:
         raise unreadable_metadata(path, MODEL_CLASS, str(err)) from err
     metadata = parse_metadata(lines, path, MODEL_CLASS)
-    facts = checked_facts(metadata, path)
+    facts = check_metadata(metadata, path)
     try:
-        arrays = join_arrays(_pieces(f"{base}/data"), facts["arrays"], path)
+        arrays = join_arrays(_chunks(f"{base}/data"), facts["arrays"], path)
         weights, state = weights_of(facts, arrays), state_of(arrays)
     except ModelFormatError:
         raise
@@ -150,15 +150,15 @@ def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> No
         store.create_dir(f"{inner}/{folder}", recursive=True)
     with (
         store.open_output_stream(f"{inner}/data/part-00000.parquet") as sink,
-        pq.ParquetWriter(sink, PIECES) as writer,
+        pq.ParquetWriter(sink, CHUNKS) as writer,
     ):
-        for rows in piece_rows(arrays):
+        for rows in chunk_rows(arrays):
             writer.write_table(_table(rows))
     with store.open_output_stream(f"{inner}/metadata/part-00000") as sink:
         sink.write(f"{metadata}\n".encode())
 
 
-def model_arrays(weights: FMWeights, state: Snapshot | None) -> dict[str, NDArray[Any]]:
+def model_arrays(weights: FMWeights, state: TrainingState | None) -> dict[str, NDArray[Any]]:
     """Return all arrays of a model by name; a state's facts are the bytes of their JSON."""
     arrays: dict[str, NDArray[Any]] = {"table": weights.table}
     if weights.features is not None:
@@ -169,7 +169,7 @@ def model_arrays(weights: FMWeights, state: Snapshot | None) -> dict[str, NDArra
     return arrays
 
 
-def model_facts(
+def model_metadata(
     weights: FMWeights,
     arrays: dict[str, NDArray[Any]],
     summary: dict[str, Any] | None,
@@ -201,15 +201,15 @@ def model_facts(
     return facts
 
 
-def piece_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int, bytes]]]:
-    """Yield the pieces of all arrays as rows (name, part, payload), about 64 MiB at a time."""
+def chunk_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int, bytes]]]:
+    """Yield the chunks of all arrays as rows (name, part, payload), about 64 MiB at a time."""
     rows: list[tuple[str, int, bytes]] = []
     size = 0
     for name, array in arrays.items():
         flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        starts = range(0, max(1, len(flat)), PIECE_BYTES)  # an empty array has one piece
+        starts = range(0, max(1, len(flat)), CHUNK_BYTES)  # an empty array has one chunk
         for part, start in enumerate(starts):
-            payload = flat[start : start + PIECE_BYTES].tobytes()
+            payload = flat[start : start + CHUNK_BYTES].tobytes()
             rows.append((name, part, payload))
             size += len(payload)
             if size >= WRITE_BYTES:
@@ -242,7 +242,7 @@ def unreadable_metadata(path: str, wanted: str, why: str) -> ModelFormatError:
     )
 
 
-def checked_facts(metadata: dict[str, Any], path: str) -> dict[str, Any]:
+def check_metadata(metadata: dict[str, Any], path: str) -> dict[str, Any]:
     """Return a model's facts; raise ModelFormatError when damaged or of a newer version."""
     try:
         facts: dict[str, Any] = metadata["spark_fm"]
@@ -269,9 +269,9 @@ def n_bytes_of(forms: dict[str, Any]) -> int:
 
 
 def join_arrays(
-    pieces: Iterable[tuple[Any, ...]], forms: dict[str, Any], path: str
+    chunks: Iterable[tuple[Any, ...]], forms: dict[str, Any], path: str
 ) -> dict[str, NDArray[Any]]:
-    """Return arrays from their pieces (name, part, payload), in any order.
+    """Return arrays from their chunks (name, part, payload), in any order.
 
     Raises
     ------
@@ -281,10 +281,10 @@ def join_arrays(
     arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in forms.items()}
     flats = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
     seen: dict[str, int] = dict.fromkeys(forms, 0)
-    for name, part, payload in pieces:
+    for name, part, payload in chunks:
         if name not in flats:
             raise ModelFormatError(f"{path}/data holds an unknown array {name!r}.")
-        start = part * PIECE_BYTES
+        start = part * CHUNK_BYTES
         flats[name][start : start + len(payload)] = np.frombuffer(payload, np.uint8)
         seen[name] += len(payload)
     for name, form in forms.items():
@@ -307,12 +307,12 @@ def weights_of(facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> FMWeig
     )
 
 
-def state_of(arrays: dict[str, NDArray[Any]]) -> Snapshot | None:
+def state_of(arrays: dict[str, NDArray[Any]]) -> TrainingState | None:
     """Return the state of the training among a model's arrays, if it is there."""
     found = {name[len(STATE) :]: a for name, a in arrays.items() if name.startswith(STATE)}
     if not found:
         return None
-    return Snapshot(json.loads(found.pop("").tobytes()), found)
+    return TrainingState(json.loads(found.pop("").tobytes()), found)
 
 
 def reason(err: Exception) -> str:
@@ -326,14 +326,14 @@ def reason(err: Exception) -> str:
 
 def _table(rows: list[tuple[str, int, bytes]]) -> pa.Table:
     columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, PIECES.types, strict=True)]
-    return pa.table(arrays, schema=PIECES)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, CHUNKS.types, strict=True)]
+    return pa.table(arrays, schema=CHUNKS)
 
 
-def _pieces(path: str) -> Iterator[tuple[Any, ...]]:
+def _chunks(path: str) -> Iterator[tuple[Any, ...]]:
     for file in files_in(path):
         with file.open() as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(READ_ROWS, columns=PIECES.names):
+            for batch in pq.ParquetFile(stream).iter_batches(READ_ROWS, columns=CHUNKS.names):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
@@ -489,7 +489,7 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     path = path.rstrip("/")
     check_place(path, overwrite=overwrite)
     arrays = model_arrays(model.weights, model.state)
-    facts = model_facts(
+    facts = model_metadata(
         model.weights, arrays, model.facts.get("summary"), origin=model.facts.get("origin")
     )
     set_params = {n: v for n, v in model.params.items() if SCORING_DEFAULTS.get(n) != v}

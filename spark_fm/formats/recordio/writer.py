@@ -103,7 +103,7 @@ def write_record_set(
     X, y
         As in `write_records`.
     num_files : int, default 1
-        The rows are dealt out in order, and the files differ by one row at most. From
+        The rows are assigned out in order, and the files differ by one row at most. From
         10 files on, numbers have leading zeros, so that names sort like rows.
     prefix : str, default "matrix"
         Start of the file names.

@@ -204,21 +204,21 @@ def _sort(places, indptr, indices, values, n_features, chunk):  # type: ignore[n
         at = start
         for n in range(n_found):
             nexts[n] = at
-            pieces = -(-counts[n] // chunk)
-            if pieces > 1:
+            chunks = -(-counts[n] // chunk)
+            if chunks > 1:
                 shared_features[n_shared] = found[n]
                 shared_repeats[n_shared] = counts[n]
                 shared_slots[n_shared] = slot
-                shared_counts[n_shared] = pieces
+                shared_counts[n_shared] = chunks
                 n_shared += 1
-            for piece in range(pieces):
+            for chunk in range(chunks):
                 chunk_features[n_chunks] = found[n]
-                chunk_slots[n_chunks] = slot + piece if pieces > 1 else -1
+                chunk_slots[n_chunks] = slot + chunk if chunks > 1 else -1
                 n_chunks += 1
-                chunk_starts[n_chunks] = at + min(counts[n], (piece + 1) * chunk)
+                chunk_starts[n_chunks] = at + min(counts[n], (chunk + 1) * chunk)
             at += counts[n]
-            if pieces > 1:
-                slot += pieces
+            if chunks > 1:
+                slot += chunks
         for place in range(places[b], places[b + 1]):
             for p in range(indptr[place], indptr[place + 1]):
                 n = numbers[indices[p]]

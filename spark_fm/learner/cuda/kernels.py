@@ -6,7 +6,7 @@ the rows of a block may train at once, and derives what is called pull and stiff
 A group of 32 threads (a warp) works on one row, or on one chunk of one feature's entries;
 within it neighbouring threads have neighbouring factors, so that they read whole lines.
 All sums have a fixed order: equal inputs give equal bits. One launch visits all blocks of a
-piece: starting a kernel takes the host longer than most blocks take the GPU, so the grid
+chunk: starting a kernel takes the host longer than most blocks take the GPU, so the grid
 stays, and its threads wait for each other (a cooperative launch).
 """
 
@@ -48,7 +48,7 @@ class Passes:
     Parameters
     ----------
     visit : compiled kernel
-        Trains on the blocks of a piece, one after the other.
+        Trains on the blocks of a chunk, one after the other.
     shape : Shape
     """
 
@@ -313,7 +313,7 @@ def _add_function(shape: Shape) -> Any:
             held[i] = sum_over(g_sum, lane, width)
             square += g_square
             squares[i] = sum_over(g_square, lane, width) if is_adam else g_square
-        linear, linear_square, linear_bend, pull, touches = ZERO, ZERO, ZERO, ZERO, ZERO
+        linear, linear_square, linear_bend, pull, n_updates = ZERO, ZERO, ZERO, ZERO, ZERO
         for p in range(start + lane, stop, lanes):
             place, x = places[p], values[p]
             weight = weights[first + place]
@@ -324,14 +324,14 @@ def _add_function(shape: Shape) -> Any:
                 linear_bend += pulls[place] * x * x
                 pull += pulls[place]
             linear += g
-            touches += weight
+            n_updates += weight
         scalars[0] = sum_over(linear, lane, 1)
         scalars[1] = sum_over(linear_square, lane, 1)
         scalars[2] = sum_over(square, lane, 1)
         scalars[3] = sum_over(bend, lane, 1)
         scalars[4] = sum_over(linear_bend, lane, 1)
         scalars[5] = sum_over(pull, lane, 1)
-        scalars[6] = sum_over(touches, lane, 1)
+        scalars[6] = sum_over(n_updates, lane, 1)
         slot = slots[chunk]
         if slot == ALONE:
             finish(rows, j, lane, held, squares, scalars, stop - start, n_rows, hyper, step)

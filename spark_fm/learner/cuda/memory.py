@@ -2,7 +2,7 @@
 
 A process keeps them, for each GPU that it uses: a Spark worker that is used again finds those
 of its partition. What was not used for longest makes room for what is needed now; rows that do
-not fit are brought piece by piece in every pass, with the same result.
+not fit are brought chunk by chunk in every pass, with the same result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import BlockedRows
 
 T = TypeVar("T")
-PIECE_BYTES = 512 * 2**20
+CHUNK_BYTES = 512 * 2**20
 SAMPLED_ROWS = 2**10
 ON_DEVICE = (
     "places", "chunks", "shared", "indptr", "indices", "values", "repeats", "chunk_features",
@@ -83,18 +83,18 @@ class DeviceMemory:
     """Pieces of rows on one device, and a table, and how room is made for more."""
 
     def __init__(self) -> None:
-        self._pieces: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
-        self._counts: dict[Hashable, int] = {}  # pieces of each set of rows
+        self._chunks: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
+        self._counts: dict[Hashable, int] = {}  # chunks of each set of rows
         self._cut: tuple[Hashable, BlockedRows] | None = None
         self._table: _KeptTable | None = None
         self.uploads = 0
 
-    def pieces(
+    def chunks(
         self, key: Hashable, batch: CsrBatch, make: Callable[[], BlockedRows]
     ) -> tuple[int, Callable[[int], Piece]]:
-        """Return how many pieces the rows of ``key`` have, and what gives each of them.
+        """Return how many chunks the rows of ``key`` have, and what gives each of them.
 
-        ``make`` cuts the rows again when a piece is not on the device any more. That takes a
+        ``make`` cuts the rows again when a chunk is not on the device any more. That takes a
         processor longer than to train on them: from then on they are kept cut here, too.
         """
         known = key in self._counts
@@ -112,8 +112,8 @@ class DeviceMemory:
         if not known:
             self._counts[key] = len(_bounds(blocked())) - 1
 
-        def piece(number: int) -> Piece:
-            found = self._pieces.get((key, number))
+        def chunk(number: int) -> Piece:
+            found = self._chunks.get((key, number))
             if found is None:
                 bounds = _bounds(blocked())
                 part = blocked().between(bounds[number], bounds[number + 1])
@@ -121,11 +121,11 @@ class DeviceMemory:
                     lambda: _uploaded(part, batch), f"{part.n_bytes:,} bytes of rows"
                 )
                 self.uploads += 1
-                self._pieces[(key, number)] = found
-            self._pieces.move_to_end((key, number))
+                self._chunks[(key, number)] = found
+            self._chunks.move_to_end((key, number))
             return found
 
-        return self._counts[key], piece
+        return self._counts[key], chunk
 
     def keep_table(self, array: NDArray[np.float32], table: Any) -> None:
         """Keep a table, which is now as ``array`` is, until room is needed or a task ends."""
@@ -162,20 +162,20 @@ class DeviceMemory:
                     ) from err
 
     def _make_room(self) -> bool:
-        """Let go of the table that is kept, or of one piece; False when there is none.
+        """Let go of the table that is kept, or of one chunk; False when there is none.
 
-        The table first; then pieces of other rows, longest unused first. Of the rows that are
+        The table first; then chunks of other rows, longest unused first. Of the rows that are
         being passed over the one used last: in the next pass the others are there still.
         """
         if self._table is not None:
             self._table = None
             _free()
             return True
-        if not self._pieces:
+        if not self._chunks:
             return False
-        newest = next(reversed(self._pieces))
-        others = [name for name in self._pieces if name[0] != newest[0]]
-        del self._pieces[others[0] if others else newest]
+        newest = next(reversed(self._chunks))
+        others = [name for name in self._chunks if name[0] != newest[0]]
+        del self._chunks[others[0] if others else newest]
         _free()
         return True
 
@@ -192,7 +192,7 @@ class DeviceMemory:
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._pieces.clear()
+        self._chunks.clear()
         self._counts.clear()
         self._cut = self._table = None
         _free()
@@ -229,12 +229,12 @@ def _more_than_half_is_taken() -> bool:
 
 
 def _bounds(blocked: BlockedRows) -> list[int]:
-    """Return where pieces of at most PIECE_BYTES begin, and the end."""
+    """Return where chunks of at most CHUNK_BYTES begin, and the end."""
     if blocked.n_blocks == 0:
         return [0]
     entry_bytes = blocked.n_bytes / max(1, len(blocked.indices))
     sizes = np.diff(blocked.indptr[blocked.places]) * entry_bytes
-    numbers = np.floor((np.cumsum(sizes) - sizes) / PIECE_BYTES)
+    numbers = np.floor((np.cumsum(sizes) - sizes) / CHUNK_BYTES)
     return [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), blocked.n_blocks]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.device import Shape, simulated
 from spark_fm.learner.cuda.kernels import margin_function
-from spark_fm.learner.cuda.memory import PIECE_BYTES, DeviceMemory, device_memory
+from spark_fm.learner.cuda.memory import CHUNK_BYTES, DeviceMemory, device_memory
 
 ENTRY_BYTES = 8
 
@@ -48,12 +48,12 @@ class CudaScorer:
     def margins(self, batch: CsrBatch, bias: float) -> NDArray[np.float32]:
         """Return the raw score of each row; O(nnz k).
 
-        Rows go to the GPU in pieces of at most 512 MiB. Negative indices add nothing.
+        Rows go to the GPU in chunks of at most 512 MiB. Negative indices add nothing.
         """
         scores = np.empty(batch.n_rows, np.float32)
         first = 0
         while first < batch.n_rows:
-            most = batch.indptr[first] + PIECE_BYTES // ENTRY_BYTES
+            most = batch.indptr[first] + CHUNK_BYTES // ENTRY_BYTES
             last = max(first + 1, int(np.searchsorted(batch.indptr, most, "right")) - 1)
             scores[first:last] = self._piece(batch, first, last, bias)
             first = last

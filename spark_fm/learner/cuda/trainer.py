@@ -21,11 +21,11 @@ from spark_fm.learner.cuda.device import Shape, pays
 from spark_fm.learner.cuda.kernels import Passes, passes
 from spark_fm.learner.cuda.memory import DeviceMemory, Piece, device_memory
 from spark_fm.learner.cuda.scorer import CudaScorer
-from spark_fm.learner.epoch import Visit
+from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.optimizers import hyperparameters
 from spark_fm.learner.predict import margins
-from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer, TrainSpec
+from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Hyperparameters, Loss, Optimizer
 from spark_fm.learner.state import Layout, TrainState
 
 SAMPLED_ENTRIES = 2**16
@@ -40,7 +40,7 @@ VISIT_ARRAYS = {
 }  # fmt: skip
 
 
-class CudaTrainer:
+class CudaBackend:
     """Trains the rows of a block side by side on the current GPU.
 
     Parameters
@@ -77,9 +77,9 @@ class CudaTrainer:
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: Visit,
+        visit: RowOrder,
         *,
-        spec: TrainSpec,
+        spec: Hyperparameters,
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
@@ -94,10 +94,10 @@ class CudaTrainer:
         )
         compile_seconds = time.perf_counter() - clock
         size = self._block_rows if per_row else spec.mini_batch_size
-        first_visit = Visit(0, visit.exchange, visit.partition, visit.window)
+        first_visit = RowOrder(0, visit.round_index, visit.partition, visit.shard)
         mixed_by = spec.init_key if spec.shuffle else None
         key = (self._rows_key, first_visit, self._fingerprint_of(batch), size, mixed_by)
-        n_pieces, piece_of = self._memory.pieces(
+        n_pieces, piece_of = self._memory.chunks(
             key, batch,
             lambda: BlockedRows.of(
                 batch, first_visit.order(spec, batch.n_rows), size, state.n_features
@@ -110,21 +110,21 @@ class CudaTrainer:
         sums = _PassSums(self._memory, batch.n_rows)
         rng, updates, shape = visit.rng(spec), int(state.bias[3]), compiled.shape
         for number in _mixed(rng, n_pieces, spec):
-            piece = piece_of(int(number))
-            order = _mixed(rng, piece.n_blocks, spec)
-            steps = _bias_corrections(spec, updates, np.diff(piece.places)[order], per_row)
-            updates += len(piece.rows) if per_row else piece.n_blocks
-            n_thread_blocks = min(most_thread_blocks, -(-piece.most_items // shape.warps))
-            left = (*self._scratch.arrays(piece, shape), *sums.arrays(piece, order))
+            chunk = piece_of(int(number))
+            order = _mixed(rng, chunk.n_blocks, spec)
+            steps = _bias_corrections(spec, updates, np.diff(chunk.places)[order], per_row)
+            updates += len(chunk.rows) if per_row else chunk.n_blocks
+            n_thread_blocks = min(most_thread_blocks, -(-chunk.most_items // shape.warps))
+            left = (*self._scratch.arrays(chunk, shape), *sums.arrays(chunk, order))
             for first in range(0, len(order), LAUNCH_BLOCKS):
                 part = slice(first, first + LAUNCH_BLOCKS)
                 given: dict[str, NDArray[Any]] = {"order": order[part], "steps": steps[part]}
-                on = piece.arrays | {name: self._on_device(given[name]) for name in given}
+                on = chunk.arrays | {name: self._on_device(given[name]) for name in given}
                 compiled.visit[shape.launch(n_thread_blocks)](
                     table, bias, hyper, *(on[name] for name in VISIT_ARRAYS), *left
                 )
                 del on
-            del piece  # what makes room for the next one could not free it else
+            del chunk  # what makes room for the next one could not free it else
         visited = sums.order()  # while the GPU works
         table.copy_to_host(state.rows)
         bias.copy_to_host(state.bias)
@@ -164,11 +164,11 @@ class _Scratch:
         self._shapes: list[tuple[int, ...]] = []
         self._arrays: list[Any] = []
 
-    def arrays(self, piece: Piece, shape: Shape) -> list[Any]:
+    def arrays(self, chunk: Piece, shape: Shape) -> list[Any]:
         """Return sums, slopes, pulls, and the parts of shared features and of the bias."""
-        rows = piece.most_rows
+        rows = chunk.most_rows
         wanted = [
-            (rows, shape.k), (rows,), (rows,), (max(1, piece.most_slots), shape.partial),
+            (rows, shape.k), (rows,), (rows,), (max(1, chunk.most_slots), shape.partial),
             (-(-rows // CHUNK), 3),
         ]  # fmt: skip
         if len(wanted) != len(self._shapes) or any(
@@ -200,14 +200,14 @@ class _PassSums:
         self._n_rows = 0
         self._weight = 0.0
 
-    def arrays(self, piece: Piece, order: NDArray[np.int64]) -> tuple[Any, Any]:
-        """Return where a piece, whose blocks are visited in this order, leaves its results."""
-        rows, starts = piece.rows, piece.places
+    def arrays(self, chunk: Piece, order: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Return where a chunk, whose blocks are visited in this order, leaves its results."""
+        rows, starts = chunk.rows, chunk.places
         self._orders += [rows[starts[b] : starts[b + 1]] for b in order]
         self._places += [np.arange(starts[b], starts[b + 1]) + self._n_rows for b in order]
         part = slice(self._n_rows, self._n_rows + len(rows))
         self._n_rows = part.stop
-        self._weight += piece.weight
+        self._weight += chunk.weight
         return self._scores[part], self._losses[part]
 
     def order(self) -> NDArray[np.int64]:
@@ -222,12 +222,12 @@ class _PassSums:
         return float(losses.sum(dtype=np.float64)), self._weight
 
 
-def _mixed(rng: np.random.Generator, n: int, spec: TrainSpec) -> NDArray[np.int64]:
+def _mixed(rng: np.random.Generator, n: int, spec: Hyperparameters) -> NDArray[np.int64]:
     return rng.permutation(n) if spec.shuffle else np.arange(n)
 
 
 def _bias_corrections(
-    spec: TrainSpec, done: float, updates: NDArray[np.int64], per_row: bool
+    spec: Hyperparameters, done: float, updates: NDArray[np.int64], per_row: bool
 ) -> NDArray[np.float32]:
     """Return for each block the mean of Adam's correction over its updates; 1 for others."""
     if spec.optimizer != "adam":

@@ -217,7 +217,7 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
     """
     k, per_row, width, n_held = shape.k, shape.per_row, shape.width, shape.n_held
     layout = Layout(k, shape.optimizer)
-    decay_column, touch_column = layout.decay, layout.touches
+    decay_column, touch_column = layout.decay, layout.n_updates
     rate_of, move = rate_function(k, shape.optimizer), step_function(k, shape.optimizer)
     is_adagrad, is_adam = shape.optimizer == "adagrad", shape.optimizer == "adam"
     one_kth = np.float32(1.0 / k)
