@@ -22,7 +22,7 @@ class Backend(Protocol):
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: RowOrder,
+        row_order: RowOrder,
         *,
         spec: Hyperparameters,
         step_scale: float = 1.0,
@@ -46,14 +46,14 @@ class CpuBackend:
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: RowOrder,
+        row_order: RowOrder,
         *,
         spec: Hyperparameters,
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
         """Change ``state`` in place by one visit of all rows."""
-        order = visit.order(spec, batch.n_rows)
+        order = row_order.order(spec, batch.n_rows)
         return train_inplace(state, batch, order, spec=spec, step_scale=step_scale, scores=scores)
 
     def margins(

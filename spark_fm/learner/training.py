@@ -278,7 +278,7 @@ class TrainingState:
         *,
         fingerprint: str,
         metric: str,
-        units: Scaling,
+        scaling: Scaling,
         ids: NDArray[np.int32] | None,
         history: list[dict[str, Any]],
     ) -> TrainingState:
@@ -291,7 +291,7 @@ class TrainingState:
             Of the data it trains on.
         metric : str
             Validation metric that decides.
-        units : Units
+        units : Scaling
         ids : ndarray of shape (n,), int32, or None
         history : list of dict
             The summary's rows so far.
@@ -305,7 +305,7 @@ class TrainingState:
             "optimizer": run.state.layout.optimizer,
             "fingerprint": fingerprint,
             "metric": metric,
-            "units": [units.label, units.weight],
+            "units": [scaling.label, scaling.weight],
             "history": list(history),
         }
         return cls(facts, arrays)
@@ -332,14 +332,14 @@ class TrainingState:
         return TrainingProgress.from_arrays(self.layout, self.facts["run"], self.arrays)
 
     def continues(
-        self, *, fingerprint: str, layout: Layout, metric: str, units: Scaling, n_features: int
+        self, *, fingerprint: str, layout: Layout, metric: str, scaling: Scaling, n_features: int
     ) -> bool:
         """Tell whether a training with these facts is this one, going on."""
         return (
             self.facts["fingerprint"] == fingerprint
             and self.layout == layout
             and self.facts["metric"] == metric
-            and self.facts["units"] == [units.label, units.weight]
+            and self.facts["units"] == [scaling.label, scaling.weight]
             and len(self.arrays["state"]) == n_features
         )
 
@@ -521,7 +521,7 @@ class WarmStart:
     """
 
     weights: FMWeights
-    snapshot: TrainingState | None = None
+    training_state: TrainingState | None = None
 
 
 def warm_state_inplace(
@@ -530,7 +530,7 @@ def warm_state_inplace(
     spec: Hyperparameters,
     *,
     ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None,
-    units: Scaling,
+    scaling: Scaling,
 ) -> None:
     """Change a first state in place: the model's features get the model's parameters.
 
@@ -543,7 +543,7 @@ def warm_state_inplace(
     spec : Hyperparameters
     ids : ndarray of shape (n_features,), int32, or None
         Sorted feature ids of the state's rows; None when ids are rows.
-    units : Units
+    units : Scaling
 
     Notes
     -----
@@ -551,7 +551,7 @@ def warm_state_inplace(
     Where the training of the model was kept, with the same optimizer, its statistics are
     taken over too; otherwise they begin anew. O(n_features k).
     """
-    weights, k, scale = start.weights, spec.k, units.label
+    weights, k, scale = start.weights, spec.k, scaling.label
     known = weights.features
     rows = np.arange(weights.feature_dim) if known is None else known
     if ids is not None:
@@ -561,10 +561,10 @@ def warm_state_inplace(
         state.rows[rows, k] = weights.linear / np.float32(scale)
     if spec.use_bias:
         state.bias[0] = weights.bias / scale
-    snapshot = start.snapshot
-    if snapshot is None or snapshot.layout != state.layout:
+    training_state = start.training_state
+    if training_state is None or training_state.layout != state.layout:
         return
-    kept = snapshot.ids if ids is None else np.searchsorted(ids, snapshot.ids)
+    kept = training_state.ids if ids is None else np.searchsorted(ids, training_state.ids)
     columns = slice(k + 1, state.layout.n_synced)
-    state.rows[kept, columns] = snapshot.arrays["state"][:, columns]
-    state.bias[1:] = snapshot.facts["run"]["bias"][1:]
+    state.rows[kept, columns] = training_state.arrays["state"][:, columns]
+    state.bias[1:] = training_state.facts["run"]["bias"][1:]

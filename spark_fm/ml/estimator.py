@@ -299,7 +299,7 @@ class FactorizationMachine(
 
     def _fitted(self, result: TrainResult) -> FactorizationMachineModel:
         summary = FMTrainingSummary(result.history, result.facts)
-        model = FactorizationMachineModel(result.weights, summary, result.snapshot)
+        model = FactorizationMachineModel(result.weights, summary, result.training_state)
         model._resetUid(self.uid)
         return self._copyValues(model)
 

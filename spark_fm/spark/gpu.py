@@ -112,7 +112,7 @@ class GpuPassConfig:
         memory.leave_room()
 
 
-def task_trainer(
+def task_backend(
     gpu: GpuPassConfig | None, part: int
 ) -> AbstractContextManager[tuple[Backend, str | None]]:
     """Return a context of what makes a task's passes, and of the name of its GPU if it has one."""
@@ -128,7 +128,7 @@ def row_scorer(
     """Return what gives the raw scores of rows, as ``predict.margins`` takes a model.
 
     Large batches are scored on the task's GPU, where there is one with room for the model
-    and for them; all others on the processor.
+    and for them; all others on the CPU.
     """
     on_processor = partial(margins, table=table, bias=bias, features=features)
     if gpu is None:
@@ -145,9 +145,9 @@ def row_scorer(
                 scorer = scorer or _cuda_scorer(gpu, table)
                 return scorer.margins(renumbered(batch, positions), bias)
             except GpuNotFoundError as err:  # Spark gives one to tasks that train alone
-                log.info("scoring on the processor: %s", err)
+                log.info("scoring on the CPU: %s", err)
             except ModelTooLargeError as err:  # as it is, or since others have filled the GPU
-                log.warning("scoring on the processor from here on: %s", err)
+                log.warning("scoring on the CPU from here on: %s", err)
             scorer, works = None, False
         return on_processor(batch)
 

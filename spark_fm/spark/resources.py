@@ -25,18 +25,18 @@ TASK_GPU_AMOUNT = "spark.task.resource.gpu.amount"
 
 @dataclass(slots=True, eq=False)
 class Device:
-    """What makes the passes of trainings: a GPU until they have to leave it, or the processor.
+    """What makes the passes of trainings: a GPU until they have to leave it, or the CPU.
 
     Parameters
     ----------
     slots : int
-        GPUs that may train at once; 0 for the processor.
+        GPUs that may train at once; 0 for the CPU.
     task_gpu : GpuAssignment or None
-        Which of them a task uses; None for the processor.
+        Which of them a task uses; None for the CPU.
     profile : ResourceProfile or None
         What the tasks that train ask of Spark, where they ask for more than others.
     optional : bool
-        Trainings may leave the GPU for the processor.
+        Trainings may leave the GPU for the CPU.
     """
 
     slots: int = 0
@@ -50,18 +50,18 @@ class Device:
         return self.task_gpu is not None
 
     def fall_back_to_cpu(self, err: SparkFMError) -> None:
-        """Be the processor from here on, and say so; raise ``err`` where it must be a GPU.
+        """Be the CPU from here on, and say so; raise ``err`` where it must be a GPU.
 
         A pass that failed has changed nothing: it is made again, and the training goes on.
         """
         if not self.optional:
             raise err
         if self.is_gpu:
-            log.warning("device='auto' goes on on the processor: %s", err)
+            log.warning("device='auto' goes on on the CPU: %s", err)
         self.slots, self.task_gpu, self.profile = 0, None, None
 
     def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPassConfig | None:
-        """Return how tasks make their passes; None for the processor.
+        """Return how tasks make their passes; None for the CPU.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
     Raises
     ------
     GpuNotFoundError
-        For "gpu", when a task finds none that works; "auto" says so and takes the processor.
+        For "gpu", when a task finds none that works; "auto" says so and takes the CPU.
 
     Notes
     -----
@@ -113,7 +113,7 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
             f"device='gpu' found no usable GPU: {reason}. Or set device to 'auto' or 'cpu' "
             "(docs/gpu.md)."
         )
-    log.warning("device='auto' trains on the processor: %s", reason)
+    log.warning("device='auto' trains on the CPU: %s", reason)
     return CPU_DEVICE
 
 

@@ -92,9 +92,9 @@ class Checkpoint:
                 f"Use the same Params, data and version to go on with it, or {advice} (A Pipeline "
                 "or OneVsRest that trains several models has one file for all: docs/going-on.md.)"
             )
-        snapshot = TrainingState(facts, arrays)
+        training_state = TrainingState(facts, arrays)
         log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
-        return snapshot
+        return training_state
 
     def check_writable(self) -> None:
         """Raise CheckpointError unless the folder can be written to; it is made if need be.
@@ -112,16 +112,16 @@ class Checkpoint:
                 "the driver may write to, or leave checkpointDir empty."
             ) from err
 
-    def write(self, snapshot: TrainingState) -> None:
+    def write(self, training_state: TrainingState) -> None:
         """Replace the checkpoint."""
         self._store.create_dir(self._inner_folder, recursive=True)
         partial = self._partial()
-        facts = {**snapshot.facts, "about": self._about(snapshot.facts["fingerprint"])}
+        facts = {**training_state.facts, "about": self._about(training_state.facts["fingerprint"])}
         try:
             with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
                 sink, CHUNK_SCHEMA
             ) as writer:  # fmt: skip
-                for batch in to_chunks(0, facts, snapshot.arrays):
+                for batch in to_chunks(0, facts, training_state.arrays):
                     writer.write_batch(batch)
             self._store.move(partial, self._inner)
         except BaseException:

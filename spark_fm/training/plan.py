@@ -25,7 +25,7 @@ from spark_fm.training.dataset import PackedDataset
 log = logging.getLogger(__name__)
 
 # One task takes the whole training while it holds the data and an epoch is short.
-SOLO_BYTES = 2**28
+SINGLE_TASK_BYTES = 2**28
 # Arithmetic of one non-zero: about 10 ns and 0.7 ns a factor on one core.
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its rounds.
@@ -121,7 +121,7 @@ def make_plan(
     chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session, device)
     n_partitions = request.num_workers or chosen
     _check_padding(data, spec)
-    single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SOLO_BYTES)
+    single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SINGLE_TASK_BYTES)
     synced_columns = n_features * layout.n_synced * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
     n_rounds = request.averagings or choose_rounds(
@@ -181,7 +181,7 @@ def _choose_partitions(data: PackedDataset, k: int, session: SparkSession, devic
     if device.is_gpu:
         seconds /= GPU_CORES
     wanted = int(seconds / SECONDS_PER_PARTITION)
-    if wanted < 2 and data.n_bytes <= SOLO_BYTES:
+    if wanted < 2 and data.n_bytes <= SINGLE_TASK_BYTES:
         return 1
     return max(1, min(wanted, device.slots or task_slots(session)))
 

@@ -87,7 +87,7 @@ class AveragingTrainer:
     ----------
     spec : Hyperparameters
     plan : TrainPlan
-    units : Units
+    scaling : Scaling
     metric : str
         Validation metric that decides.
     train_on_all : bool
@@ -108,7 +108,7 @@ class AveragingTrainer:
         spec: Hyperparameters,
         plan: TrainPlan,
         *,
-        units: Scaling,
+        scaling: Scaling,
         metric: str,
         train_on_all: bool,
         has_validation: bool,
@@ -120,7 +120,7 @@ class AveragingTrainer:
     ) -> None:
         self._spec = spec
         self._plan = plan
-        self._units = units
+        self._scaling = scaling
         self._metric = metric
         self._train_on_all = train_on_all
         self._has_validation = has_validation
@@ -219,7 +219,7 @@ class AveragingTrainer:
         mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
         record = EpochRecord(
             epoch=epoch,
-            train_loss=mean * loss_scale(self._spec, self._units.label),
+            train_loss=mean * loss_scale(self._spec, self._scaling.label),
             validation=sums,
             train_seconds=totals.phases["train"],
             validate_seconds=totals.phases["validate"],
@@ -295,7 +295,7 @@ class AveragingTrainer:
     ) -> RoundRequest:
         n_partitions = self._plan.n_partitions
         part = LocalUpdate(
-            spec=self._spec, units=self._units, epoch=run.epoch, round_index=round_index,
+            spec=self._spec, scaling=self._scaling, epoch=run.epoch, round_index=round_index,
             step_scale=run.step_scale,
             sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
             sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
@@ -465,7 +465,7 @@ def run_rounds(
     plan : TrainPlan
         Partitions, rounds, table and device that the trainings have in common.
     gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the processor.
+        How the passes are made on a GPU; None for the CPU.
     """
     results: dict[int, TrainingProgress | TrainingDivergedError] = {}
     waiting: dict[int, RoundRequest] = {}

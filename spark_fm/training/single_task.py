@@ -24,7 +24,7 @@ from spark_fm.spark.session import task_slots
 from spark_fm.training.callbacks import EpochReport, WorkerInfo
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.partitions import copies
-from spark_fm.training.tasks import SoloPart, SoloTask
+from spark_fm.training.tasks import SingleTask, SingleTaskPart
 
 # A job trains for this long before it reports: short at first, so that the user sees
 # something, longer later, so that jobs cost little.
@@ -43,7 +43,7 @@ class SingleTaskTrainer:
     run : TrainingProgress
         Where it stands.
     spec : Hyperparameters
-    units : Units
+    scaling : Scaling
     metric : str
         Validation metric that decides.
     tell : callable
@@ -58,7 +58,7 @@ class SingleTaskTrainer:
 
     run: TrainingProgress
     spec: Hyperparameters
-    units: Scaling
+    scaling: Scaling
     metric: str
     tell: Callable[[EpochReport], bool]
     keep: Callable[[TrainingProgress], None] | None = None
@@ -92,7 +92,7 @@ def train_single_task(
     trainings : sequence of SingleTaskTrainer
     data : PackedDataset
     session : SparkSession
-    ids : Handle or None
+    ids : Broadcast or None
         Sorted feature ids of the table's rows.
     train_on_all : bool
         Train on validation rows too and validate nothing.
@@ -101,7 +101,7 @@ def train_single_task(
     device : Device
         What makes the passes.
     gpu : GpuPassConfig or None
-        How they are made on a GPU; None for the processor.
+        How they are made on a GPU; None for the CPU.
     """
     failed: dict[int, TrainingDivergedError] = {}
     for training in trainings:
@@ -125,8 +125,8 @@ def train_single_task(
                 run, of = trainings[number].run, trainings[number]
                 stored = run.to_arrays(since=run.epoch)
                 handle = stack.enter_context(broadcast(session, stored, n_bytes=n_bytes))
-                parts.append(SoloPart(number, of.spec, of.units, of.metric, handle))
-            task = SoloTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
+                parts.append(SingleTaskPart(number, of.spec, of.scaling, of.metric, handle))
+            task = SingleTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
             frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)

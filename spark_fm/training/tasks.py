@@ -35,7 +35,7 @@ from spark_fm.learner.training import (
 )
 from spark_fm.spark.broadcast import Broadcast, write_buffers
 from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
-from spark_fm.spark.gpu import GpuPassConfig, task_trainer
+from spark_fm.spark.gpu import GpuPassConfig, task_backend
 from spark_fm.spark.worker import check_version, freeze_loaded_modules, partition_number
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
@@ -71,7 +71,7 @@ class LocalUpdate:
     Parameters
     ----------
     spec : Hyperparameters
-    units : Units
+    scaling : Scaling
     epoch, round : int
     step_scale : float
     sample_rows, sample_nnz : int
@@ -81,7 +81,7 @@ class LocalUpdate:
     """
 
     spec: Hyperparameters
-    units: Scaling
+    scaling: Scaling
     epoch: int
     round_index: int
     step_scale: float
@@ -100,15 +100,15 @@ class LocalUpdateTask:
     version : str
     parts : tuple of LocalUpdate
         One a model; all train in one pass over the rows.
-    states : Handle
+    states : Broadcast
         For each model the synced columns and the bias vector to start from.
-    candidates : Handle or None
+    candidates : Broadcast or None
         For each model the parameters to validate on this partition's validation rows.
     rows : RowSelection
     outbox : str or None
         Folder that takes the deltas, where the driver sees it.
     gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the processor.
+        How the passes are made on a GPU; None for the CPU.
     """
 
     version: str
@@ -128,7 +128,7 @@ class LocalUpdateTask:
         states = self.states.load()
         candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
         try:
-            with task_trainer(self.gpu, partition_number()) as (trainer, gpu):
+            with task_backend(self.gpu, partition_number()) as (trainer, gpu):
                 learners = [
                     _Learner(part, state, candidate, trainer)
                     for part, state, candidate in zip(self.parts, states, candidates, strict=True)
@@ -184,9 +184,9 @@ class _Learner:
         """Add up the metrics of the candidate."""
         clock = time.perf_counter()
         if self._candidate is not None:
-            units, spec = self._part.units, self._part.spec
+            scaling, spec = self._part.scaling, self._part.spec
             self._sums += evaluate(
-                self._candidate, units.apply(rows), spec, units.label, trainer=self._trainer
+                self._candidate, scaling.apply(rows), spec, scaling.label, trainer=self._trainer
             )
         self._facts["validate_seconds"] += time.perf_counter() - clock
 
@@ -194,15 +194,15 @@ class _Learner:
         """Train on one stretch of rows, and add up what it did."""
         clock = time.perf_counter()
         part, facts = self._part, self._facts
-        rows = part.units.apply(rows)
+        rows = part.scaling.apply(rows)
         if self._last is None:
             if part.judges_start:
                 facts["sample_before"] = sample_loss(self._state, rows, part.spec)
             self._sample = self._first_rows(rows)
         self._last = rows
-        visit = RowOrder(part.epoch, part.round_index, partition_number(), shard)
+        row_order = RowOrder(part.epoch, part.round_index, partition_number(), shard)
         stats = self._trainer.train_inplace(
-            self._state, rows, visit, spec=part.spec, step_scale=part.step_scale
+            self._state, rows, row_order, spec=part.spec, step_scale=part.step_scale
         )
         facts["n_rows"] += rows.n_rows
         facts["nnz"] += rows.nnz
@@ -260,7 +260,7 @@ class AverageTask:
     version : str
     rules : tuple of AveragingRule
         One a model.
-    states : Handle
+    states : Broadcast
         As in LocalUpdateTask.
     """
 
@@ -303,7 +303,7 @@ def features_per_range(layout: Layout) -> int:
 
 
 @dataclass(frozen=True)
-class SoloPart:
+class SingleTaskPart:
     """What a task must know to advance one model.
 
     Parameters
@@ -311,21 +311,21 @@ class SoloPart:
     model : int
         Number of the model among those that share the rows.
     spec : Hyperparameters
-    units : Units
+    scaling : Scaling
     metric : str
-    run : Handle
+    run : Broadcast
         Facts and arrays of the model's TrainingProgress.
     """
 
     model: int
     spec: Hyperparameters
-    units: Scaling
+    scaling: Scaling
     metric: str
     run: Broadcast
 
 
 @dataclass(frozen=True)
-class SoloTask:
+class SingleTask:
     """Advance one training for some seconds, the one of the task's partition.
 
     Parameters
@@ -333,18 +333,18 @@ class SoloTask:
     version : str
     parts : tuple of SoloPart
         One a partition.
-    ids : Handle or None
+    ids : Broadcast or None
         Sorted feature ids of the table's rows; None when ids are rows.
     train_on_all : bool
         Train on validation rows too and validate nothing.
     seconds : float
         Start no further epoch after this much time; one at least is trained.
     gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the processor.
+        How the passes are made on a GPU; None for the CPU.
     """
 
     version: str
-    parts: tuple[SoloPart, ...]
+    parts: tuple[SingleTaskPart, ...]
     ids: Broadcast | None
     train_on_all: bool
     seconds: float
@@ -357,21 +357,21 @@ class SoloTask:
         freeze_loaded_modules()
 
     def _advanced(
-        self, part: SoloPart, batches: Iterator[pa.RecordBatch]
+        self, part: SingleTaskPart, batches: Iterator[pa.RecordBatch]
     ) -> Iterator[pa.RecordBatch]:
         started = time.perf_counter()
         facts, arrays = part.run.load()
         run = TrainingProgress.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
         since, n_features = run.epoch, run.state.n_features
         train, validation = self._read(batches)
-        train = part.units.apply(checked(train, n_features))
+        train = part.scaling.apply(checked(train, n_features))
         if validation is not None:
-            validation = part.units.apply(checked(validation, n_features))
+            validation = part.scaling.apply(checked(validation, n_features))
         try:
-            with task_trainer(self.gpu, 0) as (trainer, gpu):  # all models train on the same rows
+            with task_backend(self.gpu, 0) as (trainer, gpu):  # all models train on the same rows
                 for _ in advance(
                     run, train, validation, part.spec, metric=part.metric,
-                    label_scale=part.units.label, trainer=trainer,
+                    label_scale=part.scaling.label, trainer=trainer,
                     seconds=self.seconds - (time.perf_counter() - started),
                 ):  # fmt: skip
                     pass
@@ -407,7 +407,7 @@ class AssignTask:
     keys : tuple of int
         Value of column ``key`` that hashes to each partition.
     n_rounds : int
-    ids : Handle or None
+    ids : Broadcast or None
         Sorted feature ids of the table's rows.
     """
 

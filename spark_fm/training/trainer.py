@@ -66,14 +66,14 @@ class TrainResult:
         One row an epoch.
     facts : dict
         Everything else that the summary shows, JSON-able.
-    snapshot : TrainingState or None
+    training_state : TrainingState or None
         Where the training stands, when the request says to keep it.
     """
 
     weights: FMWeights
     history: list[dict[str, Any]]
     facts: dict[str, Any]
-    snapshot: TrainingState | None
+    training_state: TrainingState | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +86,7 @@ class Fit:
         Where it begins.
     spec : Hyperparameters
         ``epochs`` is the number that the run ends with.
-    units : Units
+    scaling : Scaling
     train_on_all : bool
         Train on validation rows too and validate nothing.
     has_validation : bool
@@ -94,7 +94,7 @@ class Fit:
 
     run: TrainingProgress
     spec: Hyperparameters
-    units: Scaling
+    scaling: Scaling
     train_on_all: bool
     has_validation: bool
 
@@ -109,7 +109,7 @@ class FitResult:
     """What the first training came to."""
 
     candidate: Parameters
-    units: Scaling
+    scaling: Scaling
     best_epoch: int
     step_scale: float
     records: list[EpochRecord]
@@ -155,12 +155,12 @@ class ModelTraining:
         self._warnings = [*data.warnings, *check_sets(data, request)]
         self._worker_info = WorkerInfo()
         self._first: FitResult | None = None
-        self._snapshot = saved
+        self._training_state = saved
 
     def initial_fit(self) -> Fit | None:
         """Return the first training, None when a checkpoint says that it is over."""
-        saved, all_rows = self._snapshot, self._data.has_no_training_rows
-        units = self._units(all_rows=all_rows)
+        saved, all_rows = self._training_state, self._data.has_no_training_rows
+        scaling = self._scaling(all_rows=all_rows)
         has_validation = self._data.has_validation
         spec = self._request.spec
         if saved is not None:
@@ -169,12 +169,12 @@ class ModelTraining:
             if "first" in saved.facts:
                 self._first = _first_of(saved)
                 return None
-            return Fit(saved.run(), spec, units, all_rows, has_validation)
-        run = self._continued(units)
+            return Fit(saved.run(), spec, scaling, all_rows, has_validation)
+        run = self._continued(scaling)
         if run is None:
-            run = self._new_run(spec, units, all_rows=all_rows)
+            run = self._new_run(spec, scaling, all_rows=all_rows)
         spec = replace(spec, epochs=run.epoch + spec.epochs)
-        return Fit(run, spec, units, all_rows, has_validation)
+        return Fit(run, spec, scaling, all_rows, has_validation)
 
     def refit_on_all_rows(self, phase: Fit | None, run: TrainingProgress | None) -> Fit | None:
         """Return the training on all rows, None where there is none.
@@ -192,23 +192,23 @@ class ModelTraining:
                     "the last one was kept: the validation rows have one class only, or constant "
                     "labels."
                 )
-            self._first = FitResult(run.result(), phase.units, best, run.step_scale, run.history)
+            self._first = FitResult(run.result(), phase.scaling, best, run.step_scale, run.history)
             if self._request.keep_snapshot:
-                self._snapshot = self._snapshot_of(run, phase, None)
+                self._training_state = self._training_state_of(run, phase, None)
             if not self._wants_refit():
                 return None
         first = self._finished_first
         log.info("refitting on all rows for %d epoch(s)", first.best_epoch + 1)
-        units = self._units(all_rows=True)
+        scaling = self._scaling(all_rows=True)
         spec = replace(self._request.spec, epochs=first.best_epoch + 1)
-        if phase is None and self._snapshot is not None:
-            return Fit(self._snapshot.run(), spec, units, True, False)
-        return Fit(self._new_run(spec, units, all_rows=True), spec, units, True, False)
+        if phase is None and self._training_state is not None:
+            return Fit(self._training_state.run(), spec, scaling, True, False)
+        return Fit(self._new_run(spec, scaling, all_rows=True), spec, scaling, True, False)
 
     def single_task(self, phase: Fit, tell: EpochCallback) -> SingleTaskTrainer:
         """Return a phase as a training in one task."""
         return SingleTaskTrainer(
-            phase.run, phase.spec, phase.units, self._request.metric, tell=self._teller(tell),
+            phase.run, phase.spec, phase.scaling, self._request.metric, tell=self._teller(tell),
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
             worker_info=self._worker_info,
         )  # fmt: skip
@@ -217,7 +217,7 @@ class ModelTraining:
         """Return a phase as a training in many tasks."""
         return AveragingTrainer(
             phase.spec, self.plan, metric=self._request.metric, tell=self._teller(tell),
-            units=phase.units, train_on_all=phase.train_on_all,
+            scaling=phase.scaling, train_on_all=phase.train_on_all,
             has_validation=phase.has_validation,
             n_rows=self._data.sums(all_rows=phase.train_on_all).rows,
             keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
@@ -229,24 +229,24 @@ class ModelTraining:
     ) -> TrainResult:
         """Return the model and its summary, after the second training or without one."""
         first = self._finished_first
-        candidate, units, step_scale = first.candidate, first.units, first.step_scale
+        candidate, scaling, step_scale = first.candidate, first.scaling, first.step_scale
         records, refit_seconds = list(first.records), 0.0
         if isinstance(outcome, TrainingDivergedError):
             self._warn(f"The refit on all rows failed, the first model is kept: {outcome}")
         elif outcome is not None and phase is not None:
-            candidate, units, step_scale = outcome.result(), phase.units, outcome.step_scale
+            candidate, scaling, step_scale = outcome.result(), phase.scaling, outcome.step_scale
             records += outcome.history
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
-        facts = self._facts(records, units)
+        facts = self._facts(records, scaling)
         facts["stepScale"] = step_scale
         facts["refit"] = isinstance(outcome, TrainingProgress)
         facts["refitSeconds"] = refit_seconds
         facts["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
-        weights = self._weights(candidate, units.label)
+        weights = self._weights(candidate, scaling.label)
         if self._checkpoint is not None:
             self._checkpoint.remove()
-        snapshot = self._snapshot if self._request.keep_snapshot else None
-        return TrainResult(weights, self._history, facts, snapshot)
+        training_state = self._training_state if self._request.keep_snapshot else None
+        return TrainResult(weights, self._history, facts, training_state)
 
     @property
     def _finished_first(self) -> FitResult:
@@ -271,64 +271,64 @@ class ModelTraining:
         if checkpoint is None:
             return None
         first = self._first
-        return lambda run: checkpoint.write(self._snapshot_of(run, phase, first))
+        return lambda run: checkpoint.write(self._training_state_of(run, phase, first))
 
-    def _snapshot_of(
+    def _training_state_of(
         self, run: TrainingProgress, phase: Fit, first: FitResult | None
     ) -> TrainingState:
-        snapshot = TrainingState.of(
+        training_state = TrainingState.of(
             run, fingerprint=self._data.fingerprint, metric=self._request.metric,
-            units=phase.units, ids=self.plan.ids, history=self._history,
+            scaling=phase.scaling, ids=self.plan.ids, history=self._history,
         )  # fmt: skip
-        snapshot.facts["epochs"] = phase.spec.epochs
-        snapshot.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
+        training_state.facts["epochs"] = phase.spec.epochs
+        training_state.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
         if first is not None:
-            snapshot.facts["first"] = {
+            training_state.facts["first"] = {
                 "bias": first.candidate.bias,
-                "units": [first.units.label, first.units.weight],
+                "units": [first.scaling.label, first.scaling.weight],
                 "best_epoch": first.best_epoch,
                 "step_scale": first.step_scale,
                 "records": [record.to_dict() for record in first.records],
             }
-            snapshot.arrays["first"] = first.candidate.table
-        return snapshot
+            training_state.arrays["first"] = first.candidate.table
+        return training_state
 
-    def _continued(self, units: Scaling) -> TrainingProgress | None:
+    def _continued(self, scaling: Scaling) -> TrainingProgress | None:
         """Return the run of the model to go on from, when this is the same training."""
         request, start = self._request, self._start
-        if start is None or start.snapshot is None:
+        if start is None or start.training_state is None:
             return None
         layout = Layout(request.spec.k, request.spec.optimizer)
-        if not start.snapshot.continues(
+        if not start.training_state.continues(
             fingerprint=self._data.fingerprint, layout=layout, metric=request.metric,
-            units=units, n_features=self.plan.n_features,
+            scaling=scaling, n_features=self.plan.n_features,
         ):  # fmt: skip
             return None
-        run = start.snapshot.run()
+        run = start.training_state.run()
         run.finished = False
         run.stopping.patience, run.stopping.tol = request.patience, request.tol
         if run.stopping.should_stop:
             run.stopping.waited = 0
-        self._history = start.snapshot.history
+        self._history = start.training_state.history
         return run
 
     def _new_run(
-        self, spec: Hyperparameters, units: Scaling, *, all_rows: bool
+        self, spec: Hyperparameters, scaling: Scaling, *, all_rows: bool
     ) -> TrainingProgress:
         request, plan = self._request, self.plan
         sums = self._data.sums(all_rows=all_rows)
-        mean = sums.label / sums.weight / units.label
+        mean = sums.label / sums.weight / scaling.label
         counts = plan.all_counts if all_rows else plan.train_counts
         state = initial_state(spec, counts, label_mean=mean)
         if self._start is not None:
-            warm_state_inplace(state, self._start, spec, ids=plan.ids, units=units)
+            warm_state_inplace(state, self._start, spec, ids=plan.ids, scaling=scaling)
         return TrainingProgress(
             state=state,
             stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),
-            last_loss=sums.label_square / sums.weight / units.label**2 - mean**2,
+            last_loss=sums.label_square / sums.weight / scaling.label**2 - mean**2,
         )
 
-    def _units(self, *, all_rows: bool) -> Scaling:
+    def _scaling(self, *, all_rows: bool) -> Scaling:
         sums = self._data.sums(all_rows=all_rows)
         return Scaling(label=label_scale(self._request, sums), weight=sums.weight / sums.rows)
 
@@ -362,7 +362,7 @@ class ModelTraining:
             features=self.plan.ids,
         )
 
-    def _facts(self, records: list[EpochRecord], units: Scaling) -> dict[str, Any]:
+    def _facts(self, records: list[EpochRecord], scaling: Scaling) -> dict[str, Any]:
         first = self._finished_first
         sums = self._data.sums(
             all_rows=len(records) > len(first.records) or self._data.has_no_training_rows
@@ -388,7 +388,7 @@ class ModelTraining:
             "gpus": sorted(self._worker_info.gpus),
             "mergedOnExecutors": plan.merge_on_executors,
             "labelMean": sums.label / sums.weight,
-            "labelScale": units.label,
+            "labelScale": scaling.label,
             "totalIterations": len(self._history),
             "bestEpoch": first.best_epoch,
             "validationMetric": self._request.metric if data.has_validation else None,
@@ -640,7 +640,7 @@ class Trainer:
         except ModelTooLargeError as err:
             if request.device != "auto" or not device.is_gpu:
                 raise
-            log.warning("device='auto' trains on the processor: %s", err)
+            log.warning("device='auto' trains on the CPU: %s", err)
             return make_plan(request, self._data, self._session, known=known, device=CPU_DEVICE)
 
     def _device(self, wanted: DeviceName) -> Device:

@@ -195,11 +195,11 @@ class _OneEpoch:
         self._trainer = trainer
 
     def train_inplace(
-        self, state: TrainState, batch: CsrBatch, visit: RowOrder, **more: Any
+        self, state: TrainState, batch: CsrBatch, row_order: RowOrder, **more: Any
     ) -> PassStats:
-        if visit.epoch > 0:
+        if row_order.epoch > 0:
             raise ModelTooLargeError("The GPU's memory has no room for others.")
-        return self._trainer.train_inplace(state, batch, visit, **more)
+        return self._trainer.train_inplace(state, batch, row_order, **more)
 
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:

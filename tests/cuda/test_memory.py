@@ -14,7 +14,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import BlockedRows
 from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.state import TrainState
-from spark_fm.spark.gpu import GpuAssignment, GpuPassConfig, task_trainer
+from spark_fm.spark.gpu import GpuAssignment, GpuPassConfig, task_backend
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -194,7 +194,7 @@ def test_a_task_leaves_room_on_the_gpu_whatever_comes_of_it(
 
     with (
         error,
-        task_trainer(GpuPassConfig(GpuAssignment(local=True), "rows", 1), 0) as (trainer, name),
+        task_backend(GpuPassConfig(GpuAssignment(local=True), "rows", 1), 0) as (trainer, name),
     ):
         assert isinstance(trainer, CudaBackend)
         assert name is not None
@@ -221,7 +221,7 @@ def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory)
 
         CudaBackend("rows", 4, memory=memory).train_inplace(state, arrived, RowOrder(0), spec=spec)
 
-        twin.visit(arrived, blocks_of(np.arange(12), 4))
+        twin.row_order(arrived, blocks_of(np.arange(12), 4))
         assert_state_is(state, twin.rows, twin.bias)
     assert memory.uploads == 3
 

@@ -21,7 +21,7 @@ from tests.builders import planted_batch, planted_weights, started_state, train_
 N = 12
 
 
-def snapshot_of(spec, seed, ids=None):
+def training_state_of(spec, seed, ids=None):
     batch = planted_batch(planted_weights(N, spec.k, seed=seed), 60, seed=seed)
     run = TrainingProgress(
         started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0)
@@ -29,7 +29,7 @@ def snapshot_of(spec, seed, ids=None):
     for _ in advance(run, batch, None, spec, metric="rmse"):
         pass
     return TrainingState.of(
-        run, fingerprint="", metric="rmse", units=Scaling(), ids=ids, history=[]
+        run, fingerprint="", metric="rmse", scaling=Scaling(), ids=ids, history=[]
     )
 
 
@@ -40,7 +40,7 @@ def test_scores_of_the_first_state_are_the_model_s_in_other_units(scale):
     batch = planted_batch(model, 30, seed=2)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
 
-    warm_state_inplace(state, WarmStart(model), spec, ids=None, units=Scaling(label=scale))
+    warm_state_inplace(state, WarmStart(model), spec, ids=None, scaling=Scaling(label=scale))
 
     started = FMWeights(float(state.bias[0]), state.parameters(), N)
     np.testing.assert_allclose(
@@ -56,7 +56,7 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
     state = initial_state(spec, np.ones(5), label_mean=0.0)
     drawn = state.parameters()
 
-    warm_state_inplace(state, WarmStart(known), spec, ids=ids, units=Scaling())
+    warm_state_inplace(state, WarmStart(known), spec, ids=ids, scaling=Scaling())
 
     np.testing.assert_array_equal(state.parameters()[[1, 2, 4]], model.table)
     np.testing.assert_array_equal(state.parameters()[[0, 3]], drawn[[0, 3]])
@@ -66,30 +66,30 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
 def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer):
     spec = train_spec(loss="squared", optimizer=optimizer)
     kept_ids = np.arange(0, 2 * N, 2, dtype=np.int32)
-    snapshot = snapshot_of(spec, seed=3, ids=kept_ids)
+    training_state = training_state_of(spec, seed=3, ids=kept_ids)
     model = FMWeights(0.5, planted_weights(N, spec.k, seed=4).table, 2 * N, kept_ids)
     ids = np.arange(2 * N, dtype=np.int32)
     state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
     fresh = state.rows[1::2].copy()
 
-    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, units=Scaling())
+    warm_state_inplace(state, WarmStart(model, training_state), spec, ids=ids, scaling=Scaling())
 
     columns = slice(spec.k + 1, state.layout.n_synced)
     np.testing.assert_array_equal(
-        state.rows[kept_ids][:, columns], snapshot.arrays["state"][:, columns]
+        state.rows[kept_ids][:, columns], training_state.arrays["state"][:, columns]
     )
     np.testing.assert_array_equal(state.rows[1::2], fresh)
-    assert state.bias[1:].tolist() == snapshot.facts["run"]["bias"][1:]
+    assert state.bias[1:].tolist() == training_state.facts["run"]["bias"][1:]
     assert state.bias[0] == 0.5
 
 
 def test_statistics_of_another_optimizer_begin_anew():
-    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=3)
+    training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=3)
     spec = train_spec(loss="squared", optimizer="adagrad", adagrad_init=0.7)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
-    start = WarmStart(planted_weights(N, spec.k, seed=4), snapshot)
+    start = WarmStart(planted_weights(N, spec.k, seed=4), training_state)
 
-    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
+    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
 
     assert np.all(state.rows[:, spec.k + 1 : spec.k + 3] == np.float32(0.7))
 
@@ -100,7 +100,7 @@ def test_a_part_that_is_switched_off_stays_off(part):
     state = initial_state(spec, np.ones(N), label_mean=0.3)
 
     start = WarmStart(planted_weights(N, spec.k, seed=4))
-    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
+    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
 
     values = state.bias[:1] if part == "bias" else state.rows[:, spec.k]
     assert not values.any()
@@ -109,10 +109,10 @@ def test_a_part_that_is_switched_off_stays_off(part):
 def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     import json
 
-    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=5)
-    copied = TrainingState(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
+    training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=5)
+    copied = TrainingState(json.loads(json.dumps(training_state.facts)), training_state.arrays)
 
-    one, other = snapshot.run(), copied.run()
+    one, other = training_state.run(), copied.run()
 
     np.testing.assert_array_equal(one.state.synced_columns(), other.state.synced_columns())
     np.testing.assert_array_equal(one.state.bias, other.state.bias)
@@ -122,16 +122,16 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
 
 def test_a_training_goes_on_only_on_the_same_rows_and_in_the_same_form():
     spec = train_spec(loss="squared", optimizer="adam")
-    snapshot = snapshot_of(spec, seed=5)
+    training_state = training_state_of(spec, seed=5)
     same = {
-        "fingerprint": "", "layout": snapshot.layout, "metric": "rmse", "units": Scaling(),
+        "fingerprint": "", "layout": training_state.layout, "metric": "rmse", "units": Scaling(),
         "n_features": N,
     }  # fmt: skip
-    assert snapshot.continues(**same)
+    assert training_state.continues(**same)
 
     others = {
         "fingerprint": "x", "metric": "mae", "units": Scaling(2.0), "n_features": N + 1,
-        "layout": snapshot_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
+        "layout": training_state_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
     }  # fmt: skip
     for name, value in others.items():
-        assert not snapshot.continues(**{**same, name: value}), name
+        assert not training_state.continues(**{**same, name: value}), name

@@ -122,9 +122,9 @@ def test_a_checkpoint_is_written_every_interval_and_replaced_whole(
     written: list[int] = []
     write = checkpoints.Checkpoint.write
 
-    def spy(self: checkpoints.Checkpoint, snapshot: Any) -> None:
-        write(self, snapshot)
-        written.append(snapshot.facts["run"]["epoch"])
+    def spy(self: checkpoints.Checkpoint, training_state: Any) -> None:
+        write(self, training_state)
+        written.append(training_state.facts["run"]["epoch"])
         assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
     monkeypatch.setattr(checkpoints.Checkpoint, "write", spy)

@@ -11,7 +11,7 @@ from pyspark import TaskContext
 
 from spark_fm.training.packing import PackTask
 from spark_fm.training.shards import remove_store
-from spark_fm.training.tasks import LocalUpdateTask, SoloTask
+from spark_fm.training.tasks import LocalUpdateTask, SingleTask
 
 
 def _fail_first_attempt() -> None:
@@ -46,7 +46,7 @@ class ForgetfulUpdateTask(LocalUpdateTask):
         return super().__call__(batches)
 
 
-class FlakySoloTask(SoloTask):
+class FlakySoloTask(SingleTask):
     """Trains, and then fails on the first attempt."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

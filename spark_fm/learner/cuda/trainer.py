@@ -77,7 +77,7 @@ class CudaBackend:
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: RowOrder,
+        row_order: RowOrder,
         *,
         spec: Hyperparameters,
         step_scale: float = 1.0,
@@ -94,7 +94,7 @@ class CudaBackend:
         )
         compile_seconds = time.perf_counter() - clock
         size = self._block_rows if per_row else spec.mini_batch_size
-        first_visit = RowOrder(0, visit.round_index, visit.partition, visit.shard)
+        first_visit = RowOrder(0, row_order.round_index, row_order.partition, row_order.shard)
         mixed_by = spec.init_key if spec.shuffle else None
         key = (self._rows_key, first_visit, self._fingerprint_of(batch), size, mixed_by)
         n_pieces, piece_of = self._memory.chunks(
@@ -108,7 +108,7 @@ class CudaBackend:
         bias = self._on_device(state.bias)
         hyper = self._on_device(hyperparameters(spec, step_scale).astype(np.float32))
         sums = _PassSums(self._memory, batch.n_rows)
-        rng, updates, shape = visit.rng(spec), int(state.bias[3]), compiled.shape
+        rng, updates, shape = row_order.rng(spec), int(state.bias[3]), compiled.shape
         for number in _mixed(rng, n_pieces, spec):
             chunk = piece_of(int(number))
             order = _mixed(rng, chunk.n_blocks, spec)
@@ -120,7 +120,7 @@ class CudaBackend:
                 part = slice(first, first + LAUNCH_BLOCKS)
                 given: dict[str, NDArray[Any]] = {"order": order[part], "steps": steps[part]}
                 on = chunk.arrays | {name: self._on_device(given[name]) for name in given}
-                compiled.visit[shape.launch(n_thread_blocks)](
+                compiled.row_order[shape.launch(n_thread_blocks)](
                     table, bias, hyper, *(on[name] for name in VISIT_ARRAYS), *left
                 )
                 del on
@@ -267,7 +267,7 @@ def _compiled(
     table = cuda.to_device(np.zeros((1, Layout(k, optimizer).stride), np.float32))
     hyper = cuda.to_device(np.zeros(9, np.float32))
     flat, square = cuda.to_device(np.zeros(1, np.float32)), cuda.to_device(np.zeros((1, 1), "f4"))
-    made.visit[made.shape.launch(1)](
+    made.row_order[made.shape.launch(1)](
         table, cuda.to_device(np.zeros(4)), hyper, *nothing.values(), square, flat, flat, square,
         square, flat, flat,
     )  # fmt: skip
