@@ -27,7 +27,7 @@ from spark_fm.spark.schema import (
     internal_rows,
     vector_size,
 )
-from spark_fm.training.callbacks import logged_to_mlflow
+from spark_fm.training.callbacks import mlflow_callback
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import packing_key
 from spark_fm.training.trainer import TrainResult, open_trainer
@@ -298,7 +298,7 @@ class FactorizationMachine(
         return outcome
 
     def _fitted(self, result: TrainResult) -> FactorizationMachineModel:
-        summary = FMTrainingSummary(result.history, result.facts)
+        summary = FMTrainingSummary(result.history, result.summary)
         model = FactorizationMachineModel(result.weights, summary, result.training_state)
         model._resetUid(self.uid)
         return self._copyValues(model)
@@ -476,7 +476,7 @@ def fit_all(
         check_training_columns(dataset.schema, request.columns)
         groups.setdefault(packing_key(request), []).append(number)
     # Metrics of several models would share their names: only one alone is logged.
-    callbacks = [logged_to_mlflow()] if len(stages) == 1 else []
+    callbacks = [mlflow_callback()] if len(stages) == 1 else []
     fitted: dict[int, Fitted] = {}
     for numbers in groups.values():
         chosen = [requests[number] for number in numbers]

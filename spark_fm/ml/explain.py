@@ -34,7 +34,7 @@ from spark_fm.scoring.explain import (
 )
 from spark_fm.spark.broadcast import broadcast, session_broadcast
 from spark_fm.spark.schema import check_features, check_outputs, quoted
-from spark_fm.spark.session import tagged
+from spark_fm.spark.session import SparkCluster, tagged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -264,7 +264,7 @@ def group_strengths(model: FittedModel, dataset: DataFrame, groups: Groups | Non
     session = dataset.sparkSession
     with (
         tagged(session, "strengths"),
-        broadcast(session, group_of, n_bytes=group_of.nbytes) as handle,
+        broadcast(SparkCluster.of(session), group_of, n_bytes=group_of.nbytes) as handle,
     ):
         task = GroupSumsTask(__version__, model._handle(session), reader, handle, len(names))
         sums = _features_only(model, dataset).mapInArrow(task, GROUP_SUMS)

@@ -40,7 +40,7 @@ from spark_fm.scoring.columns import (
 )
 from spark_fm.spark.resources import scoring_gpu
 from spark_fm.spark.schema import check_features, check_frame, check_outputs
-from spark_fm.spark.session import disable_columnar_udf_input, use_driver_interpreter
+from spark_fm.spark.session import SparkCluster, disable_columnar_udf_input, use_driver_interpreter
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ class FactorizationMachineModel(
         task = make_task(
             self._handle(session), loss=self._loss, features_col=name,
             handle_invalid=invalid,  # type: ignore[arg-type]  # checked above
-            gpu=scoring_gpu(self.getDevice(), session),
+            gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
         kind = dataset.schema[name].dataType
@@ -311,7 +311,7 @@ def register_udf(
     task = make_task(
         model._handle(spark), loss=model._loss, features_col=f"{name}(...)",
         handle_invalid="error" if model.getHandleInvalid() == "error" else "keep",
-        gpu=scoring_gpu(model.getDevice(), spark),
+        gpu=scoring_gpu(model.getDevice(), SparkCluster.of(spark)),
     )  # fmt: skip
     threshold = model.getThreshold() if output == "predicted_label" else None
     spark.udf.register(name, sql_function(FunctionTask(task, threshold)))

@@ -35,7 +35,7 @@ from spark_fm.formats.models.native import (
 )
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.files import literal, replace_folder
-from spark_fm.spark.session import is_connect, is_local_master
+from spark_fm.spark.session import SparkCluster, is_connect, is_local_master
 
 # Classic has no PySpark exception for a file that a task could not read.
 READ_ERRORS = (PySparkException, Py4JJavaError)
@@ -209,6 +209,6 @@ class FMModelReader(FMStageReader):
         folder = literal(path.rstrip("/") + "/data")
         frame = session.read.schema(_CHUNKS_DDL).parquet(folder)
         return collect_rows(
-            frame, session, columns=["name", "part", "payload"], n_bytes=n_bytes_of(forms),
-            spread=["name", "part"],
+            frame, SparkCluster.of(session), columns=["name", "part", "payload"],
+            n_bytes=n_bytes_of(forms), spread=["name", "part"],
         )  # fmt: skip

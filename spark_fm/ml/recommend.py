@@ -41,7 +41,7 @@ from spark_fm.scoring.ranking import (
 )
 from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_outputs, quoted
-from spark_fm.spark.session import result_limit, tagged, task_slots
+from spark_fm.spark.session import SparkCluster, tagged
 
 SHIPPED_BYTES = 128 * 2**20  # candidate vectors that every task may hold
 GROUP_BYTES = 64 * 2**20  # vectors of one group where larger sets are joined in groups
@@ -212,12 +212,13 @@ def recommend(
     )
     seen = None if question.exclude is None else _seen(contexts, question, kinds)
     session = contexts.sparkSession
+    cluster = SparkCluster.of(session)
     with tagged(session, "recommend"):
         extent = _extent(contexts, candidates, question, model.weights.k + 1)
         items = _vectors(candidates, question.candidate_col, CANDIDATE,
                          candidate_column(model, candidates))  # fmt: skip
         n_bytes = extent.n_candidates * extent.row_bytes
-        is_small = n_bytes <= min(SHIPPED_BYTES, result_limit(session))
+        is_small = n_bytes <= min(SHIPPED_BYTES, cluster.result_limit)
         table = items.toArrow() if is_small else None
         taken = _features(items.select("features").toArrow() if table is None else table)
     handle = session_broadcast(session, taken, n_bytes=taken.nbytes)
@@ -226,7 +227,7 @@ def recommend(
     if seen is not None:
         asked = asked.join(seen, CONTEXT, "left")
     schema, ranking = _ranking(model, question.k, kinds)
-    n_tasks = extent.n_tasks(task_slots(session))
+    n_tasks = extent.n_tasks(cluster.task_slots)
     if table is None:
         ranked = _in_groups(asked, items.drop("features"), (ranking, schema), extent, n_tasks)
     else:

@@ -20,7 +20,7 @@ from uuid import uuid4
 from pyspark.sql import SparkSession
 
 from spark_fm.learner.state import ALIGNMENT
-from spark_fm.spark.session import is_connect, shares_files
+from spark_fm.spark.session import SparkCluster, is_connect
 
 FILE_BYTES = 2**20  # below, a broadcast is as fast
 INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
@@ -28,31 +28,20 @@ INLINE_BYTES = 24 * 2**20  # one plan may carry four of them
 
 @contextmanager
 def broadcast(
-    session: SparkSession, value: Any, *, n_bytes: int, to_running_tasks: bool = False
+    cluster: SparkCluster, value: Any, *, n_bytes: int, to_running_tasks: bool = False
 ) -> Iterator[Broadcast]:
-    """Make ``value`` available to tasks inside the block.
+    """Make ``value``, anything that pickles, available to tasks inside the block.
 
-    Parameters
-    ----------
-    session : SparkSession
-    value : object
-        Anything that pickles; NumPy arrays cost one copy.
-    n_bytes : int
-        About its size, which decides how it travels.
-    at_once : bool
-        The task that takes it runs already and shares the driver's files.
-
-    Notes
-    -----
-    On Connect a value over 24 MiB stays on the server's disk until the Spark session
-    ends: Spark has no call that removes an artifact.
+    ``n_bytes``, about its size, decides how it travels; ``to_running_tasks`` means that the
+    tasks run already and share the driver's files. On Connect a value over 24 MiB stays on
+    the server's disk until the session ends: Spark has no call that removes an artifact.
     """
-    if to_running_tasks or (n_bytes >= FILE_BYTES and shares_files(session)):
+    if to_running_tasks or (n_bytes >= FILE_BYTES and cluster.shares_files):
         with shared_folder() as folder:
             write_value(folder / "value", value)
             yield FileBroadcast(str(folder / "value"))
-    elif not is_connect(session):
-        variable = session.sparkContext.broadcast(value)
+    elif not cluster.is_connect:
+        variable = cluster.session.sparkContext.broadcast(value)
         try:
             yield VariableBroadcast(variable)
         finally:
@@ -60,11 +49,11 @@ def broadcast(
     elif n_bytes <= INLINE_BYTES:
         yield ClosureBroadcast(value)
     else:
-        yield _artifact(session, value)
+        yield _artifact(cluster.session, value)
 
 
 def session_broadcast(session: SparkSession, value: Any, *, n_bytes: int) -> Broadcast:
-    """Return a handle that works for as long as the session: for lazy transformations.
+    """Return a broadcast that lasts as long as the session: for lazy transformations.
 
     On Classic the value travels in the closure, which Spark itself turns into a
     broadcast variable above 1 MiB and frees with the plan.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from spark_fm.errors import (
     GpuNotFoundError,
@@ -20,7 +20,7 @@ from spark_fm.errors import (
     SparkFMError,
     VersionMismatchError,
 )
-from spark_fm.spark.session import result_limit
+from spark_fm.spark.session import SparkCluster
 
 # A partition is in the JVM several times over while it travels: small ones, one at a time.
 PART_BYTES = 16 * 2**20
@@ -30,7 +30,7 @@ JOB_BYTES = 2**27
 
 def collect_rows(
     frame: DataFrame,
-    session: SparkSession,
+    cluster: SparkCluster,
     *,
     n_bytes: int,
     spread: list[str],
@@ -38,22 +38,13 @@ def collect_rows(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a DataFrame on the driver, in no particular order.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    session : SparkSession
-    n_bytes : int
-        Upper bound of the result's size: above ``result_limit`` rows come partition by
-        partition, spread over partitions of about 16 MiB.
-    spread : list of str
-        Columns whose values spread the rows evenly.
-    columns : list of str, optional
-        Columns to bring, in this order; all without it.
+    ``n_bytes`` bounds the result's size: above the cluster's limit rows come partition by
+    partition, about 16 MiB each, into which the values of the columns ``spread`` divide them.
     """
     if columns is not None:
         frame = frame.select(*columns)
     with worker_errors():
-        if n_bytes <= result_limit(session):
+        if n_bytes <= cluster.result_limit:
             table = frame.toArrow()
             for batch in table.to_batches():
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

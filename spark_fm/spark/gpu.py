@@ -23,7 +23,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.device import check_gpu, gpu_name, n_gpus, pays, use_gpu
 from spark_fm.learner.epoch import CPU_BACKEND, Backend
 from spark_fm.learner.predict import TablePositions, margins, renumbered
-from spark_fm.spark.worker import check_version, partition_number
+from spark_fm.spark.worker import WorkerTask, partition_number
 
 if TYPE_CHECKING:
     from spark_fm.learner.cuda.scorer import CudaScorer
@@ -164,15 +164,13 @@ def _cuda_scorer(gpu: GpuAssignment, table: NDArray[np.float32]) -> CudaScorer:
 
 
 @dataclass(frozen=True)
-class ProbeTask:
-    """Tell whether this task has a GPU that works: for ``mapInArrow``, as PROBE_DDL."""
+class ProbeTask(WorkerTask):
+    """Look for a GPU that works; yields rows of PROBE_DDL."""
 
-    version: str
     gpu: GpuAssignment
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield its name and how many the machine has, or the reason why there is none."""
-        check_version(self.version)
         for _ in batches:
             pass
         name, number, reason = "", 0, ""

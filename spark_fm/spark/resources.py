@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
-from pyspark.sql import SparkSession
 
-from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, SparkFMError
 from spark_fm.learner.cuda.blocks import block_rows
 from spark_fm.spark.collect import worker_errors
 from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, GpuPassConfig, ProbeTask
-from spark_fm.spark.session import active, is_local_master, local_cores, n_executors, setting
+from spark_fm.spark.session import SparkCluster, active, setting
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +23,12 @@ TASK_GPU_AMOUNT = "spark.task.resource.gpu.amount"
 
 @dataclass(slots=True, eq=False)
 class Device:
-    """What makes the passes of trainings: a GPU until they have to leave it, or the CPU.
+    """What makes the passes of trainings: a GPU, until they have to leave it, or the CPU."""
 
-    Parameters
-    ----------
-    slots : int
-        GPUs that may train at once; 0 for the CPU.
-    task_gpu : GpuAssignment or None
-        Which of them a task uses; None for the CPU.
-    profile : ResourceProfile or None
-        What the tasks that train ask of Spark, where they ask for more than others.
-    optional : bool
-        Trainings may leave the GPU for the CPU.
-    """
-
-    slots: int = 0
-    task_gpu: GpuAssignment | None = None
-    profile: ResourceProfile | None = None
-    optional: bool = False
+    slots: int = 0  # GPUs that may train at once; 0 for the CPU
+    task_gpu: GpuAssignment | None = None  # which of them a task uses
+    profile: ResourceProfile | None = None  # what the tasks that train ask of Spark
+    optional: bool = False  # trainings may leave the GPU for the CPU
 
     @property
     def is_gpu(self) -> bool:
@@ -50,25 +36,20 @@ class Device:
         return self.task_gpu is not None
 
     def fall_back_to_cpu(self, err: SparkFMError) -> None:
-        """Be the CPU from here on, and say so; raise ``err`` where it must be a GPU.
+        """Be the CPU from here on, with a warning; raise ``err`` where it must be a GPU.
 
-        A pass that failed has changed nothing: it is made again, and the training goes on.
+        A pass that failed has changed nothing and is made again.
         """
         if not self.optional:
             raise err
         if self.is_gpu:
-            log.warning("device='auto' goes on on the CPU: %s", err)
+            log.warning("device='auto': falling back to the CPU: %s", err)
         self.slots, self.task_gpu, self.profile = 0, None, None
 
-    def passes(self, rows_key: str, n_rows: int, nnz: int) -> GpuPassConfig | None:
-        """Return how tasks make their passes; None for the CPU.
+    def pass_config(self, rows_key: str, n_rows: int, nnz: int) -> GpuPassConfig | None:
+        """Return how tasks pass over rows named ``rows_key``; None for the CPU.
 
-        Parameters
-        ----------
-        rows_key : str
-            Name of the rows.
-        n_rows, nnz : int
-            Of a partition in an epoch.
+        ``n_rows`` and ``nnz`` are those of a partition in an epoch.
         """
         if self.task_gpu is None:
             return None
@@ -78,34 +59,23 @@ class Device:
 CPU_DEVICE = Device()
 
 
-def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
+def choose_device(wanted: DeviceName, cluster: SparkCluster) -> Device:
     """Return the device to train on.
 
-    Parameters
-    ----------
-    wanted : {"cpu", "gpu", "auto"}
-    session : SparkSession
-
-    Raises
-    ------
-    GpuNotFoundError
-        For "gpu", when a task finds none that works; "auto" says so and takes the CPU.
-
-    Notes
-    -----
-    One task looks, as those that train will: it compiles a kernel and runs it.
+    Raises GpuNotFoundError for "gpu" when a task finds none that works; "auto" then takes the
+    CPU, with a warning. One task looks, as those that train will: it compiles and runs a kernel.
     """
     if wanted == "cpu":
         return CPU_DEVICE
-    local = is_local_master(session)
-    task_gpu, profile = GpuAssignment(local), training_profile(session)
-    probe = session.range(0, 1, 1, 1).mapInArrow(
-        ProbeTask(__version__, task_gpu), PROBE_DDL, profile=profile
+    task_gpu, profile = GpuAssignment(cluster.is_local), training_profile(cluster)
+    probe = cluster.session.range(0, 1, 1, 1).mapInArrow(
+        ProbeTask(task_gpu), PROBE_DDL, profile=profile
     )
     with worker_errors():
         [(name, number, reason)] = [tuple(row) for row in probe.collect()]
     if not reason:
-        slots = max(1, min(number, local_cores(session)) if local else gpu_slots(session))
+        slots = min(number, cluster.local_cores) if cluster.is_local else gpu_slots(cluster)
+        slots = max(1, slots)
         log.info("device=%r trains on %s; %d GPU(s) at once", wanted, name, slots)
         return Device(slots, task_gpu, profile, optional=wanted == "auto")
     if wanted == "gpu":
@@ -113,32 +83,33 @@ def choose_device(wanted: DeviceName, session: SparkSession) -> Device:
             f"device='gpu' found no usable GPU: {reason}. Or set device to 'auto' or 'cpu' "
             "(docs/gpu.md)."
         )
-    log.warning("device='auto' trains on the CPU: %s", reason)
+    log.warning("device='auto': training on the CPU: %s", reason)
     return CPU_DEVICE
 
 
-def scoring_gpu(wanted: str, session: SparkSession) -> GpuAssignment | None:
+def scoring_gpu(wanted: str, cluster: SparkCluster) -> GpuAssignment | None:
     """Return which GPU tasks score large batches on, where they have one.
 
     Of "gpu" and "auto" alike: a model that a GPU trained scores on machines without, too.
     """
-    return None if wanted == "cpu" else GpuAssignment(is_local_master(session))
+    return None if wanted == "cpu" else GpuAssignment(cluster.is_local)
 
 
-def gpu_slots(session: SparkSession) -> int:
-    """Return how many GPUs the executors have, as far as the session tells."""
-    amount = setting(session, GPU_AMOUNT, "1")
-    return n_executors(session) * (int(amount) if amount.isdigit() else 1)
+def gpu_slots(cluster: SparkCluster) -> int:
+    """Return how many GPUs the executors have, as far as the session knows."""
+    amount = setting(cluster.session, GPU_AMOUNT, "1")
+    return cluster.n_executors() * (int(amount) if amount.isdigit() else 1)
 
 
-def training_profile(session: SparkSession) -> ResourceProfile | None:
+def training_profile(cluster: SparkCluster) -> ResourceProfile | None:
     """Return what tasks that train on a GPU ask for; None where they are like all others.
 
     Only training needs a GPU: with a profile other stages still use all cores. Each of its
     tasks takes more than half the cores of an executor, so that no two of them share its GPU.
     """
-    if is_local_master(session):
+    if cluster.is_local:
         return None
+    session = cluster.session
     cpus = profile_cpus(
         cores=setting(session, "spark.executor.cores", ""),
         gpus=setting(session, GPU_AMOUNT, ""),
@@ -157,14 +128,9 @@ def training_profile(session: SparkSession) -> ResourceProfile | None:
 def profile_cpus(*, cores: str, gpus: str, task_gpus: str, dynamic: str = "") -> int | None:
     """Return the cores that a task asks for in a profile of its own; None for no profile.
 
-    Parameters
-    ----------
-    cores, gpus, task_gpus, dynamic : str
-        ``spark.executor.cores``, ``spark.executor.resource.gpu.amount``,
-        ``spark.task.resource.gpu.amount`` and ``spark.dynamicAllocation.enabled``, "" where unset.
+    The arguments are the settings ``spark.executor.cores``, ``spark.executor.resource.gpu.amount``,
+    ``spark.task.resource.gpu.amount`` and ``spark.dynamicAllocation.enabled``, "" where unset.
 
-    Notes
-    -----
     No profile where executors have no GPU, several of them, one core or an unknown number,
     or where every task has a whole executor's GPU anyway. It is the same choice as that of
     XGBoost and of spark-rapids-ml. None under dynamic allocation either: Spark would start

@@ -1,6 +1,6 @@
 """Facts about a Spark session, Classic or Connect; driver only.
 
-The one place, with ``shipping``, that may use what only Classic has.
+The one room, with ``broadcast`` and ``files``, that may use what only Classic has.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
@@ -32,19 +33,62 @@ DEFAULT_DRIVER_MEMORY = "1g"
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SparkCluster:
+    """What a session tells of where its jobs run; ask once a call and pass it on."""
+
+    session: SparkSession
+    is_connect: bool
+    is_local: bool  # driver and workers are one machine
+    local_cores: int  # tasks that a local master runs at once; 0 for another master
+    task_slots: int  # tasks that run at once, as far as the session tells (>= 1)
+    # Bytes that one job's result may safely have: a quarter of the driver's heap and of
+    # spark.driver.maxResultSize, because a result is in the JVM twice and next to everything else.
+    result_limit: int
+
+    @classmethod
+    def of(cls, session: SparkSession) -> SparkCluster:
+        """Ask a session, Classic or Connect; never the process, which may hold both kinds."""
+        connect = is_connect(session)
+        local_cores = _local_cores(session)
+        limits = [_size_setting(session, "spark.driver.memory", DEFAULT_DRIVER_MEMORY)]
+        largest = _size_setting(session, "spark.driver.maxResultSize", DEFAULT_MAX_RESULT_SIZE)
+        if largest:
+            limits.append(largest)
+        return cls(
+            session=session,
+            is_connect=connect,
+            is_local=is_local_master(session),
+            local_cores=local_cores,
+            task_slots=_task_slots(session, local_cores),
+            result_limit=min(limits) // 4,
+        )
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether tasks certainly see the driver's files."""
+        return self.is_local and not self.is_connect
+
+    def n_executors(self) -> int:
+        """Return how many executors there are, as far as the session tells (>= 1)."""
+        instances = setting(self.session, "spark.executor.instances", "")
+        if instances.isdigit() and int(instances) > 0:
+            return int(instances)
+        if not self.is_connect:
+            jvm: Any = self.session.sparkContext._jsc
+            return max(1, int(jvm.sc().getExecutorMemoryStatus().size()) - 1)  # and the driver
+        cores = setting(self.session, "spark.executor.cores", "")
+        return max(1, self.task_slots // int(cores)) if cores.isdigit() and int(cores) else 1
+
+
 def is_connect(session: SparkSession) -> bool:
-    """Tell whether this session is a Spark Connect client; never asks the process."""
+    """Return whether this session is a Spark Connect client."""
     return type(session).__module__.startswith("pyspark.sql.connect")
 
 
 def is_local_master(session: SparkSession) -> bool:
-    """Tell whether driver and workers are one machine."""
-    return str(setting(session, "spark.master", "")).startswith("local")
-
-
-def shares_files(session: SparkSession) -> bool:
-    """Tell whether tasks surely see the driver's files."""
-    return not is_connect(session) and is_local_master(session)
+    """Return whether driver and workers are one machine."""
+    return setting(session, "spark.master", "").startswith("local")
 
 
 def setting(session: SparkSession, name: str, default: str) -> str:
@@ -56,7 +100,7 @@ def setting(session: SparkSession, name: str, default: str) -> str:
     return default if value is None else str(value)
 
 
-def size_setting(session: SparkSession, name: str, default: str) -> int:
+def _size_setting(session: SparkSession, name: str, default: str) -> int:
     """Return a size such as ``1g`` in bytes; 0 means no limit."""
     text = setting(session, name, default)
     match = re.fullmatch(r"(\d+)\s*([kmgt]?)b?", text.strip().lower())
@@ -66,25 +110,11 @@ def size_setting(session: SparkSession, name: str, default: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def result_limit(session: SparkSession) -> int:
-    """Return how many bytes one job's result may safely have.
-
-    A quarter of the driver's heap and of ``spark.driver.maxResultSize``, because a result
-    is in the JVM twice and next to everything else.
-    """
-    limits = [size_setting(session, "spark.driver.memory", DEFAULT_DRIVER_MEMORY)]
-    largest = size_setting(session, "spark.driver.maxResultSize", DEFAULT_MAX_RESULT_SIZE)
-    if largest:
-        limits.append(largest)
-    return min(limits) // 4
-
-
-def task_slots(session: SparkSession) -> int:
-    """Return how many tasks run at once, as far as the session tells (>= 1)."""
+def _task_slots(session: SparkSession, local_cores: int) -> int:
     if not is_connect(session):
         return max(1, session.sparkContext.defaultParallelism)
-    if n_cores := local_cores(session):
-        return n_cores
+    if local_cores:
+        return local_cores
     parallelism = setting(session, "spark.default.parallelism", "")
     if parallelism.isdigit() and int(parallelism) > 0:
         return int(parallelism)
@@ -95,20 +125,7 @@ def task_slots(session: SparkSession) -> int:
     return 2
 
 
-def n_executors(session: SparkSession) -> int:
-    """Return how many executors there are, as far as the session tells (>= 1)."""
-    instances = setting(session, "spark.executor.instances", "")
-    if instances.isdigit() and int(instances) > 0:
-        return int(instances)
-    if not is_connect(session):
-        jvm: Any = session.sparkContext._jsc
-        return max(1, int(jvm.sc().getExecutorMemoryStatus().size()) - 1)  # and the driver
-    cores = setting(session, "spark.executor.cores", "")
-    return max(1, task_slots(session) // int(cores)) if cores.isdigit() and int(cores) else 1
-
-
-def local_cores(session: SparkSession) -> int:
-    """Return how many tasks a local master runs at once; 0 for another master."""
+def _local_cores(session: SparkSession) -> int:
     master = setting(session, "spark.master", "")
     cores = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?", master)
     if cores is None:
@@ -165,7 +182,7 @@ def tagged(session: SparkSession, what: str) -> Iterator[str]:
         cancel_jobs(session, tag)
         if _follows_an_interrupt(failure, handled) and not isinstance(failure, KeyboardInterrupt):
             raise KeyboardInterrupt from failure
-        if _tells_of_a_lost_jvm(failure):
+        if _means_a_lost_jvm(failure):
             raise SparkFMError(
                 "The JVM of the Spark driver is gone, most likely for want of memory. Start it "
                 "with more (spark.driver.memory), or lower numFactors or the size of the grid."
@@ -246,16 +263,16 @@ def cancel_jobs(session: SparkSession, tag: str) -> None:
 
 @contextmanager
 def _while_the_jvm_lives() -> Iterator[None]:
-    """Clean up what there is; with a lost JVM all is gone, and its loss has been told."""
+    """Clean up while there is a JVM; after its loss, which was reported, nothing is left."""
     try:
         yield
     except (Py4JError, ConnectionError) as err:
-        if not _tells_of_a_lost_jvm(err):
+        if not _means_a_lost_jvm(err):
             raise
 
 
 def _follows_an_interrupt(failure: BaseException, handled: BaseException | None) -> bool:
-    """Tell whether an interrupt made the block fail: PySpark's clean-ups raise in its place."""
+    """Return whether an interrupt made the block fail: PySpark's clean-ups raise in its place."""
     found: BaseException | None = failure
     seen: set[int] = set()
     while found is not None and found is not handled and id(found) not in seen:
@@ -266,7 +283,7 @@ def _follows_an_interrupt(failure: BaseException, handled: BaseException | None)
     return False
 
 
-def _tells_of_a_lost_jvm(failure: BaseException) -> bool:
+def _means_a_lost_jvm(failure: BaseException) -> bool:
     # A call that the JVM does not live to answer fails as a plain Py4JError, with no cause.
     return isinstance(failure, (Py4JNetworkError, ConnectionError)) or type(failure) is Py4JError
 
@@ -296,7 +313,7 @@ def persisted(frame: DataFrame, *, on_disk: bool = False) -> Iterator[DataFrame]
 
 
 def is_persisted(frame: DataFrame) -> bool:
-    """Tell whether Spark keeps a DataFrame."""
+    """Return whether Spark keeps a DataFrame."""
     try:
         level = frame.storageLevel
     except PySparkException:  # a session that cannot persist

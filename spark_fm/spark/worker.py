@@ -1,14 +1,38 @@
-"""What a task asks of its worker: its partition, the version, the garbage collector."""
+"""What every task does in its worker: check the version, run, and leave little to collect."""
 
 from __future__ import annotations
 
 import gc
 import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import pyarrow as pa
 from pyspark import TaskContext
 
 from spark_fm._version import __version__
 from spark_fm.errors import VersionMismatchError
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """A function of one partition's record batches, for ``mapInArrow``.
+
+    A frozen dataclass pickles small and is tested without Spark:
+    ``list(SomeTask(...)(iter([batch])))``.
+    """
+
+    version: str = field(default_factory=lambda: __version__, init=False)  # the driver's
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Run on a partition's batches, on a worker of the driver's version only."""
+        check_version(self.version)
+        yield from self.run(batches)
+        freeze_loaded_modules()
+
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield what this task makes of the batches."""
+        raise NotImplementedError
 
 
 def partition_number() -> int:

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from spark_fm.learner.spec import Hyperparameters
@@ -17,44 +17,17 @@ log = logging.getLogger(__name__)
 CURVE_POINTS = 200
 
 
-@dataclass(slots=True)
-class WorkerInfo:
-    """Who made the passes of a training, as its tasks say.
-
-    Parameters
-    ----------
-    workers : int
-        Most partitions that trained in one pass.
-    gpus : set of str
-        Host and address of the GPUs.
-    """
-
-    workers: int = 1
-    gpus: set[str] = field(default_factory=set)
-
-
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """One finished epoch.
-
-    Parameters
-    ----------
-    record : EpochRecord
-    spec : Hyperparameters
-    n_rows : int
-        Training rows visited.
-    seconds : float
-        Wall time of the epoch as the driver saw it, or the task's own when one job ran
-        several epochs.
-    phases : dict of str to float
-        Seconds of broadcast, train, merge and validate. When one task trains, broadcast is
-        all of the job but its arithmetic: its start, and the model's way there and back.
-    """
+    """One finished epoch."""
 
     record: EpochRecord
     spec: Hyperparameters
-    n_rows: int
+    n_rows: int  # training rows visited
+    # Wall time of the epoch as the driver saw it, or the task's own when one job ran several.
     seconds: float
+    # Seconds of broadcast, train, merge and validate. When one task trains, broadcast is all of
+    # the job but its arithmetic: its start, and the model's way there and back.
     phases: dict[str, float]
 
     def row(self) -> dict[str, Any]:
@@ -90,6 +63,9 @@ class EpochReport:
         return ", ".join(parts)
 
 
+EpochCallback = Callable[[EpochReport], bool]  # returns False to end the training
+
+
 def validation_curve(history: list[EpochRecord], epoch: int) -> dict[str, Any] | None:
     """Return a classifier's validation rows of an epoch in groups by score, to draw curves of.
 
@@ -103,7 +79,7 @@ def validation_curve(history: list[EpochRecord], epoch: int) -> dict[str, Any] |
 
 
 def running_history(history: list[EpochRecord], n_rows: int) -> list[dict[str, Any]]:
-    """Return the running metrics of each epoch that has some, with its rows and seconds."""
+    """Return the running metrics of each epoch that has any, with its rows and seconds."""
     return [
         {"epoch": r.epoch, "rows": n_rows, "seconds": r.train_seconds, **r.running}
         for r in history
@@ -114,18 +90,14 @@ def running_history(history: list[EpochRecord], n_rows: int) -> list[dict[str, A
 class Progress:
     """Log a line an epoch; on a terminal or in a notebook also draw a bar.
 
-    Parameters
-    ----------
-    epochs : int
-        Of all models together.
-    what : str
+    ``epochs`` are those of all models together, ``what`` names the bar.
     """
 
     def __init__(self, epochs: int, what: str) -> None:
         self._bar = _bar(epochs, what)
 
     def __call__(self, report: EpochReport, of: str = "") -> None:
-        """Take in a finished epoch; ``of`` names the model where several train."""
+        """Show a finished epoch; ``of`` names the model where several train."""
         # A handler that wants more than the text finds it in the record.
         log.info("%s%s", of and f"{of}, ", report.text(), extra={"report": report})
         if self._bar is not None:
@@ -137,7 +109,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -154,48 +126,46 @@ def _bar(epochs: int, what: str) -> Any:
 
 
 def divergence_notes(records: list[EpochRecord]) -> list[str]:
-    """Return what the user should know of epochs that diverged."""
+    """Return what the user should know about epochs that diverged."""
     return [
-        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; the steps "
-        f"went on at {record.step_scale:g} of the learning rates asked for. Scale the features or "
-        "lower the learning rates."
+        f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; training "
+        f"continued at {record.step_scale:g} of the learning rates requested. Scale the "
+        "features or lower the learning rates."
         for record in records
         if record.n_rejected
     ]
 
 
-def logged_to_mlflow() -> EpochCallback | None:
-    """Return what logs each epoch to the active MLflow run, None where there is none.
+def mlflow_callback() -> EpochCallback | None:
+    """Return a callback that logs each epoch to the active MLflow run; None without one.
 
-    Notes
-    -----
-    Every column of the summary's history is a metric, the epoch is its step. MLflow is
-    never imported here: before a caller imports it there is no active run. After a
-    failure, of which one warning tells, no more is logged, and training goes on.
+    Every column of the summary's history is a metric, the epoch is its step. MLflow is never
+    imported here: before a caller imports it there is no active run. After a failure, which one
+    warning reports, no more is logged, and training continues.
     """
     mlflow = sys.modules.get("mlflow")
     if mlflow is None:
         return None
     try:
         run = mlflow.active_run()
-    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training goes on
+    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training continues
         _warn(err)
         return None
     if run is None:
         return None
     works = True
 
-    def tell(report: EpochReport) -> bool:
+    def log_epoch(report: EpochReport) -> bool:
         nonlocal works
         if works:
             try:
                 _log(mlflow, run.info.run_id, report.row())
-            except Exception as err:  # noqa: BLE001 - likewise
+            except Exception as err:  # noqa: BLE001 - as above
                 _warn(err)
                 works = False
         return True
 
-    return tell
+    return log_epoch
 
 
 def _log(mlflow: Any, run_id: str, row: dict[str, Any]) -> None:
@@ -206,9 +176,6 @@ def _log(mlflow: Any, run_id: str, row: dict[str, Any]) -> None:
 
 def _warn(err: Exception) -> None:
     log.warning(
-        "Epochs are not logged to MLflow any more, training goes on: %s: %s",
+        "Epochs are no longer logged to MLflow, training continues: %s: %s",
         type(err).__name__, err,
     )  # fmt: skip
-
-
-EpochCallback = Callable[[EpochReport], bool]

@@ -42,18 +42,18 @@ class Checkpoint:
 
     Parameters
     ----------
-    request : TrainConfig
+    config : TrainConfig
         With ``checkpoint_dir``; a later training must ask for the same.
     name : str
         Of the training, where several share the folder.
     """
 
-    def __init__(self, request: TrainConfig, name: str = "training") -> None:
-        self._path = f"{request.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
+    def __init__(self, config: TrainConfig, name: str = "training") -> None:
+        self._path = f"{config.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
         self._store, self._inner = store_of(self._path)
         self._inner_folder, self._name = self._inner.rsplit("/", 1)
-        self._request = _plain(request)
-        self._folder = request.checkpoint_dir
+        self._request = _plain(config)
+        self._folder = config.checkpoint_dir
 
     def read(self, fingerprint: str) -> TrainingState | None:
         """Return what was written last, None when there is nothing.
@@ -146,15 +146,15 @@ class Checkpoint:
         return {"version": __version__, "data": fingerprint, "request": self._request}
 
 
-def checkpoint_name(request: TrainConfig, fingerprint: str) -> str:
+def checkpoint_name(config: TrainConfig, fingerprint: str) -> str:
     """Return a name that only this training has, for folders shared by several."""
-    text = json.dumps([_plain(request), fingerprint], sort_keys=True)
+    text = json.dumps([_plain(config), fingerprint], sort_keys=True)
     return f"training-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _plain(request: TrainConfig) -> dict[str, Any]:
+def _plain(config: TrainConfig) -> dict[str, Any]:
     """Return what must agree, as JSON gives it back."""
-    compared = replace(request, checkpoint_dir="", checkpoint_interval=1)
+    compared = replace(config, checkpoint_dir="", checkpoint_interval=1)
     plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))
     return plain
 
@@ -174,10 +174,10 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _flat(request: dict[str, Any], group: str = "") -> dict[str, Any]:
+def _flat(config: dict[str, Any], group: str = "") -> dict[str, Any]:
     """Return the values by the names of their Params."""
     found: dict[str, Any] = {}
-    for name, value in request.items():
+    for name, value in config.items():
         if isinstance(value, dict):
             found |= _flat(value, "" if name == "spec" else name)
         elif group == "columns":

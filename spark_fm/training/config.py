@@ -17,58 +17,26 @@ REFIT_ROWS = 1_000_000
 class TrainConfig:
     """One training: hyperparameters, columns and how to distribute.
 
-    Parameters
-    ----------
-    spec : Hyperparameters
-    columns : ColumnNames
-    feature_dim : int
-        Length of the feature vectors; 0 takes it from the data.
-    num_workers : int
-        Partitions that train (>= 1); 0 chooses.
-    averagings : int
-        Rounds an epoch (>= 1); 0 chooses.
-    aggregation_depth : int
-        1 merges on the driver, 2 on executors first; 0 chooses.
-    validation_fraction : float
-        Share of rows held out when there is no validation column (0 to < 1).
-    metric : str
-        Validation metric that decides.
-    patience : int
-        Epochs without improvement before stopping; 0 never stops.
-    tol : float
-        Relative improvement that counts.
-    refit : {"auto", "always", "never"}
-        Train again on all rows for the best number of epochs; "auto" up to a million rows.
-    handle_invalid : {"error", "skip", "keep"}
-    standardize_label : bool
-        Train a regressor on labels divided by their standard deviation.
-    keep_snapshot : bool
-        Give where the training stands with the model, to go on from there.
-    checkpoint_dir : str
-        Folder where the training is written down as it goes; "" for nowhere.
-    checkpoint_interval : int
-        Epochs from one checkpoint to the next (>= 1).
-    device : {"cpu", "gpu", "auto"}
-        What makes the passes; "auto" is a GPU where tasks have one.
+    The field names are part of checkpoints on disk.
     """
 
     spec: Hyperparameters
     columns: ColumnNames
-    feature_dim: int = 0
-    num_workers: int = 0
-    averagings: int = 0
-    aggregation_depth: int = 0
-    validation_fraction: float = 0.0
-    metric: str = "logloss"
-    patience: int = 0
-    tol: float = 0.0
-    refit: Literal["auto", "always", "never"] = "never"
+    feature_dim: int = 0  # length of the feature vectors; 0 takes it from the data
+    num_workers: int = 0  # partitions that train; 0 chooses
+    averagings: int = 0  # averaging rounds an epoch; 0 chooses
+    aggregation_depth: int = 0  # 1 averages on the driver, 2 on executors first; 0 chooses
+    validation_fraction: float = 0.0  # of rows held out when there is no validation column
+    metric: str = "logloss"  # the validation metric that decides
+    patience: int = 0  # epochs without improvement before stopping; 0 never stops
+    tol: float = 0.0  # relative improvement that counts
+    refit: Literal["auto", "always", "never"] = "never"  # on all rows; "auto": REFIT_ROWS or less
     handle_invalid: Literal["error", "skip", "keep"] = "error"
-    standardize_label: bool = True
-    keep_snapshot: bool = False
-    checkpoint_dir: str = ""
-    checkpoint_interval: int = 1
-    device: Literal["cpu", "gpu", "auto"] = "cpu"
+    standardize_label: bool = True  # a regressor's labels are divided by their standard deviation
+    keep_snapshot: bool = False  # keep the training state with the model
+    checkpoint_dir: str = ""  # folder of checkpoints; "" for none
+    checkpoint_interval: int = 1  # epochs from one checkpoint to the next
+    device: Literal["cpu", "gpu", "auto"] = "cpu"  # "auto" is a GPU where tasks have one
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""

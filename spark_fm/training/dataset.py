@@ -14,15 +14,14 @@ from typing import Literal
 from uuid import uuid4
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.statistics import FeatureCounts, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
-from spark_fm.spark.session import persisted
+from spark_fm.spark.session import SparkCluster, persisted
 from spark_fm.training import packing
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.packing import (
@@ -42,42 +41,20 @@ BYTES_PER_COUNT = 12
 
 @dataclass(frozen=True, slots=True)
 class PackedDataset:
-    """Blocks of a training set and the facts about it.
+    """The packed blocks of a training set, persisted, and what packing them found."""
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Packed blocks, persisted, still in the partitions of the source.
-    train, validation : SetSums
-    counts : FeatureCounts
-    feature_dim : int
-    n_sources : int
-        Partitions that the rows came in.
-    n_skipped : dict of str to int
-        Rows left out, by reason.
-    n_zero_weight : int
-        Rows of weight 0, which count for nothing.
-    warnings : tuple of str
-    seconds : float
-        Wall time of the packing pass.
-    fingerprint : str
-        Digest of every row, its set and its place: the same for the same data.
-    has_dense : bool
-        Whether dense vectors are among the rows, each of ``feature_dim`` values.
-    """
-
-    frame: DataFrame
+    frame: DataFrame  # blocks and reports, still in the partitions of the source
     train: SetSums
     validation: SetSums
     counts: FeatureCounts
     feature_dim: int
-    n_sources: int
-    n_skipped: dict[str, int]
-    n_zero_weight: int
+    n_sources: int  # partitions that the rows came in
+    n_skipped: dict[str, int]  # rows left out, by reason
+    n_zero_weight: int  # rows of weight 0, which count for nothing
     warnings: tuple[str, ...]
-    seconds: float
-    fingerprint: str
-    has_dense: bool = False
+    seconds: float  # wall time of the packing pass
+    fingerprint: str  # digest of every row with its set and position: equal for equal data
+    has_dense: bool = False  # there are dense vectors, each of ``feature_dim`` values
 
     @property
     def blocks(self) -> DataFrame:
@@ -109,7 +86,7 @@ class PackedDataset:
 
 
 @contextmanager
-def packed(rows: DataFrame, session: SparkSession, request: TrainConfig) -> Iterator[PackedDataset]:
+def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterator[PackedDataset]:
     """Pack and persist ``rows`` (internal column names) inside the block.
 
     Raises
@@ -117,26 +94,25 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainConfig) -> Iter
     InvalidDataError
         For an empty set, or for bad rows unless handle_invalid says to skip them.
     """
-    columns = request.columns
+    columns = config.columns
     task = PackTask(
-        version=__version__,
-        loss=request.spec.loss,
-        feature_dim=request.feature_dim,
+        loss=config.spec.loss,
+        feature_dim=config.feature_dim,
         has_weight=columns.weight is not None,
         has_indicator=columns.validation is not None,
-        validation_fraction=0.0 if columns.validation else request.validation_fraction,
-        seed=request.spec.seed,
-        shuffle=request.spec.shuffle,
-        block_multiple=block_multiple(request),
-        keep_zeros=request.spec.sagemaker,
+        validation_fraction=0.0 if columns.validation else config.validation_fraction,
+        seed=config.spec.seed,
+        shuffle=config.spec.shuffle,
+        block_multiple=block_multiple(config),
+        keep_zeros=config.spec.sagemaker,
     )
     # A literal of its own keeps two fits on the same data out of each other's cache entry.
     plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
     started = time.perf_counter()
     with persisted(plan, on_disk=True) as frame:
-        reports = _reports(frame, session)
-        skipped = _check_rows(reports, request)
-        counts = _counts(frame, session, reports)
+        reports = _reports(frame, cluster)
+        skipped = _check_rows(reports, config)
+        counts = _counts(frame, cluster, reports)
         train, validation = SetSums(), SetSums()
         for report in reports:
             train, validation = train.plus(report.train), validation.plus(report.validation)
@@ -153,7 +129,7 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainConfig) -> Iter
             )
         size = max(report.max_size for report in reports)
         top = max(report.max_index for report in reports) + 1
-        feature_dim = request.feature_dim or max(size, top, 1)
+        feature_dim = config.feature_dim or max(size, top, 1)
         _check_dense(reports, feature_dim, columns)
         yield PackedDataset(
             frame=frame, train=train, validation=validation, counts=counts,
@@ -165,23 +141,23 @@ def packed(rows: DataFrame, session: SparkSession, request: TrainConfig) -> Iter
         )  # fmt: skip
 
 
-def packing_key(request: TrainConfig) -> tuple[object, ...]:
-    """Return what of a request decides how rows are packed: equal keys share the blocks."""
+def packing_key(config: TrainConfig) -> tuple[object, ...]:
+    """Return what of a configuration decides how rows are packed: equal keys share the blocks."""
     return (
-        request.columns, request.feature_dim, request.handle_invalid, request.validation_fraction,
-        request.spec.loss, request.spec.seed, request.spec.shuffle, request.spec.sagemaker,
-        block_multiple(request),
+        config.columns, config.feature_dim, config.handle_invalid, config.validation_fraction,
+        config.spec.loss, config.spec.seed, config.spec.shuffle, config.spec.sagemaker,
+        block_multiple(config),
     )  # fmt: skip
 
 
-def block_multiple(request: TrainConfig) -> int:
+def block_multiple(config: TrainConfig) -> int:
     """Return how many blocks every shard is cut into multiples of."""
-    return request.num_workers or AUTO_BLOCK_MULTIPLE
+    return config.num_workers or AUTO_BLOCK_MULTIPLE
 
 
-def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
+def _reports(frame: DataFrame, cluster: SparkCluster) -> list[PackReport]:
     found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "stats"))
-    rows = collect_rows(found, session, columns=["report"], n_bytes=0, spread=["source"])
+    rows = collect_rows(found, cluster, columns=["report"], n_bytes=0, spread=["source"])
     reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
     if not reports:
         raise InvalidDataError(
@@ -190,12 +166,12 @@ def _reports(frame: DataFrame, session: SparkSession) -> list[PackReport]:
     return reports
 
 
-def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) -> FeatureCounts:
+def _counts(frame: DataFrame, cluster: SparkCluster, reports: list[PackReport]) -> FeatureCounts:
     nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
     top = max(report.max_index for report in reports) + 1
     found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))
     rows = collect_rows(
-        found, session, columns=["report"], spread=["source", "seq"],
+        found, cluster, columns=["report"], spread=["source", "seq"],
         n_bytes=BYTES_PER_COUNT * min(nnz, top * len(reports)),
     )  # fmt: skip
     total = FeatureCounts.merge([])
@@ -211,8 +187,8 @@ def _counts(frame: DataFrame, session: SparkSession, reports: list[PackReport]) 
 
 
 def _fingerprint(reports: list[PackReport]) -> str:
-    facts = [[r.source, r.train.rows, r.validation.rows, r.checksum] for r in reports]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    rows = [[r.source, r.train.rows, r.validation.rows, r.checksum] for r in reports]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 _COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
@@ -227,7 +203,7 @@ _COLUMN_OF: dict[str, Literal["features", "label", "weight"]] = {
 }
 
 
-def _check_rows(reports: list[PackReport], request: TrainConfig) -> dict[str, int]:
+def _check_rows(reports: list[PackReport], config: TrainConfig) -> dict[str, int]:
     """Return the number of bad rows by reason; raise unless they are to be skipped."""
     bad: dict[str, int] = {}
     examples: dict[str, str] = {}
@@ -235,15 +211,15 @@ def _check_rows(reports: list[PackReport], request: TrainConfig) -> dict[str, in
         for reason, count in report.bad_rows.items():
             bad[reason] = bad.get(reason, 0) + count
             examples.setdefault(reason, report.bad_examples[reason])
-    if bad and request.handle_invalid == "error":
+    if bad and config.handle_invalid == "error":
         found = []
         for reason, count in bad.items():
             kind = _COLUMN_OF[reason]
-            name = getattr(request.columns, kind)
+            name = getattr(config.columns, kind)
             range_text = ""
             if reason == packing.BAD_INDEX:
-                limit = request.feature_dim or 2**31 - 1
-                source = ", by featureDim or the column's metadata" if request.feature_dim else ""
+                limit = config.feature_dim or 2**31 - 1
+                source = ", by featureDim or the column's metadata" if config.feature_dim else ""
                 range_text = f" (allowed: 0 to {limit - 1}{source})"
             found.append(
                 f"{kind}Col={name!r} has {count} row(s) with {reason}{range_text}, for example "
@@ -290,7 +266,7 @@ def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...
     return tuple(texts)
 
 
-def check_sets(data: PackedDataset, request: TrainConfig) -> list[str]:
+def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     """Return what there is to warn of in the training and validation rows.
 
     Raises
@@ -299,7 +275,7 @@ def check_sets(data: PackedDataset, request: TrainConfig) -> list[str]:
         When the caller's validation column leaves nothing to train on.
     """
     texts = []
-    name, sums = request.columns.validation, data.sums(all_rows=True)
+    name, sums = config.columns.validation, data.sums(all_rows=True)
     if name is not None and data.has_no_training_rows:
         raise InvalidDataError(
             f"validationIndicatorCol={name!r} is true in every row; rows to train on have "
@@ -310,14 +286,14 @@ def check_sets(data: PackedDataset, request: TrainConfig) -> list[str]:
             f"validationIndicatorCol={name!r} is true in no row: all epochs were run, without "
             "early stopping."
         )
-    if name is None and request.validation_fraction > 0 and not data.has_validation:
+    if name is None and config.validation_fraction > 0 and not data.has_validation:
         texts.append(
-            f"validationFraction={request.validation_fraction:g} held out none of the {sums.rows} "
+            f"validationFraction={config.validation_fraction:g} held out none of the {sums.rows} "
             "rows: all epochs were run, without early stopping. Rows are chosen by their content, "
             "equal ones together, and these are few, or few differ: name a "
             "validationIndicatorCol, or set validationFraction=0 if you want none."
         )
-    if request.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
+    if config.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
         texts.append(
             f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
         )
@@ -330,9 +306,9 @@ def check_sets(data: PackedDataset, request: TrainConfig) -> list[str]:
     return texts
 
 
-def label_scale(request: TrainConfig, sums: SetSums) -> float:
+def label_scale(config: TrainConfig, sums: SetSums) -> float:
     """Return the standard deviation of the labels when a regressor standardises them."""
-    if request.spec.loss != "squared" or not request.standardize_label or not sums.weight:
+    if config.spec.loss != "squared" or not config.standardize_label or not sums.weight:
         return 1.0
     mean = sums.label / sums.weight
     variance = sums.label_square / sums.weight - mean**2

@@ -17,7 +17,7 @@ from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.statistics import FeatureCounter, validation_rows
-from spark_fm.spark.worker import check_version, partition_number
+from spark_fm.spark.worker import WorkerTask, partition_number
 
 WINDOW_ROWS = 65_536
 WINDOW_NNZ = 2**22
@@ -103,44 +103,25 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class PackTask:
-    """Pack one source partition: for ``mapInArrow`` over the internal columns.
+class PackTask(WorkerTask):
+    """Pack one source partition, of the internal columns, into blocks and reports."""
 
-    Parameters
-    ----------
-    version : str
-        Version of spark_fm on the driver.
-    loss : {"logistic", "squared"}
-    feature_dim : int
-        Ids must be below; 0 means any id is legal.
-    has_weight, has_indicator : bool
-        Whether the columns ``weight`` and ``validation`` are there.
-    validation_fraction : float
-    seed : int
-    shuffle : bool
-        Mix the rows of a shard before they are cut into blocks.
-    block_multiple : int
-        Every shard gives a multiple of this many blocks, rows permitting, so that
-        they can be assigned out evenly.
-    keep_zeros : bool
-        Keep entries of value 0, as SageMaker's algorithm does, to which they are
-        features that a row has; every vector must then have the length feature_dim.
-    """
-
-    version: str
     loss: Loss
-    feature_dim: int
+    feature_dim: int  # ids must be below; 0 means any id is legal
     has_weight: bool
     has_indicator: bool
     validation_fraction: float
     seed: int
-    shuffle: bool
+    shuffle: bool  # mix the rows of a stretch before they are cut into blocks
+    # Every stretch gives a multiple of this many blocks, rows permitting, so that they can be
+    # assigned evenly.
     block_multiple: int
+    # Keep entries of value 0, as SageMaker's algorithm does, to which they are features that a
+    # row has; every vector must then have the length feature_dim.
     keep_zeros: bool = False
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield data blocks, then the report."""
-        check_version(self.version)
         first = next(batches, None)
         source = _source_of(first)
         batches = batches if first is None else chain([first], batches)

@@ -11,9 +11,8 @@ from uuid import uuid4
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm._version import __version__
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.session import is_persisted, persisted, task_slots
+from spark_fm.spark.session import SparkCluster, is_persisted, persisted
 from spark_fm.training.packing import VALIDATION
 from spark_fm.training.shards import RowSelection
 from spark_fm.training.tasks import LISTED, LISTING_DDL, AssignTask, RemoveFiles, WriteShardsTask
@@ -25,28 +24,21 @@ MOST_MISSES = 3
 
 
 class PartitionedBlocks:
-    """Dealt blocks: in files of the executors, and in Spark where these are missing.
+    """Blocks in their partitions: in files of the executors, and in Spark where those are missing.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As ``dealt_blocks`` gives it.
-    n_rounds : int
-    stack : ExitStack
-        Takes what has to be released in the end.
-
-    Notes
-    -----
     The listing of the blocks is persisted, and computing it writes the files: when an
     executor is lost, Spark lists, and writes, its partitions again elsewhere.
     """
 
-    def __init__(self, frame: DataFrame, n_rounds: int, stack: ExitStack) -> None:
+    def __init__(
+        self, frame: DataFrame, cluster: SparkCluster, n_rounds: int, stack: ExitStack
+    ) -> None:
+        self._cluster = cluster
         self._key = uuid4().hex
         self._frame = frame
         self._n_rounds = n_rounds
         self._stack = stack
-        task = WriteShardsTask(version=__version__, store=self._key, n_rounds=n_rounds)
+        task = WriteShardsTask(store=self._key, n_rounds=n_rounds)
         listing = frame.mapInArrow(task, LISTING_DDL)
         self._listing = stack.enter_context(persisted(listing))
         self._sorted: DataFrame | None = None
@@ -54,17 +46,17 @@ class PartitionedBlocks:
         self._has_files = False
         self.cores_are_busy = False  # tasks that wait for rounds found no core
 
-    def wanted(self, round_index: int, *, train_on_all: bool, validates: bool) -> RowSelection:
+    def selection(self, round_index: int, *, train_on_all: bool, validates: bool) -> RowSelection:
         """Return what a round reads, from files while tasks find them."""
         return RowSelection(
             round_index=round_index, n_rounds=self._n_rounds, train_on_all=train_on_all,
             validates=validates, store=self._key if self._misses < MOST_MISSES else None,
         )  # fmt: skip
 
-    def without_files(self, wanted: RowSelection) -> RowSelection:
-        """Return how to read the same rows from blocks, when a task did not find its files.
+    def without_files(self, selection: RowSelection) -> RowSelection:
+        """Return a selection of the same rows from blocks, when a task did not find its files.
 
-        Its disk is full, or tasks do not come to where their rows are: after a few times
+        Its disk is full, or tasks are not scheduled where their rows are: after a few times
         files are given up.
         """
         self._misses += 1
@@ -74,7 +66,7 @@ class PartitionedBlocks:
             "a task did not find its rows in files of its machine (a full disk?); they are read "
             "from Spark's blocks%s", ", from now on, which takes longer" if is_last else "",
         )  # fmt: skip
-        return replace(wanted, store=None)
+        return replace(selection, store=None)
 
     @property
     def listing(self) -> DataFrame:
@@ -82,27 +74,27 @@ class PartitionedBlocks:
         self._has_files = True
         return self._listing
 
-    def rows(self, wanted: RowSelection) -> DataFrame:
+    def rows(self, selection: RowSelection) -> DataFrame:
         """Return the blocks of a round, or their sizes when rows come from files."""
-        if wanted.store is not None:
+        if selection.store is not None:
             return self.listing
-        chosen = wanted.covers(F.col("kind") == VALIDATION, F.col("round"))
-        return self._sorted_blocks().where(chosen).select(*LISTED, "payload")
+        selected = selection.selects(F.col("kind") == VALIDATION, F.col("round"))
+        return self._sorted_blocks().where(selected).select(*LISTED, "payload")
 
     def remove_files(self, kind: object = None, *_: object) -> None:
         """Remove the files, on the machines that hold the listing.
 
-        An exit callback: after an exception tasks may still be running, whose place
-        another job would wait for; ``remove_left_files`` comes when they have ended.
+        An exit callback: after an exception tasks may still be running, whose cores another
+        job would wait for; ``remove_remaining_files`` is called when they have ended.
         """
         if kind is None and self._has_files:
             self._remove(lambda: self._listing)
 
-    def remove_left_files(self) -> None:
-        """Remove files that are still there from as many executors as a job reaches."""
-        session = self._frame.sparkSession
+    def remove_remaining_files(self) -> None:
+        """Remove files from as many executors as a job reaches."""
         if self._has_files:
-            self._remove(lambda: session.range(0, task_slots(session), 1, task_slots(session)))
+            n_tasks = self._cluster.task_slots
+            self._remove(lambda: self._cluster.session.range(0, n_tasks, 1, n_tasks))
 
     def _sorted_blocks(self) -> DataFrame:
         if self._sorted is None:
@@ -121,7 +113,7 @@ class PartitionedBlocks:
 HASH_SEED = 42  # of Spark's hash partitioning
 _WORD = 0xFFFFFFFF
 
-DEALT_DDL = (
+ASSIGNED_DDL = (
     "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
     "report binary, key int, round int"
 )
@@ -135,11 +127,9 @@ def partition_blocks(
     Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    task = AssignTask(
-        version=__version__, keys=partition_keys(n_partitions), n_rounds=n_rounds, ids=ids
-    )
+    task = AssignTask(keys=partition_keys(n_partitions), n_rounds=n_rounds, ids=ids)
     return (
-        blocks.mapInArrow(task, DEALT_DDL)
+        blocks.mapInArrow(task, ASSIGNED_DDL)
         .select("key", "round", "kind", "source", "seq", "n_rows", "nnz", "payload")
         .repartition(n_partitions, "key")
     )
@@ -152,10 +142,10 @@ def partition_keys(n_partitions: int) -> tuple[int, ...]:
     column of partition numbers collides; these keys give each partition its own.
     """
     keys: dict[int, int] = {}
-    candidate = 0
+    key = 0
     while len(keys) < n_partitions:
-        keys.setdefault(spark_hash(candidate) % n_partitions, candidate)
-        candidate += 1
+        keys.setdefault(spark_hash(key) % n_partitions, key)
+        key += 1
     return tuple(keys[p] for p in range(n_partitions))
 
 

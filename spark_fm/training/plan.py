@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
 from spark_fm.learner.spec import Hyperparameters
@@ -18,7 +17,7 @@ from spark_fm.learner.state import Layout
 from spark_fm.learner.statistics import FeatureCounts
 from spark_fm.learner.weights import FMWeights
 from spark_fm.spark.resources import CPU_DEVICE, Device
-from spark_fm.spark.session import is_local_master, result_limit, shares_files, task_slots
+from spark_fm.spark.session import SparkCluster
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
 
@@ -43,42 +42,19 @@ SMALL_ROUND_BYTES = 2**26
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """How a training is cut up.
+    """How a training is divided."""
 
-    Parameters
-    ----------
-    n_partitions : int
-        Spark tasks that train at once.
-    n_rounds : int
-        Times an epoch that they average.
-    solo : bool
-        All epochs run in one task.
-    merge_on_executors : bool
-    feature_dim : int
-        Length of the feature vectors.
-    ids : ndarray of shape (n_features,), int32, or None
-        Sorted ids of the table's rows; None when the table has all of feature_dim.
-    n_features : int
-        Rows of the table.
-    train_counts, all_counts : ndarray of shape (n_features,), int64
-        Non-zeros of each row's feature in the training rows, and in all rows.
-    n_bytes : int
-        Memory that training needs on this machine.
-    device : Device
-        What makes the passes.
-    """
-
-    n_partitions: int
-    n_rounds: int
-    single_task: bool
-    merge_on_executors: bool
-    feature_dim: int
-    ids: NDArray[np.int32] | None
-    n_features: int
-    train_counts: NDArray[np.int64]
-    all_counts: NDArray[np.int64]
-    n_bytes: int
-    device: Device = CPU_DEVICE
+    n_partitions: int  # Spark tasks that train at once
+    n_rounds: int  # times an epoch that their models are averaged
+    single_task: bool  # all epochs run in one task
+    merge_on_executors: bool  # deltas are averaged there first
+    feature_dim: int  # length of the feature vectors
+    ids: NDArray[np.int32] | None  # (n_features,) sorted ids of the table's rows; None: all
+    n_features: int  # rows of the table
+    train_counts: NDArray[np.int64]  # (n_features,) non-zeros of each in the training rows
+    all_counts: NDArray[np.int64]  # (n_features,) and in all rows
+    n_bytes: int  # memory that training needs on this machine
+    device: Device = CPU_DEVICE  # what makes the passes
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -90,21 +66,20 @@ class TrainPlan:
 
 
 def make_plan(
-    request: TrainConfig,
+    config: TrainConfig,
     data: PackedDataset,
-    session: SparkSession,
+    cluster: SparkCluster,
     *,
     known: FMWeights | None = None,
     device: Device = CPU_DEVICE,
 ) -> TrainPlan:
-    """Return the plan; raise ModelTooLargeError when the model cannot fit.
+    """Return the plan for a dataset.
 
-    InvalidDataError when dense rows are shorter than the model that training starts from.
-
-    ``known`` is the model that training starts from: its features stay in the table.
-    ``device`` makes the passes.
+    ``known`` is the model that training starts from: its features stay in the table. Raises
+    ModelTooLargeError when memory cannot hold the model, and InvalidDataError when dense rows
+    are shorter than the model that training starts from.
     """
-    spec = request.spec
+    spec = config.spec
     layout = Layout(spec.k, spec.optimizer)
     feature_dim = max(data.feature_dim, 0 if known is None else known.feature_dim)
     if data.has_dense and data.feature_dim < feature_dim:
@@ -118,25 +93,25 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
-    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, session, device)
-    n_partitions = request.num_workers or chosen
+    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, cluster, device)
+    n_partitions = config.num_workers or chosen
     _check_padding(data, spec)
     single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SINGLE_TASK_BYTES)
-    synced_columns = n_features * layout.n_synced * 4 * n_partitions
+    synced_bytes = n_features * layout.n_synced * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
-    n_rounds = request.averagings or choose_rounds(
-        n_partitions, entries_per_feature=data.train.nnz / seen, synced_bytes=synced_columns
+    n_rounds = config.averagings or choose_rounds(
+        n_partitions, entries_per_feature=data.train.nnz / seen, synced_bytes=synced_bytes
     )
-    overflows = synced_columns > result_limit(session) and not shares_files(session)
-    depth = request.aggregation_depth or (2 if overflows else 1)
-    # As they arrive, in one chunk, and renumbered; for a GPU sorted by block as well.
+    overflows = synced_bytes > cluster.result_limit and not cluster.shares_files
+    depth = config.aggregation_depth or (2 if overflows else 1)
+    # As they arrive, concatenated, and renumbered; for a GPU sorted by block as well.
     rows_in_task = (10 if device.is_gpu else 3) * data.n_bytes
-    collected = synced_columns if depth == 1 and not shares_files(session) else 0
+    collected = synced_bytes if depth == 1 and not cluster.shares_files else 0
     extra = rows_in_task if single_task else collected
     n_bytes = check_memory(
         layout, n_features, n_partitions=n_partitions, single_task=single_task,
         validates=data.has_validation,
-        extra=extra, session=session, sorts_rows=single_task and device.is_gpu,
+        extra=extra, cluster=cluster, sorts_rows=single_task and device.is_gpu,
     )  # fmt: skip
     return TrainPlan(
         n_partitions=n_partitions, n_rounds=1 if single_task else n_rounds, single_task=single_task,
@@ -158,15 +133,10 @@ def _check_padding(data: PackedDataset, spec: Hyperparameters) -> None:
 
 
 def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes: int) -> int:
-    """Return the averagings an epoch (docs/averaging.md).
+    """Return the averaging rounds of an epoch (docs/averaging.md).
 
-    Parameters
-    ----------
-    n_partitions : int
-    entries_per_feature : float
-        Mean number of training rows that have a feature, over those seen.
-    synced_bytes : int
-        Size of all partitions' deltas in one averaging.
+    ``entries_per_feature`` is the mean number of training rows that have a feature, over those
+    seen; ``synced_bytes`` the size of all partitions' deltas in one round.
     """
     if n_partitions <= 2:
         return n_partitions
@@ -176,14 +146,14 @@ def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes
     return min(max(wanted, MIN_ROUNDS), MAX_ROUNDS)
 
 
-def _choose_partitions(data: PackedDataset, k: int, session: SparkSession, device: Device) -> int:
+def _choose_partitions(data: PackedDataset, k: int, cluster: SparkCluster, device: Device) -> int:
     seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
     if device.is_gpu:
         seconds /= GPU_CORES
     wanted = int(seconds / SECONDS_PER_PARTITION)
     if wanted < 2 and data.n_bytes <= SINGLE_TASK_BYTES:
         return 1
-    return max(1, min(wanted, device.slots or task_slots(session)))
+    return max(1, min(wanted, device.slots or cluster.task_slots))
 
 
 def _table(
@@ -220,7 +190,7 @@ def check_memory(
     single_task: bool,
     validates: bool,
     extra: int,
-    session: SparkSession,
+    cluster: SparkCluster,
     sorts_rows: bool = False,
 ) -> int:
     """Return the bytes needed here; raise ModelTooLargeError when memory cannot hold them.
@@ -229,20 +199,20 @@ def check_memory(
     collects; ``sorts_rows`` says that they are sorted for a GPU as well.
     """
     parameters = 4 * n_features * (layout.k + 1)
-    synced_columns = 4 * n_features * (layout.n_synced + 1)
+    synced = 4 * n_features * (layout.n_synced + 1)
     state = n_features * layout.bytes_per_feature
     if single_task:
-        driver = 2 * synced_columns + 4 * parameters
-        worker = 2 * state + synced_columns + 3 * parameters + extra
+        driver = 2 * synced + 4 * parameters
+        worker = 2 * state + synced + 3 * parameters + extra
     else:
-        driver = state + 3 * synced_columns + (3 if validates else 2) * parameters + extra
+        driver = state + 3 * synced + (3 if validates else 2) * parameters + extra
         worker = state + (parameters if validates else 0)
-        if shares_files(session):  # all tasks map the one file of the driver
-            driver += synced_columns
+        if cluster.shares_files:  # all tasks map the one file of the driver
+            driver += synced
         else:
-            worker += synced_columns
-    local = is_local_master(session)
-    n_workers = min(n_partitions, task_slots(session)) if local else 0
+            worker += synced
+    local = cluster.is_local
+    n_workers = min(n_partitions, cluster.task_slots) if local else 0
     needed = driver + n_workers * worker
     available = available_memory()
     if available is not None and needed > MEMORY_SHARE * available:

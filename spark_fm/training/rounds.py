@@ -1,4 +1,32 @@
-"""Averaging rounds: one training cut into partitions, and the jobs that run them; driver only."""
+"""Averaging rounds: one fit cut into partitions, and the Spark jobs that run it; driver only.
+
+A round is one pass over a fraction of the rows, shared by all fits that are at the same point of
+their epoch: each partition trains every model from its shared state, and the models are averaged.
+The tasks are pure functions of (state, seed, epoch, round, partition, rows), so retries and
+speculation change nothing. The deltas are averaged in the order of partitions, so float addition
+has one order.
+
+How rows, states and deltas travel:
+
+=================  =========================  ==========================  =======================
+what               local master               cluster, Classic            Spark Connect
+=================  =========================  ==========================  =======================
+job                one for all rounds, while  one a round                 one a round
+                   every partition has a
+                   core (``WorkerPool``)
+rows               shard files of the machine that packed them, mapped; from Spark's persisted
+                   blocks where a task does not find its files, and for good after three times
+                   (``PartitionedBlocks``)
+state to tasks     a file, mapped; below      broadcast variable          in the task's closure;
+                   1 MiB without a pool a                                 above 24 MiB a file
+                   broadcast variable                                     artifact
+deltas to driver   files in a shared folder;  rows of the job: one Arrow result up to the
+                   rows name them             cluster's ``result_limit``, above it partition by
+                                              partition (``collect_rows``)
+averaging          on the driver, a thread a range of features; with ``aggregationDepth`` 2, the
+                   default where all deltas exceed the limit, on the executors first
+=================  =========================  ==========================  =======================
+"""
 
 from __future__ import annotations
 
@@ -6,7 +34,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,15 +44,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
-from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.averaging import AveragingRule, Delta
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import round_order
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.training import (
     AVERAGED_ETA,
@@ -42,8 +68,9 @@ from spark_fm.learner.training import (
 from spark_fm.spark.broadcast import Broadcast, broadcast, read_bytes, shared_folder
 from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, META, collect_rows
 from spark_fm.spark.gpu import GpuPassConfig
-from spark_fm.spark.session import shares_files
-from spark_fm.training.callbacks import EpochReport, WorkerInfo
+from spark_fm.spark.session import SparkCluster
+from spark_fm.training.callbacks import EpochReport
+from spark_fm.training.fit import Fit
 from spark_fm.training.packing import decode
 from spark_fm.training.partitions import PartitionedBlocks
 from spark_fm.training.plan import TrainPlan
@@ -60,8 +87,194 @@ from spark_fm.training.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
-MERGE_THREADS = min(8, os.cpu_count() or 1)
+AVERAGING_THREADS = min(8, os.cpu_count() or 1)
 SAMPLE_NNZ = 2**20  # of the sample in all: 8 MiB
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundRequest:
+    """What one fit asks of a job."""
+
+    update: LocalUpdate
+    columns: NDArray[np.float32]  # (n_features, n_synced + 1), the state to start from
+    bias: NDArray[np.float64]  # (4,)
+    rule: AveragingRule
+    to_validate: Parameters | None  # parameters to validate in the same job
+    train_on_all: bool
+    turn: int  # rounds that this fit has been through: those behind go first
+
+    @property
+    def key(self) -> tuple[int, bool, bool]:
+        """What must agree for one job to serve two fits."""
+        return self.update.round_index, self.train_on_all, self.to_validate is not None
+
+
+@dataclass(slots=True)
+class RoundResult:
+    """What a job brought one fit."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # one a partition, in order
+    # (partition, payload) of the deltas, by range of features; averaged if the executors do so.
+    deltas: dict[int, list[tuple[int, bytes | memoryview]]] = field(default_factory=dict)
+    sample: CsrBatch | None = None  # first training rows of the partitions
+    broadcast_seconds: float = 0.0  # this fit's fraction of the wall time
+    job_seconds: float = 0.0
+
+
+RoundGenerator = Generator[RoundRequest, RoundResult, TrainingProgress]
+
+
+def run_rounds(
+    fits: Sequence[RoundGenerator],
+    blocks: PartitionedBlocks,
+    cluster: SparkCluster,
+    plan: TrainPlan,
+    *,
+    gpu: GpuPassConfig | None = None,
+) -> list[TrainingProgress | TrainingDivergedError]:
+    """Run fits of one plan to their ends, in shared passes over the rows.
+
+    Each generator yields the rounds that it asks for and takes their results.
+    """
+    results: dict[int, TrainingProgress | TrainingDivergedError] = {}
+    waiting: dict[int, RoundRequest] = {}
+
+    def resume(number: int, result: RoundResult | None) -> None:
+        waiting.pop(number, None)
+        try:
+            rounds = fits[number]
+            waiting[number] = next(rounds) if result is None else rounds.send(result)
+        except StopIteration as end:
+            results[number] = end.value
+        except TrainingDivergedError as err:
+            # Its traceback would name this frame, and the tables of those below.
+            results[number] = err.with_traceback(None)
+
+    for number in range(len(fits)):
+        resume(number, None)
+    with WorkerPool(cluster, plan.n_partitions, blocks) as pool:
+        if plan.merge_on_executors:
+            pool.stop()
+        while waiting:
+            behind = min(waiting, key=lambda n: (waiting[n].turn, n))
+            key = waiting[behind].key
+            alike = [n for n in waiting if waiting[n].key == key]
+            alike.sort(key=lambda n: (waiting[n].turn, n))
+            batch = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
+            requests = [waiting[n] for n in batch]
+            try:
+                outcome = run_round(requests, blocks, pool, cluster, plan, gpu=gpu)
+            except (GpuNotFoundError, ModelTooLargeError) as err:
+                if gpu is None:
+                    raise
+                plan.device.fall_back_to_cpu(err)
+                gpu = None
+                pool.stop(waits=False)  # their job has failed
+                continue
+            for number, result in zip(batch, outcome, strict=True):
+                resume(number, result)
+    return [results[number] for number in range(len(fits))]
+
+
+def run_round(
+    requests: Sequence[RoundRequest],
+    blocks: PartitionedBlocks,
+    pool: WorkerPool,
+    cluster: SparkCluster,
+    plan: TrainPlan,
+    *,
+    gpu: GpuPassConfig | None = None,
+) -> list[RoundResult]:
+    """Return what one pass brings each of the requests, which have one key."""
+    clock = time.perf_counter()
+    rules = [request.rule for request in requests]
+    tables = [(p.table, p.bias) for p in (r.to_validate for r in requests) if p is not None]
+    with ExitStack() as stack:
+
+        def send(values: list[tuple[Any, Any]]) -> Broadcast:
+            n_bytes = sum(array.nbytes for array, _ in values)
+            return stack.enter_context(
+                broadcast(cluster, values, n_bytes=n_bytes, to_running_tasks=pool.usable)
+            )
+
+        states = send([(request.columns, request.bias) for request in requests])
+        selection = blocks.selection(
+            requests[0].update.round_index, train_on_all=requests[0].train_on_all,
+            validates=bool(tables),
+        )  # fmt: skip
+        task = LocalUpdateTask(
+            updates=tuple(request.update for request in requests), states=states,
+            to_validate=send(tables) if tables else None, rows=selection, gpu=gpu,
+        )  # fmt: skip
+        broadcast_at = time.perf_counter()
+        if cluster.shares_files and not plan.merge_on_executors:
+            task = replace(task, outbox=str(stack.enter_context(shared_folder())))
+        results = None
+        if selection.store is not None:
+            rows = pool.rows_of(task)
+            results = None if rows is None else _results(task, rules, rows)
+        if results is None:
+            results = _collected(task, rules, blocks.rows(selection), cluster, plan)
+        if any("missing" in metrics for metrics in results[0].metrics):
+            pool.stop()  # its tasks would keep the cores from others
+            task = replace(task, rows=blocks.without_files(selection))
+            results = _collected(task, rules, blocks.rows(task.rows), cluster, plan)
+    for result in results:
+        result.broadcast_seconds = (broadcast_at - clock) / len(requests)
+        result.job_seconds = (time.perf_counter() - broadcast_at) / len(requests)
+    return results
+
+
+def _collected(
+    task: LocalUpdateTask,
+    rules: list[AveragingRule],
+    frame: DataFrame,
+    cluster: SparkCluster,
+    plan: TrainPlan,
+) -> list[RoundResult]:
+    """Run the task as a job of its own."""
+    frame = frame.mapInArrow(task, CHUNK_DDL, profile=plan.device.profile)
+    if plan.merge_on_executors and task.rows.round_index != VALIDATE_ONLY:
+        average = AverageTask(rules=tuple(rules), states=task.states)
+
+        def averaged(group: pa.Table) -> pa.Table:
+            return average(group)
+
+        # One job: metrics and deltas leave the training tasks together.
+        frame = frame.groupBy("model", "name", "part").applyInArrow(averaged, CHUNK_DDL)
+    n_bytes = 0 if task.outbox else result_bytes(rules, plan)
+    spread = ["model", "name", "part", "partition"]
+    return _results(task, rules, collect_rows(frame, cluster, n_bytes=n_bytes, spread=spread))
+
+
+def _results(
+    task: LocalUpdateTask, rules: list[AveragingRule], rows: Iterable[tuple[Any, ...]]
+) -> list[RoundResult]:
+    """Return the result of each fit from rows of CHUNK_DDL."""
+    metrics: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
+    samples: list[dict[int, bytes]] = [{} for _ in rules]
+    results = [RoundResult() for _ in rules]
+    for model, partition, name, part, payload in rows:
+        if name == META:
+            metrics[model][partition] = json.loads(bytes(payload))
+        elif name == SAMPLE:
+            samples[model][partition] = bytes(payload)
+        else:
+            if name == DELTA_FILE and task.outbox is not None:
+                payload = read_bytes(Path(task.outbox) / bytes(payload).decode())
+            results[model].deltas.setdefault(part, []).append((partition, payload))
+    for result, by_partition, parts in zip(results, metrics, samples, strict=True):
+        result.metrics = [by_partition[p] for p in sorted(by_partition)]
+        if parts:
+            batches = [decode(parts[p], *by_partition[p]["sample_shape"]) for p in sorted(parts)]
+            result.sample = CsrBatch.concat(batches)
+    return results
+
+
+def result_bytes(rules: Sequence[AveragingRule], plan: TrainPlan) -> int:
+    """Return an upper bound of what the driver gets for these fits in one job."""
+    n_bytes = sum(4 * plan.n_features * (rule.layout.n_synced + 2) for rule in rules)
+    return n_bytes if plan.merge_on_executors else n_bytes * plan.n_partitions
 
 
 @dataclass(slots=True)
@@ -72,550 +285,278 @@ class _EpochTotals:
     weight_sum: float = 0.0
     n_rows: int = 0
     n_rounds: int = 0
-    rejected: int = 0
+    n_rollbacks: int = 0
     step_scale: float = 1.0
     compile_seconds: float = 0.0
     phases: dict[str, float] = field(
         default_factory=lambda: {"broadcast": 0.0, "train": 0.0, "merge": 0.0, "validate": 0.0}
     )
 
+    def add(self, metrics: list[dict[str, Any]]) -> None:
+        """Add the metrics of a round's partitions."""
+        self.n_rounds += 1
+        self.loss_sum += sum(m["loss_sum"] for m in metrics)
+        self.weight_sum += sum(m["weight_sum"] for m in metrics)
+        self.n_rows += sum(m["n_rows"] for m in metrics)
+        self.compile_seconds = max([self.compile_seconds, *(m["compile_seconds"] for m in metrics)])
+
+    def start_again(self) -> None:
+        """Forget the rounds of an epoch that is rolled back."""
+        self.loss_sum = self.weight_sum = 0.0
+        self.n_rows = self.n_rounds = 0
+
 
 class AveragingTrainer:
-    """Trains one run on the partitions of a layout of blocks.
+    """Trains one fit in averaging rounds, as a generator of the rounds that it asks for."""
 
-    Parameters
-    ----------
-    spec : Hyperparameters
-    plan : TrainPlan
-    scaling : Scaling
-    metric : str
-        Validation metric that decides.
-    train_on_all : bool
-        Train on validation rows too, and validate nothing.
-    has_validation : bool
-    n_rows : int
-        Training rows of an epoch.
-    tell : callable
-        Takes each finished epoch; False ends the training.
-    keep : callable or None
-        Takes the run where it may be taken up again: after every ``keep_every`` epochs.
-    workers : WorkerInfo
-        Takes who makes the passes.
-    """
-
-    def __init__(  # noqa: PLR0913
-        self,
-        spec: Hyperparameters,
-        plan: TrainPlan,
-        *,
-        scaling: Scaling,
-        metric: str,
-        train_on_all: bool,
-        has_validation: bool,
-        n_rows: int,
-        tell: Callable[[EpochReport], bool],
-        keep: Callable[[TrainingProgress], None] | None = None,
-        keep_every: int = 1,
-        worker_info: WorkerInfo | None = None,
-    ) -> None:
-        self._spec = spec
+    def __init__(self, fit: Fit, plan: TrainPlan) -> None:
+        self._fit = fit
+        self._spec = fit.spec
+        self._progress = fit.progress
         self._plan = plan
-        self._scaling = scaling
-        self._metric = metric
-        self._train_on_all = train_on_all
-        self._has_validation = has_validation
-        self._n_rows = n_rows
-        self._tell = tell
-        self._keep = keep
-        self._keep_every = keep_every
-        self._worker_info = worker_info or WorkerInfo()
         self._mean = self._limit = float("nan")
-        self._sample: CsrBatch | None = None  # rows to judge merged models by
-        self._candidate: Parameters | None = None
+        self._sample: CsrBatch | None = None  # rows to judge averaged models by
+        self._parameters: Parameters | None = None  # of the epoch that was finished last
         self._turn = 0
 
-    def steps(self, run: TrainingProgress) -> RoundGenerator:
-        """Advance ``run`` in place to its end and return it, round by round.
+    def rounds(self) -> RoundGenerator:
+        """Advance the fit's progress in place to its end and return it, round by round.
 
         An epoch is validated by the first job of the next one, which saves a job.
         """
-        waiting: _EpochTotals | None = None
-        while run.epoch < self._spec.epochs and not run.finished:
+        fit, progress = self._fit, self._progress
+        unvalidated: _EpochTotals | None = None
+        while progress.epoch < self._spec.epochs and not progress.finished:
             totals = _EpochTotals()
-            yield from self._epoch(run, totals, waiting)
-            if run.finished:
-                return run
-            self._finish_epoch(run, totals)
-            waiting = totals
-            keeps = self._keep is not None and run.epoch % self._keep_every == 0
-            if not self._has_validation:
-                self._close_epoch(run, totals, None)
-                waiting = None
-            elif keeps:
-                yield from self._round(run, VALIDATE_ONLY, totals, totals)
-                waiting = None
-            if keeps and self._keep is not None:
-                self._keep(run)
-        if waiting is not None:
-            yield from self._round(run, VALIDATE_ONLY, waiting, waiting)
-        run.finished = True
-        return run
+            yield from self._epoch(totals, unvalidated)
+            if progress.finished:
+                return progress
+            self._finish_epoch(totals)
+            unvalidated = totals
+            is_due = fit.on_checkpoint and progress.epoch % fit.checkpoint_interval == 0
+            if not fit.has_validation:
+                self._record_epoch(totals, None)
+                unvalidated = None
+            elif is_due:
+                yield from self._round(VALIDATE_ONLY, totals, totals)
+                unvalidated = None
+            if is_due and fit.on_checkpoint:
+                fit.on_checkpoint(fit)
+        if unvalidated is not None:
+            yield from self._round(VALIDATE_ONLY, unvalidated, unvalidated)
+        progress.finished = True
+        return progress
 
     def _epoch(
-        self, run: TrainingProgress, totals: _EpochTotals, waiting: _EpochTotals | None
+        self, totals: _EpochTotals, unvalidated: _EpochTotals | None
     ) -> Generator[RoundRequest, RoundResult, None]:
-        """Train one epoch in place; again with smaller steps when it diverges.
+        """Train one epoch in place; again with lower learning rates when it diverges.
 
-        ``waiting`` is the epoch before, which the first job validates: when that ends the
-        training, nothing is merged.
+        ``unvalidated`` is the epoch before, which the first job validates: when that ends the
+        fit, nothing is averaged.
         """
+        progress = self._progress
         clock = time.perf_counter()
-        before, bias, last_loss = run.state.synced_columns(), run.state.bias.copy(), run.last_loss
+        before, bias = progress.state.synced_columns(), progress.state.bias.copy()
+        last_loss = progress.last_loss
         totals.phases["broadcast"] += time.perf_counter() - clock
-        closing = waiting
-        order = round_order(self._spec, self._plan.n_rounds, run.epoch)
+        order = round_order(self._spec, self._plan.n_rounds, progress.epoch)
         for _ in range(MAX_BACKOFFS + 1):
-            totals.loss_sum = totals.weight_sum = 0.0
-            totals.n_rows = totals.n_rounds = 0
-            old: NDArray[np.float32] | None = before
+            totals.start_again()
+            columns: NDArray[np.float32] | None = before
             for round_index in order:
-                sound = yield from self._round(run, int(round_index), totals, closing, old)
-                closing = old = None
-                if run.finished:
+                converges = yield from self._round(int(round_index), totals, unvalidated, columns)
+                unvalidated = columns = None
+                if progress.finished:
                     return
-                if not sound:
+                if not converges:
                     break
             else:
                 return
-            totals.rejected += 1
-            run.step_scale *= LR_BACKOFF
-            run.state = TrainState.from_synced(run.state.layout, before, bias)
-            run.last_loss = last_loss
+            totals.n_rollbacks += 1
+            progress.step_scale *= LR_BACKOFF
+            progress.state = TrainState.from_synced(progress.state.layout, before, bias)
+            progress.last_loss = last_loss
             log.warning(
-                "epoch %d, round %d: training diverged; the epoch starts again, steps now x%g",
-                run.epoch, round_index, run.step_scale,
+                "epoch %d, round %d: training diverged; restarting the epoch with learning rates "
+                "x%g", progress.epoch, round_index, progress.step_scale,
             )  # fmt: skip
-        text = divergence_text(run.epoch, self._mean, run.loss_limit, self._spec)
+        text = divergence_text(progress.epoch, self._mean, progress.loss_limit, self._spec)
         raise TrainingDivergedError(text)
 
-    def _finish_epoch(self, run: TrainingProgress, totals: _EpochTotals) -> None:
-        """Take the epoch into the average and keep what it gives, apart from the state."""
+    def _round(
+        self,
+        round_index: int,
+        totals: _EpochTotals,
+        validated: _EpochTotals | None,
+        columns: NDArray[np.float32] | None = None,
+    ) -> Generator[RoundRequest, RoundResult, bool]:
+        """Train every partition's rows of a round and average; return whether it converges.
+
+        ``validated`` is the epoch that the same job validates, ``columns`` a copy of the state
+        where there is one.
+        """
+        progress, workers = self._progress, self._fit.worker_info
+        clock = time.perf_counter()
+        columns = progress.state.synced_columns() if columns is None else columns
+        copy_seconds = time.perf_counter() - clock
+        result = yield self._request(round_index, columns, totals, validates=validated is not None)
+        clock = time.perf_counter()
+        self._turn += 1
+        metrics = result.metrics
+        self._sample = self._sample or result.sample
+        workers.workers = max(workers.workers, len(metrics))
+        workers.gpus |= {m["gpu"] for m in metrics} - {None}
+        validate_seconds = 0.0
+        if validated is not None:
+            validate_seconds = max((m["validate_seconds"] for m in metrics), default=0.0)
+            validate_seconds = min(validate_seconds, result.job_seconds)
+            validated.phases["validate"] += validate_seconds
+            sums = sum((MetricSums.from_dict(m["validation"]) for m in metrics), MetricSums())
+            self._record_epoch(validated, sums)
+        if round_index == VALIDATE_ONLY or progress.finished:
+            return True
+        totals.add(metrics)
+        converges = self._is_converging(totals, metrics)
+        if converges:
+            self._average(columns, result)
+            is_last = totals.n_rounds == self._plan.n_rounds
+            converges = not is_last or self._average_is_converging()
+        totals.phases["broadcast"] += copy_seconds + result.broadcast_seconds
+        totals.phases["train"] += result.job_seconds - validate_seconds
+        totals.phases["merge"] += time.perf_counter() - clock
+        return converges
+
+    def _request(
+        self,
+        round_index: int,
+        columns: NDArray[np.float32],
+        totals: _EpochTotals,
+        *,
+        validates: bool,
+    ) -> RoundRequest:
+        progress, n_partitions = self._progress, self._plan.n_partitions
+        update = LocalUpdate(
+            spec=self._spec, scaling=self._fit.scaling, epoch=progress.epoch,
+            round_index=round_index, step_scale=progress.step_scale,
+            sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
+            sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
+            judges_start=bool(np.isnan(progress.loss_limit)),
+            judges_end=totals.n_rounds + 1 == self._plan.n_rounds,
+        )  # fmt: skip
+        return RoundRequest(
+            update=update, columns=columns, bias=progress.state.bias, rule=self._rule(),
+            to_validate=self._finished_parameters() if validates else None,
+            train_on_all=self._fit.train_on_all, turn=self._turn,
+        )  # fmt: skip
+
+    def _rule(self) -> AveragingRule:
+        spec, progress = self._spec, self._progress
+        return AveragingRule(
+            layout=progress.state.layout,
+            n_partitions=self._plan.n_partitions,
+            linear_lr=spec.linear.lr * progress.step_scale,
+            factors_lr=spec.factors.lr * progress.step_scale,
+            residual=progress.last_loss if spec.loss == "squared" else 1.0,
+        )
+
+    def _average(self, columns: NDArray[np.float32], result: RoundResult) -> None:
+        """Write the averaged rows and bias into the progress's state, in place."""
+        progress, rule, deltas = self._progress, self._rule(), result.deltas
+        width = rule.layout.n_synced
+
+        def average(part: int) -> None:
+            payloads = [payload for _, payload in sorted(deltas.pop(part), key=lambda p: p[0])]
+            if self._plan.merge_on_executors:
+                averaged = Delta.from_bytes(payloads[0], width)
+            else:
+                averaged = average_range(columns, part, payloads, rule)
+            progress.state.rows[averaged.ids, :width] = averaged.columns
+
+        with ThreadPoolExecutor(AVERAGING_THREADS) as threads:  # each range has its own features
+            list(threads.map(average, sorted(deltas)))
+        active = [m for m in result.metrics if m["n_rows"]]
+        if active:
+            progress.state.bias[:] = np.mean([m["bias"] for m in active], axis=0)
+            weight = sum(m["weight_sum"] for m in active)
+            if weight:
+                progress.last_loss = sum(m["loss_sum"] for m in active) / weight
+
+    def _is_converging(self, totals: _EpochTotals, metrics: list[dict[str, Any]]) -> bool:
+        """Return whether the epoch so far is finite and below the divergence limit.
+
+        As for a fit in one task, the mean loss of the epoch is judged, and the loss at its end:
+        one round may be a few rows, whose first updates overshoot. What averaging makes of the
+        partitions' models, ``_average_is_converging`` judges.
+        """
+        weight = sum(m["weight_sum"] for m in metrics)
+        if weight == 0:
+            return True
+        before, after = (
+            np.sum([m[name] for m in metrics], axis=0) for name in ("sample_before", "sample_after")
+        )
+        null_loss = sum(m["null_loss_sum"] for m in metrics) / weight
+        progress = self._progress
+        if np.isnan(progress.loss_limit):
+            progress.loss_limit = divergence_limit(float(before[0] / before[1]), null_loss)
+        self._limit = limit = max(progress.loss_limit, divergence_limit(0.0, null_loss))
+        # Weights have mean 1: the rows are the weight of the epoch.
+        self._mean = totals.loss_sum / self._fit.n_rows
+        if not all(m["finite"] for m in metrics) or not self._mean <= limit:
+            return False
+        is_last = totals.n_rounds == self._plan.n_rounds
+        return bool(not is_last or after[0] <= limit * after[1])
+
+    def _average_is_converging(self) -> bool:
+        """Return whether the averaged model at the end of an epoch is below the limit too.
+
+        Partitions that each learn well may still make a diverging model together.
+        """
+        state = self._progress.state
+        if self._sample is None:
+            return state.is_finite()
+        loss, weight = sample_loss(state, self._sample, self._spec)
+        self._mean = loss / weight if weight else 0.0
+        return state.is_finite() and self._mean <= self._limit
+
+    def _finish_epoch(self, totals: _EpochTotals) -> None:
+        """Take the epoch into the average of epochs."""
+        progress = self._progress
         clock = time.perf_counter()
         if self._spec.average_epochs:
-            if run.average is None:
-                run.average = Parameters.of(run.state)
+            if progress.average is None:
+                progress.average = Parameters.of(progress.state)
             else:
-                run.average.move_towards_inplace(run.state, run.epoch, AVERAGED_ETA)
-        self._candidate = run.average or Parameters.of(run.state)
+                progress.average.move_towards_inplace(progress.state, progress.epoch, AVERAGED_ETA)
+        self._parameters = progress.average or Parameters.of(progress.state)
         totals.phases["merge"] += time.perf_counter() - clock
-        totals.step_scale = run.step_scale
-        run.epoch += 1
+        totals.step_scale = progress.step_scale
+        progress.epoch += 1
 
-    def _close_epoch(
-        self, run: TrainingProgress, totals: _EpochTotals, sums: MetricSums | None
-    ) -> None:
+    def _record_epoch(self, totals: _EpochTotals, sums: MetricSums | None) -> None:
         """Record the epoch that was finished last, with its validation."""
-        epoch = run.epoch - 1
+        fit, progress = self._fit, self._progress
         mean = totals.loss_sum / totals.weight_sum if totals.weight_sum else 0.0
         record = EpochRecord(
-            epoch=epoch,
-            train_loss=mean * loss_scale(self._spec, self._scaling.label),
+            epoch=progress.epoch - 1,
+            train_loss=mean * loss_scale(self._spec, fit.scaling.label),
             validation=sums,
             train_seconds=totals.phases["train"],
             validate_seconds=totals.phases["validate"],
             compile_seconds=totals.compile_seconds,
             step_scale=totals.step_scale,
-            n_rejected=totals.rejected,
+            n_rejected=totals.n_rollbacks,
         )
         if sums is not None:
-            value = sums.values(self._spec.loss)[self._metric]
-            if run.stopping.observe(epoch, value):
-                run.best = self._epoch_candidate().copy()
-        run.history.append(record)
+            value = sums.values(self._spec.loss)[fit.metric]
+            if progress.stopping.observe(record.epoch, value):
+                progress.best = self._finished_parameters().copy()
+        progress.history.append(record)
         seconds = sum(totals.phases.values())
         report = EpochReport(record, self._spec, totals.n_rows, seconds, totals.phases)
-        run.finished = not self._tell(report) or run.stopping.should_stop
+        progress.finished = not fit.on_epoch_end(report) or progress.stopping.should_stop
 
-    def _epoch_candidate(self) -> Parameters:
-        if self._candidate is None:
+    def _finished_parameters(self) -> Parameters:
+        if self._parameters is None:
             raise RuntimeError("no epoch has been finished yet")
-        return self._candidate
-
-    def _round(
-        self,
-        run: TrainingProgress,
-        round_index: int,
-        totals: _EpochTotals,
-        closing: _EpochTotals | None,
-        old: NDArray[np.float32] | None = None,
-    ) -> Generator[RoundRequest, RoundResult, bool]:
-        """Train every partition's share of a round and merge; tell whether it is sound.
-
-        ``closing`` is the epoch that the same job validates, ``old`` a copy of the state
-        where there is one.
-        """
-        clock = time.perf_counter()
-        old = run.state.synced_columns() if old is None else old
-        copied = time.perf_counter() - clock
-        result = yield self._wanted(run, round_index, old, totals, validates=closing is not None)
-        clock = time.perf_counter()
-        self._turn += 1
-        facts = result.facts
-        self._sample = self._sample or result.sample
-        self._worker_info.workers = max(self._worker_info.workers, len(facts))
-        self._worker_info.gpus |= {f["gpu"] for f in facts} - {None}
-        validate_seconds = 0.0
-        if closing is not None:
-            validate_seconds = max((f["validate_seconds"] for f in facts), default=0.0)
-            validate_seconds = min(validate_seconds, result.job_seconds)
-            closing.phases["validate"] += validate_seconds
-            sums = sum((MetricSums.from_dict(f["validation"]) for f in facts), MetricSums())
-            self._close_epoch(run, closing, sums)
-        if round_index == VALIDATE_ONLY or run.finished:
-            return True
-        self._note(totals, facts)
-        totals.n_rounds += 1
-        sound = self._is_sound(run, totals, facts)
-        if sound:
-            self._merge(run, old, result)
-            sound = totals.n_rounds < self._plan.n_rounds or self._is_merged_sound(run)
-        totals.phases["broadcast"] += copied + result.ship_seconds
-        totals.phases["train"] += result.job_seconds - validate_seconds
-        totals.phases["merge"] += time.perf_counter() - clock
-        return sound
-
-    def _wanted(
-        self,
-        run: TrainingProgress,
-        round_index: int,
-        old: NDArray[np.float32],
-        totals: _EpochTotals,
-        *,
-        validates: bool,
-    ) -> RoundRequest:
-        n_partitions = self._plan.n_partitions
-        part = LocalUpdate(
-            spec=self._spec, scaling=self._scaling, epoch=run.epoch, round_index=round_index,
-            step_scale=run.step_scale,
-            sample_rows=0 if self._sample else max(1, SAMPLE_ROWS // n_partitions),
-            sample_nnz=max(1, SAMPLE_NNZ // n_partitions),
-            judges_start=bool(np.isnan(run.loss_limit)),
-            judges_end=totals.n_rounds + 1 == self._plan.n_rounds,
-        )  # fmt: skip
-        return RoundRequest(
-            part=part, columns=old, bias=run.state.bias, rule=self._rule(run),
-            candidate=self._epoch_candidate() if validates else None,
-            train_on_all=self._train_on_all, turn=self._turn,
-        )  # fmt: skip
-
-    def _rule(self, run: TrainingProgress) -> AveragingRule:
-        spec = self._spec
-        return AveragingRule(
-            layout=run.state.layout,
-            n_partitions=self._plan.n_partitions,
-            linear_lr=spec.linear.lr * run.step_scale,
-            factors_lr=spec.factors.lr * run.step_scale,
-            residual=run.last_loss if spec.loss == "squared" else 1.0,
-        )
-
-    def _is_sound(
-        self, run: TrainingProgress, totals: _EpochTotals, facts: list[dict[str, Any]]
-    ) -> bool:
-        """Tell whether the epoch so far is finite and has not exploded.
-
-        As for a training in one task, it is the mean loss of the epoch that is judged, and
-        the loss at its end: one round may be a few rows, whose first steps overshoot.
-        What the merge makes of the partitions' models, ``_is_merged_sound`` judges.
-        """
-        weight = sum(f["weight_sum"] for f in facts)
-        if weight == 0:
-            return True
-        before, after = (
-            np.sum([f[name] for f in facts], axis=0) for name in ("sample_before", "sample_after")
-        )
-        idle = sum(f["idle_sum"] for f in facts) / weight
-        if np.isnan(run.loss_limit):
-            run.loss_limit = divergence_limit(float(before[0] / before[1]), idle)
-        self._limit = limit = max(run.loss_limit, divergence_limit(0.0, idle))
-        # Weights have mean 1: the rows are the weight of the epoch.
-        self._mean = totals.loss_sum / self._n_rows
-        if not all(f["finite"] for f in facts) or not self._mean <= limit:
-            return False
-        is_last = totals.n_rounds == self._plan.n_rounds
-        return bool(not is_last or after[0] <= limit * after[1])
-
-    def _is_merged_sound(self, run: TrainingProgress) -> bool:
-        """Tell whether the merged model at the end of an epoch has a sane loss too.
-
-        Partitions that each learn well may still make an exploding model together.
-        """
-        if self._sample is None:
-            return run.state.is_finite()
-        loss, weight = sample_loss(run.state, self._sample, self._spec)
-        self._mean = loss / weight if weight else 0.0
-        return run.state.is_finite() and self._mean <= self._limit
-
-    def _merge(self, run: TrainingProgress, old: NDArray[np.float32], result: RoundResult) -> None:
-        """Write the merged rows and bias into the run's state, in place."""
-        rule, width, chunks = self._rule(run), run.state.layout.n_synced, result.chunks
-
-        def merge(part: int) -> None:
-            payloads = [payload for _, payload in sorted(chunks.pop(part), key=lambda p: p[0])]
-            if self._plan.merge_on_executors:
-                merged = Delta.from_bytes(payloads[0], width)
-            else:
-                merged = average_range(old, part, payloads, rule)
-            run.state.rows[merged.ids, :width] = merged.columns
-
-        with ThreadPoolExecutor(MERGE_THREADS) as pool:  # each range has features of its own
-            list(pool.map(merge, sorted(chunks)))
-        active = [f for f in result.facts if f["n_rows"]]
-        if active:
-            run.state.bias[:] = np.mean([f["bias"] for f in active], axis=0)
-            weight = sum(f["weight_sum"] for f in active)
-            if weight:
-                run.last_loss = sum(f["loss_sum"] for f in active) / weight
-
-    @staticmethod
-    def _note(totals: _EpochTotals, facts: list[dict[str, Any]]) -> None:
-        totals.compile_seconds = max(
-            [totals.compile_seconds, *(f["compile_seconds"] for f in facts)]
-        )
-        totals.loss_sum += sum(f["loss_sum"] for f in facts)
-        totals.weight_sum += sum(f["weight_sum"] for f in facts)
-        totals.n_rows += sum(f["n_rows"] for f in facts)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RoundRequest:
-    """What one training asks of a job.
-
-    Parameters
-    ----------
-    part : LocalUpdate
-    columns : ndarray of shape (n_features, n_synced + 1), float32
-        State to start from.
-    bias : ndarray of shape (4,), float64
-    candidate : Parameters or None
-        Parameters to validate in the same job.
-    rule : AveragingRule
-    train_on_all : bool
-        Validation rows train too.
-    turn : int
-        Rounds that this training has been through: those behind go first.
-    """
-
-    part: LocalUpdate
-    columns: NDArray[np.float32]
-    bias: NDArray[np.float64]
-    candidate: Parameters | None
-    rule: AveragingRule
-    train_on_all: bool
-    turn: int
-
-    @property
-    def key(self) -> tuple[int, bool, bool]:
-        """What must agree for one job to serve two trainings."""
-        return self.part.round_index, self.train_on_all, self.candidate is not None
-
-
-@dataclass(slots=True)
-class RoundResult:
-    """What came back for one training.
-
-    Parameters
-    ----------
-    facts : list of dict
-        One a partition, in order.
-    chunks : dict of int to list
-        Deltas of (partition, payload) by range of ids; merged ones when the executors
-        merge.
-    sample : CsrBatch or None
-        First training rows of the partitions.
-    ship_seconds, job_seconds : float
-        This training's share of the wall time.
-    """
-
-    facts: list[dict[str, Any]] = field(default_factory=list)
-    chunks: dict[int, list[tuple[int, bytes | memoryview]]] = field(default_factory=dict)
-    sample: CsrBatch | None = None
-    ship_seconds: float = 0.0
-    job_seconds: float = 0.0
-
-
-RoundGenerator = Generator[RoundRequest, RoundResult, TrainingProgress]
-
-
-def run_rounds(
-    trainings: Sequence[RoundGenerator],
-    blocks: PartitionedBlocks,
-    session: SparkSession,
-    plan: TrainPlan,
-    *,
-    gpu: GpuPassConfig | None = None,
-) -> list[TrainingProgress | TrainingDivergedError]:
-    """Run trainings to their ends, in shared passes over the rows.
-
-    Parameters
-    ----------
-    trainings : sequence of generators
-        Each yields the rounds that it wants and takes what came back.
-    blocks : PartitionedBlocks
-    session : SparkSession
-    plan : TrainPlan
-        Partitions, rounds, table and device that the trainings have in common.
-    gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the CPU.
-    """
-    results: dict[int, TrainingProgress | TrainingDivergedError] = {}
-    waiting: dict[int, RoundRequest] = {}
-
-    def resume(number: int, result: RoundResult | None) -> None:
-        waiting.pop(number, None)
-        try:
-            steps = trainings[number]
-            waiting[number] = next(steps) if result is None else steps.send(result)
-        except StopIteration as end:
-            results[number] = end.value
-        except TrainingDivergedError as err:
-            # Its traceback would name this frame, and the tables of those below.
-            results[number] = err.with_traceback(None)
-
-    for number in range(len(trainings)):
-        resume(number, None)
-    with WorkerPool(session, plan.n_partitions, blocks) as pool:
-        if plan.merge_on_executors:
-            pool.stop()
-        while waiting:
-            behind = min(waiting, key=lambda n: (waiting[n].turn, n))
-            key = waiting[behind].key
-            alike = [n for n in waiting if waiting[n].key == key]
-            alike.sort(key=lambda n: (waiting[n].turn, n))
-            chosen = alike[: max(1, JOB_BYTES // result_bytes([waiting[behind].rule], plan))]
-            requests = [waiting[n] for n in chosen]
-            try:
-                outcome = run_round(requests, blocks, pool, session, plan, gpu=gpu)
-            except (GpuNotFoundError, ModelTooLargeError) as err:
-                if gpu is None:
-                    raise
-                plan.device.fall_back_to_cpu(err)
-                gpu = None
-                pool.stop(waits=False)  # their job has failed
-                continue
-            for number, result in zip(chosen, outcome, strict=True):
-                resume(number, result)
-    return [results[number] for number in range(len(trainings))]
-
-
-def run_round(
-    requests: Sequence[RoundRequest],
-    blocks: PartitionedBlocks,
-    pool: WorkerPool,
-    session: SparkSession,
-    plan: TrainPlan,
-    *,
-    gpu: GpuPassConfig | None = None,
-) -> list[RoundResult]:
-    """Return what one pass brings for each of the rounds, which have one key."""
-    clock = time.perf_counter()
-    values = [(e.columns, e.bias) for e in requests]
-    n_bytes = sum(e.columns.nbytes for e in requests)
-    chosen = [e.candidate for e in requests if e.candidate is not None]
-    with ExitStack() as stack:
-        to_running_tasks = pool.usable
-        states = stack.enter_context(
-            broadcast(session, values, n_bytes=n_bytes, to_running_tasks=to_running_tasks)
-        )
-        candidates = None
-        if chosen:
-            tables = [(c.table, c.bias) for c in chosen]
-            n_bytes = sum(c.table.nbytes for c in chosen)
-            candidates = stack.enter_context(
-                broadcast(session, tables, n_bytes=n_bytes, to_running_tasks=to_running_tasks)
-            )
-        shipped_at = time.perf_counter()
-        wanted = blocks.wanted(
-            requests[0].part.round_index, train_on_all=requests[0].train_on_all,
-            validates=candidates is not None,
-        )  # fmt: skip
-        task = LocalUpdateTask(
-            version=__version__, parts=tuple(e.part for e in requests), states=states,
-            candidates=candidates, rows=wanted, gpu=gpu,
-        )  # fmt: skip
-        if shares_files(session) and not plan.merge_on_executors:
-            task = replace(task, outbox=str(stack.enter_context(shared_folder())))
-        rules = [e.rule for e in requests]
-        results = None
-        if wanted.store is not None:
-            rows = pool.rows_of(task)
-            results = None if rows is None else _results(task, rules, rows)
-        if results is None:
-            results = _gathered(task, rules, blocks.rows(wanted), session, plan)
-        if any("missing" in facts for facts in results[0].facts):
-            pool.stop()  # its tasks would keep the cores from others
-            task = replace(task, rows=blocks.without_files(wanted))
-            results = _gathered(task, rules, blocks.rows(task.rows), session, plan)
-    share = 1 / len(requests)
-    for result in results:
-        result.ship_seconds = share * (shipped_at - clock)
-        result.job_seconds = share * (time.perf_counter() - shipped_at)
-    return results
-
-
-def _gathered(
-    task: LocalUpdateTask,
-    rules: list[AveragingRule],
-    frame: DataFrame,
-    session: SparkSession,
-    plan: TrainPlan,
-) -> list[RoundResult]:
-    frame = frame.mapInArrow(task, CHUNK_DDL, profile=plan.device.profile)
-    if plan.merge_on_executors and task.rows.round_index != VALIDATE_ONLY:
-        frame = _merged_on_executors(frame, task.states, rules)
-    n_bytes = 0 if task.outbox else result_bytes(rules, plan)
-    rows = collect_rows(
-        frame, session, n_bytes=n_bytes, spread=["model", "name", "part", "partition"]
-    )  # fmt: skip
-    return _results(task, rules, rows)
-
-
-def _results(
-    task: LocalUpdateTask, rules: list[AveragingRule], rows: Iterable[tuple[Any, ...]]
-) -> list[RoundResult]:
-    """Return what the rows of PIECE_DDL say, for each model."""
-    facts: list[dict[int, dict[str, Any]]] = [{} for _ in rules]
-    samples: list[dict[int, bytes]] = [{} for _ in rules]
-    results = [RoundResult() for _ in rules]
-    for model, partition, name, part, payload in rows:
-        if name == META:
-            facts[model][partition] = json.loads(bytes(payload))
-        elif name == SAMPLE:
-            samples[model][partition] = bytes(payload)
-        else:
-            if name == DELTA_FILE and task.outbox is not None:
-                payload = read_bytes(Path(task.outbox) / bytes(payload).decode())
-            results[model].chunks.setdefault(part, []).append((partition, payload))
-    for result, found, parts in zip(results, facts, samples, strict=True):
-        result.facts = [found[p] for p in sorted(found)]
-        if parts:
-            batches = [decode(parts[p], *found[p]["sample_shape"]) for p in sorted(parts)]
-            result.sample = CsrBatch.concat(batches)
-    return results
-
-
-def result_bytes(rules: Sequence[AveragingRule], plan: TrainPlan) -> int:
-    """Return an upper bound of what the driver gets for these trainings in one job."""
-    n_bytes = sum(4 * plan.n_features * (rule.layout.n_synced + 2) for rule in rules)
-    return n_bytes if plan.merge_on_executors else n_bytes * plan.n_partitions
-
-
-def _merged_on_executors(
-    frame: DataFrame, states: Broadcast, rules: list[AveragingRule]
-) -> DataFrame:
-    task = AverageTask(version=__version__, rules=tuple(rules), states=states)
-
-    def merge(group: pa.Table) -> pa.Table:
-        return task(group)
-
-    # One job: facts and deltas leave the training tasks together.
-    return frame.groupBy("model", "name", "part").applyInArrow(merge, CHUNK_DDL)
+        return self._parameters

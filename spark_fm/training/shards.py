@@ -288,14 +288,14 @@ class RowSelection:
             kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
             yield TRAIN, [set_name(kind, self.round_index) for kind in kinds]
 
-    def covers(self, is_validation: Any, round_index: Any) -> Any:
+    def selects(self, is_validation: Any, round_index: Any) -> Any:
         """Return which blocks are read: of arrays or of Spark columns, one value a block."""
         chosen = round_index == self.round_index
         if not self.train_on_all:
             chosen = chosen & ~is_validation
         return chosen | is_validation if self.validates else chosen
 
-    def target(self, kind: int) -> int:
+    def role(self, kind: int) -> int:
         """Return what is done with the rows of a kind."""
         return TRAIN if self.train_on_all else kind
 
@@ -305,13 +305,13 @@ class RowsMissingError(Exception):
 
 
 def read_rows(
-    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
+    selection: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
     """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
 
     Parameters
     ----------
-    wanted : RowSelection
+    selection : RowSelection
     batches : iterator of RecordBatch
         Blocks, in the order of round, kind, source and seq; where they are to be in
         files, the sizes of all blocks of the partition, in any order.
@@ -325,14 +325,14 @@ def read_rows(
     InvalidDataError
         For a feature that the table does not have.
     """
-    if wanted.store is None:
-        yield from _from_blocks(wanted, batches, n_features)
+    if selection.store is None:
+        yield from _from_blocks(selection, batches, n_features)
     else:
-        yield from _from_files(wanted, batches, n_features)
+        yield from _from_files(selection, batches, n_features)
 
 
 def _from_blocks(
-    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
+    selection: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
     blocks = (
         (int(round_index), block)
@@ -344,18 +344,18 @@ def _from_blocks(
 
     def shards() -> Iterator[tuple[int, CsrBatch]]:
         for (_, kind), group in groupby(blocks, key=lambda item: (item[0], item[1][0])):
-            for rows in cut_into_windows(checked(block[3], n_features) for _, block in group):
-                yield wanted.target(kind), rows
+            for rows in cut_into_shards(checked(block[3], n_features) for _, block in group):
+                yield selection.role(kind), rows
 
     yield from _joined(shards())
 
 
 def _from_files(
-    wanted: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
+    selection: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
-    store = ShardStore(str(wanted.store), partition_number())
-    listed = _listed_sizes(wanted, batches)
-    for target, names in wanted.sets():
+    store = ShardStore(str(selection.store), partition_number())
+    listed = _listed_sizes(selection, batches)
+    for target, names in selection.sets():
         found = [store.shards(name) for name in names]
         shards = [shard for part in found if part is not None for shard in part]
         sizes = [sum(w.n_rows for w in shards), sum(w.nnz for w in shards)]
@@ -365,7 +365,7 @@ def _from_files(
         yield from _joined((target, store.read(shard)) for shard in shards)
 
 
-def cut_into_windows(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
+def cut_into_shards(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
     """Yield the rows of blocks in chunks of WINDOW_BYTES, or a block more."""
     waiting: list[CsrBatch] = []
     n_bytes = 0
@@ -397,16 +397,16 @@ def _joined(shards: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBa
 
 
 def _listed_sizes(
-    wanted: RowSelection, batches: Iterator[pa.RecordBatch]
+    selection: RowSelection, batches: Iterator[pa.RecordBatch]
 ) -> dict[int, NDArray[np.int64]]:
-    """Return rows and entries of those listed blocks that are wanted, by what is done there."""
+    """Return rows and entries of those listed blocks that are selection, by what is done there."""
     listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
     for batch in batches:
         kinds, round_indices, n_rows, nnz = (
             np.asarray(batch.column(n)) for n in ("kind", "round", "n_rows", "nnz")
         )
-        covered = wanted.covers(kinds == VALIDATION, round_indices)
+        covered = selection.selects(kinds == VALIDATION, round_indices)
         for kind in (TRAIN, VALIDATION):
             chosen = covered & (kinds == kind)
-            listed[wanted.target(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
+            listed[selection.role(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
     return listed

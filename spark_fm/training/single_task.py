@@ -1,28 +1,27 @@
-"""Drive trainings that each run in one Spark task, a stretch of epochs a job; driver only."""
+"""Run fits that each train in one Spark task, several epochs a job; driver only."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
-from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import Layout
 from spark_fm.learner.training import EpochRecord, TrainingProgress
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_rows, from_chunks
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device
-from spark_fm.spark.session import task_slots
-from spark_fm.training.callbacks import EpochReport, WorkerInfo
+from spark_fm.spark.session import SparkCluster
+from spark_fm.training.callbacks import EpochReport
 from spark_fm.training.dataset import PackedDataset
+from spark_fm.training.fit import Fit
 from spark_fm.training.partitions import copies
 from spark_fm.training.tasks import SingleTask, SingleTaskPart
 
@@ -34,136 +33,94 @@ LONGEST_SECONDS = 16.0
 COPIES_BYTES = 2**30
 
 
-@dataclass(slots=True)
-class SingleTaskTrainer:
-    """One of the trainings that share the rows.
-
-    Parameters
-    ----------
-    run : TrainingProgress
-        Where it stands.
-    spec : Hyperparameters
-    scaling : Scaling
-    metric : str
-        Validation metric that decides.
-    tell : callable
-        Takes each finished epoch; False ends the training.
-    keep : callable or None
-        Takes the run after each job that brought it at least ``keep_every`` epochs
-        further: there it may be taken up again.
-    keep_every : int
-    workers : WorkerInfo
-        Takes who makes the passes.
-    """
-
-    run: TrainingProgress
-    spec: Hyperparameters
-    scaling: Scaling
-    metric: str
-    tell: Callable[[EpochReport], bool]
-    keep: Callable[[TrainingProgress], None] | None = None
-    keep_every: int = 1
-    worker_info: WorkerInfo = field(default_factory=WorkerInfo)
-    kept_epoch: int = 0
-
-    @property
-    def n_bytes(self) -> int:
-        """About what the run's arrays weigh."""
-        run = self.run
-        tables = [c.table.nbytes for c in (run.average, run.best) if c is not None]
-        return int(run.state.rows.nbytes) + sum(tables)
-
-
 def train_single_task(
-    trainings: Sequence[SingleTaskTrainer],
+    fits: Sequence[Fit],
     data: PackedDataset,
-    session: SparkSession,
+    cluster: SparkCluster,
     *,
     ids: Broadcast | None,
-    train_on_all: bool,
-    n_tasks: int,
     device: Device = CPU_DEVICE,
     gpu: GpuPassConfig | None = None,
 ) -> list[TrainingProgress | TrainingDivergedError]:
-    """Return the finished runs, or for each that no step size saves its error.
+    """Run fits to their ends, each on all the rows in a task of its own.
 
-    Parameters
-    ----------
-    trainings : sequence of SingleTaskTrainer
-    data : PackedDataset
-    session : SparkSession
-    ids : Broadcast or None
-        Sorted feature ids of the table's rows.
-    train_on_all : bool
-        Train on validation rows too and validate nothing.
-    n_tasks : int
-        Tasks that may train at once, each one model on all the rows.
-    device : Device
-        What makes the passes.
-    gpu : GpuPassConfig or None
-        How they are made on a GPU; None for the CPU.
+    Returns where each ended, or its TrainingDivergedError. ``ids`` are the sorted feature ids of
+    the table's rows. A job trains all fits that it has room for, for some seconds.
     """
-    failed: dict[int, TrainingDivergedError] = {}
-    for training in trainings:
-        training.kept_epoch = training.run.epoch
+    train_on_all = fits[0].train_on_all
+    n_tasks = device.slots or cluster.task_slots  # fits that may train at once
+    diverged: dict[int, TrainingDivergedError] = {}
+    checkpointed = [fit.progress.epoch for fit in fits]
     seconds = FIRST_SECONDS
     while True:
-        going = [
-            number for number, training in enumerate(trainings)
-            if number not in failed and not training.run.finished
+        unfinished = [
+            number for number, fit in enumerate(fits)
+            if number not in diverged and not fit.progress.finished
         ]  # fmt: skip
-        if not going:
+        if not unfinished:
             break
-        chosen = _fitting(trainings, going, n_tasks, data.n_bytes)
+        batch = _of_one_job(fits, unfinished, n_tasks, data.n_bytes)
         if gpu is not None and gpu.gpu.local:  # a local master would start a task a core
-            chosen = chosen[:n_tasks]
-        n_bytes = sum(trainings[number].n_bytes for number in chosen)
+            batch = batch[:n_tasks]
+        n_bytes = sum(_n_bytes(fits[number]) for number in batch)
         started = time.perf_counter()
         with ExitStack() as stack:
             parts = []
-            for number in chosen:
-                run, of = trainings[number].run, trainings[number]
-                stored = run.to_arrays(since=run.epoch)
-                handle = stack.enter_context(broadcast(session, stored, n_bytes=n_bytes))
-                parts.append(SingleTaskPart(number, of.spec, of.scaling, of.metric, handle))
-            task = SingleTask(__version__, tuple(parts), ids, train_on_all, seconds, gpu)
+            for number in batch:
+                fit = fits[number]
+                stored = fit.progress.to_arrays(since=fit.progress.epoch)
+                progress = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
+                parts.append(SingleTaskPart(number, fit.spec, fit.scaling, fit.metric, progress))
+            task = SingleTask(tuple(parts), ids, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
             frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)
             try:
-                results = _gathered(frame, session, n_bytes)
+                results = _collected(frame, cluster, n_bytes)
             except (GpuNotFoundError, ModelTooLargeError) as err:
                 if gpu is None:
                     raise
                 device.fall_back_to_cpu(err)
-                gpu, n_tasks = None, task_slots(session)
+                gpu, n_tasks = None, cluster.task_slots
                 continue
         n_at_once = min(n_tasks, len(results))
         job_seconds = (time.perf_counter() - started) * n_at_once / max(1, len(results))
-        for number, (facts, arrays) in sorted(results.items()):
-            if "diverged" in facts:
-                failed[number] = TrainingDivergedError(facts["diverged"])
-            else:
-                _take_in(trainings[number], facts, arrays, job_seconds)
+        for number, (metadata, arrays) in sorted(results.items()):
+            if "diverged" in metadata:
+                diverged[number] = TrainingDivergedError(metadata["diverged"])
+                continue
+            fit = fits[number]
+            _advance(fit, metadata, arrays, job_seconds)
+            since = fit.progress.epoch - checkpointed[number]
+            if fit.on_checkpoint and (fit.progress.finished or since >= fit.checkpoint_interval):
+                fit.on_checkpoint(fit)
+                checkpointed[number] = fit.progress.epoch
         seconds = min(2 * seconds, LONGEST_SECONDS)
-    return [failed.get(number) or t.run for number, t in enumerate(trainings)]
+    return [diverged.get(number) or fit.progress for number, fit in enumerate(fits)]
 
 
-def _fitting(
-    trainings: Sequence[SingleTaskTrainer], going: Sequence[int], n_tasks: int, row_bytes: int
+def _n_bytes(fit: Fit) -> int:
+    """Return about what the arrays of a fit weigh."""
+    progress = fit.progress
+    tables = [p.table.nbytes for p in (progress.average, progress.best) if p is not None]
+    return int(progress.state.rows.nbytes) + sum(tables)
+
+
+def _of_one_job(
+    fits: Sequence[Fit], unfinished: Sequence[int], n_tasks: int, row_bytes: int
 ) -> list[int]:
-    """Return the first trainings of those, one a slot at least and as many as a job may ship."""
-    total = np.cumsum([trainings[number].n_bytes for number in going])
+    """Return the first unfinished fits, one a slot at least and as many as a job may ship."""
+    total = np.cumsum([_n_bytes(fits[number]) for number in unfinished])
     shipped_at_once = int(np.searchsorted(total, JOB_BYTES, side="right"))
-    return list(going[: max(n_tasks, min(shipped_at_once, COPIES_BYTES // max(1, row_bytes)))])
+    return list(unfinished[: max(n_tasks, min(shipped_at_once, COPIES_BYTES // max(1, row_bytes)))])
 
 
-def _gathered(
-    frame: DataFrame, session: SparkSession, n_bytes: int
+def _collected(
+    frame: DataFrame, cluster: SparkCluster, n_bytes: int
 ) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
-    """Return facts and arrays by number of the model."""
+    """Return metadata and arrays by number of the fit."""
     rows = collect_rows(
-        frame, session, columns=["model", "name", "part", "payload"],
+        frame, cluster, columns=["model", "name", "part", "payload"],
         n_bytes=3 * n_bytes, spread=["model", "name", "part"],
     )  # fmt: skip
     chunks: dict[int, list[tuple[str, int, Any]]] = {}
@@ -172,30 +129,25 @@ def _gathered(
     return {model: from_chunks(parts) for model, parts in chunks.items()}
 
 
-def _take_in(
-    training: SingleTaskTrainer, facts: dict[str, Any], arrays: dict[str, Any], job_seconds: float
+def _advance(
+    fit: Fit, metadata: dict[str, Any], arrays: dict[str, Any], job_seconds: float
 ) -> None:
-    """Take over what a job made of the run, and report its epochs."""
-    layout = Layout(training.spec.k, training.spec.optimizer)
-    history = training.run.history
-    run = training.run = TrainingProgress.from_arrays(layout, facts, arrays)
-    records = run.history
-    run.history = history + records
-    training.worker_info.gpus |= {facts["gpu"]} - {None}
-    for report in _reports(records, facts["n_rows"], training.spec, job_seconds):
-        if not training.tell(report):
-            run.finished = True
-    if training.keep is not None and (
-        run.finished or run.epoch - training.kept_epoch >= training.keep_every
-    ):
-        training.keep(run)
-        training.kept_epoch = run.epoch
+    """Take over the progress that a job made, and report its epochs."""
+    layout = Layout(fit.spec.k, fit.spec.optimizer)
+    history = fit.progress.history
+    progress = fit.progress = TrainingProgress.from_arrays(layout, metadata, arrays)
+    records = progress.history
+    progress.history = history + records
+    fit.worker_info.gpus |= {metadata["gpu"]} - {None}
+    for report in _reports(records, metadata["n_rows"], fit.spec, job_seconds):
+        if not fit.on_epoch_end(report):
+            progress.finished = True
 
 
 def _reports(
     records: list[EpochRecord], n_rows: int, spec: Hyperparameters, job_seconds: float
 ) -> list[EpochReport]:
-    """Return what is told of one job; its own overhead is spread over the epochs evenly."""
+    """Return a report of each epoch of a job; the job's own overhead is divided evenly."""
     inside = sum(r.train_seconds + r.validate_seconds for r in records)
     overhead = max(0.0, job_seconds - inside) / max(1, len(records))
     return [

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import cloudpickle
 
+from spark_fm._version import __version__
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas
 from spark_fm.learner.csr import CsrBatch
@@ -36,7 +37,7 @@ from spark_fm.learner.training import (
 from spark_fm.spark.broadcast import Broadcast, write_buffers
 from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
 from spark_fm.spark.gpu import GpuPassConfig, task_backend
-from spark_fm.spark.worker import check_version, freeze_loaded_modules, partition_number
+from spark_fm.spark.worker import WorkerTask, check_version, freeze_loaded_modules, partition_number
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
     TRAIN,
@@ -52,7 +53,7 @@ from spark_fm.training.shards import (
     RowSelection,
     RowsMissingError,
     ShardStore,
-    cut_into_windows,
+    cut_into_shards,
     read_rows,
     remove_store,
     set_name,
@@ -60,78 +61,50 @@ from spark_fm.training.shards import (
 
 DELTA = "delta"
 DELTA_FILE = "delta-file"
-MERGED = "merged"
+AVERAGED = "averaged"
 SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """What a task must know to train one model in a round.
-
-    Parameters
-    ----------
-    spec : Hyperparameters
-    scaling : Scaling
-    epoch, round : int
-    step_scale : float
-    sample_rows, sample_nnz : int
-        Hand the first training rows to the driver, up to so many rows and entries.
-    judges_start, judges_end : bool
-        Take the loss of the first rows before training, and of the last ones after it.
-    """
+    """What a task must know to train one model in a round."""
 
     spec: Hyperparameters
     scaling: Scaling
     epoch: int
     round_index: int
     step_scale: float
+    # Hand the first training rows to the driver, up to so many rows and entries.
     sample_rows: int
     sample_nnz: int
-    judges_start: bool
-    judges_end: bool
+    judges_start: bool  # take the loss of the first rows before training
+    judges_end: bool  # and of the last ones after it
 
 
 @dataclass(frozen=True)
-class LocalUpdateTask:
+class LocalUpdateTask(WorkerTask):
     """Train this partition's rows of one round, each model from its shared state.
 
-    Parameters
-    ----------
-    version : str
-    parts : tuple of LocalUpdate
-        One a model; all train in one pass over the rows.
-    states : Broadcast
-        For each model the synced columns and the bias vector to start from.
-    candidates : Broadcast or None
-        For each model the parameters to validate on this partition's validation rows.
-    rows : RowSelection
-    outbox : str or None
-        Folder that takes the deltas, where the driver sees it.
-    gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the CPU.
+    Yields for each model metrics and a sample, then the deltas of the updated features by range;
+    where rows were to be in files and are not, only metadata that says so.
     """
 
-    version: str
-    parts: tuple[LocalUpdate, ...]
-    states: Broadcast
-    candidates: Broadcast | None
+    updates: tuple[LocalUpdate, ...]  # one a model; all train in one pass over the rows
+    states: Broadcast  # synced columns and bias vector of each model
+    to_validate: Broadcast | None  # table and bias of each model to validate
     rows: RowSelection
-    outbox: str | None = None
+    outbox: str | None = None  # folder that takes the deltas, where the driver sees it
     gpu: GpuPassConfig | None = None
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield for each model facts and a sample, then the touched features by range.
-
-        Where rows were to be in files and are not, the one fact that says so.
-        """
-        check_version(self.version)
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks of every model."""
         states = self.states.load()
-        candidates = [None] * len(states) if self.candidates is None else self.candidates.load()
+        tables = [None] * len(states) if self.to_validate is None else self.to_validate.load()
         try:
-            with task_backend(self.gpu, partition_number()) as (trainer, gpu):
+            with task_backend(self.gpu, partition_number()) as (backend, gpu):
                 learners = [
-                    _Learner(part, state, candidate, trainer)
-                    for part, state, candidate in zip(self.parts, states, candidates, strict=True)
+                    _Learner(update, state, table, backend)
+                    for update, state, table in zip(self.updates, states, tables, strict=True)
                 ]
                 self._pass_over(batches, learners)
         except RowsMissingError as err:
@@ -139,7 +112,6 @@ class LocalUpdateTask:
             return
         for model, learner in enumerate(learners):
             yield from learner.results(model, outbox=self.outbox, gpu=gpu)
-        freeze_loaded_modules()
 
     def _pass_over(self, batches: Iterator[pa.RecordBatch], learners: list[_Learner]) -> None:
         trained = 0
@@ -153,21 +125,21 @@ class LocalUpdateTask:
 
 
 class _Learner:
-    """One model inside a round task."""
+    """One model inside a LocalUpdateTask."""
 
     def __init__(
         self,
-        part: LocalUpdate,
+        update: LocalUpdate,
         state: tuple[NDArray[np.float32], NDArray[np.float64]],
-        candidate: tuple[NDArray[np.float32], float] | None,
-        trainer: Backend,
+        to_validate: tuple[NDArray[np.float32], float] | None,
+        backend: Backend,
     ) -> None:
-        self._part = part
-        self._trainer = trainer
-        self._state = TrainState.from_synced(Layout(part.spec.k, part.spec.optimizer), *state)
-        self._candidate = None if candidate is None else Parameters(*candidate)
-        self._facts: dict[str, Any] = {
-            "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "idle_sum": 0.0,
+        self._update = update
+        self._backend = backend
+        self._state = TrainState.from_synced(Layout(update.spec.k, update.spec.optimizer), *state)
+        self._parameters = None if to_validate is None else Parameters(*to_validate)
+        self._metrics: dict[str, Any] = {
+            "n_rows": 0, "nnz": 0, "loss_sum": 0.0, "weight_sum": 0.0, "null_loss_sum": 0.0,
             "sample_before": [0.0, 0.0], "sample_after": [0.0, 0.0], "compile_seconds": 0.0,
             "train_seconds": 0.0, "validate_seconds": 0.0, "sample_shape": None,
         }  # fmt: skip
@@ -181,54 +153,54 @@ class _Learner:
         return self._state.n_features
 
     def validate(self, rows: CsrBatch) -> None:
-        """Add up the metrics of the candidate."""
+        """Add up the validation metrics of the parameters."""
         clock = time.perf_counter()
-        if self._candidate is not None:
-            scaling, spec = self._part.scaling, self._part.spec
+        if self._parameters is not None:
+            scaling, spec = self._update.scaling, self._update.spec
             self._sums += evaluate(
-                self._candidate, scaling.apply(rows), spec, scaling.label, trainer=self._trainer
+                self._parameters, scaling.apply(rows), spec, scaling.label, trainer=self._backend
             )
-        self._facts["validate_seconds"] += time.perf_counter() - clock
+        self._metrics["validate_seconds"] += time.perf_counter() - clock
 
     def train(self, rows: CsrBatch, shard: int) -> None:
-        """Train on one stretch of rows, and add up what it did."""
+        """Train on the rows of one shard, and add up what they did."""
         clock = time.perf_counter()
-        part, facts = self._part, self._facts
-        rows = part.scaling.apply(rows)
+        update, metrics = self._update, self._metrics
+        rows = update.scaling.apply(rows)
         if self._last is None:
-            if part.judges_start:
-                facts["sample_before"] = sample_loss(self._state, rows, part.spec)
+            if update.judges_start:
+                metrics["sample_before"] = sample_loss(self._state, rows, update.spec)
             self._sample = self._first_rows(rows)
         self._last = rows
-        row_order = RowOrder(part.epoch, part.round_index, partition_number(), shard)
-        stats = self._trainer.train_inplace(
-            self._state, rows, row_order, spec=part.spec, step_scale=part.step_scale
+        row_order = RowOrder(update.epoch, update.round_index, partition_number(), shard)
+        stats = self._backend.train_inplace(
+            self._state, rows, row_order, spec=update.spec, step_scale=update.step_scale
         )
-        facts["n_rows"] += rows.n_rows
-        facts["nnz"] += rows.nnz
-        facts["loss_sum"] += stats.loss_sum
-        facts["weight_sum"] += stats.weight_sum
-        facts["idle_sum"] += null_model_loss(rows, part.spec)
-        facts["compile_seconds"] += stats.compile_seconds
-        facts["train_seconds"] += time.perf_counter() - clock
+        metrics["n_rows"] += rows.n_rows
+        metrics["nnz"] += rows.nnz
+        metrics["loss_sum"] += stats.loss_sum
+        metrics["weight_sum"] += stats.weight_sum
+        metrics["null_loss_sum"] += null_model_loss(rows, update.spec)
+        metrics["compile_seconds"] += stats.compile_seconds
+        metrics["train_seconds"] += time.perf_counter() - clock
 
     def results(
         self, model: int, *, outbox: str | None, gpu: str | None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield facts, sample and deltas."""
-        state, facts, sample = self._state, self._facts, self._sample
-        facts["gpu"] = gpu
-        facts["finite"] = bool(np.isfinite(facts["loss_sum"])) and state.is_finite()
-        if self._last is not None and self._part.judges_end and facts["finite"]:
-            facts["sample_after"] = sample_loss(state, self._last, self._part.spec)
-        facts["bias"] = state.bias.tolist()
-        facts["validation"] = self._sums.to_dict()
+        """Yield metrics, sample and deltas."""
+        state, metrics, sample = self._state, self._metrics, self._sample
+        metrics["gpu"] = gpu
+        metrics["finite"] = bool(np.isfinite(metrics["loss_sum"])) and state.is_finite()
+        if self._last is not None and self._update.judges_end and metrics["finite"]:
+            metrics["sample_after"] = sample_loss(state, self._last, self._update.spec)
+        metrics["bias"] = state.bias.tolist()
+        metrics["validation"] = self._sums.to_dict()
         if sample is not None:
-            facts["sample_shape"] = [sample.n_rows, sample.nnz]
-        yield from to_chunks(partition_number(), facts, {}, model=model)
+            metrics["sample_shape"] = [sample.n_rows, sample.nnz]
+        yield from to_chunks(partition_number(), metrics, {}, model=model)
         if sample is not None:
             yield chunk(partition_number(), SAMPLE, 0, encode(sample), model=model)
-        if facts["finite"]:
+        if metrics["finite"]:
             for number, delta in self._deltas():
                 if outbox is None:
                     name, payload = DELTA, delta.to_bytes()
@@ -237,12 +209,12 @@ class _Learner:
                 yield chunk(partition_number(), name, number, payload, model=model)
 
     def _first_rows(self, rows: CsrBatch) -> CsrBatch | None:
-        fitting = int(np.searchsorted(rows.indptr, self._part.sample_nnz, "right")) - 1
-        n_rows = min(self._part.sample_rows, max(1, fitting))
+        fitting = int(np.searchsorted(rows.indptr, self._update.sample_nnz, "right")) - 1
+        n_rows = min(self._update.sample_rows, max(1, fitting))
         return rows.take(np.arange(n_rows)) if n_rows > 0 else None
 
     def _deltas(self) -> Iterator[tuple[int, Delta]]:
-        """Yield the touched features range by range, with the number of the range."""
+        """Yield the deltas of updated features, with the number of their range."""
         state = self._state
         span = features_per_range(state.layout)
         for number, start in enumerate(range(0, state.n_features, span)):
@@ -253,36 +225,24 @@ class _Learner:
 
 @dataclass(frozen=True)
 class AverageTask:
-    """Merge all partitions' deltas of one model and range of ids: for ``applyInArrow``.
+    """Average all partitions' deltas of one model and range of features: for ``applyInArrow``."""
 
-    Parameters
-    ----------
-    version : str
-    rules : tuple of AveragingRule
-        One a model.
-    states : Broadcast
-        As in LocalUpdateTask.
-    """
-
-    version: str
-    rules: tuple[AveragingRule, ...]
-    states: Broadcast
+    rules: tuple[AveragingRule, ...]  # one a model
+    states: Broadcast  # as in LocalUpdateTask
+    version: str = field(default_factory=lambda: __version__, init=False)
 
     def __call__(self, group: pa.Table) -> pa.Table:
-        """Return one merged chunk for the group's range of ids; facts pass through."""
+        """Return one averaged chunk for the group's range; other chunks pass unchanged."""
         check_version(self.version)
         if group.column("name")[0].as_py() != DELTA:
             return group
-        rows = zip(*(group.column(name).to_pylist() for name in PIECE_NAMES), strict=True)
+        rows = zip(*(group.column(name).to_pylist() for name in CHUNK_SCHEMA.names), strict=True)
         ordered = sorted(rows, key=lambda row: row[1])
         model, _, _, part, _ = ordered[0]
         columns, _ = self.states.load()[model]
-        merged = average_range(columns, part, [row[4] for row in ordered], self.rules[model])
+        averaged = average_range(columns, part, [row[4] for row in ordered], self.rules[model])
         freeze_loaded_modules()
-        return pa.Table.from_batches([chunk(0, MERGED, part, merged.to_bytes(), model=model)])
-
-
-PIECE_NAMES = ("model", "partition", "name", "part", "payload")
+        return pa.Table.from_batches([chunk(0, AVERAGED, part, averaged.to_bytes(), model=model)])
 
 
 def average_range(
@@ -291,7 +251,7 @@ def average_range(
     payloads: Sequence[bytes | memoryview],
     rule: AveragingRule,
 ) -> Delta:
-    """Merge the payloads of range ``part``, given in the order of partitions."""
+    """Average the payloads of range ``part``, given in the order of partitions."""
     span = features_per_range(rule.layout)
     deltas = [Delta.from_bytes(payload, rule.layout.n_synced) for payload in payloads]
     return average_deltas(columns[part * span : (part + 1) * span], part * span, deltas, rule)
@@ -304,74 +264,41 @@ def features_per_range(layout: Layout) -> int:
 
 @dataclass(frozen=True)
 class SingleTaskPart:
-    """What a task must know to advance one model.
+    """What a task must know to advance one model."""
 
-    Parameters
-    ----------
-    model : int
-        Number of the model among those that share the rows.
-    spec : Hyperparameters
-    scaling : Scaling
-    metric : str
-    run : Broadcast
-        Facts and arrays of the model's TrainingProgress.
-    """
-
-    model: int
+    model: int  # number of the model among those that share the rows
     spec: Hyperparameters
     scaling: Scaling
     metric: str
-    run: Broadcast
+    progress: Broadcast  # metadata and arrays of a TrainingProgress
 
 
 @dataclass(frozen=True)
-class SingleTask:
-    """Advance one training for some seconds, the one of the task's partition.
+class SingleTask(WorkerTask):
+    """Advance one model for some seconds, the one of the task's partition."""
 
-    Parameters
-    ----------
-    version : str
-    parts : tuple of SoloPart
-        One a partition.
-    ids : Broadcast or None
-        Sorted feature ids of the table's rows; None when ids are rows.
-    train_on_all : bool
-        Train on validation rows too and validate nothing.
-    seconds : float
-        Start no further epoch after this much time; one at least is trained.
-    gpu : GpuPassConfig or None
-        How the passes are made on a GPU; None for the CPU.
-    """
-
-    version: str
-    parts: tuple[SingleTaskPart, ...]
-    ids: Broadcast | None
+    parts: tuple[SingleTaskPart, ...]  # one a partition
+    ids: Broadcast | None  # sorted feature ids of the table's rows; None when ids are rows
     train_on_all: bool
-    seconds: float
+    seconds: float  # start no further epoch after this much time; one at least is trained
     gpu: GpuPassConfig | None = None
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the chunks of the advanced run."""
-        check_version(self.version)
-        yield from self._advanced(self.parts[partition_number()], batches)
-        freeze_loaded_modules()
-
-    def _advanced(
-        self, part: SingleTaskPart, batches: Iterator[pa.RecordBatch]
-    ) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks of the advanced progress."""
         started = time.perf_counter()
-        facts, arrays = part.run.load()
-        run = TrainingProgress.from_arrays(Layout(part.spec.k, part.spec.optimizer), facts, arrays)
-        since, n_features = run.epoch, run.state.n_features
+        part = self.parts[partition_number()]
+        layout = Layout(part.spec.k, part.spec.optimizer)
+        progress = TrainingProgress.from_arrays(layout, *part.progress.load())
+        since, n_features = progress.epoch, progress.state.n_features
         train, validation = self._read(batches)
         train = part.scaling.apply(checked(train, n_features))
         if validation is not None:
             validation = part.scaling.apply(checked(validation, n_features))
         try:
-            with task_backend(self.gpu, 0) as (trainer, gpu):  # all models train on the same rows
+            with task_backend(self.gpu, 0) as (backend, gpu):  # all models train on the same rows
                 for _ in advance(
-                    run, train, validation, part.spec, metric=part.metric,
-                    label_scale=part.scaling.label, trainer=trainer,
+                    progress, train, validation, part.spec, metric=part.metric,
+                    label_scale=part.scaling.label, trainer=backend,
                     seconds=self.seconds - (time.perf_counter() - started),
                 ):  # fmt: skip
                     pass
@@ -379,9 +306,9 @@ class SingleTask:
             # As data: an exception would reach the driver as another class.
             yield from to_chunks(0, {"diverged": str(err)}, {}, model=part.model)
         else:
-            result, advanced = run.to_arrays(since)
-            result |= {"n_rows": train.n_rows, "gpu": gpu}
-            yield from to_chunks(0, result, advanced, model=part.model)
+            metadata, arrays = progress.to_arrays(since)
+            metadata |= {"n_rows": train.n_rows, "gpu": gpu}
+            yield from to_chunks(0, metadata, arrays, model=part.model)
 
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.
@@ -389,8 +316,8 @@ class SingleTask:
         positions = None if self.ids is None else TablePositions(self.ids.load())
         kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
         sets = []
-        for chosen in (kinds, () if self.train_on_all else (VALIDATION,)):
-            rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in chosen])
+        for selected in (kinds, () if self.train_on_all else (VALIDATION,)):
+            rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in selected])
             sets.append(renumbered(rows, positions))
         return sets[0], sets[1] if sets[1].n_rows else None
 
@@ -399,26 +326,15 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class AssignTask:
-    """Give every block a partition, and cut it into the rounds that train it.
+class AssignTask(WorkerTask):
+    """Give every block a partition, and cut it into the rounds that train it."""
 
-    Parameters
-    ----------
-    keys : tuple of int
-        Value of column ``key`` that hashes to each partition.
-    n_rounds : int
-    ids : Broadcast or None
-        Sorted feature ids of the table's rows.
-    """
-
-    version: str
-    keys: tuple[int, ...]
+    keys: tuple[int, ...]  # value of column ``key`` that hashes to each partition
     n_rounds: int
-    ids: Broadcast | None
+    ids: Broadcast | None  # sorted feature ids of the table's rows
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield chunks of the blocks with columns ``key`` and ``round`` added."""
-        check_version(self.version)
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield parts of the blocks with columns ``key`` and ``round`` added."""
         positions = None if self.ids is None else TablePositions(self.ids.load())
         n_partitions, n_rounds = len(self.keys), self.n_rounds
         for kind, source, seq, rows in read_blocks(batches):
@@ -427,29 +343,29 @@ class AssignTask:
             cuts = np.linspace(0, rows.n_rows, len(rounds) + 1).astype(np.int64)
             rows = renumbered(rows, positions)
             for round_index, (start, stop) in zip(rounds, pairwise(cuts), strict=True):
-                partitioned = block_row(kind, source, seq, rows.between(start, stop))
+                assigned = block_row(kind, source, seq, rows.between(start, stop))
                 yield pa.RecordBatch.from_arrays(
                     [
-                        *partitioned.columns,
+                        *assigned.columns,
                         pa.array([self.keys[partition]], pa.int32()),
                         pa.array([round_index], pa.int32()),
                     ],
-                    schema=DEALT_SCHEMA,
+                    schema=ASSIGNED_SCHEMA,
                 )
 
 
 def rounds_of(turn: int, n_rows: int, n_rounds: int) -> list[int]:
-    """Return the rounds that the chunks of a block go to: all, rows permitting.
+    """Return the rounds that the parts of a block go to: all, rows permitting.
 
-    Pieces of small blocks are spread evenly, and start at multiples of the golden ratio,
+    Parts of small blocks are distributed evenly, and start at multiples of the golden ratio,
     which leave no round out for long (Knuth, The Art of Computer Programming, 6.4).
     """
-    n_pieces = min(n_rows, n_rounds)
+    n_parts = min(n_rows, n_rounds)
     first = int(turn * GOLDEN % 1 * n_rounds)
-    return [(first + i * n_rounds // n_pieces) % n_rounds for i in range(n_pieces)]
+    return [(first + i * n_rounds // n_parts) % n_rounds for i in range(n_parts)]
 
 
-DEALT_SCHEMA = BLOCK_SCHEMA.append(pa.field("key", pa.int32())).append(
+ASSIGNED_SCHEMA = BLOCK_SCHEMA.append(pa.field("key", pa.int32())).append(
     pa.field("round", pa.int32())
 )
 
@@ -459,29 +375,20 @@ LISTED = ("kind", "round", "source", "seq", "n_rows", "nnz")
 
 
 @dataclass(frozen=True)
-class WriteShardsTask:
-    """Write the sets of a partition into files of its machine, and list their blocks.
+class WriteShardsTask(WorkerTask):
+    """Write the row sets of a partition into files of its machine, and list their blocks.
 
-    Blocks come in any order and are put down as they come; sorting them in the JVM would
+    Blocks come in any order and are written as they come; sorting them in the JVM would
     hold them there.
-
-    Parameters
-    ----------
-    version : str
-    store : str
-        Key of the shard stores.
-    n_rounds : int
     """
 
-    version: str
-    store: str
+    store: str  # key of the shard stores
     n_rounds: int
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the blocks without their payload."""
-        check_version(self.version)
         store = ShardStore(self.store, partition_number())
-        places: dict[str, list[tuple[int, ...]]] = {
+        offsets: dict[str, list[tuple[int, ...]]] = {  # source, seq, n_rows, nnz, start
             set_name(kind, round_index): []
             for kind in (TRAIN, VALIDATION)
             for round_index in range(self.n_rounds)
@@ -490,34 +397,32 @@ class WriteShardsTask:
             for batch in batches:
                 numbers = [np.asarray(batch.column(name)).tolist() for name in LISTED]
                 payloads = batch.column("payload")
-                for i, facts in enumerate(zip(*numbers, strict=True)):
-                    kind, round_index, *rest = facts
+                for i, (kind, round_index, *block) in enumerate(zip(*numbers, strict=True)):
                     start = spool.add(payloads[i].as_buffer())
-                    places[set_name(kind, round_index)].append((*rest, start))
+                    offsets[set_name(kind, round_index)].append((*block, start))
                 yield batch.select(list(LISTED))
-            blocks = spool.contents()
-            if blocks is None:
+            contents = spool.contents()
+            if contents is None:
                 return
-            for name, found in places.items():
+            for name, blocks in offsets.items():
                 with store.writer(name) as writer:
-                    for shard in cut_into_windows(_blocks(blocks, sorted(found))):
+                    for shard in cut_into_shards(_blocks(contents, sorted(blocks))):
                         writer.add(shard)
                     writer.finish()
 
 
-def _blocks(contents: memoryview, places: list[tuple[int, ...]]) -> Iterator[CsrBatch]:
-    """Yield the blocks at these places: source, seq, n_rows, nnz, start."""
-    for _, _, n_rows, nnz, start in places:
+def _blocks(contents: memoryview, offsets: list[tuple[int, ...]]) -> Iterator[CsrBatch]:
+    for _, _, n_rows, nnz, start in offsets:
         yield decode(contents[start : start + payload_bytes(n_rows, nnz)], n_rows, nnz)
 
 
 @dataclass(frozen=True)
-class RemoveFiles:
-    """Remove a training set's files from the machine of a task: for ``mapInArrow``."""
+class RemoveFiles(WorkerTask):
+    """Remove a training set's files from the machine of a task."""
 
     store: str
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield nothing."""
         for _ in batches:
             pass
@@ -525,29 +430,30 @@ class RemoveFiles:
         yield from ()
 
 
+# The worker pool's protocol: files in a folder that driver and tasks share.
 STOP = "stop"
 POLL_SECONDS = 0.002
-LOOK_SECONDS = 1.0
-_ORDER = re.compile(r"order-(\d+)")
+CHECK_DRIVER_SECONDS = 1.0
+_COMMAND = re.compile(r"command-(\d+)")
 
 
-def order_file(folder: Path, number: int) -> Path:
-    """Return where the driver puts an order."""
-    return folder / f"order-{number}"
+def command_file(folder: Path, number: int) -> Path:
+    """Return the file of a command of the driver."""
+    return folder / f"command-{number}"
 
 
-def answer_file(folder: Path, number: int, partition: int) -> Path:
-    """Return where a task puts what it has to say to an order."""
-    return folder / f"answer-{number}-{partition}"
+def reply_file(folder: Path, number: int, partition: int) -> Path:
+    """Return the file of a task's reply to a command."""
+    return folder / f"reply-{number}-{partition}"
 
 
-def presence_file(folder: Path, partition: int) -> Path:
-    """Return the file by which a task tells that it runs."""
-    return folder / f"here-{partition}"
+def ready_file(folder: Path, partition: int) -> Path:
+    """Return the file by which a task shows that it runs."""
+    return folder / f"ready-{partition}"
 
 
-def place(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+def write_complete(path: Path, content: bytes) -> None:
+    """Write a file that appears only when it is complete."""
     draft = _draft(path)
     draft.write_bytes(content)
     draft.replace(path)
@@ -559,64 +465,55 @@ def _draft(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class WorkerLoop:
-    """Answer orders until the driver says stop, its folder is gone, or it is gone itself.
+class WorkerLoop(WorkerTask):
+    """Reply to commands until the driver stops the pool, its folder is gone, or it is gone itself.
 
-    An order is a pickled task for ``mapInArrow``, and an answer all that it yields. Orders
-    say everything, so that a second attempt of this task goes on where the first was lost.
-
-    Parameters
-    ----------
-    version : str
-    folder : str
-    driver : int
-        Process that gives the orders, on this machine.
+    A command is a pickled task for ``mapInArrow``, a reply all that it yields. Commands carry all
+    they need, so that a second attempt of this task continues where the first was lost.
     """
 
-    version: str
     folder: str
-    driver: int
+    driver: int  # process that gives the commands, on this machine
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield nothing, in the end."""
-        check_version(self.version)
         rows, partition, folder = list(batches), partition_number(), Path(self.folder)
-        for number, order in self._orders(partition):
+        for number, command in self._commands(partition):
             try:
-                _answer(order, rows, answer_file(folder, number, partition))
+                _reply(command, rows, reply_file(folder, number, partition))
             except FileNotFoundError:
-                # Another attempt may have answered, or the driver was interrupted: then the
-                # order has been withdrawn, and what it names may be gone.
-                if order_file(folder, number).exists():
+                # Another attempt may have replied, or the driver was interrupted: then the
+                # command has been withdrawn, and what it names may be gone.
+                if command_file(folder, number).exists():
                     raise
         yield from ()
 
-    def _orders(self, partition: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the orders that this partition has not answered yet, with their numbers."""
-        folder, done, looked = Path(self.folder), -1, time.monotonic()
+    def _commands(self, partition: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the commands that this partition has not replied to yet, with their numbers."""
+        folder, done, checked_at = Path(self.folder), -1, time.monotonic()
         with suppress(FileNotFoundError):
-            place(presence_file(folder, partition), b"")
+            write_complete(ready_file(folder, partition), b"")
         while STOP not in (names := _names_in(folder)):
-            number = max((int(m[1]) for m in map(_ORDER.fullmatch, names) if m), default=-1)
-            order = b""
-            if number > done and not answer_file(folder, number, partition).exists():
-                with suppress(FileNotFoundError):  # by now all may have answered it
-                    order = order_file(folder, number).read_bytes()
-            if order:
-                yield number, order
+            number = max((int(m[1]) for m in map(_COMMAND.fullmatch, names) if m), default=-1)
+            command = b""
+            if number > done and not reply_file(folder, number, partition).exists():
+                with suppress(FileNotFoundError):  # by now all may have replied to it
+                    command = command_file(folder, number).read_bytes()
+            if command:
+                yield number, command
                 done = number
                 continue
             time.sleep(POLL_SECONDS)
-            if time.monotonic() - looked > LOOK_SECONDS:
-                looked = time.monotonic()
+            if time.monotonic() - checked_at > CHECK_DRIVER_SECONDS:
+                checked_at = time.monotonic()
                 if not _is_alive(self.driver):
                     return
 
 
-def _answer(order: bytes, rows: list[pa.RecordBatch], path: Path) -> None:
+def _reply(command: bytes, rows: list[pa.RecordBatch], path: Path) -> None:
     draft = _draft(path)
     with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer:
-        for batch in cloudpickle.loads(order)(iter(rows)):
+        for batch in cloudpickle.loads(command)(iter(rows)):
             writer.write_batch(batch)
     draft.replace(path)
 

@@ -1,11 +1,16 @@
-"""Train models on a DataFrame: pack once, plan, train, refit; driver only."""
+"""Train models on a DataFrame: pack once, plan, fit, refit; driver only.
+
+``open_trainer`` packs the rows and yields a ``Trainer``; ``Trainer.train`` makes a ``TrainPlan``
+and a ``ModelTraining`` for each configuration and runs their fits together: in one task each
+(``single_task``), or in averaging rounds over partitions (``rounds``).
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +21,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.spec import Hyperparameters, Scaling
@@ -34,288 +39,466 @@ from spark_fm.learner.weights import FMWeights
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device, DeviceName, choose_device
-from spark_fm.spark.session import tagged, task_slots, use_driver_interpreter
+from spark_fm.spark.session import SparkCluster, tagged, use_driver_interpreter
 from spark_fm.training.callbacks import (
     EpochCallback,
     EpochReport,
     Progress,
-    WorkerInfo,
     divergence_notes,
     running_history,
     validation_curve,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
-from spark_fm.training.dataset import PackedDataset, check_sets, label_scale, packed, packing_key
+from spark_fm.training.dataset import PackedDataset, check_sets, label_scale, pack, packing_key
+from spark_fm.training.fit import Fit, WorkerInfo
 from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
 from spark_fm.training.rounds import AveragingTrainer, run_rounds
-from spark_fm.training.single_task import SingleTaskTrainer, train_single_task
+from spark_fm.training.single_task import train_single_task
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished training.
-
-    Parameters
-    ----------
-    weights : FMWeights
-    history : list of dict
-        One row an epoch.
-    facts : dict
-        Everything else that the summary shows, JSON-able.
-    training_state : TrainingState or None
-        Where the training stands, when the request says to keep it.
-    """
+    """A finished training."""
 
     weights: FMWeights
-    history: list[dict[str, Any]]
-    facts: dict[str, Any]
-    training_state: TrainingState | None
+    history: list[dict[str, Any]]  # a row an epoch
+    summary: dict[str, Any]  # everything else that the model's summary shows, JSON-able
+    training_state: TrainingState | None  # where the training stands, when it is kept
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """The first training of a model, or the second.
+Outcome = TrainResult | TrainingDivergedError
 
-    Parameters
-    ----------
-    run : TrainingProgress
-        Where it begins.
-    spec : Hyperparameters
-        ``epochs`` is the number that the run ends with.
-    scaling : Scaling
-    train_on_all : bool
-        Train on validation rows too and validate nothing.
-    has_validation : bool
+
+@contextmanager
+def open_trainer(rows: DataFrame, config: TrainConfig) -> Iterator[Trainer]:
+    """Pack ``rows`` (internal column names); inside the block any number of models train on them.
+
+    Raises InvalidParamError, InvalidDataError, and, before any row is read, GpuNotFoundError.
+    Everything persisted or broadcast is released on the way out, however that is reached.
     """
+    config.check()
+    session = rows.sparkSession
+    use_driver_interpreter(session)
+    cluster = SparkCluster.of(session)
+    with ExitStack() as after_jobs, tagged(session, "fit"):
+        devices = {config.device: choose_device(config.device, cluster)}
+        with pack(rows, cluster, config) as data, ExitStack() as stack:
+            yield Trainer(data, packing_key(config), cluster, stack, after_jobs, devices)
 
-    run: TrainingProgress
-    spec: Hyperparameters
-    scaling: Scaling
-    train_on_all: bool
-    has_validation: bool
+
+class Trainer:
+    """Trains models on one packed dataset; ``open_trainer`` makes it."""
+
+    def __init__(
+        self,
+        data: PackedDataset,
+        packing_key: tuple[object, ...],
+        cluster: SparkCluster,
+        stack: ExitStack,
+        after_jobs: ExitStack,
+        devices: dict[DeviceName, Device],
+    ) -> None:
+        self._data = data
+        self._packing_key = packing_key
+        self._cluster = cluster
+        self._stack = stack
+        self._after_jobs = after_jobs  # clean-ups for when no job runs any more
+        self._name = uuid4().hex
+        self._ids: dict[bytes, Broadcast] = {}
+        self._partitioned: dict[tuple[object, ...], PartitionedBlocks] = {}
+        self._devices = devices
 
     @property
-    def epochs_left(self) -> int:
-        """Most epochs that it still takes."""
-        return 0 if self.run.finished else self.spec.epochs - self.run.epoch
+    def fingerprint(self) -> str:
+        """Digest of every row with its set and position: equal for equal data."""
+        return self._data.fingerprint
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are rows to validate on."""
+        return self._data.has_validation
+
+    def train(
+        self,
+        configs: Sequence[TrainConfig],
+        *,
+        start: WarmStart | None = None,
+        callbacks: Sequence[EpochCallback | None] = (),
+    ) -> list[Outcome]:
+        """Train a model for each configuration, in passes over the rows that they share.
+
+        Configurations may differ in all that does not decide how rows are packed
+        (``packing_key``); ``start`` is a model that all of them continue from. The callback of
+        a configuration takes each epoch of its initial fit and returns False to end it. Each
+        result is the one that the configuration gives alone, or the TrainingDivergedError of a
+        model that no learning rate keeps finite.
+        """
+        for config in configs:
+            config.check()
+            if packing_key(config) != self._packing_key:
+                raise InvalidParamError("These Params need rows that are packed another way.")
+        several = len(configs) > 1
+        models = [
+            self._model(config, start, on_epoch_end, shares_folder=several)
+            for config, on_epoch_end in zip_longest(configs, callbacks)
+        ]
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for number, model in enumerate(models):
+            groups.setdefault(model.plan.key, []).append(number)
+        outcomes: dict[int, Outcome] = {}
+        for numbers in groups.values():
+            while numbers:
+                count = trained_together([models[n].plan for n in numbers])
+                batch, numbers = numbers[:count], numbers[count:]
+                trained = self._train_together([models[n] for n in batch])
+                outcomes |= dict(zip(batch, trained, strict=True))
+        return [outcomes[number] for number in range(len(configs))]
+
+    def _model(
+        self,
+        config: TrainConfig,
+        start: WarmStart | None,
+        on_epoch_end: EpochCallback | None,
+        *,
+        shares_folder: bool,
+    ) -> ModelTraining:
+        checkpoint = saved = None
+        planned = config
+        if config.checkpoint_dir:
+            fingerprint = self._data.fingerprint
+            name = checkpoint_name(config, fingerprint) if shares_folder else "training"
+            checkpoint = Checkpoint(config, name)
+            saved = checkpoint.read(fingerprint)
+            checkpoint.check_writable()
+        if saved is not None:  # other partitions would end with another model
+            workers, averagings = saved.facts["partitions"]
+            planned = replace(config, num_workers=workers, averagings=averagings)
+        plan = self._plan(planned, None if start is None else start.weights)
+        return ModelTraining(
+            self._data, plan, config,
+            start=start, checkpoint=checkpoint, saved=saved, on_epoch_end=on_epoch_end,
+        )  # fmt: skip
+
+    def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
+        """Train models of one plan: first all initial fits, then all refits."""
+        _log_start(self._data, models[0].plan, len(models))
+        initial = [model.initial_fit() for model in models]
+        fitted = self._run(models, initial, "train")
+        refits: list[Fit | None] = [
+            None if isinstance(done, TrainingDivergedError) else model.refit(fit, done)
+            for model, fit, done in zip(models, initial, fitted, strict=True)
+        ]
+        refitted = self._run(models, refits, "refit")
+        return [
+            done if isinstance(done, TrainingDivergedError) else model.result(fit, again)
+            for model, done, fit, again in zip(models, fitted, refits, refitted, strict=True)
+        ]
+
+    def _run(
+        self, models: list[ModelTraining], fits: Sequence[Fit | None], what: str
+    ) -> list[TrainingProgress | TrainingDivergedError | None]:
+        """Run the fits to their ends; None stays None."""
+        running = [fit for fit in fits if fit is not None]
+        if not running:
+            return [None] * len(fits)
+        plan, train_on_all = models[0].plan, running[0].train_on_all
+        gpu = self._gpu_passes(plan, train_on_all=train_on_all)
+        what = what if len(running) == 1 else f"{what} {len(running)} models"
+        with Progress(sum(fit.epochs_left for fit in running), what) as progress_bar:
+            for number, fit in enumerate(fits):
+                if fit is not None:
+                    name = [f"model {number}"] if len(models) > 1 else []
+                    fit.on_epoch_end = partial(_show_epoch, progress_bar, name, fit.on_epoch_end)
+            if plan.single_task:
+                outcomes = train_single_task(
+                    running, self._data, self._cluster, ids=self._broadcast_ids(plan),
+                    device=plan.device, gpu=gpu,
+                )  # fmt: skip
+            else:
+                trainings = [AveragingTrainer(fit, plan).rounds() for fit in running]
+                blocks = self._partitioned_blocks(plan)
+                outcomes = run_rounds(trainings, blocks, self._cluster, plan, gpu=gpu)
+        remaining = iter(outcomes)
+        return [None if fit is None else next(remaining) for fit in fits]
+
+    def _plan(self, config: TrainConfig, known: FMWeights | None) -> TrainPlan:
+        device = self._device(config.device)
+        try:
+            return make_plan(config, self._data, self._cluster, known=known, device=device)
+        except ModelTooLargeError as err:
+            if config.device != "auto" or not device.is_gpu:
+                raise
+            log.warning("device='auto': training on the CPU: %s", err)
+            return make_plan(config, self._data, self._cluster, known=known, device=CPU_DEVICE)
+
+    def _device(self, name: DeviceName) -> Device:
+        if name not in self._devices:
+            self._devices[name] = choose_device(name, self._cluster)
+        return self._devices[name]
+
+    def _gpu_passes(self, plan: TrainPlan, *, train_on_all: bool) -> GpuPassConfig | None:
+        """Return how passes are made on a GPU; equal keys name equal rows."""
+        ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
+        key = f"{self._name} {plan.n_partitions} {plan.n_rounds} {train_on_all} {ids}"
+        sums, n_partitions = self._data.sums(all_rows=train_on_all), plan.n_partitions
+        return plan.device.pass_config(key, -(-sums.rows // n_partitions), sums.nnz // n_partitions)
+
+    def _broadcast_ids(self, plan: TrainPlan) -> Broadcast | None:
+        if plan.ids is None:
+            return None
+        key = plan.ids.tobytes()
+        if key not in self._ids:
+            self._ids[key] = self._stack.enter_context(
+                broadcast(self._cluster, plan.ids, n_bytes=plan.ids.nbytes)
+            )
+        return self._ids[key]
+
+    def _partitioned_blocks(self, plan: TrainPlan) -> PartitionedBlocks:
+        ids = self._broadcast_ids(plan)
+        key = (plan.n_partitions, plan.n_rounds, id(ids))
+        if key not in self._partitioned:
+            frame = partition_blocks(self._data.blocks, plan.n_partitions, plan.n_rounds, ids)
+            blocks = PartitionedBlocks(frame, self._cluster, plan.n_rounds, self._stack)
+            self._stack.push(blocks.remove_files)
+            self._after_jobs.callback(blocks.remove_remaining_files)
+            self._partitioned[key] = blocks
+        return self._partitioned[key]
+
+
+def _show_epoch(
+    progress_bar: Progress, name: list[str], record: EpochCallback, report: EpochReport
+) -> bool:
+    progress_bar(report, *name)
+    return record(report)
+
+
+def _log_start(data: PackedDataset, plan: TrainPlan, n_models: int) -> None:
+    log.info(
+        "packed %d rows (%d for validation), %d non-zeros, %d of %d features seen, in %.2f s; "
+        "%s%d partition(s), %d averaging(s) an epoch",
+        data.train.rows + data.validation.rows, data.validation.rows,
+        data.train.nnz + data.validation.nnz, len(data.counts.ids), data.feature_dim,
+        data.seconds, f"{n_models} models, " if n_models > 1 else "", plan.n_partitions,
+        0 if plan.single_task else plan.n_rounds,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitResult:
-    """What the first training came to."""
+    """The outcome of an initial fit."""
 
-    candidate: Parameters
+    parameters: Parameters
     scaling: Scaling
     best_epoch: int
     step_scale: float
     records: list[EpochRecord]
 
+    def to_state(self, state: TrainingState) -> None:
+        """Add this to the training state of a refit."""
+        state.facts["first"] = {
+            "bias": self.parameters.bias,
+            "units": [self.scaling.label, self.scaling.weight],
+            "best_epoch": self.best_epoch,
+            "step_scale": self.step_scale,
+            "records": [record.to_dict() for record in self.records],
+        }
+        state.arrays["first"] = self.parameters.table
+
+    @classmethod
+    def from_state(cls, state: TrainingState) -> FitResult:
+        """Rebuild the outcome from the training state of a refit."""
+        saved = state.facts["first"]
+        return cls(
+            Parameters(state.arrays["first"].copy(), saved["bias"]),
+            Scaling(*saved["units"]),
+            saved["best_epoch"],
+            saved["step_scale"],
+            [EpochRecord.from_dict(record) for record in saved["records"]],
+        )
+
 
 class ModelTraining:
-    """Trains one model; ``train_models`` runs its phases.
+    """One model from its initial parameters to its summary, whoever runs its jobs.
 
-    Parameters
-    ----------
-    data : PackedDataset
-    plan : TrainPlan
-    request : TrainConfig
-    start : WarmStart or None
-        Model to go on from.
-    checkpoint : Checkpoint or None
-        Where to write the training down.
-    saved : TrainingState or None
-        What an interrupted run of this training wrote there.
-    listener : callable or None
-        Takes each epoch of the first training; False ends it there.
+    It is fitted once, with a part of the rows held out, or twice: the refit is on all rows, for
+    as many epochs as were best.
     """
 
     def __init__(
         self,
         data: PackedDataset,
         plan: TrainPlan,
-        request: TrainConfig,
+        config: TrainConfig,
         *,
-        start: WarmStart | None = None,
-        checkpoint: Checkpoint | None = None,
-        saved: TrainingState | None = None,
-        on_epoch_end: EpochCallback | None = None,
+        start: WarmStart | None,
+        checkpoint: Checkpoint | None,
+        saved: TrainingState | None,  # what an interrupted run of this training has written
+        on_epoch_end: EpochCallback | None,
     ) -> None:
         self.plan = plan
         self._started = time.perf_counter()
         self._data = data
-        self._request = request
+        self._config = config
         self._start = start
         self._checkpoint = checkpoint
         self._on_epoch_end = on_epoch_end
         self._history: list[dict[str, Any]] = []
-        self._warnings = [*data.warnings, *check_sets(data, request)]
+        self._warnings = [*data.warnings, *check_sets(data, config)]
         self._worker_info = WorkerInfo()
-        self._first: FitResult | None = None
+        self._initial: FitResult | None = None
         self._training_state = saved
 
     def initial_fit(self) -> Fit | None:
-        """Return the first training, None when a checkpoint says that it is over."""
+        """Return the initial fit, or None when a checkpoint holds its outcome."""
         saved, all_rows = self._training_state, self._data.has_no_training_rows
         scaling = self._scaling(all_rows=all_rows)
-        has_validation = self._data.has_validation
-        spec = self._request.spec
+        spec = self._config.spec
         if saved is not None:
             self._history = saved.history
-            spec = replace(spec, epochs=saved.facts["epochs"])
             if "first" in saved.facts:
-                self._first = _first_of(saved)
+                self._initial = FitResult.from_state(saved)
                 return None
-            return Fit(saved.run(), spec, scaling, all_rows, has_validation)
-        run = self._continued(scaling)
-        if run is None:
-            run = self._new_run(spec, scaling, all_rows=all_rows)
-        spec = replace(spec, epochs=run.epoch + spec.epochs)
-        return Fit(run, spec, scaling, all_rows, has_validation)
+            progress, epochs = saved.run(), saved.facts["epochs"]
+        else:
+            progress = self._continued(scaling) or self._new_progress(
+                spec, scaling, all_rows=all_rows
+            )
+            epochs = progress.epoch + spec.epochs
+        return self._fit(progress, replace(spec, epochs=epochs), scaling, train_on_all=all_rows)
 
-    def refit_on_all_rows(self, phase: Fit | None, run: TrainingProgress | None) -> Fit | None:
-        """Return the training on all rows, None where there is none.
+    def refit(self, fit: Fit | None, progress: TrainingProgress | None) -> Fit | None:
+        """Return the refit on all rows, or None where the initial fit is the result.
 
-        Parameters
-        ----------
-        phase, run
-            The first training and where it ended; None when a checkpoint said so.
+        ``fit`` and ``progress`` are the initial fit and its end; None when a checkpoint held
+        its outcome.
         """
-        if phase is not None and run is not None:
-            best = run.stopping.best_epoch if run.best is not None else run.epoch - 1
-            if phase.has_validation and run.best is None:
-                self._warn(
-                    f"validationMetric={self._request.metric!r} was undefined in every epoch, so "
-                    "the last one was kept: the validation rows have one class only, or constant "
-                    "labels."
-                )
-            self._first = FitResult(run.result(), phase.scaling, best, run.step_scale, run.history)
-            if self._request.keep_snapshot:
-                self._training_state = self._training_state_of(run, phase, None)
+        resumes = fit is None
+        if fit is not None and progress is not None:
+            best = progress.stopping.best_epoch
+            if progress.best is None:
+                best = progress.epoch - 1
+                if fit.has_validation:
+                    self._warn(
+                        f"validationMetric={self._config.metric!r} was undefined in every epoch, "
+                        "so the last one was kept: the validation rows have one class only, or "
+                        "constant labels."
+                    )
+            self._initial = FitResult(
+                progress.result(), fit.scaling, best, progress.step_scale, progress.history
+            )
+            if self._config.keep_snapshot:
+                self._training_state = self._state_of(fit, None)
             if not self._wants_refit():
                 return None
-        first = self._finished_first
-        log.info("refitting on all rows for %d epoch(s)", first.best_epoch + 1)
+        epochs = self._finished_initial.best_epoch + 1
+        log.info("refitting on all rows for %d epoch(s)", epochs)
         scaling = self._scaling(all_rows=True)
-        spec = replace(self._request.spec, epochs=first.best_epoch + 1)
-        if phase is None and self._training_state is not None:
-            return Fit(self._training_state.run(), spec, scaling, True, False)
-        return Fit(self._new_run(spec, scaling, all_rows=True), spec, scaling, True, False)
-
-    def single_task(self, phase: Fit, tell: EpochCallback) -> SingleTaskTrainer:
-        """Return a phase as a training in one task."""
-        return SingleTaskTrainer(
-            phase.run, phase.spec, phase.scaling, self._request.metric, tell=self._teller(tell),
-            keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            worker_info=self._worker_info,
-        )  # fmt: skip
-
-    def distributed(self, phase: Fit, tell: EpochCallback) -> AveragingTrainer:
-        """Return a phase as a training in many tasks."""
-        return AveragingTrainer(
-            phase.spec, self.plan, metric=self._request.metric, tell=self._teller(tell),
-            scaling=phase.scaling, train_on_all=phase.train_on_all,
-            has_validation=phase.has_validation,
-            n_rows=self._data.sums(all_rows=phase.train_on_all).rows,
-            keep=self._keeper(phase), keep_every=self._request.checkpoint_interval,
-            worker_info=self._worker_info,
-        )  # fmt: skip
+        spec = replace(self._config.spec, epochs=epochs)
+        if resumes and self._training_state is not None:
+            progress = self._training_state.run()
+        else:
+            progress = self._new_progress(spec, scaling, all_rows=True)
+        return self._fit(progress, spec, scaling, train_on_all=True)
 
     def result(
-        self, phase: Fit | None, outcome: TrainingProgress | TrainingDivergedError | None
+        self, fit: Fit | None, outcome: TrainingProgress | TrainingDivergedError | None
     ) -> TrainResult:
-        """Return the model and its summary, after the second training or without one."""
-        first = self._finished_first
-        candidate, scaling, step_scale = first.candidate, first.scaling, first.step_scale
-        records, refit_seconds = list(first.records), 0.0
+        """Return the model and its summary, after the refit or without one."""
+        initial = self._finished_initial
+        parameters, scaling, step_scale = initial.parameters, initial.scaling, initial.step_scale
+        records, refit_seconds = list(initial.records), 0.0
         if isinstance(outcome, TrainingDivergedError):
             self._warn(f"The refit on all rows failed, the first model is kept: {outcome}")
-        elif outcome is not None and phase is not None:
-            candidate, scaling, step_scale = outcome.result(), phase.scaling, outcome.step_scale
+        elif outcome is not None and fit is not None:
+            parameters, scaling = outcome.result(), fit.scaling
+            step_scale = outcome.step_scale
             records += outcome.history
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
-        facts = self._facts(records, scaling)
-        facts["stepScale"] = step_scale
-        facts["refit"] = isinstance(outcome, TrainingProgress)
-        facts["refitSeconds"] = refit_seconds
-        facts["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
-        weights = self._weights(candidate, scaling.label)
+        summary = self._summary(records, scaling)
+        summary["stepScale"] = step_scale
+        summary["refit"] = isinstance(outcome, TrainingProgress)
+        summary["refitSeconds"] = refit_seconds
+        summary["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
+        weights = self._weights(parameters, scaling.label)
         if self._checkpoint is not None:
             self._checkpoint.remove()
-        training_state = self._training_state if self._request.keep_snapshot else None
-        return TrainResult(weights, self._history, facts, training_state)
+        state = self._training_state if self._config.keep_snapshot else None
+        return TrainResult(weights, self._history, summary, state)
 
     @property
-    def _finished_first(self) -> FitResult:
-        if self._first is None:
-            raise RuntimeError("the first training has not ended yet")
-        return self._first
+    def _finished_initial(self) -> FitResult:
+        if self._initial is None:
+            raise RuntimeError("the initial fit has not ended yet")
+        return self._initial
 
-    def _teller(self, tell: EpochCallback) -> EpochCallback:
-        """Return what takes in the epochs of a phase; the refit's are not history."""
-        if self._first is not None:
-            return tell
-
-        def first_told(report: EpochReport) -> bool:
-            tell(report)
-            self._history.append(report.row())
-            return self._on_epoch_end is None or self._on_epoch_end(report)
-
-        return first_told
-
-    def _keeper(self, phase: Fit) -> Callable[[TrainingProgress], None] | None:
-        checkpoint = self._checkpoint
-        if checkpoint is None:
-            return None
-        first = self._first
-        return lambda run: checkpoint.write(self._training_state_of(run, phase, first))
-
-    def _training_state_of(
-        self, run: TrainingProgress, phase: Fit, first: FitResult | None
-    ) -> TrainingState:
-        training_state = TrainingState.of(
-            run, fingerprint=self._data.fingerprint, metric=self._request.metric,
-            scaling=phase.scaling, ids=self.plan.ids, history=self._history,
+    def _fit(
+        self,
+        progress: TrainingProgress,
+        spec: Hyperparameters,
+        scaling: Scaling,
+        *,
+        train_on_all: bool,
+    ) -> Fit:
+        is_refit = self._initial is not None
+        return Fit(
+            progress=progress, spec=spec, scaling=scaling, metric=self._config.metric,
+            n_rows=self._data.sums(all_rows=train_on_all).rows, train_on_all=train_on_all,
+            has_validation=self._data.has_validation and not is_refit,
+            worker_info=self._worker_info,
+            on_epoch_end=_continue if is_refit else self._record_epoch,
+            on_checkpoint=None if self._checkpoint is None else partial(
+                self._write_checkpoint, self._checkpoint, self._initial
+            ),
+            checkpoint_interval=self._config.checkpoint_interval,
         )  # fmt: skip
-        training_state.facts["epochs"] = phase.spec.epochs
-        training_state.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
-        if first is not None:
-            training_state.facts["first"] = {
-                "bias": first.candidate.bias,
-                "units": [first.scaling.label, first.scaling.weight],
-                "best_epoch": first.best_epoch,
-                "step_scale": first.step_scale,
-                "records": [record.to_dict() for record in first.records],
-            }
-            training_state.arrays["first"] = first.candidate.table
-        return training_state
+
+    def _record_epoch(self, report: EpochReport) -> bool:
+        self._history.append(report.row())
+        return self._on_epoch_end is None or self._on_epoch_end(report)
+
+    def _write_checkpoint(
+        self, checkpoint: Checkpoint, initial: FitResult | None, fit: Fit
+    ) -> None:
+        checkpoint.write(self._state_of(fit, initial))
+
+    def _state_of(self, fit: Fit, initial: FitResult | None) -> TrainingState:
+        state = TrainingState.of(
+            fit.progress, fingerprint=self._data.fingerprint, metric=self._config.metric,
+            scaling=fit.scaling, ids=self.plan.ids, history=self._history,
+        )  # fmt: skip
+        state.facts["epochs"] = fit.spec.epochs
+        state.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
+        if initial is not None:
+            initial.to_state(state)
+        return state
 
     def _continued(self, scaling: Scaling) -> TrainingProgress | None:
-        """Return the run of the model to go on from, when this is the same training."""
-        request, start = self._request, self._start
+        """Return the progress of the model to start from, when this is the same training."""
+        config, start = self._config, self._start
         if start is None or start.training_state is None:
             return None
-        layout = Layout(request.spec.k, request.spec.optimizer)
+        layout = Layout(config.spec.k, config.spec.optimizer)
         if not start.training_state.continues(
-            fingerprint=self._data.fingerprint, layout=layout, metric=request.metric,
+            fingerprint=self._data.fingerprint, layout=layout, metric=config.metric,
             scaling=scaling, n_features=self.plan.n_features,
         ):  # fmt: skip
             return None
-        run = start.training_state.run()
-        run.finished = False
-        run.stopping.patience, run.stopping.tol = request.patience, request.tol
-        if run.stopping.should_stop:
-            run.stopping.waited = 0
+        progress = start.training_state.run()
+        progress.finished = False
+        progress.stopping.patience, progress.stopping.tol = config.patience, config.tol
+        if progress.stopping.should_stop:
+            progress.stopping.waited = 0
         self._history = start.training_state.history
-        return run
+        return progress
 
-    def _new_run(
+    def _new_progress(
         self, spec: Hyperparameters, scaling: Scaling, *, all_rows: bool
     ) -> TrainingProgress:
-        request, plan = self._request, self.plan
+        config, plan = self._config, self.plan
         sums = self._data.sums(all_rows=all_rows)
         mean = sums.label / sums.weight / scaling.label
         counts = plan.all_counts if all_rows else plan.train_counts
@@ -324,53 +507,52 @@ class ModelTraining:
             warm_state_inplace(state, self._start, spec, ids=plan.ids, scaling=scaling)
         return TrainingProgress(
             state=state,
-            stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),
+            stopping=new_stopping(spec, config.metric, patience=config.patience, tol=config.tol),
             last_loss=sums.label_square / sums.weight / scaling.label**2 - mean**2,
         )
 
     def _scaling(self, *, all_rows: bool) -> Scaling:
         sums = self._data.sums(all_rows=all_rows)
-        return Scaling(label=label_scale(self._request, sums), weight=sums.weight / sums.rows)
+        return Scaling(label=label_scale(self._config, sums), weight=sums.weight / sums.rows)
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
         self._warnings.append(text)
 
     def _wants_refit(self) -> bool:
-        request = self._request
-        if not self._data.has_validation or request.columns.validation is not None:
+        config = self._config
+        if not self._data.has_validation or config.columns.validation is not None:
             return False  # a validation set of the user's own is never trained on
-        if request.keep_snapshot:
-            return False  # it is the model's own training that goes on later
+        if config.keep_snapshot:
+            return False  # the model's own training is continued later
         rows = self._data.train.rows + self._data.validation.rows
-        return request.refit == "always" or (request.refit == "auto" and rows <= REFIT_ROWS)
+        return config.refit == "always" or (config.refit == "auto" and rows <= REFIT_ROWS)
 
-    def _weights(self, result: Parameters, scale: float) -> FMWeights:
+    def _weights(self, parameters: Parameters, scale: float) -> FMWeights:
         """Return the model in the labels' own units.
 
         With labels divided by ``scale``, the score times ``scale`` is the score of the
         model with ``scale * w0``, ``scale * w`` and ``sqrt(scale) * V``.
         """
-        table: NDArray[np.float32] = result.table.copy()
+        table: NDArray[np.float32] = parameters.table.copy()
         if scale != 1.0:
             table[:, :-1] *= np.float32(math.sqrt(scale))
             table[:, -1] *= np.float32(scale)
         return FMWeights(
-            bias=float(np.float32(result.bias * scale)),
+            bias=float(np.float32(parameters.bias * scale)),
             table=table,
             feature_dim=self.plan.feature_dim,
             features=self.plan.ids,
         )
 
-    def _facts(self, records: list[EpochRecord], scaling: Scaling) -> dict[str, Any]:
-        first = self._finished_first
-        sums = self._data.sums(
-            all_rows=len(records) > len(first.records) or self._data.has_no_training_rows
-        )
-        data, plan = self._data, self.plan
-        notes = divergence_notes(first.records)
-        refit = divergence_notes(records[len(first.records) :])
-        notes += [f"In the refit: {note}" for note in refit]
+    def _summary(self, records: list[EpochRecord], scaling: Scaling) -> dict[str, Any]:
+        initial, data, plan = self._finished_initial, self._data, self.plan
+        all_rows = len(records) > len(initial.records) or data.has_no_training_rows
+        sums = data.sums(all_rows=all_rows)
+        notes = divergence_notes(initial.records)
+        notes += [
+            f"In the refit: {note}" for note in divergence_notes(records[len(initial.records) :])
+        ]
         return {
             "numRows": data.train.rows + data.validation.rows,
             "numTrainRows": data.train.rows,
@@ -390,11 +572,11 @@ class ModelTraining:
             "labelMean": sums.label / sums.weight,
             "labelScale": scaling.label,
             "totalIterations": len(self._history),
-            "bestEpoch": first.best_epoch,
-            "validationMetric": self._request.metric if data.has_validation else None,
-            "validationCurve": validation_curve(first.records, first.best_epoch),
+            "bestEpoch": initial.best_epoch,
+            "validationMetric": self._config.metric if data.has_validation else None,
+            "validationCurve": validation_curve(initial.records, initial.best_epoch),
             "running": running_history(
-                first.records, data.sums(all_rows=data.has_no_training_rows).rows
+                initial.records, data.sums(all_rows=data.has_no_training_rows).rows
             ),
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + notes,
@@ -403,286 +585,5 @@ class ModelTraining:
         }
 
 
-def _first_of(saved: TrainingState) -> FitResult:
-    """Return what the first training came to, from a checkpoint of the second."""
-    facts = saved.facts["first"]
-    return FitResult(
-        Parameters(saved.arrays["first"].copy(), facts["bias"]),
-        Scaling(*facts["units"]),
-        facts["best_epoch"],
-        facts["step_scale"],
-        [EpochRecord.from_dict(record) for record in facts["records"]],
-    )
-
-
-Outcome = TrainResult | TrainingDivergedError
-
-
-def train(rows: DataFrame, request: TrainConfig, *, start: WarmStart | None = None) -> TrainResult:
-    """Train one model on ``rows``, whose columns have the internal names.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Columns ``features``, ``label`` and, as the request says, ``weight`` and
-        ``validation``.
-    request : TrainConfig
-    start : WarmStart, optional
-        Model to go on from.
-
-    Raises
-    ------
-    InvalidParamError, InvalidDataError, ModelTooLargeError, TrainingDivergedError,
-    GpuNotFoundError
-
-    Notes
-    -----
-    One pass packs the data. Then either one task runs all epochs, or each epoch is a
-    few jobs over the packed blocks. Everything persisted or broadcast is released on
-    the way out, however that is reached.
-    """
-    with open_trainer(rows, request) as data:
-        [outcome] = data.train([request], start=start)
-    if isinstance(outcome, TrainingDivergedError):
-        raise outcome
-    return outcome
-
-
-@contextmanager
-def open_trainer(rows: DataFrame, request: TrainConfig) -> Iterator[Trainer]:
-    """Pack ``rows`` as a request says; inside the block any number of models train on them.
-
-    Raises
-    ------
-    InvalidParamError, InvalidDataError
-    GpuNotFoundError
-        Before any row is read.
-    """
-    request.check()
-    session = rows.sparkSession
-    use_driver_interpreter(session)
-    with ExitStack() as after, tagged(session, "fit"):
-        devices = {request.device: choose_device(request.device, session)}
-        with packed(rows, session, request) as data, ExitStack() as stack:
-            yield Trainer(data, packing_key(request), session, stack, after, devices)
-
-
-class Trainer:
-    """A packed training set; ``open_trainer`` makes it."""
-
-    def __init__(
-        self,
-        data: PackedDataset,
-        key: tuple[object, ...],
-        session: SparkSession,
-        stack: ExitStack,
-        after: ExitStack,
-        devices: dict[DeviceName, Device],
-    ) -> None:
-        self._data = data
-        self._key = key
-        self._session = session
-        self._stack = stack
-        self._after = after  # what is to be done when no job runs any more
-        self._name = uuid4().hex
-        self._ids: dict[bytes, Broadcast] = {}
-        self._partitioned: dict[tuple[object, ...], PartitionedBlocks] = {}
-        self._devices = devices
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of every row, its set and its place: the same for the same data."""
-        return self._data.fingerprint
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are rows to validate on."""
-        return self._data.has_validation
-
-    def train(
-        self,
-        requests: Sequence[TrainConfig],
-        *,
-        start: WarmStart | None = None,
-        callbacks: Sequence[EpochCallback | None] = (),
-    ) -> list[Outcome]:
-        """Train a model for each request, in passes over the rows that they share.
-
-        Parameters
-        ----------
-        requests : sequence of TrainConfig
-            They may differ in all that does not decide how rows are packed
-            (``packing_key``).
-        start : WarmStart, optional
-            Model that all of them go on from.
-        listeners : sequence of callable or None
-            One a request: takes each of its epochs; False ends that training.
-
-        Returns
-        -------
-        list
-            A TrainResult for each request, the same as it would give alone; or the
-            TrainingDivergedError of one that no step size saves.
-        """
-        for request in requests:
-            request.check()
-            if packing_key(request) != self._key:
-                raise InvalidParamError("These Params need rows that are packed another way.")
-        several = len(requests) > 1
-        models = [
-            self._model(request, start, on_epoch_end, shares_folder=several)
-            for request, on_epoch_end in zip_longest(requests, callbacks)
-        ]
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for number, model in enumerate(models):
-            groups.setdefault(model.plan.key, []).append(number)
-        outcomes: dict[int, Outcome] = {}
-        for numbers in groups.values():
-            while numbers:
-                count = trained_together([models[n].plan for n in numbers])
-                chosen, numbers = numbers[:count], numbers[count:]
-                trained = self._train_together([models[n] for n in chosen])
-                outcomes |= dict(zip(chosen, trained, strict=True))
-        return [outcomes[number] for number in range(len(requests))]
-
-    def _model(
-        self,
-        request: TrainConfig,
-        start: WarmStart | None,
-        on_epoch_end: EpochCallback | None,
-        *,
-        shares_folder: bool,
-    ) -> ModelTraining:
-        checkpoint = saved = None
-        asked = request
-        if request.checkpoint_dir:
-            fingerprint = self._data.fingerprint
-            name = checkpoint_name(request, fingerprint) if shares_folder else "training"
-            checkpoint = Checkpoint(request, name)
-            saved = checkpoint.read(fingerprint)
-            checkpoint.check_writable()
-        if saved is not None:  # other partitions would end with another model
-            workers, averagings = saved.facts["partitions"]
-            asked = replace(request, num_workers=workers, averagings=averagings)
-        known = None if start is None else start.weights
-        plan = self._plan(asked, known)
-        return ModelTraining(
-            self._data, plan, request,
-            start=start, checkpoint=checkpoint, saved=saved, on_epoch_end=on_epoch_end,
-        )  # fmt: skip
-
-    def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
-        """Train models of one layout: first all first trainings, then all refits."""
-        plan = models[0].plan
-        _log_start(self._data, plan, len(models))
-        first = [model.initial_fit() for model in models]
-        runs = self._run(models, first, "train")
-        second: list[Fit | None] = [
-            None if isinstance(run, TrainingDivergedError) else model.refit_on_all_rows(phase, run)
-            for model, phase, run in zip(models, first, runs, strict=True)
-        ]
-        again = self._run(models, second, "refit")
-        return [
-            run if isinstance(run, TrainingDivergedError) else model.result(phase, refitted)
-            for model, run, phase, refitted in zip(models, runs, second, again, strict=True)
-        ]
-
-    def _run(
-        self, models: list[ModelTraining], phases: list[Fit | None], what: str
-    ) -> list[TrainingProgress | TrainingDivergedError | None]:
-        """Run the phases that there are to their ends."""
-        chosen = [(m, p) for m, p in zip(models, phases, strict=True) if p is not None]
-        if not chosen:
-            return [None] * len(phases)
-        plan, session = models[0].plan, self._session
-        on_all = chosen[0][1].train_on_all
-        gpu = self._gpu_passes(plan, on_all=on_all)
-        total = sum(phase.epochs_left for _, phase in chosen)
-        what = what if len(chosen) == 1 else f"{what} {len(chosen)} models"
-        outcomes: Sequence[TrainingProgress | TrainingDivergedError]
-        with Progress(total, what) as progress:
-
-            def tell(of: str, report: EpochReport) -> bool:
-                if of:
-                    progress(report, of)
-                else:
-                    progress(report)
-                return True
-
-            tellers = [
-                partial(tell, f"model {number}" if len(models) > 1 else "")
-                for number, phase in enumerate(phases)
-                if phase is not None
-            ]
-            if plan.single_task:
-                trainings = [
-                    model.single_task(phase, teller)
-                    for (model, phase), teller in zip(chosen, tellers, strict=True)
-                ]
-                outcomes = train_single_task(
-                    trainings, self._data, session, ids=self._ids_handle(plan),
-                    train_on_all=on_all, n_tasks=plan.device.slots or task_slots(session),
-                    device=plan.device, gpu=gpu,
-                )  # fmt: skip
-            else:
-                steps = [
-                    model.distributed(phase, teller).steps(phase.run)
-                    for (model, phase), teller in zip(chosen, tellers, strict=True)
-                ]
-                outcomes = run_rounds(steps, self._partitioned_blocks(plan), session, plan, gpu=gpu)
-        left = iter(outcomes)
-        return [None if phase is None else next(left) for phase in phases]
-
-    def _plan(self, request: TrainConfig, known: FMWeights | None) -> TrainPlan:
-        device = self._device(request.device)
-        try:
-            return make_plan(request, self._data, self._session, known=known, device=device)
-        except ModelTooLargeError as err:
-            if request.device != "auto" or not device.is_gpu:
-                raise
-            log.warning("device='auto' trains on the CPU: %s", err)
-            return make_plan(request, self._data, self._session, known=known, device=CPU_DEVICE)
-
-    def _device(self, wanted: DeviceName) -> Device:
-        if wanted not in self._devices:
-            self._devices[wanted] = choose_device(wanted, self._session)
-        return self._devices[wanted]
-
-    def _gpu_passes(self, plan: TrainPlan, *, on_all: bool) -> GpuPassConfig | None:
-        """Return how passes are made on a GPU; what has one key are the same rows."""
-        ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
-        key = f"{self._name} {plan.n_partitions} {plan.n_rounds} {on_all} {ids}"
-        sums, n_partitions = self._data.sums(all_rows=on_all), plan.n_partitions
-        return plan.device.passes(key, -(-sums.rows // n_partitions), sums.nnz // n_partitions)
-
-    def _ids_handle(self, plan: TrainPlan) -> Broadcast | None:
-        if plan.ids is None:
-            return None
-        key = plan.ids.tobytes()
-        if key not in self._ids:
-            self._ids[key] = self._stack.enter_context(
-                broadcast(self._session, plan.ids, n_bytes=plan.ids.nbytes)
-            )
-        return self._ids[key]
-
-    def _partitioned_blocks(self, plan: TrainPlan) -> PartitionedBlocks:
-        ids = self._ids_handle(plan)
-        key = (plan.n_partitions, plan.n_rounds, id(ids))
-        if key not in self._partitioned:
-            partitioned = partition_blocks(self._data.blocks, plan.n_partitions, plan.n_rounds, ids)
-            blocks = PartitionedBlocks(partitioned, plan.n_rounds, self._stack)
-            self._stack.push(blocks.remove_files)
-            self._after.callback(blocks.remove_left_files)
-            self._partitioned[key] = blocks
-        return self._partitioned[key]
-
-
-def _log_start(data: PackedDataset, plan: TrainPlan, n_models: int) -> None:
-    log.info(
-        "packed %d rows (%d for validation), %d non-zeros, %d of %d features seen, in %.2f s; "
-        "%s%d partition(s), %d averaging(s) an epoch",
-        data.train.rows + data.validation.rows, data.validation.rows,
-        data.train.nnz + data.validation.nnz, len(data.counts.ids), data.feature_dim,
-        data.seconds, f"{n_models} models, " if n_models > 1 else "", plan.n_partitions,
-        0 if plan.single_task else plan.n_rounds,
-    )  # fmt: skip
+def _continue(report: EpochReport) -> bool:
+    return True  # a refit's epochs are not history

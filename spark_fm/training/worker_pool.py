@@ -16,22 +16,20 @@ from uuid import uuid4
 
 import pyarrow as pa
 from pyspark import cloudpickle
-from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
-from spark_fm._version import __version__
 from spark_fm.spark.broadcast import shared_folder
 from spark_fm.spark.collect import CHUNK_DDL, worker_errors
-from spark_fm.spark.session import cancel_jobs, job_thread, local_cores, setting, shares_files
+from spark_fm.spark.session import SparkCluster, cancel_jobs, job_thread, setting
 from spark_fm.training.partitions import PartitionedBlocks
 from spark_fm.training.tasks import (
     POLL_SECONDS,
     STOP,
     WorkerLoop,
-    answer_file,
-    order_file,
-    place,
-    presence_file,
+    command_file,
+    ready_file,
+    reply_file,
+    write_complete,
 )
 
 log = logging.getLogger(__name__)
@@ -48,26 +46,19 @@ START_SECONDS = 5.0
 class WorkerPool:
     """Tasks that wait for rounds, where all of a training's can run at once.
 
-    Parameters
-    ----------
-    session : SparkSession
-    n_partitions : int
-    blocks : PartitionedBlocks
-        Whose listing every order reads; computed when the tasks start.
-
-    Notes
-    -----
-    Only where driver and tasks share one machine with a core for each partition. While
-    they wait they hold these cores: no other job of the session runs on them.
+    Only where driver and tasks share one machine with a core for each partition. While the tasks
+    wait they hold these cores: no other job of the session runs on them. Every command reads the
+    listing of the blocks, computed when the tasks start.
     """
 
-    def __init__(self, session: SparkSession, n_partitions: int, blocks: PartitionedBlocks) -> None:
+    def __init__(self, cluster: SparkCluster, n_partitions: int, blocks: PartitionedBlocks) -> None:
+        session = cluster.session
         self._session = session
         self._n_partitions = n_partitions
         self._blocks = blocks
         self.usable = (
-            shares_files(session)
-            and n_partitions <= local_cores(session)
+            cluster.shares_files
+            and n_partitions <= cluster.local_cores
             and not blocks.cores_are_busy
             and not is_remote()  # a process of both kinds of sessions
             and not any(setting(session, name, "false") == "true" for name in KILLED_WHEN_IDLE)
@@ -90,37 +81,31 @@ class WorkerPool:
         self.stop(waits=kind is None)
 
     def rows_of(self, task: Any) -> Iterator[tuple[Any, ...]] | None:
-        """Return the rows that a task yields in all partitions; None where none can run.
-
-        Parameters
-        ----------
-        task : callable
-            As ``mapInArrow`` takes it; yields record batches of PIECE_SCHEMA.
-        """
+        """Return the rows of CHUNK_DDL that a task yields in all partitions; None if unusable."""
         if self.usable and self._folder is None:
             self._start()
         if not self.usable or self._folder is None:
             return None
         folder, number = self._folder, self._number
         self._number += 1
-        place(order_file(folder, number), cloudpickle.dumps(task))
-        answers = [answer_file(folder, number, p) for p in range(self._n_partitions)]
-        self._wait_for(answers)
-        tables = [pa.ipc.open_stream(path.read_bytes()).read_all() for path in answers]
-        for path in (order_file(folder, number), *answers):
+        write_complete(command_file(folder, number), cloudpickle.dumps(task))
+        replies = [reply_file(folder, number, p) for p in range(self._n_partitions)]
+        self._wait_for(replies)
+        tables = [pa.ipc.open_stream(path.read_bytes()).read_all() for path in replies]
+        for path in (command_file(folder, number), *replies):
             path.unlink()
         columns = [c.to_pylist() for c in pa.concat_tables(tables).columns]
         return zip(*columns, strict=True)
 
     def stop(self, *, waits: bool = True) -> None:
-        """Let the tasks end, and use none any more; cancel their job unless ``waits``."""
+        """End the tasks for good; cancel their job unless ``waits``."""
         self.usable = False
         folder, self._folder = self._folder, None
         if folder is None:
             return
         try:
             with suppress(OSError):  # they end without the folder, too
-                place(folder / STOP, b"")
+                write_complete(folder / STOP, b"")
             if waits:
                 self._job.join()
             else:
@@ -136,9 +121,9 @@ class WorkerPool:
     def _start(self) -> None:
         listing = self._blocks.listing
         with worker_errors():
-            listing.count()  # what it takes to write the files is no wait for the tasks
+            listing.count()  # the time to write the files is not a wait for the tasks
         self._folder = folder = self._stack.enter_context(shared_folder())
-        task = WorkerLoop(__version__, str(folder), os.getpid())
+        task = WorkerLoop(str(folder), os.getpid())
         waiting = listing.mapInArrow(task, CHUNK_DDL)
         collect = job_thread(self._session, self._tag, waiting.collect)
 
@@ -150,14 +135,14 @@ class WorkerPool:
 
         self._job = threading.Thread(target=run, daemon=True, name="spark_fm rounds")
         self._job.start()
-        here = [presence_file(folder, p) for p in range(self._n_partitions)]
-        if not self._wait_for(here, seconds=START_SECONDS):
-            log.info("other jobs keep the cores busy: each round is a job of its own")
+        ready = [ready_file(folder, p) for p in range(self._n_partitions)]
+        if not self._wait_for(ready, seconds=START_SECONDS):
+            log.info("cores are busy: running one Spark job per averaging round")
             self._blocks.cores_are_busy = True
             self.stop(waits=False)
 
     def _wait_for(self, files: list[Path], seconds: float = float("inf")) -> bool:
-        """Wait until files are there, and tell whether they are; raise what ended the job."""
+        """Wait for files and return whether they appeared; raise what ended the job."""
         started = time.perf_counter()
         missing = files
         while missing := [path for path in missing if not path.exists()]:

@@ -82,7 +82,7 @@ def test_models_of_a_regressor_share_rows_with_labels_of_their_own_units(
 def test_a_grid_packs_the_rows_once(
     train: DataFrame, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packings = counted(monkeypatch, trainer, "packed")
+    packings = counted(monkeypatch, trainer, "pack")
     fm = fast_fm(numWorkers=workers)
 
     fm.fit(train, maps_of(fm, [{"factorsLr": rate} for rate in (0.01, 0.1, 0.2)]))
@@ -93,7 +93,7 @@ def test_a_grid_packs_the_rows_once(
 def test_another_seed_is_packed_apart_because_its_validation_rows_are_others(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packings = counted(monkeypatch, trainer, "packed")
+    packings = counted(monkeypatch, trainer, "pack")
     fm = fast_fm()
 
     fm.fit(train, maps_of(fm, [{"seed": 1}, {"seed": 2}, {"seed": 1, "epochs": 1}]))
@@ -104,7 +104,7 @@ def test_another_seed_is_packed_apart_because_its_validation_rows_are_others(
 def test_models_in_partitions_share_every_pass(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = counted(monkeypatch, rounds, "run_pass")
+    passes = counted(monkeypatch, rounds, "run_round")
     fm = fast_fm(numWorkers=2, averagingsPerEpoch=2, epochs=3, refit="never")
 
     fm.fit(train)
@@ -138,7 +138,7 @@ def test_one_model_that_explodes_rolls_back_without_disturbing_the_others(
 def test_a_wrong_value_in_one_map_is_named_before_any_job(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packings = counted(monkeypatch, trainer, "packed")
+    packings = counted(monkeypatch, trainer, "pack")
     fm = fast_fm()
 
     with pytest.raises(InvalidParamError, match="numFactors=0"):
@@ -167,7 +167,7 @@ def test_threads_get_each_model_once(train: DataFrame) -> None:
 def test_nothing_is_trained_before_the_first_model_is_asked_for(
     train: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packings = counted(monkeypatch, trainer, "packed")
+    packings = counted(monkeypatch, trainer, "pack")
     fm = fast_fm()
 
     models = fm.fitMultiple(train, maps_of(fm, [{}, {}]))

@@ -170,13 +170,13 @@ def test_stopping_hopeless_trials_saves_epochs_and_keeps_the_best(rows, monkeypa
 
 def test_all_trials_share_one_packing(rows, monkeypatch):
     packings = []
-    packed = trainer.packed
+    packed = trainer.pack
 
     def counted(*args):
         packings.append(args)
         return packed(*args)
 
-    monkeypatch.setattr(trainer, "packed", counted)
+    monkeypatch.setattr(trainer, "pack", counted)
     tune(machine(epochs=2), rows, trials=5, space=SPACE, parallel=2)
 
     assert len(packings) == 1

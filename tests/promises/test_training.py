@@ -197,13 +197,13 @@ class TestCrossValidation:
         grid = [{fm.factorsLr: rate, fm.numFactors: k} for rate in (0.1, 0.2) for k in (2, 4)]
         alone = [fm.fit(liked, chosen) for chosen in grid]
         packed: list[int] = []
-        pack = trainer.packed
+        pack = trainer.pack
 
         def count(*args: Any, **kwargs: Any) -> Any:
             packed.append(1)
             return pack(*args, **kwargs)
 
-        monkeypatch.setattr(trainer, "packed", count)
+        monkeypatch.setattr(trainer, "pack", count)
 
         together = fm.fit(liked, grid)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from spark_fm import FactorizationMachine
+from spark_fm.spark.session import SparkCluster
 
 N_FEATURES = 40
 
@@ -14,6 +17,12 @@ def machine(**params):
     if params.get("numWorkers", 0) > 1:
         fixed |= {"averagingsPerEpoch": 2, "refit": "never"}
     return FactorizationMachine(**{**fixed, **params})
+
+
+def pretend_cluster(monkeypatch, **changes):
+    """Let sessions be taken for those of another cluster."""
+    of = SparkCluster.of
+    monkeypatch.setattr(SparkCluster, "of", lambda session: replace(of(session), **changes))
 
 
 def assert_same_model(a, b):

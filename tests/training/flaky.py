@@ -46,7 +46,7 @@ class ForgetfulUpdateTask(LocalUpdateTask):
         return super().__call__(batches)
 
 
-class FlakySoloTask(SingleTask):
+class FlakySingleTask(SingleTask):
     """Trains, and then fails on the first attempt."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,10 +126,9 @@ def test_executors_that_come_and_go_are_asked_for_no_profile(enabled, monkeypatc
         resources.GPU_AMOUNT: "1",
         "spark.dynamicAllocation.enabled": enabled,
     }
-    monkeypatch.setattr(resources, "is_local_master", lambda _: False)
     monkeypatch.setattr(resources, "setting", lambda _, name, default: settings.get(name, default))
 
-    assert training_profile(None) is None
+    assert training_profile(SimpleNamespace(is_local=False, session=None)) is None
 
 
 def test_a_gpu_that_the_driver_refuses_is_no_usable_gpu(monkeypatch):

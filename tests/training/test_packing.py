@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm._version import __version__
 from spark_fm.errors import VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.training.packing import (
@@ -25,7 +24,6 @@ from spark_fm.training.packing import (
 from tests.formats.test_vectors import VECTOR, dense, sparse
 
 TASK = PackTask(
-    version=__version__,
     loss="logistic",
     feature_dim=0,
     has_weight=False,

@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.training import shards
 from spark_fm.training.packing import TRAIN, VALIDATION, encode
@@ -12,7 +11,7 @@ from tests.training.test_shards import assert_same_rows, some_rows
 
 N_ROUNDS = 2
 REQUESTS = (
-    {}, {"validates": True}, {"train_on_all": True}, {"round": -1, "validates": True}
+    {}, {"validates": True}, {"train_on_all": True}, {"round_index": -1, "validates": True}
 )  # fmt: skip
 
 
@@ -24,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(params=[2**30, 700], ids=["whole", "cut"])
 def window_bytes(request, monkeypatch):
-    monkeypatch.setattr(shards, "WINDOW_BYTES", request.param)
+    monkeypatch.setattr(shards, "SHARD_BYTES", request.param)
     return request.param
 
 
@@ -58,28 +57,28 @@ def batches(chosen, with_payload=True):
 
 
 def stored(given):
-    task = WriteShardsTask(version=__version__, store="fit", n_rounds=N_ROUNDS)
+    task = WriteShardsTask(store="fit", n_rounds=N_ROUNDS)
     return list(task(batches(given)))
 
 
-def wanted(store, **changes):
-    facts = {"round": 1, "train_on_all": False, "validates": False} | changes
-    return RowSelection(n_rounds=N_ROUNDS, store=store, **facts)
+def selection(store, **changes):
+    fields = {"round_index": 1, "train_on_all": False, "validates": False} | changes
+    return RowSelection(n_rounds=N_ROUNDS, store=store, **fields)
 
 
-def chosen_by(wanted):
+def selected_by(selection):
     return [
         block for block in blocks()
-        if (block[1] == wanted.round_index and (wanted.train_on_all or block[0] == TRAIN))
-        or (wanted.validates and block[0] == VALIDATION)
+        if (block[1] == selection.round_index and (selection.train_on_all or block[0] == TRAIN))
+        or (selection.validates and block[0] == VALIDATION)
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", REQUESTS)
 def test_files_and_blocks_give_the_same_windows(window_bytes, changes):
     listing = stored(reversed(blocks()))
-    from_files, from_blocks = wanted("fit", **changes), wanted(None, **changes)
-    given = chosen_by(from_files)
+    from_files, from_blocks = selection("fit", **changes), selection(None, **changes)
+    given = selected_by(from_files)
 
     files = list(read_rows(from_files, batches(blocks(), with_payload=False), 50))
     direct = list(read_rows(from_blocks, batches(given), 50))
@@ -97,7 +96,7 @@ def test_files_and_blocks_give_the_same_windows(window_bytes, changes):
 
 def test_other_blocks_than_those_in_files_count_as_missing():
     stored(blocks()[:-1])
-    request = wanted("fit", validates=True)
+    request = selection("fit", validates=True)
 
     with pytest.raises(RowsMissingError, match="validation-0, validation-1"):
         list(read_rows(request, batches(blocks(), with_payload=False), 50))
@@ -105,13 +104,13 @@ def test_other_blocks_than_those_in_files_count_as_missing():
 
 def test_features_that_the_table_lacks_are_told_from_blocks():
     stored(blocks())
-    request = wanted("fit")
-    given = chosen_by(request)
+    request = selection("fit")
+    given = selected_by(request)
 
     with pytest.raises(RowsMissingError):
         list(read_rows(request, batches(given, with_payload=False), 10))
     with pytest.raises(InvalidDataError, match="changed between two passes"):
-        list(read_rows(wanted(None), batches(given), 10))
+        list(read_rows(selection(None), batches(given), 10))
 
 
 def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
@@ -121,12 +120,12 @@ def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
 
     assert not [path for path in folder.rglob("*") if path.is_file()]
     with pytest.raises(RowsMissingError):
-        list(read_rows(wanted("fit"), batches([], with_payload=False), 50))
+        list(read_rows(selection("fit"), batches([], with_payload=False), 50))
 
 
 def test_a_partition_without_rows_has_its_sets_all_the_same():
     stored([])
-    np.testing.assert_equal(list(read_rows(wanted("fit", validates=True), iter([]), 50)), [])
+    np.testing.assert_equal(list(read_rows(selection("fit", validates=True), iter([]), 50)), [])
     remove_store("fit")
     with pytest.raises(RowsMissingError):
-        list(read_rows(wanted("fit"), iter([]), 50))
+        list(read_rows(selection("fit"), iter([]), 50))

@@ -12,14 +12,14 @@ from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, to_frame
 from spark_fm.errors import ModelTooLargeError, SparkFMError
-from spark_fm.spark import session
 from spark_fm.spark.gpu import GpuAssignment
 from spark_fm.spark.resources import CPU_DEVICE, Device
+from spark_fm.spark.session import SparkCluster
 from spark_fm.training import dataset, rounds, single_task, trainer
 from spark_fm.training import plan as planning
 from tests.conftest import MODE
 from tests.training import flaky
-from tests.training.builders import N_FEATURES, assert_same_model, machine
+from tests.training.builders import N_FEATURES, assert_same_model, machine, pretend_cluster
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -41,7 +41,7 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
 
     monkeypatch.setattr(dataset, "PackTask", flaky.FlakyPackTask)
     monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.FlakyUpdateTask)
-    monkeypatch.setattr(single_task, "SoloTask", flaky.FlakySoloTask)
+    monkeypatch.setattr(single_task, "SingleTask", flaky.FlakySingleTask)
 
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
 
@@ -88,18 +88,15 @@ def test_merging_on_executors_gives_the_driver_s_bits(frame):
 
 
 def test_the_executors_merge_when_the_result_would_be_too_large(frame, monkeypatch):
-    monkeypatch.setattr(planning, "result_limit", lambda _: 1000)
-    monkeypatch.setattr(planning, "shares_files", lambda _: False)
+    pretend_cluster(monkeypatch, is_local=False, result_limit=1000)
     model = machine(numWorkers=2, epochs=1).fit(frame)
 
     assert model.summary.facts["mergedOnExecutors"]
 
 
 def test_results_over_the_limit_come_in_parts_with_the_same_bits(frame, monkeypatch):
-    from spark_fm.spark import collect
-
     whole = machine().fit(frame)
-    monkeypatch.setattr(collect, "result_limit", lambda _: -1)
+    pretend_cluster(monkeypatch, result_limit=-1)
 
     assert_same_model(whole, machine().fit(frame))
 
@@ -327,18 +324,20 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
 def test_small_data_choose_one_partition_and_large_data_more(spark):
     from spark_fm.training.packing import SetSums
 
+    cluster = SparkCluster.of(spark)
+
     def choose(nnz, device=CPU_DEVICE):
         sums = SetSums(rows=nnz // 40, nnz=nnz)
         data = dataset.PackedDataset(
             frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
             n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
         )  # fmt: skip
-        return planning._choose_partitions(data, 16, spark, device)
+        return planning._choose_partitions(data, 16, cluster, device)
 
     gpus = Device(slots=3, task_gpu=GpuAssignment(local=False))
 
     assert choose(1_000_000) == 1
-    assert choose(1_000_000_000) == session.task_slots(spark) == 2
+    assert choose(1_000_000_000) == cluster.task_slots == 2
     assert choose(1_000_000_000, gpus) == 1
     assert choose(1_000_000_000_000, gpus) == 3
 

@@ -12,19 +12,19 @@ from spark_fm.spark import broadcast
 from spark_fm.training import partitions, rounds
 from spark_fm.training.rounds import AveragingTrainer
 from tests.training import flaky
-from tests.training.builders import assert_same_model, machine
+from tests.training.builders import assert_same_model, machine, pretend_cluster
 
 
-def wanted_of(monkeypatch):
+def selections_of(monkeypatch):
     """What each job of the trainings to come reads."""
-    found = []
+    seen = []
     rows = partitions.PartitionedBlocks.rows
     monkeypatch.setattr(
         partitions.PartitionedBlocks,
         "rows",
-        lambda self, wanted: found.append(wanted) or rows(self, wanted),
+        lambda self, selection: seen.append(selection) or rows(self, selection),
     )
-    return found
+    return seen
 
 
 def files_left(spark):
@@ -42,30 +42,30 @@ def files_left(spark):
 
 @pytest.mark.parametrize("refit", ["never", "always"])
 def test_rows_from_files_and_from_blocks_give_the_same_bits(frame, monkeypatch, refit):
-    wanted = wanted_of(monkeypatch)
+    selections = selections_of(monkeypatch)
     from_files = machine(numWorkers=3, refit=refit).fit(frame)
-    assert wanted
-    assert all(w.store is not None for w in wanted)
+    assert selections
+    assert all(w.store is not None for w in selections)
 
     monkeypatch.setattr(partitions, "is_persisted", lambda _: False)
-    wanted.clear()
+    selections.clear()
     from_blocks = machine(numWorkers=3, refit=refit).fit(frame)
 
-    assert wanted
-    assert all(w.store is None for w in wanted)
+    assert selections
+    assert all(w.store is None for w in selections)
     assert_same_model(from_files, from_blocks)
 
 
 def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog):
     calm = machine(numWorkers=3, epochs=5).fit(frame)
-    wanted = wanted_of(monkeypatch)
+    selections = selections_of(monkeypatch)
     monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.ForgetfulUpdateTask)
 
     with caplog.at_level("INFO", logger="spark_fm"):
         model = machine(numWorkers=3, epochs=5).fit(frame)
 
     assert_same_model(calm, model)
-    assert sum(w.store is not None for w in wanted) == partitions.MOST_MISSES
+    assert sum(w.store is not None for w in selections) == partitions.MOST_MISSES
     assert "from now on" in caplog.text
 
 
@@ -77,7 +77,7 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
         assert files_left(spark)
         raise RuntimeError("the driver fails")
 
-    monkeypatch.setattr(AveragingTrainer, "_merge", fail)
+    monkeypatch.setattr(AveragingTrainer, "_average", fail)
     with pytest.raises(RuntimeError, match="the driver fails"):
         machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []
@@ -86,8 +86,7 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
 def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
     monkeypatch.setattr(broadcast, "FILE_BYTES", 0)
     through_files = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
-    for module in (broadcast, rounds):
-        monkeypatch.setattr(module, "shares_files", lambda _: False)
+    pretend_cluster(monkeypatch, is_local=False)
     through_the_jvm = [machine(numWorkers=workers).fit(frame) for workers in (0, 3)]
 
     for one, other in zip(through_files, through_the_jvm, strict=True):
