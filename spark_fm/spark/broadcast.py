@@ -167,12 +167,12 @@ def write_value(path: Path, value: Any) -> None:
 
 def read_value(path: Path) -> Any:
     """Return what ``write_value`` wrote; its arrays are read-only views of the file."""
-    whole = read_bytes(path)
-    stop = 8 + int.from_bytes(whole[:8], "little")
-    n_head, sizes = pickle.loads(whole[8:stop])
-    head, place, views = whole[stop : stop + n_head], stop + n_head, []
+    content = read_bytes(path)
+    stop = 8 + int.from_bytes(content[:8], "little")
+    n_head, sizes = pickle.loads(content[8:stop])
+    head, offset, views = content[stop : stop + n_head], stop + n_head, []
     for size in sizes:
-        place += -place % ALIGNMENT
-        views.append(whole[place : place + size])
-        place += size
+        offset += -offset % ALIGNMENT
+        views.append(content[offset : offset + size])
+        offset += size
     return pickle.loads(head, buffers=views)

@@ -116,12 +116,12 @@ def chunk(
 
 
 def to_chunks(
-    partition: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], *, model: int = 0
+    partition: int, metadata: dict[str, Any], arrays: dict[str, NDArray[Any]], *, model: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the chunks of arrays and facts; the facts also keep shapes and dtypes."""
+    """Yield the chunks of metadata and arrays; the metadata also keep shapes and dtypes."""
     flats = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in arrays.items()}
     forms = {n: [a.dtype.str, list(a.shape), zlib.crc32(flats[n].data)] for n, a in arrays.items()}
-    content = json.dumps({**facts, "arrays": forms}).encode()
+    content = json.dumps({**metadata, "arrays": forms}).encode()
     yield chunk(partition, META, 0, content, model=model)
     for name, flat in flats.items():
         for part, start in enumerate(range(0, len(flat), CHUNK_BYTES)):
@@ -132,22 +132,22 @@ def to_chunks(
 def from_chunks(
     rows: Iterable[tuple[str, int, Any]],
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return facts and arrays from their chunks (name, part, payload), in any order."""
+    """Return metadata and arrays from their chunks (name, part, payload), in any order."""
     parts: dict[str, list[tuple[int, Any]]] = {}
     for name, part, payload in rows:
         parts.setdefault(name, []).append((part, payload))
-    facts = json.loads(bytes(parts[META][0][1]))
+    metadata = json.loads(bytes(parts[META][0][1]))
     arrays = {}
-    for name, (dtype, shape, checksum) in facts.pop("arrays").items():
+    for name, (dtype, shape, checksum) in metadata.pop("arrays").items():
         array = np.empty(shape, dtype)
         flat = array.reshape(-1).view(np.uint8)
-        place = 0
+        offset = 0
         for _, payload in sorted(parts.get(name, []), key=lambda item: item[0]):
-            flat[place : place + len(payload)] = np.frombuffer(payload, np.uint8)
-            place += len(payload)
-        if place != len(flat):
-            raise RuntimeError(f"{name}: {place} of {len(flat)} bytes arrived")
+            flat[offset : offset + len(payload)] = np.frombuffer(payload, np.uint8)
+            offset += len(payload)
+        if offset != len(flat):
+            raise RuntimeError(f"{name}: {offset} of {len(flat)} bytes arrived")
         if zlib.crc32(flat.data) != checksum:
             raise RuntimeError(f"{name}: its chunks are of two attempts of a task, or damaged")
         arrays[name] = array
-    return facts, arrays
+    return metadata, arrays

@@ -1,4 +1,4 @@
-"""Folders on the file systems that Spark knows: replaced as a whole, and read by literal paths.
+"""Folders on the file systems that Spark knows: replaced in one step, and read by literal paths.
 
 Driver only. On Classic through Hadoop's file systems, as Spark itself; a Connect client has
 none.
@@ -28,23 +28,13 @@ def literal(path: str) -> str:
 
 
 def replace_folder(session: SparkSession, path: str, write: Callable[[str], None]) -> None:
-    """Write a folder and put it in the place of what is at ``path``, if anything is.
+    """Replace ``path``, in any file system that Spark knows, by a folder that ``write`` writes.
 
-    Parameters
-    ----------
-    session : SparkSession
-    path : str
-        In any file system that Spark knows.
-    write : callable
-        Writes the whole folder to the path that it is given.
-
-    Notes
-    -----
-    The new folder is written beside the old one, which stays where it is until the new
-    one is complete. On Classic two renames then swap them. A Connect client cannot
-    rename: there the folder is written beside, as proof that it can be written, the old
-    one removed, and the folder written once more; what fails after that leaves the
-    complete new folder beside, and the error names it.
+    ``write`` takes the path to write to. The new folder is written beside the old one, which
+    stays until the new one is complete. On Classic two renames then swap them. A Connect client
+    cannot rename: there the folder is written beside, as proof that it can be written, the old
+    one removed, and the folder written once more; a failure after that leaves the complete new
+    folder beside, and the error names it.
     """
     store = _STORE.match(path)[0]  # type: ignore[index]  # matches nothing, too
     folder, name = posixpath.split(path[len(store) :].rstrip("/"))

@@ -35,24 +35,12 @@ PROBE_DDL = "gpu string, number int, reason string"
 
 @dataclass(frozen=True)
 class GpuAssignment:
-    """Which GPU a task uses.
-
-    Parameters
-    ----------
-    local : bool
-        A local master assigns none: its tasks take those of the machine in turn.
-    """
+    """Which GPU a task uses: the one that Spark assigns, or on a local master one in turn."""
 
     local: bool
 
     def use(self) -> str:
-        """Make it the current one; return its address.
-
-        Raises
-        ------
-        GpuNotFoundError
-            When Spark has given the task none, or it is not there.
-        """
+        """Make it the current GPU and return its address; raise GpuNotFoundError without one."""
         address = self._address()
         use_gpu(address)
         return address
@@ -72,51 +60,42 @@ class GpuAssignment:
 
 @dataclass(frozen=True)
 class GpuPassConfig:
-    """Passes on the GPU of the task.
-
-    Parameters
-    ----------
-    gpu : GpuAssignment
-    rows_key : str
-        Name of the rows that the job's partitions hold; a worker that is used again finds
-        those of its partition on the GPU.
-    block_rows : int
-        Rows that train side by side.
-    """
+    """How a task passes over its rows on its GPU."""
 
     gpu: GpuAssignment
+    # Name of the rows that the job's partitions hold: a worker that is reused finds those of its
+    # partition on the GPU.
     rows_key: str
-    block_rows: int
+    block_rows: int  # rows that train side by side
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
-        """Yield what makes the passes, and which GPU it uses, as ``host:address``.
+    def backend(self, part: int) -> Iterator[tuple[Backend, str]]:
+        """Yield the backend and its GPU as ``host:address``; leave the GPU to others afterwards.
 
-        ``part`` numbers the parts of the rows, each of which one task trains on. At the end
-        the GPU is left to the tasks of other workers, too.
+        ``part`` numbers the parts of the rows, each of which one task trains on.
         """
         address = self.gpu.use()
         from spark_fm.learner.cuda.memory import device_memory
         from spark_fm.learner.cuda.trainer import CudaBackend
 
         memory, key = device_memory(), (self.rows_key, part)
-        trainer = CudaBackend(key, self.block_rows)
+        backend = CudaBackend(key, self.block_rows)
         try:
-            yield trainer, f"{socket.gethostname()}:{address}"
+            yield backend, f"{socket.gethostname()}:{address}"
         except BaseException:
             with suppress(Exception):  # a GPU that is broken must not hide what broke it
-                trainer.let_go()
+                backend.let_go()
                 memory.leave_room()
             raise
-        trainer.let_go()
+        backend.let_go()
         memory.leave_room()
 
 
 def task_backend(
     gpu: GpuPassConfig | None, part: int
 ) -> AbstractContextManager[tuple[Backend, str | None]]:
-    """Return a context of what makes a task's passes, and of the name of its GPU if it has one."""
-    return nullcontext((CPU_BACKEND, None)) if gpu is None else gpu.trainer(part)
+    """Return a context of a task's backend, and of the name of its GPU if it has one."""
+    return nullcontext((CPU_BACKEND, None)) if gpu is None else gpu.backend(part)
 
 
 def row_scorer(
@@ -125,14 +104,14 @@ def row_scorer(
     bias: float,
     features: NDArray[np.int32] | None,
 ) -> Callable[[CsrBatch], NDArray[np.float32]]:
-    """Return what gives the raw scores of rows, as ``predict.margins`` takes a model.
+    """Return a function from rows to raw scores, for a model as ``predict.margins`` takes it.
 
-    Large batches are scored on the task's GPU, where there is one with room for the model
-    and for them; all others on the CPU.
+    Large batches are scored on the task's GPU, if one has room for the model and for them;
+    all others on the CPU.
     """
-    on_processor = partial(margins, table=table, bias=bias, features=features)
+    on_cpu = partial(margins, table=table, bias=bias, features=features)
     if gpu is None:
-        return on_processor
+        return on_cpu
     k = table.shape[1] - 1
     positions = None if features is None else TablePositions(features)
     scorer: CudaScorer | None = None
@@ -149,7 +128,7 @@ def row_scorer(
             except ModelTooLargeError as err:  # as it is, or since others have filled the GPU
                 log.warning("scoring on the CPU from here on: %s", err)
             scorer, works = None, False
-        return on_processor(batch)
+        return on_cpu(batch)
 
     return score
 

@@ -85,7 +85,7 @@ def check_outputs(schema: StructType, outputs: dict[str, str]) -> None:
     outputs : dict of str to str
         Param name to column name.
     """
-    # Spark resolves names without regard to case unless it is told otherwise.
+    # Spark resolves names without regard to case unless it is set otherwise.
     taken_already = {column.lower() for column in schema.names}
     taken: dict[str, str] = {}
     for param, name in outputs.items():
@@ -108,7 +108,7 @@ def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
         quoted(columns.features).alias("features"),
         quoted(columns.label).cast("double").alias("label"),
     ]
-    # Where the row is, told by the plan: a task that recomputes it may have another number.
+    # The source partition, from the plan: a task that recomputes it may have another number.
     selected.append(F.spark_partition_id().alias("source"))
     if columns.weight is not None:
         selected.append(quoted(columns.weight).cast("double").alias("weight"))

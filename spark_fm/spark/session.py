@@ -35,13 +35,13 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparkCluster:
-    """What a session tells of where its jobs run; ask once a call and pass it on."""
+    """Where the jobs of a session run; ask once a call and pass it on."""
 
     session: SparkSession
     is_connect: bool
     is_local: bool  # driver and workers are one machine
     local_cores: int  # tasks that a local master runs at once; 0 for another master
-    task_slots: int  # tasks that run at once, as far as the session tells (>= 1)
+    task_slots: int  # tasks that run at once, as far as the session knows (>= 1)
     # Bytes that one job's result may safely have: a quarter of the driver's heap and of
     # spark.driver.maxResultSize, because a result is in the JVM twice and next to everything else.
     result_limit: int
@@ -70,7 +70,7 @@ class SparkCluster:
         return self.is_local and not self.is_connect
 
     def n_executors(self) -> int:
-        """Return how many executors there are, as far as the session tells (>= 1)."""
+        """Return how many executors there are, as far as the session knows (>= 1)."""
         instances = setting(self.session, "spark.executor.instances", "")
         if instances.isdigit() and int(instances) > 0:
             return int(instances)
@@ -141,7 +141,7 @@ def _local_cores(session: SparkSession) -> int:
 
 
 def use_driver_interpreter(session: SparkSession) -> None:
-    """Let the workers of a local master run this interpreter, unless one was chosen.
+    """Let the workers of a local master run this interpreter, unless one is set.
 
     Without ``PYSPARK_PYTHON`` Spark starts ``python3`` from the path, which is another
     interpreter in a virtual environment that was not activated.
@@ -149,8 +149,8 @@ def use_driver_interpreter(session: SparkSession) -> None:
     if is_connect(session) or os.environ.get("PYSPARK_PYTHON"):
         return
     context = session.sparkContext
-    chosen = setting(session, "spark.pyspark.python", "")
-    if not chosen and is_local_master(session) and context.pythonExec == "python3":
+    is_set = setting(session, "spark.pyspark.python", "")
+    if not is_set and is_local_master(session) and context.pythonExec == "python3":
         context.pythonExec = sys.executable
 
 
@@ -162,7 +162,7 @@ def disable_columnar_udf_input(session: SparkSession) -> None:
     """
     name = "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled"
     try:
-        value = session.conf.get(name)  # with a default it would not tell Spark's own
+        value = session.conf.get(name)  # a default here would hide Spark's own
     except (PySparkException, Py4JJavaError):
         return  # before 4.2 there is no such setting
     if value == "true":
@@ -272,7 +272,7 @@ def _while_the_jvm_lives() -> Iterator[None]:
 
 
 def _follows_an_interrupt(failure: BaseException, handled: BaseException | None) -> bool:
-    """Return whether an interrupt made the block fail: PySpark's clean-ups raise in its place."""
+    """Return whether an interrupt made the block fail; PySpark's clean-ups may hide it."""
     found: BaseException | None = failure
     seen: set[int] = set()
     while found is not None and found is not handled and id(found) not in seen:
@@ -298,16 +298,16 @@ def persisted(frame: DataFrame, *, on_disk: bool = False) -> Iterator[DataFrame]
     """
     from pyspark import StorageLevel
 
-    kept = False
+    is_kept = False
     try:
         frame.persist(StorageLevel.DISK_ONLY if on_disk else StorageLevel.MEMORY_AND_DISK)
-        kept = True
+        is_kept = True
     except PySparkException as err:
         log.warning("this session cannot persist (%s): data is read again every epoch", err)
     try:
         yield frame
     finally:
-        if kept:
+        if is_kept:
             with _while_the_jvm_lives():
                 frame.unpersist()
 

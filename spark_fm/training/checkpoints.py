@@ -1,7 +1,7 @@
-"""Write a training down as it goes, and read it back after a crash; driver only.
+"""Write checkpoints of a training, and read the last one after a crash; driver only.
 
 A checkpoint is one Arrow IPC file of checked chunks. It appears under its name only when
-it is whole, so a crash leaves the one before.
+it is complete, so a crash leaves the one before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".spark-fm-checkpoint"
 PARTIAL = ".partial"
-# Names of a request's fields that are not their Param's name in snake case.
+# Names of a configuration's fields that are not their Param's name in snake case.
 _PARAMS = {
     "k": "numFactors",
     "loss": "predictorType",
@@ -40,12 +40,8 @@ _PARAMS = {
 class Checkpoint:
     """The checkpoint of one training in a folder of any store that pyarrow or fsspec knows.
 
-    Parameters
-    ----------
-    config : TrainConfig
-        With ``checkpoint_dir``; a later training must ask for the same.
-    name : str
-        Of the training, where several share the folder.
+    A later training must have the same ``config``; ``name`` is the training's, where several
+    share the folder.
     """
 
     def __init__(self, config: TrainConfig, name: str = "training") -> None:
@@ -56,17 +52,10 @@ class Checkpoint:
         self._folder = config.checkpoint_dir
 
     def read(self, fingerprint: str) -> TrainingState | None:
-        """Return what was written last, None when there is nothing.
+        """Return the state that was written last, or None; ``fingerprint`` is that of the data.
 
-        Parameters
-        ----------
-        fingerprint : str
-            Of the data at hand.
-
-        Raises
-        ------
-        CheckpointError
-            When it is damaged, or of another version, other Params or other data.
+        Raises CheckpointError for a checkpoint that is damaged, or of another version, other
+        Params or other data.
         """
         if self._store.get_file_info(self._inner).type == pafs.FileType.NotFound:
             return None
@@ -79,8 +68,8 @@ class Checkpoint:
                     for batch in reader
                     for first in batch.slice(0, 1).to_pylist()
                 ]
-            facts, arrays = from_chunks(rows)
-            about = facts.pop("about")
+            metadata, arrays = from_chunks(rows)
+            about = metadata.pop("about")
         except (pa.ArrowException, OSError, RuntimeError, ValueError, KeyError, TypeError) as err:
             raise CheckpointError(
                 f"{self._path} is a damaged checkpoint ({err}); {advice}"
@@ -89,18 +78,15 @@ class Checkpoint:
         if differences:
             raise CheckpointError(
                 f"{self._path} is the checkpoint of another training: {'; '.join(differences)}. "
-                f"Use the same Params, data and version to go on with it, or {advice} (A Pipeline "
+                f"Use the same Params, data and version to resume it, or {advice} (A Pipeline "
                 "or OneVsRest that trains several models has one file for all: docs/going-on.md.)"
             )
-        training_state = TrainingState(facts, arrays)
-        log.info("going on from %s, after %d epoch(s)", self._path, facts["run"]["epoch"])
+        training_state = TrainingState(metadata, arrays)
+        log.info("resuming from %s after %d epoch(s)", self._path, metadata["run"]["epoch"])
         return training_state
 
     def check_writable(self) -> None:
-        """Raise CheckpointError unless the folder can be written to; it is made if need be.
-
-        Better now than after the first epoch.
-        """
+        """Make the folder if need be; raise CheckpointError unless it can be written to."""
         trial = self._partial()
         try:
             self._store.create_dir(self._inner_folder, recursive=True)
@@ -116,12 +102,15 @@ class Checkpoint:
         """Replace the checkpoint."""
         self._store.create_dir(self._inner_folder, recursive=True)
         partial = self._partial()
-        facts = {**training_state.facts, "about": self._about(training_state.facts["fingerprint"])}
+        metadata = {
+            **training_state.facts,
+            "about": self._about(training_state.facts["fingerprint"]),
+        }
         try:
             with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
                 sink, CHUNK_SCHEMA
             ) as writer:  # fmt: skip
-                for batch in to_chunks(0, facts, training_state.arrays):
+                for batch in to_chunks(0, metadata, training_state.arrays):
                     writer.write_batch(batch)
             self._store.move(partial, self._inner)
         except BaseException:
@@ -130,7 +119,7 @@ class Checkpoint:
             raise
 
     def remove(self) -> None:
-        """Delete the checkpoint, when there is one, and what killed writers of it have left."""
+        """Delete the checkpoint, if any, and what killed writers of it have left."""
         there = pafs.FileSelector(self._inner_folder, allow_not_found=True)
         for file in self._store.get_file_info(there):
             name = file.base_name
@@ -139,7 +128,7 @@ class Checkpoint:
                 self._store.delete_file(file.path)
 
     def _partial(self) -> str:
-        """Return a new path for a file until it is whole, known as this checkpoint's."""
+        """Return a new path for a file until it is complete, known as this checkpoint's."""
         return f"{self._inner_folder}/.{self._name}.{uuid4().hex}{PARTIAL}"
 
     def _about(self, fingerprint: str) -> dict[str, Any]:
@@ -153,7 +142,7 @@ def checkpoint_name(config: TrainConfig, fingerprint: str) -> str:
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    """Return what must agree, as JSON gives it back."""
+    """Return what must agree, as JSON reads it back."""
     compared = replace(config, checkpoint_dir="", checkpoint_interval=1)
     plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))
     return plain
@@ -176,13 +165,13 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 def _flat(config: dict[str, Any], group: str = "") -> dict[str, Any]:
     """Return the values by the names of their Params."""
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            found |= _flat(value, "" if name == "spec" else name)
+            params |= _flat(value, "" if name == "spec" else name)
         elif group == "columns":
-            found[f"{name}Col" if name != "validation" else "validationIndicatorCol"] = value
+            params[f"{name}Col" if name != "validation" else "validationIndicatorCol"] = value
         else:
             snake = f"{group}_{_PARAMS.get(name, name)}" if group else _PARAMS.get(name, name)
-            found[re.sub(r"_([a-z])", lambda match: match[1].upper(), snake)] = value
-    return found
+            params[re.sub(r"_([a-z])", lambda match: match[1].upper(), snake)] = value
+    return params

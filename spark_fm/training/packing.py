@@ -19,8 +19,27 @@ from spark_fm.learner.spec import Loss
 from spark_fm.learner.statistics import FeatureCounter, validation_rows
 from spark_fm.spark.worker import WorkerTask, partition_number
 
-WINDOW_ROWS = 65_536
-WINDOW_NNZ = 2**22
+TRAIN, VALIDATION, REPORT = 0, 1, 2
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.int32()),
+        pa.field("source", pa.int32()),
+        pa.field("seq", pa.int32()),
+        pa.field("n_rows", pa.int32()),
+        pa.field("nnz", pa.int64()),
+        pa.field("name", pa.string()),
+        pa.field("payload", pa.binary()),
+        pa.field("report", pa.binary()),
+    ]
+)
+BLOCK_DDL = (
+    "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
+    "report binary"
+)
+
+STRETCH_ROWS = 65_536
+STRETCH_NNZ = 2**22
 BLOCK_ROWS = 4096
 BLOCK_NNZ = 2**19
 COUNTS_PER_REPORT = 300_000
@@ -47,7 +66,7 @@ class SetSums:
     label_square: float = 0.0
 
     def add(self, batch: CsrBatch) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         labels, weights = batch.labels.astype(np.float64), batch.weights.astype(np.float64)
         self.rows += batch.n_rows
         self.nnz += batch.nnz
@@ -79,19 +98,19 @@ class PackReport:
     @classmethod
     def from_json(cls, text: bytes) -> PackReport:
         """Rebuild a report from its JSON."""
-        facts = json.loads(text)
+        fields = json.loads(text)
         for name in ("train", "validation"):
-            facts[name] = SetSums(**facts[name])
-        return cls(**facts)
+            fields[name] = SetSums(**fields[name])
+        return cls(**fields)
 
     def summed_up(self, blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pass blocks on, taking them into the checksum."""
+        """Yield the blocks, adding them to the checksum."""
         for block in blocks:
             self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
             yield block
 
     def note_dense(self, sizes: NDArray[np.int64]) -> None:
-        """Take in how many values dense vectors have."""
+        """Note how many values dense vectors have."""
         if len(sizes):
             known = self.dense_sizes or (int(sizes[0]), int(sizes[0]))
             self.dense_sizes = min(known[0], int(sizes.min())), max(known[1], int(sizes.max()))
@@ -178,10 +197,10 @@ class PackTask(WorkerTask):
             other = (vectors.sizes != self.feature_dim) & (vectors.is_dense | self.keep_zeros)
             checks.insert(2, (WRONG_LENGTH, other, None))
         good = np.ones(n_rows, bool)
-        for reason, found, name in checks:
-            found = found & good
-            if found.any():
-                first = int(np.flatnonzero(found)[0])
+        for reason, flags, name in checks:
+            bad = flags & good
+            if bad.any():
+                first = int(np.flatnonzero(bad)[0])
                 if reason == BAD_INDEX:
                     entry = slice(starts[first], starts[first + 1])
                     example = f"index {vectors.indices[entry][bad_entry[entry]][0]}"
@@ -197,8 +216,8 @@ class PackTask(WorkerTask):
                 else:
                     value = None if name is None else _column(batch, name)[first].as_py()
                     example = "null" if value is None else f"{float(value)}"
-                report.note_bad(reason, found, example)
-                good &= ~found
+                report.note_bad(reason, bad, example)
+                good &= ~bad
         rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
         report.n_zero_weight += int((good & (weights == 0)).sum())
         good &= weights != 0  # they count for nothing, not even as features seen
@@ -207,9 +226,9 @@ class PackTask(WorkerTask):
             flags = _column(batch, "validation").fill_null(False)
             indicator = flags.to_numpy(zero_copy_only=False).astype(bool)
         if not good.all():
-            kept = np.flatnonzero(good)
-            rows = rows.take(kept)
-            indicator = None if indicator is None else indicator[kept]
+            usable = np.flatnonzero(good)
+            rows = rows.take(usable)
+            indicator = None if indicator is None else indicator[usable]
         if rows.n_rows:
             report.max_size = max(report.max_size, int(vectors.sizes[good].max()))
             report.note_dense(vectors.sizes[good & vectors.is_dense])
@@ -220,19 +239,19 @@ class PackTask(WorkerTask):
     def _split(
         self, rows: CsrBatch, indicator: NDArray[np.bool_] | None
     ) -> list[tuple[int, CsrBatch]]:
-        chosen = indicator
-        if chosen is None:
-            chosen = validation_rows(rows, self.validation_fraction, self.seed)
-        if not chosen.any():
+        held_out = indicator
+        if held_out is None:
+            held_out = validation_rows(rows, self.validation_fraction, self.seed)
+        if not held_out.any():
             return [(TRAIN, rows)]
         return [
-            (TRAIN, rows.take(np.flatnonzero(~chosen))),
-            (VALIDATION, rows.take(np.flatnonzero(chosen))),
+            (TRAIN, rows.take(np.flatnonzero(~held_out))),
+            (VALIDATION, rows.take(np.flatnonzero(held_out))),
         ]
 
 
 class _BlockWriter:
-    """Gather rows of one kind into shards and cut these into blocks."""
+    """Gather rows of one kind into stretches and cut these into blocks."""
 
     def __init__(self, task: PackTask, kind: int, source: int) -> None:
         self._task = task
@@ -247,13 +266,13 @@ class _BlockWriter:
         self._parts.append(rows)
         self._n_rows += rows.n_rows
         self._nnz += rows.nnz
-        if self._n_rows >= WINDOW_ROWS or self._nnz >= WINDOW_NNZ:
+        if self._n_rows >= STRETCH_ROWS or self._nnz >= STRETCH_NNZ:
             yield from self.flush()
 
     def flush(self) -> Iterator[pa.RecordBatch]:
         if not self._n_rows:
             return
-        shard = CsrBatch.concat(self._parts)
+        stretch = CsrBatch.concat(self._parts)
         n_rows, nnz = self._n_rows, self._nnz
         self._parts, self._n_rows, self._nnz = [], 0, 0
         order = np.arange(n_rows)
@@ -264,7 +283,7 @@ class _BlockWriter:
         multiple = self._task.block_multiple
         n_blocks = min(n_rows, -(-needed // multiple) * multiple)
         for rows in np.array_split(order, n_blocks):
-            yield block_row(self._kind, self._source, self._seq, shard.take(rows))
+            yield block_row(self._kind, self._source, self._seq, stretch.take(rows))
             self._seq += 1
 
 
@@ -281,8 +300,8 @@ def _source_of(batch: pa.RecordBatch | None) -> int:
 
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut a large record batch, so that the copies made of it stay small."""
-    for start in range(0, batch.num_rows, WINDOW_ROWS):
-        yield batch.slice(start, WINDOW_ROWS)
+    for start in range(0, batch.num_rows, STRETCH_ROWS):
+        yield batch.slice(start, STRETCH_ROWS)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -296,31 +315,11 @@ def _numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
 
 
 def _any_in_row(flags: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell for each row whether one of its entries is flagged."""
+    """Return for each row whether one of its entries is flagged."""
     if not flags.any():
         return np.zeros(len(indptr) - 1, bool)
     total = np.concatenate([[0], np.cumsum(flags)])
     return total[indptr[1:]] > total[indptr[:-1]]
-
-
-TRAIN, VALIDATION, REPORT = 0, 1, 2
-
-BLOCK_SCHEMA = pa.schema(
-    [
-        pa.field("kind", pa.int32()),
-        pa.field("source", pa.int32()),
-        pa.field("seq", pa.int32()),
-        pa.field("n_rows", pa.int32()),
-        pa.field("nnz", pa.int64()),
-        pa.field("name", pa.string()),
-        pa.field("payload", pa.binary()),
-        pa.field("report", pa.binary()),
-    ]
-)
-BLOCK_DDL = (
-    "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
-    "report binary"
-)
 
 
 def encode(batch: CsrBatch) -> bytes:
@@ -372,7 +371,7 @@ def block_row(kind: int, source: int, seq: int, batch: CsrBatch) -> pa.RecordBat
 
 
 def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatch:
-    """Return the record batch of one chunk of a packing report."""
+    """Return the record batch of one part of a packing report."""
     return pa.RecordBatch.from_arrays(
         [
             pa.array([REPORT], pa.int32()),

@@ -29,9 +29,9 @@ SINGLE_TASK_BYTES = 2**28
 SECONDS_FIXED, SECONDS_PER_FACTOR = 10e-9, 0.7e-9
 # A partition must have this much arithmetic an epoch to be worth its rounds.
 SECONDS_PER_PARTITION = 0.8
-# Cores that a GPU takes the place of: what it is meant to, not measured (docs/gpu.md).
+# Cores that a GPU is meant to replace; not measured (docs/gpu.md).
 GPU_CORES = 40
-MEMORY_SHARE = 0.9
+MEMORY_FRACTION = 0.9
 # Averagings an epoch of more than two partitions; the mean number of entries of a
 # feature that more of them are for, while all deltas together are small.
 MIN_ROUNDS, MAX_ROUNDS = 8, 64
@@ -93,8 +93,8 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
-    chosen = 1 if spec.sagemaker else _choose_partitions(data, spec.k, cluster, device)
-    n_partitions = config.num_workers or chosen
+    partitions = 1 if spec.sagemaker else _choose_partitions(data, spec.k, cluster, device)
+    n_partitions = config.num_workers or partitions
     _check_padding(data, spec)
     single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SINGLE_TASK_BYTES)
     synced_bytes = n_features * layout.n_synced * 4 * n_partitions
@@ -142,18 +142,18 @@ def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes
         return n_partitions
     if synced_bytes > SMALL_ROUND_BYTES:
         return MIN_ROUNDS
-    wanted = int(entries_per_feature / ENTRIES_PER_ROUND)
-    return min(max(wanted, MIN_ROUNDS), MAX_ROUNDS)
+    n_rounds = int(entries_per_feature / ENTRIES_PER_ROUND)
+    return min(max(n_rounds, MIN_ROUNDS), MAX_ROUNDS)
 
 
 def _choose_partitions(data: PackedDataset, k: int, cluster: SparkCluster, device: Device) -> int:
     seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
     if device.is_gpu:
         seconds /= GPU_CORES
-    wanted = int(seconds / SECONDS_PER_PARTITION)
-    if wanted < 2 and data.n_bytes <= SINGLE_TASK_BYTES:
+    n_partitions = int(seconds / SECONDS_PER_PARTITION)
+    if n_partitions < 2 and data.n_bytes <= SINGLE_TASK_BYTES:
         return 1
-    return max(1, min(wanted, device.slots or cluster.task_slots))
+    return max(1, min(n_partitions, device.slots or cluster.task_slots))
 
 
 def _table(
@@ -215,7 +215,7 @@ def check_memory(
     n_workers = min(n_partitions, cluster.task_slots) if local else 0
     needed = driver + n_workers * worker
     available = available_memory()
-    if available is not None and needed > MEMORY_SHARE * available:
+    if available is not None and needed > MEMORY_FRACTION * available:
         gib = 2**30
         where = f" + {n_workers} workers x {worker / gib:.2f} GiB" if local else ""
         on_cpu = "set device to cpu (a GPU takes the rows sorted, too), "
@@ -235,21 +235,21 @@ def trained_together(plans: Sequence[TrainPlan]) -> int:
     if available is None:
         return len(plans)
     total = np.cumsum([plan.n_bytes for plan in plans])
-    return max(1, int(np.searchsorted(total, MEMORY_SHARE * available, "right")))
+    return max(1, int(np.searchsorted(total, MEMORY_FRACTION * available, "right")))
 
 
 def available_memory() -> int | None:
     """Return the bytes this process may still take, or None where unknown."""
-    found = []
+    limits = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+                limits.append(int(line.split()[1]) * 1024)
     except OSError:
         if hasattr(os, "sysconf"):
-            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    found += [free for free in map(_group_memory, _MEMORY_GROUPS) if free is not None]
-    return min(found) if found else None
+            limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limits += [free for free in map(_group_memory, _MEMORY_GROUPS) if free is not None]
+    return min(limits) if limits else None
 
 
 # Folder of the control group, file of its limit, file of its use: versions 2 and 1.

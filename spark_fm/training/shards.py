@@ -26,37 +26,31 @@ from spark_fm.spark.broadcast import read_bytes
 from spark_fm.spark.worker import partition_number
 from spark_fm.training.packing import TRAIN, VALIDATION, checked, read_blocks
 
-# Of the disk that files leave free: Spark spills to it, too.
-FREE_SHARE = 0.1
+# Fraction of the disk that files leave free: Spark spills to it, too.
+FREE_FRACTION = 0.1
+SHARD_BYTES = 512 * 2**20
+VALIDATE_ONLY = -1  # the round that trains nothing
 _FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
            ("labels", "<f4"), ("weights", "<f4"))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of rows.
-
-    Parameters
-    ----------
-    file : str
-    n_rows, nnz : int
-    n_features : int
-        One more than the largest index, 0 without entries.
-    """
+    """A file of rows."""
 
     file: str
     n_rows: int
     nnz: int
-    n_features: int
+    n_features: int  # one more than the largest index, 0 without entries
 
     def extents(self) -> list[tuple[int, int]]:
         """Return start and length of the arrays of ``_FIELDS``, the length in items."""
         lengths = (self.n_rows + 1, self.nnz, self.nnz, self.n_rows, self.n_rows)
-        found, start = [], 0
+        extents, start = [], 0
         for (_, dtype), length in zip(_FIELDS, lengths, strict=True):
-            found.append((start, length))
+            extents.append((start, length))
             start += -(-length * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-        return found
+        return extents
 
     @property
     def n_bytes(self) -> int:
@@ -66,13 +60,9 @@ class Shard:
 
 
 class ShardStore:
-    """The sets of shards of one partition of a training set on this machine.
+    """The row sets of one partition on this machine, each a list of shards.
 
-    Parameters
-    ----------
-    key : str
-        Names the training set and how it was assigned.
-    partition : int
+    ``key`` names the training set and how its blocks were assigned to partitions.
     """
 
     def __init__(self, key: str, partition: int) -> None:
@@ -80,10 +70,9 @@ class ShardStore:
         self._partition = partition
 
     def shards(self, name: str) -> list[Shard] | None:
-        """Return what there is of a set, None unless it is here and whole."""
+        """Return the shards of a set, or None unless it is here and complete."""
         try:
-            found = json.loads(self._list_of(name).read_text())
-            shards = [Shard(*facts) for facts in found]
+            shards = [Shard(*fields) for fields in json.loads(self._list_of(name).read_text())]
             sizes = [(self._folder / shard.file).stat().st_size for shard in shards]
         except OSError:
             return None
@@ -99,11 +88,11 @@ class ShardStore:
         return CsrBatch(**arrays)
 
     def spool(self) -> Spool:
-        """Return a file for the bytes of blocks as they come."""
+        """Return a file for the bytes of blocks in the order of their arrival."""
         return Spool(self._folder)
 
     def writer(self, name: str) -> ShardWriter:
-        """Return what writes a set down shard by shard."""
+        """Return a writer of a set, shard by shard."""
         return ShardWriter(self._folder, self._list_of(name))
 
     def _list_of(self, name: str) -> Path:
@@ -156,24 +145,24 @@ class Spool:
 
 
 def _check_room(folder: Path, n_bytes: int) -> None:
-    """Raise OSError where so many bytes more would leave the disk too full."""
+    """Raise OSError where so many more bytes would leave the disk too full."""
     disk = shutil.disk_usage(folder)
-    if disk.free - n_bytes < FREE_SHARE * disk.total:
+    if disk.free - n_bytes < FREE_FRACTION * disk.total:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 class ShardWriter:
-    """Writes a set down, or gives up where the disk has no room for it.
+    """Writes a set, or gives up where the disk has no room for it.
 
-    Two attempts of a task may write the same set at once: each has files of its own, and
-    the list that names them takes its place in one step.
+    Two attempts of a task may write the same set at once: each has its own files, and the
+    list that names them appears in one step.
     """
 
     def __init__(self, folder: Path, list_file: Path) -> None:
         self._folder = folder
         self._list_file = list_file
         self._attempt = uuid4().hex
-        self._windows: list[Shard] = []
+        self._shards: list[Shard] = []
         self._writes = True
 
     def __enter__(self) -> ShardWriter:
@@ -190,14 +179,14 @@ class ShardWriter:
     def add(self, rows: CsrBatch) -> None:
         """Write the next shard."""
         top = int(rows.indices.max()) + 1 if rows.nnz else 0
-        name = f"{self._list_file.stem}-{len(self._windows)}-{self._attempt}.rows"
+        name = f"{self._list_file.stem}-{len(self._shards)}-{self._attempt}.rows"
         shard = Shard(name, rows.n_rows, rows.nnz, top)
         if not self._writes:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _check_room(self._folder, shard.n_bytes)
-            self._windows.append(shard)
+            self._shards.append(shard)
             with open(self._folder / name, "wb") as file:
                 for (field, dtype), (start, _) in zip(_FIELDS, shard.extents(), strict=True):
                     file.seek(start)
@@ -207,14 +196,14 @@ class ShardWriter:
             self._give_up()
 
     def finish(self) -> bool:
-        """Make the set known, and tell whether it is there now."""
+        """Publish the set, and return whether it is there now."""
         if not self._writes:
             return False
-        facts = [[w.file, w.n_rows, w.nnz, w.n_features] for w in self._windows]
+        shards = [[s.file, s.n_rows, s.nnz, s.n_features] for s in self._shards]
         draft = self._list_file.with_name(f"{self._attempt}.draft")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(facts))
+            draft.write_text(json.dumps(shards))
             draft.replace(self._list_file)
         except OSError:
             self._give_up()
@@ -222,9 +211,9 @@ class ShardWriter:
 
     def _give_up(self) -> None:
         self._writes = False
-        for shard in self._windows:
+        for shard in self._shards:
             (self._folder / shard.file).unlink(missing_ok=True)
-        self._windows = []
+        self._shards = []
 
 
 def local_folder(partition: int) -> Path:
@@ -248,10 +237,6 @@ def _local_folders() -> list[Path]:
     return [Path(name) for name in names] or [Path(tempfile.gettempdir())]
 
 
-SHARD_BYTES = 512 * 2**20
-VALIDATE_ONLY = -1  # the round that trains nothing
-
-
 def set_name(kind: int, round_index: int) -> str:
     """Return the name of a set."""
     return f"{'validation' if kind == VALIDATION else 'train'}-{round_index}"
@@ -259,26 +244,13 @@ def set_name(kind: int, round_index: int) -> str:
 
 @dataclass(frozen=True)
 class RowSelection:
-    """What a round reads.
+    """Which rows a round reads, and from where."""
 
-    Parameters
-    ----------
-    round : int
-        Whose rows train; VALIDATE_ONLY for none.
-    n_rounds : int
-    train_on_all : bool
-        Validation rows of the round train too.
-    validates : bool
-        All validation rows are read.
-    store : str or None
-        Key of the shard stores; None to read from blocks.
-    """
-
-    round_index: int
+    round_index: int  # whose rows train; VALIDATE_ONLY for none
     n_rounds: int
-    train_on_all: bool
-    validates: bool
-    store: str | None = None
+    train_on_all: bool  # validation rows of the round train too
+    validates: bool  # all validation rows are read
+    store: str | None = None  # key of the shard stores; None to read from blocks
 
     def sets(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the names of the sets that are read, by what is done with their rows."""
@@ -290,13 +262,13 @@ class RowSelection:
 
     def selects(self, is_validation: Any, round_index: Any) -> Any:
         """Return which blocks are read: of arrays or of Spark columns, one value a block."""
-        chosen = round_index == self.round_index
+        selected = round_index == self.round_index
         if not self.train_on_all:
-            chosen = chosen & ~is_validation
-        return chosen | is_validation if self.validates else chosen
+            selected = selected & ~is_validation
+        return selected | is_validation if self.validates else selected
 
     def role(self, kind: int) -> int:
-        """Return what is done with the rows of a kind."""
+        """Return what the rows of a kind are read for, TRAIN or VALIDATION."""
         return TRAIN if self.train_on_all else kind
 
 
@@ -307,23 +279,12 @@ class RowsMissingError(Exception):
 def read_rows(
     selection: RowSelection, batches: Iterator[pa.RecordBatch], n_features: int
 ) -> Iterator[tuple[int, CsrBatch]]:
-    """Yield the rows of TRAIN and VALIDATION in stretches that fit memory.
+    """Yield the selected rows with their role, TRAIN or VALIDATION, in parts that fit memory.
 
-    Parameters
-    ----------
-    selection : RowSelection
-    batches : iterator of RecordBatch
-        Blocks, in the order of round, kind, source and seq; where they are to be in
-        files, the sizes of all blocks of the partition, in any order.
-    n_features : int
-        Rows of the table: indices are checked to be less.
-
-    Raises
-    ------
-    RowsMissingError
-        Where a set is not in files as its blocks were listed.
-    InvalidDataError
-        For a feature that the table does not have.
+    ``batches`` are the blocks, in the order of round, kind, source and seq; where the rows are in
+    files, the sizes of all blocks of the partition in any order. Raises RowsMissingError where a
+    set is not in files as its blocks were listed, and InvalidDataError for a feature that the
+    table, of ``n_features`` rows, does not have.
     """
     if selection.store is None:
         yield from _from_blocks(selection, batches, n_features)
@@ -342,12 +303,12 @@ def _from_blocks(
         )
     )
 
-    def shards() -> Iterator[tuple[int, CsrBatch]]:
+    def parts() -> Iterator[tuple[int, CsrBatch]]:
         for (_, kind), group in groupby(blocks, key=lambda item: (item[0], item[1][0])):
             for rows in cut_into_shards(checked(block[3], n_features) for _, block in group):
                 yield selection.role(kind), rows
 
-    yield from _joined(shards())
+    yield from _joined(parts())
 
 
 def _from_files(
@@ -356,17 +317,17 @@ def _from_files(
     store = ShardStore(str(selection.store), partition_number())
     listed = _listed_sizes(selection, batches)
     for target, names in selection.sets():
-        found = [store.shards(name) for name in names]
-        shards = [shard for part in found if part is not None for shard in part]
-        sizes = [sum(w.n_rows for w in shards), sum(w.nnz for w in shards)]
+        sets = [store.shards(name) for name in names]
+        shards = [shard for shards in sets if shards is not None for shard in shards]
+        sizes = [sum(s.n_rows for s in shards), sum(s.nnz for s in shards)]
         fits = all(shard.n_features <= n_features for shard in shards)
-        if None in found or not fits or sizes != listed[target].tolist():
+        if None in sets or not fits or sizes != listed[target].tolist():
             raise RowsMissingError(", ".join(names))
         yield from _joined((target, store.read(shard)) for shard in shards)
 
 
 def cut_into_shards(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
-    """Yield the rows of blocks in chunks of WINDOW_BYTES, or a block more."""
+    """Yield the rows of blocks in parts of SHARD_BYTES, or a block more."""
     waiting: list[CsrBatch] = []
     n_bytes = 0
     for rows in blocks:
@@ -380,7 +341,7 @@ def cut_into_shards(blocks: Iterable[CsrBatch]) -> Iterator[CsrBatch]:
 
 
 def _joined(shards: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBatch]]:
-    """Yield neighbours that are small together in one chunk: they are mixed in training."""
+    """Yield neighbours that are small together as one: they are mixed in training."""
     small: dict[int, list[CsrBatch]] = {TRAIN: [], VALIDATION: []}
     for target, rows in shards:
         waiting = small[target]
@@ -399,14 +360,14 @@ def _joined(shards: Iterable[tuple[int, CsrBatch]]) -> Iterator[tuple[int, CsrBa
 def _listed_sizes(
     selection: RowSelection, batches: Iterator[pa.RecordBatch]
 ) -> dict[int, NDArray[np.int64]]:
-    """Return rows and entries of those listed blocks that are selection, by what is done there."""
+    """Return rows and entries of the selected blocks of a listing, by role."""
     listed = {TRAIN: np.zeros(2, np.int64), VALIDATION: np.zeros(2, np.int64)}
     for batch in batches:
         kinds, round_indices, n_rows, nnz = (
             np.asarray(batch.column(n)) for n in ("kind", "round", "n_rows", "nnz")
         )
-        covered = selection.selects(kinds == VALIDATION, round_indices)
+        selected = selection.selects(kinds == VALIDATION, round_indices)
         for kind in (TRAIN, VALIDATION):
-            chosen = covered & (kinds == kind)
-            listed[selection.role(kind)] += [n_rows[chosen].sum(), nnz[chosen].sum()]
+            mask = selected & (kinds == kind)
+            listed[selection.role(kind)] += [n_rows[mask].sum(), nnz[mask].sum()]
     return listed

@@ -180,7 +180,7 @@ def test_a_gpu_that_is_broken_does_not_hide_what_broke_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(DeviceMemory, "leave_room", leave_room)
     passes = GpuPassConfig(GpuAssignment(local=True), "rows", 1)
 
-    with pytest.raises(ValueError, match="rows"), passes.trainer(0):
+    with pytest.raises(ValueError, match="rows"), passes.backend(0):
         raise ValueError("rows")
 
 

@@ -114,7 +114,7 @@ def test_features_that_the_table_lacks_are_told_from_blocks():
 
 
 def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
-    monkeypatch.setattr(shards, "FREE_SHARE", 1.0)
+    monkeypatch.setattr(shards, "FREE_FRACTION", 1.0)
 
     assert len(stored(blocks())) == len(blocks())
 

@@ -97,7 +97,7 @@ def test_a_set_that_fails_on_the_way_leaves_nothing(folders):
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(folders, monkeypatch):
-    monkeypatch.setattr(shards, "FREE_SHARE", 1.0)
+    monkeypatch.setattr(shards, "FREE_FRACTION", 1.0)
     store = ShardStore("fit", 0)
 
     assert not write(store, "train-0", [some_rows(5)])
