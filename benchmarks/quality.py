@@ -243,12 +243,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 _HEAD = """# Model quality
 
-Written by `make bench-quality`. Test figures: log loss and accuracy at 0.5, or RMSE of
-predictions clipped to the rating scale. Seeds {seeds}; median, worst in brackets. "Default"
-means that only the columns, predictorType, numFactors and seed were set. The
-hyperparameters were chosen by rows held out of the training files; the constants of the
-averaging were chosen by test loss by number of partitions, on these same sets (averaging.md).
-How the defaults were chosen: [defaults.md](defaults.md).
+Written by `make bench-quality`. Figures are on test rows: log loss and accuracy at threshold 0.5,
+or RMSE of predictions clipped to the rating scale. Seeds {seeds}; median, worst in brackets.
+"Default" means that only the columns, predictorType, numFactors and seed were set. "Bar" is the
+loss (and accuracy) to reach. The hyperparameters were chosen on rows held out of the training
+files; the constants of the averaging were chosen by test loss for each number of partitions, on
+these same datasets ([averaging.md](averaging.md)). How the defaults were chosen:
+[defaults.md](defaults.md).
 
 """
 
