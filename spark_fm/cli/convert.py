@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from typing import Any
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import check_output_file
 from spark_fm.formats.convert import FORMATS, Conversion, convert
 from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID
@@ -58,10 +58,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.output == STDIN:
         raise UsageError("--output - is not possible: the output appears when it is complete.")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
+    check_output_file(args.output, overwrite=args.overwrite)
     job = Conversion(
         inputs=tuple(args.input),
         output=args.output,

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from spark_fm.cli.errors import UsageError
+from spark_fm.cli.input_formats import INPUT_FORMATS
 from spark_fm.cli.inputs import (
-    InputSpec,
     add_input_flags,
     explain_parse_errors,
+    model_input,
     open_input,
     open_source,
-    path_exists,
 )
+from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
-from spark_fm.formats.files import is_stream, list_files
-from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.files import is_stream
 from spark_fm.ml.evaluation import FMEvaluation
 from spark_fm.ml.model import FactorizationMachineModel
 
@@ -56,16 +54,11 @@ def run(args: argparse.Namespace) -> None:
     values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         model = apply_params(FactorizationMachineModel.load(args.model), values)
-        spec = InputSpec(
-            file_format=args.format,
-            features_col=model.getFeaturesCol(),
-            label_col=model.getLabelCol(),
-            num_features=args.num_features or model.numFeatures,
-        )
+        spec = model_input(model, args.format, num_features=args.num_features)
         source = open_source(spark, args.input, spec)
         with explain_parse_errors(source):
             metrics = _with_cells(model.evaluate(source.frame))
-    print(json.dumps(_plain(metrics)) if args.json else table(metrics, model.getThreshold()))
+    print(json.dumps(to_json_safe(metrics)) if args.json else table(metrics, model.getThreshold()))
 
 
 def _with_cells(evaluation: FMEvaluation) -> dict[str, Any]:
@@ -74,14 +67,6 @@ def _with_cells(evaluation: FMEvaluation) -> dict[str, Any]:
         return evaluation.metrics
     (tn, fp), (fn, tp) = evaluation.confusion.to_numpy().tolist()
     return {**evaluation.metrics, "confusion": {"tp": tp, "fp": fp, "fn": fn, "tn": tn}}
-
-
-def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics with null for NaN, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
 
 
 def table(metrics: dict[str, Any], threshold: float) -> str:
@@ -135,15 +120,11 @@ class ChannelMetrics:
         return f"{shown}{where} on {self.rows:,} rows"
 
 
-def check_test_paths(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> None:
-    """Raise before the training what would fail after it: paths with nothing behind them."""
+def check_test_paths(spark: SparkSession, paths: Sequence[str], file_format: str) -> None:
+    """Raise before the training what would fail after it: paths without files."""
     for path in paths:
-        if is_stream(path):
-            continue
-        if spec.file_format == RECORDIO:
-            list_files([path])
-        elif not path_exists(spark, path, glob=True):
-            raise UsageError(f"the test path {path} does not exist, or no file matches it.")
+        if not is_stream(path):
+            INPUT_FORMATS[file_format].check_exists(spark, path)
 
 
 def tested(
@@ -160,12 +141,7 @@ def tested(
     InvalidDataError
         For labels, or features, that the model cannot be measured on.
     """
-    spec = InputSpec(
-        file_format=file_format,
-        features_col=model.getFeaturesCol(),
-        label_col=model.getLabelCol(),
-        num_features=model.numFeatures,
-    )
+    spec = model_input(model, file_format)
     at_half = model.copy({model.getParam("threshold"): THRESHOLD})
     with open_input(spark, paths, spec) as source, explain_parse_errors(source):
         metrics = dict(at_half.evaluate(source.frame).metrics)

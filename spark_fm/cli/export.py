@@ -6,6 +6,7 @@ import argparse
 import os
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import check_output_file
 from spark_fm.formats.models.libfm import write_libfm
 from spark_fm.formats.models.native import read_model
 from spark_fm.formats.models.onnx import DENSE, INPUTS, write_onnx
@@ -48,12 +49,9 @@ def run(args: argparse.Namespace) -> None:
     ):
         if value is not None and args.output_format != wanted:
             raise UsageError(f"{flag} belongs to --to {wanted}; leave it out.")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
+    check_output_file(args.output, overwrite=args.overwrite)
     if os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a folder; name a file in it.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
     model = read_model(args.model)
     if args.output_format == SAGEMAKER:
         write_sagemaker(args.output, model, network=args.network or SPARSE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import to_json_safe
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.files import open_plain_file, store_of
 from spark_fm.formats.models.archives import MAX_BYTES
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--max-bytes {args.max_bytes} is not allowed: expected 1 or more.")
     found = {"path": args.path, **_inspected(args.path, args.max_bytes)}
     if args.json:
-        print(json.dumps(_json_safe(found), indent=2, allow_nan=False))
+        print(json.dumps(to_json_safe(found), indent=2, allow_nan=False))
     else:
         _show(found)
 
@@ -179,15 +179,6 @@ def _sha256(path: str) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _json_safe(value: Any) -> Any:
-    """Return the value with null for what JSON does not have."""
-    if isinstance(value, dict):
-        return {str(name): _json_safe(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_json_safe(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(found: dict[str, Any], indent: str = "") -> None:

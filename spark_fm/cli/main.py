@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 COMMANDS = {
     "train": "train a factorization machine on files and save it",
@@ -115,12 +115,9 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
-        line = self.format(record)
-        tqdm: Any = sys.modules.get("tqdm")
-        if tqdm is not None:
-            tqdm.tqdm.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        from spark_fm.cli.outputs import write_line
+
+        write_line(self.format(record), sys.stderr)
 
 
 @contextmanager

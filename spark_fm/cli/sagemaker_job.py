@@ -25,11 +25,11 @@ from spark_fm.cli.errors import (
     was_interrupted,
 )
 from spark_fm.cli.evaluate import ChannelMetrics, tested
+from spark_fm.cli.inputs import CHANNEL_FORMAT
 from spark_fm.cli.params import kebab
 from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerLogCallback, sagemaker_metrics
 from spark_fm.cli.session import spark_session
 from spark_fm.cli.training_io import training_rows, write_summary
-from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel
@@ -368,7 +368,7 @@ def _train(args: argparse.Namespace, folder: JobFolder, is_saved: list[bool]) ->
     with spark_session(args) as spark:
         if not is_local_master(spark):
             raise UsageError("a training container trains on its own cores: --master local[*].")
-        inputs = argparse.Namespace(input=job.train, format=RECORDIO, validation=None)
+        inputs = argparse.Namespace(input=job.train, format=CHANNEL_FORMAT, validation=None)
         with telling.listening():
             with training_rows(spark, inputs, estimator, maps_minus_one=False) as rows:
                 model: FactorizationMachineModel = estimator.fit(rows)
@@ -381,7 +381,7 @@ def _train(args: argparse.Namespace, folder: JobFolder, is_saved: list[bool]) ->
             result = None
             if job.test is not None:
                 started = time.time()
-                result = tested(spark, model, job.test, file_format=RECORDIO)
+                result = tested(spark, model, job.test, file_format=CHANNEL_FORMAT)
                 telling.tested(result, time.time() - started)
     _write_results(model, result, folder)
     telling.ended()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from spark_fm.cli.evaluate import ChannelMetrics
+from spark_fm.cli.outputs import write_line
 from spark_fm.learner.metrics import RUNNING_METRICS
 from spark_fm.training.callbacks import EpochReport
 
@@ -169,13 +170,10 @@ class SageMakerLog:
         self._write(f"#metrics {json.dumps(content, allow_nan=False)}")
 
     def _write(self, line: str) -> None:
-        stream = sys.stdout if self._stream is None else self._stream
-        tqdm: Any = sys.modules.get("tqdm")
-        if tqdm is not None and self._stream is None:
-            tqdm.tqdm.write(line, file=stream)  # above a progress bar on the terminal
-            stream.flush()
+        if self._stream is None:
+            write_line(line, sys.stdout)
         else:
-            print(line, file=stream, flush=True)
+            print(line, file=self._stream, flush=True)
 
 
 def shown(value: float) -> str:

@@ -17,15 +17,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
 from spark_fm.cli.errors import UsageError, interruptible
+from spark_fm.cli.input_formats import InputSpec, path_exists
 from spark_fm.cli.inputs import (
-    InputSpec,
     add_input_flags,
     explain_parse_errors,
     has_signed_labels,
-    is_subpath,
     map_signed_labels,
+    model_input,
     open_source,
-    path_exists,
 )
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
@@ -93,14 +92,8 @@ def run(args: argparse.Namespace) -> None:
     with spark_session(args) as spark:
         _check_output(spark, args)
         model = apply_params(FactorizationMachineModel.load(args.model), values)
-        spec = InputSpec(
-            file_format=args.format,
-            features_col=model.getFeaturesCol(),
-            label_col=model.getLabelCol(),
-            num_features=args.num_features or model.numFeatures,
-            needs_label=False,
-        )
-        source = open_source(spark, args.input, spec, with_file=True)
+        spec = model_input(model, args.format, num_features=args.num_features, is_scored=True)
+        source = open_source(spark, args.input, spec)
         frame = source.frame
         if model.getPredictorType() == BINARY and has_signed_labels(source):
             frame = map_signed_labels(frame, spec.label_col)
@@ -135,7 +128,8 @@ def _check_output(spark: SparkSession, args: argparse.Namespace) -> None:
             raise UsageError(f"--output {args.output} exists; give another path, or --overwrite.")
         return
     for flag, path in [("--model", args.model), *(("--input", path) for path in args.input)]:
-        if is_subpath(path, args.output):
+        inner, outer = (name.removeprefix("file://").rstrip("/") for name in (path, args.output))
+        if inner == outer or inner.startswith(outer + "/"):  # as far as the names show
             raise UsageError(
                 f"--output {args.output} holds {flag} {path}, which --overwrite would remove; give "
                 "another path."

@@ -12,21 +12,19 @@ from pyspark.sql import SparkSession
 
 from spark_fm.cli.errors import UsageError
 from spark_fm.cli.evaluate import ChannelMetrics, check_test_paths, tested
+from spark_fm.cli.inputs import CHANNEL_FORMAT
+from spark_fm.cli.outputs import check_installed, check_local_folder
 from spark_fm.cli.params import add_param_flags, apply_params, json_object
 from spark_fm.cli.sagemaker_job import is_container_call, train_in_container
 from spark_fm.cli.sagemaker_log import SageMakerLog, SageMakerLogCallback
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.cli.training_io import (
     add_training_flags,
-    check_installed,
-    check_local_folder,
     check_model_path,
-    input_spec,
     training_params,
     training_rows,
     write_summary,
 )
-from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 
@@ -85,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     with spark_session(args) as spark:
         check_model_path(spark, args.model, overwrite=args.overwrite)
         if args.test is not None:
-            check_test_paths(spark, args.test, input_spec(args, estimator))
+            check_test_paths(spark, args.test, args.format)
         with nullcontext() if telling is None else telling.listening():
             model = _trained(spark, args, estimator, telling)
             result = None
@@ -105,7 +103,7 @@ def _check_inputs(args: argparse.Namespace) -> None:
     """Take ``--train`` for ``--input``, and raise UsageError for what is missing."""
     if args.train is not None:
         args.input = args.train
-        args.format = args.format or RECORDIO
+        args.format = args.format or CHANNEL_FORMAT
     flags = {"--input (or --train)": args.input, "--format": args.format, "--model": args.model}
     missing = [flag for flag, value in flags.items() if value is None]
     if missing:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.input_formats import InputSpec, Source, path_exists
 from spark_fm.cli.inputs import (
-    InputSpec,
-    Source,
     add_input_flags,
     explain_parse_errors,
     has_signed_labels,
     map_signed_labels,
     open_input,
-    path_exists,
 )
+from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, collect_params
-from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.summary import FMTrainingSummary
@@ -120,21 +115,6 @@ def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None
         )
 
 
-def check_local_folder(flag: str, path: str, folder: Path) -> None:
-    """Raise UsageError unless files can be written to the folder."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{flag} {path}: {folder} is not a folder that can be written to.")
-
-
-def check_installed(what: str, *modules: str, extra: str) -> None:
-    """Raise SparkFMError without the optional modules that ``what`` needs."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise SparkFMError(
-            f"{what} needs {' and '.join(missing)}: pip install 'spark-fm[{extra}]'."
-        )
-
-
 def _all_labels(sources: list[Source]) -> DataFrame | None:
     """Return the labels of all inputs, None when some can be read only once."""
     labels = sources[0].labels
@@ -184,16 +164,5 @@ def _joined(train: DataFrame, validation: DataFrame, estimator: FactorizationMac
 
 def write_summary(path: Path, summary: FMTrainingSummary) -> None:
     """Write the summary; numbers that JSON has no word for become null."""
-    content = json.dumps(_plain(summary.to_dict()), indent=2, allow_nan=False)
+    content = json.dumps(to_json_safe(summary.to_dict()), indent=2, allow_nan=False)
     write_text(path, content + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with null for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import check_installed, check_local_folder
 from spark_fm.cli.params import add_param_flags, check_name, checked, from_text
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.cli.training_io import (
     add_training_flags,
-    check_installed,
-    check_local_folder,
     check_model_path,
     training_params,
     training_rows,
