@@ -36,8 +36,12 @@ _TITLES = {
 }  # fmt: skip
 
 
+THRESHOLD = 0.5  # of a classifier on the test channel
+_TEST_TITLES = {"rmse": "RMSE", "logloss": "log loss", "accuracy": "accuracy", "f1": "F1"}
+_TEST_METRICS = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument("--model", required=True, metavar="PATH", help="a saved model")
     add_input_flags(parser, what="rows with labels")
     parser.add_argument(
@@ -50,19 +54,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the metrics of a model."""
     values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         model = apply_params(FactorizationMachineModel.load(args.model), values)
         spec = model_input(model, args.format, num_features=args.num_features)
         source = open_source(spark, args.input, spec)
         with explain_parse_errors(source):
-            metrics = _with_cells(model.evaluate(source.frame))
+            metrics = _with_confusion(model.evaluate(source.frame))
     print(json.dumps(to_json_safe(metrics)) if args.json else table(metrics, model.getThreshold()))
 
 
-def _with_cells(evaluation: FMEvaluation) -> dict[str, Any]:
-    """Return the metrics, a classifier's with the cells of the confusion matrix."""
+def _with_confusion(evaluation: FMEvaluation) -> dict[str, Any]:
+    """Return the metrics, of a classifier with the confusion matrix."""
     if evaluation.confusion is None:
         return evaluation.metrics
     (tn, fp), (fn, tp) = evaluation.confusion.to_numpy().tolist()
@@ -70,7 +73,7 @@ def _with_cells(evaluation: FMEvaluation) -> dict[str, Any]:
 
 
 def table(metrics: dict[str, Any], threshold: float) -> str:
-    """Return the metrics, and a classifier's confusion matrix, as text."""
+    """Return the metrics, and the confusion matrix of a classifier, as text."""
     lines = []
     for name, title in _TITLES.items():
         if name in metrics:
@@ -89,35 +92,24 @@ def table(metrics: dict[str, Any], threshold: float) -> str:
     return "\n".join(lines)
 
 
-THRESHOLD = 0.5
-_CHANNEL_TITLES = {"rmse": "RMSE", "logloss": "log loss", "accuracy": "accuracy", "f1": "F1"}
-_KEPT = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")
-
-
 @dataclass(frozen=True, slots=True)
 class ChannelMetrics:
-    """What a model is worth on the test channel.
-
-    Parameters
-    ----------
-    rows : int
-    metrics : dict of str to float
-        Of a classifier ``logloss`` and, at threshold 0.5, ``accuracy`` and ``f1``; of a
-        regressor ``rmse``, ``mse`` and ``mae``. NaN where undefined.
-    """
+    """Metrics of a model on the test channel."""
 
     rows: int
+    # Of a classifier logloss and, at THRESHOLD, accuracy and f1; of a regressor rmse, mse and
+    # mae. NaN where undefined.
     metrics: dict[str, float]
 
     def text(self) -> str:
-        """Return the main ones in a line."""
+        """Return the main metrics in a line."""
         shown = ", ".join(
             f"{title} {self.metrics[name]:.6g}"
-            for name, title in _CHANNEL_TITLES.items()
+            for name, title in _TEST_TITLES.items()
             if name in self.metrics
         )
-        where = f" (threshold {THRESHOLD:g})" if "f1" in self.metrics else ""
-        return f"{shown}{where} on {self.rows:,} rows"
+        threshold = f" (threshold {THRESHOLD:g})" if "f1" in self.metrics else ""
+        return f"{shown}{threshold} on {self.rows:,} rows"
 
 
 def check_test_paths(spark: SparkSession, paths: Sequence[str], file_format: str) -> None:
@@ -127,25 +119,19 @@ def check_test_paths(spark: SparkSession, paths: Sequence[str], file_format: str
             INPUT_FORMATS[file_format].check_exists(spark, path)
 
 
-def tested(
+def evaluate_channel(
     spark: SparkSession,
     model: FactorizationMachineModel,
     paths: Sequence[str],
     *,
     file_format: str,
 ) -> ChannelMetrics:
-    """Return the metrics of a model on files or a pipe, in one pass.
-
-    Raises
-    ------
-    InvalidDataError
-        For labels, or features, that the model cannot be measured on.
-    """
+    """Return the metrics of a model on files or a pipe, in one pass."""
     spec = model_input(model, file_format)
-    at_half = model.copy({model.getParam("threshold"): THRESHOLD})
+    model = model.copy({model.getParam("threshold"): THRESHOLD})
     with open_input(spark, paths, spec) as source, explain_parse_errors(source):
-        metrics = dict(at_half.evaluate(source.frame).metrics)
+        metrics = dict(model.evaluate(source.frame).metrics)
     if "rmse" in metrics:
         metrics["mse"] = metrics["rmse"] ** 2
-    kept = {name: metrics[name] for name in _KEPT if name in metrics}
-    return ChannelMetrics(int(metrics["rows"]), kept)
+    selected = {name: metrics[name] for name in _TEST_METRICS if name in metrics}
+    return ChannelMetrics(int(metrics["rows"]), selected)
