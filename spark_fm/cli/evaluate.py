@@ -34,8 +34,6 @@ _TITLES = {
     "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "rmse": "RMSE",
     "mae": "MAE", "r2": "R2",
 }  # fmt: skip
-
-
 THRESHOLD = 0.5  # of a classifier on the test channel
 _TEST_TITLES = {"rmse": "RMSE", "logloss": "log loss", "accuracy": "accuracy", "f1": "F1"}
 _TEST_METRICS = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")

@@ -65,7 +65,7 @@ def model_input(
     num_features: int | None = None,
     is_scored: bool = False,
 ) -> InputSpec:
-    """Return what a model says about rows to evaluate, or to score."""
+    """Return how to read rows that a model evaluates or scores."""
     return InputSpec(
         file_format=file_format,
         features_col=model.getFeaturesCol(),

@@ -60,6 +60,8 @@ example of batch transform, a file of predictions for each file of instances:
       --output scores/
 """
 OUTPUT_FORMATS = ("parquet", "csv", "json")
+# By short name.
+_CONTENT_TYPES = {name.split("/")[1].removeprefix("x-"): name for name in CONTENT_TYPES}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +86,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if is_batch(args):
         run_batch(args, collect_params(args, FactorizationMachineModel()))
-        return
+    else:
+        run_rows(args, collect_params(args, FactorizationMachineModel()))
+
+
+def run_rows(args: argparse.Namespace, values: dict[str, Any]) -> None:
+    """Score rows with Spark; ``values`` are Params that were set."""
     args.output_format = args.output_format or "parquet"
-    values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         _check_output(spark, args)
         model = apply_params(FactorizationMachineModel.load(args.model), values)
@@ -100,24 +106,6 @@ def run(args: argparse.Namespace) -> None:
         with persisted(_writable(scored, args.output_format)) as rows, explain_parse_errors(source):
             n_rows = _write(rows, spec, args)
     print(f"scored {n_rows:,} rows to {args.output}")
-
-
-def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
-    counts = [F.count(F.lit(1)).alias("rows")]
-    has_label = spec.label_col in rows.schema.names
-    if has_label:
-        counts.append(F.count(quoted(spec.label_col)).alias("labels"))
-    totals = rows.agg(*counts).collect()[0]
-    if has_label and not totals["labels"]:
-        rows = rows.drop(quoted(spec.label_col))
-    writer = rows.write.format(args.output_format)
-    if args.output_format == "csv":
-        writer = writer.option("header", True)
-    if args.overwrite:
-        replace_folder(rows.sparkSession, args.output, writer.save)
-    else:
-        writer.save(args.output)
-    return int(totals["rows"])
 
 
 def _check_output(spark: SparkSession, args: argparse.Namespace) -> None:
@@ -152,7 +140,22 @@ def _writable(frame: DataFrame, output_format: str) -> DataFrame:
     return frame.select(*columns)
 
 
-_CONTENT_TYPES = {name.split("/")[1].removeprefix("x-"): name for name in CONTENT_TYPES}
+def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
+    counts = [F.count(F.lit(1)).alias("rows")]
+    has_label = spec.label_col in rows.schema.names
+    if has_label:
+        counts.append(F.count(quoted(spec.label_col)).alias("labels"))
+    totals = rows.agg(*counts).collect()[0]
+    if has_label and not totals["labels"]:
+        rows = rows.drop(quoted(spec.label_col))
+    writer = rows.write.format(args.output_format)
+    if args.output_format == "csv":
+        writer = writer.option("header", True)
+    if args.overwrite:
+        replace_folder(rows.sparkSession, args.output, writer.save)
+    else:
+        writer.save(args.output)
+    return int(totals["rows"])
 
 
 def add_batch_flags(parser: argparse.ArgumentParser) -> None:

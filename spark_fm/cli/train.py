@@ -165,10 +165,10 @@ def _print_summary(
     summary = model.summary
     if summary is None:
         return
-    facts = summary.facts
-    if facts["skippedRows"]:
-        reasons = ", ".join(f"{count} {why}" for why, count in facts["skippedReasons"].items())
-        log.warning("skipped %d row(s): %s", facts["skippedRows"], reasons)
+    totals = summary.facts
+    if totals["skippedRows"]:
+        reasons = ", ".join(f"{count} {why}" for why, count in totals["skippedReasons"].items())
+        log.warning("skipped %d row(s): %s", totals["skippedRows"], reasons)
     best = summary.rows[summary.bestEpoch]
     metrics = [
         f"{name.replace('validation_', 'validation ')} {value:.6g}"
@@ -177,14 +177,16 @@ def _print_summary(
     ]
     print(f"model      {args.model}")
     print(
-        f"rows       {facts['numRows']:,} ({facts['numValidationRows']:,} for validation), "
-        f"{facts['numFeatures']:,} features"
+        f"rows       {totals['numRows']:,} ({totals['numValidationRows']:,} for validation), "
+        f"{totals['numFeatures']:,} features"
     )
     print(f"best epoch {summary.bestEpoch} of 0 to {summary.totalIterations - 1}: " + ", ".join(
         [f"loss {best['trainLoss']:.6g}", *metrics]))  # fmt: skip
-    if facts["refit"]:
+    if totals["refit"]:
         epochs = summary.bestEpoch + 1
-        print(f"refit      on all {facts['numRows']:,} rows for {epochs} epoch(s): the saved model")
+        print(
+            f"refit      on all {totals['numRows']:,} rows for {epochs} epoch(s): the saved model"
+        )
     if test_metrics is not None:
         print(f"test       {test_metrics.text()}")
-    print(f"seconds    {facts['totalSeconds']:.1f}")
+    print(f"seconds    {totals['totalSeconds']:.1f}")

@@ -249,7 +249,7 @@ def error_response(status: int, message: str, *, instance: int | None = None) ->
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 408:
-        headers["Connection"] = "close"  # the rest of the body is not waited for
+        headers["Connection"] = "close"  # what is missing of the body is not awaited
     return JSONResponse(content, status_code=status, headers=headers)
 
 

@@ -20,7 +20,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
     def __init__(self, protocol: HttpToolsProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
-        # As uvicorn sets it: the first of several requests is answered though it says close.
+        # As uvicorn sets it: the first of pipelined requests is answered even with ``close``.
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
     @property
@@ -39,7 +39,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
                 if not parser.is_upgrade:
                     raise
                 head, data = parser._head_without_offer(), memoryview(data)[offer.args[0] :]
-            # A new one: this one reads no more when the head says ``Connection: close``.
+            # A new one: after a head with ``Connection: close`` this one reads no more.
             self._protocol.parser = parser = UpgradeIgnoringParser(self._protocol)
             super(UpgradeIgnoringParser, parser).feed_data(head)
 
