@@ -1,4 +1,4 @@
-"""``spark-fm train`` in the layout of a training sagemaker_job, end to end."""
+"""``spark-fm train`` in the layout of a training job, end to end."""
 
 from __future__ import annotations
 
