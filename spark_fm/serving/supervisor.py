@@ -76,7 +76,7 @@ class Supervisor:
         self._status = {"worker_deaths": 0, "reloads": 0, "refused_reloads": 0}
 
     def run(self) -> None:
-        """Serve, in the main thread, which receives signals; return when that has ended well.
+        """Serve until a signal to stop, which only the main thread receives.
 
         Raises InvalidParamError for an address that cannot be listened on, ModelFormatError
         for a first model that cannot be read, SparkFMError when no worker can be started.
