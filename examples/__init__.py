@@ -1,1 +1,1 @@
-"""Examples: one job a file, run by the tests."""
+"""Runnable examples, one per file; the tests run them."""

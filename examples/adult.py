@@ -1,7 +1,7 @@
 """UCI Adult as a table of raw columns, restored from a9a, its one-hot form.
 
-a9a holds the 14 attributes in the order of the original file, numbers cut into bands:
-exactly one of an attribute's features is set, or none where the value is unknown.
+a9a has the 14 attributes in the order of the original file, with numbers binned: exactly one
+of an attribute's features is set, or none where the value is unknown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CATEGORIES = {
 
 
 def adult_frame(spark: SparkSession, rows: Rows, n_partitions: int = 2) -> DataFrame:
-    """Return a DataFrame of ``label`` and a string column an attribute, null if unknown."""
+    """Return ``label`` and a string column for each attribute, null where unknown."""
     columns: dict[str, pa.Array] = {"label": pa.array(rows.y)}
     first = 0
     for name, n_categories in CATEGORIES.items():

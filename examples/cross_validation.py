@@ -1,7 +1,7 @@
 """Choose hyperparameters by cross-validation: Spark's CrossValidator over a grid.
 
-Each fold packs its rows once and trains the whole grid in shared passes. Judged by the
-cross entropy under SageMaker's name for it. Run: ``python -m examples.cross_validation``.
+Each fold packs its rows once and trains the whole grid in shared passes. The metric is the
+cross entropy, by SageMaker's name. Run: ``python -m examples.cross_validation``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
         .addGrid(machine.factorsWd, [0.003, 0.012, 0.05])
         .build()
     )
-    folds = CrossValidator(
+    cross_validator = CrossValidator(
         estimator=machine,
         estimatorParamMaps=grid,
         evaluator=FMEvaluator(metricName="test:binary_classification_cross_entropy"),
@@ -36,17 +36,17 @@ def main() -> None:
     )
 
     started = time.perf_counter()
-    chosen = folds.fit(train)
+    result = cross_validator.fit(train)
     seconds = time.perf_counter() - started
 
     print("numFactors  factorsWd  cross entropy (3 folds)")
-    for params, value in zip(grid, chosen.avgMetrics, strict=True):
-        k, decay = params[machine.numFactors], params[machine.factorsWd]
-        mark = "  <- best" if value == min(chosen.avgMetrics) else ""
-        print(f"{k:>10}  {decay:>9}  {value:.4f}{mark}")
-    trained = len(grid) * folds.getNumFolds() + 1
-    print(f"\n{trained} models in {seconds:.0f} s; the best on held-out rows:")
-    print(f"log loss {chosen.bestModel.evaluate(test).metrics['logloss']:.4f}")
+    for params, value in zip(grid, result.avgMetrics, strict=True):
+        k, weight_decay = params[machine.numFactors], params[machine.factorsWd]
+        mark = "  <- best" if value == min(result.avgMetrics) else ""
+        print(f"{k:>10}  {weight_decay:>9}  {value:.4f}{mark}")
+    n_models = len(grid) * cross_validator.getNumFolds() + 1
+    print(f"\n{n_models} models in {seconds:.0f} s; the best on held-out rows:")
+    print(f"log loss {result.bestModel.evaluate(test).metrics['logloss']:.4f}")
     spark.stop()
 
 

@@ -1,7 +1,7 @@
-"""Train on UCI Adult (a9a), score its held-out part, show what came out.
+"""Train on UCI Adult (a9a), score its held-out part, and print the metrics.
 
-Run by ``make demo``. The set becomes recordIO-protobuf files first, and is trained from
-these. Leaves records, model, scored rows and a plot in the folder it prints.
+Run by ``make demo``. It writes the set to recordIO-protobuf files and trains from those.
+Records, model, scored rows and a plot are in the folder that it prints.
 """
 
 from __future__ import annotations

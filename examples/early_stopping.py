@@ -1,7 +1,7 @@
 """Stop a training by the metric that matters: here the area under the ROC curve.
 
-Trains on UCI Adult until five epochs bring no better area, with the validation rows
-marked by a column, prints the curve and draws it. Run: ``python -m examples.early_stopping``.
+Trains on UCI Adult until the area has not improved for five epochs, with the validation rows
+marked by a column, prints the curve and plots it. Run: ``python -m examples.early_stopping``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from spark_fm import FactorizationMachine
 def main() -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plot", help="also draw the summary into this file, such as out.png")
+    parser.add_argument("--plot", help="plot the summary to this file, such as out.png")
     arguments = parser.parse_args()
     spark = local_session("local[*]")
     split = a9a()
-    # A column of one's own decides what is validated: by user, by date, or as here by hash.
+    # Any column can select the validation rows: by user, by date, or as here by hash.
     marked = to_frame(spark, split.train).withColumn(
         "is_validation", F.abs(F.hash("features", "label")) % 10 == 0
     )

@@ -1,6 +1,6 @@
 """Explain predictions of income (UCI Adult, a9a): which features, and which pairs, decided.
 
-Prints one prediction taken apart, and draws which features and attributes act strongest.
+Prints the parts of one prediction, and plots the strongest features and attributes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ATTRIBUTES = {
 def main() -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plot", help="also draw strengths into this file, such as out.png")
+    parser.add_argument("--plot", help="plot the strengths to this file, such as out.png")
     arguments = parser.parse_args()
     spark = local_session("local[*]")
     split = a9a()
@@ -40,9 +40,9 @@ def main() -> None:
     )
     model = FactorizationMachine(numFactors=8, seed=7).fit(train)
 
-    explain_parse_errors = model.transform(model.explain(test, numPairs=5, numLinear=6))
-    # The row of which the model is least sure.
-    show(explain_parse_errors.orderBy(F.abs(F.col("score") - 0.5), "score").first())
+    explained = model.transform(model.explain(test, numPairs=5, numLinear=6))
+    # The row that the model is least certain of.
+    show(explained.orderBy(F.abs(F.col("score") - 0.5), "score").first())
 
     print("\nStrongest features over the test rows (mean change of the log-odds without them)")
     for row in model.feature_strengths(test).head(8).itertuples():
@@ -62,18 +62,18 @@ def named_features() -> tuple[dict[str, range], list[str]]:
 
 
 def show(row: Any) -> None:
-    """Print a row's score and what it is made of."""
-    why = row["explanation"]
+    """Print a row's score and its parts."""
+    explanation = row["explanation"]
     print(f"\nP(income over 50,000) = {row['score']:.3f}, the label is {row['label']:.0f}")
-    line(why["bias"], "bias")
-    for part in why["linear"]:
+    line(explanation["bias"], "bias")
+    for part in explanation["linear"]:
         line(part["contribution"], part["name"])
-    line(why["other_linear"], "all other features")
-    for part in why["pairs"]:
+    line(explanation["other_linear"], "all other features")
+    for part in explanation["pairs"]:
         line(part["contribution"], f"{part['name_a']} with {part['name_b']}")
-    line(why["other_pairs"], "all other pairs")
+    line(explanation["other_pairs"], "all other pairs")
     print(f"  {'-' * 6}")
-    line(why["margin"], "log-odds")
+    line(explanation["margin"], "log-odds")
 
 
 def line(contribution: float, what: str) -> None:

@@ -1,7 +1,7 @@
-"""Track a training with MLflow, log the model, and score with it where there is no Spark.
+"""Track a training with MLflow, log the model, and score with it without Spark.
 
-Trains on UCI Adult (a9a). Needs ``pip install 'spark-fm[mlflow]'``. Leaves the runs in the
-folder it prints; ``mlflow ui --backend-store-uri`` with that folder shows them.
+Trains on UCI Adult (a9a). Needs ``pip install 'spark-fm[mlflow]'``. The runs are in the
+folder that it prints; ``mlflow ui --backend-store-uri`` with that folder shows them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mlflow-output"))
     store = parser.parse_args().out.resolve() / "mlruns"
 
-    # A folder needs no server and no database; MLflow 3 wants to hear that it is meant.
+    # A folder needs no server and no database; MLflow 3 asks for this confirmation.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     import mlflow
 

@@ -1,7 +1,7 @@
 """From raw columns to a saved model: feature stages and a factorization machine, one Pipeline.
 
 Trains on UCI Adult's 14 categorical columns, once one-hot encoded and once hashed, and
-scores raw rows by the saved pipeline. Run: ``python -m examples.pipeline --out FOLDER``.
+scores raw rows with the saved pipeline. Run: ``python -m examples.pipeline --out FOLDER``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spark_fm import FactorizationMachine
 
 
 def one_hot_stages(columns: list[str]) -> list:
-    """Index the values seen in training, give unknown ones a place, one feature a value."""
+    """Index the values seen in training, and one for the others; one feature per value."""
     indexed, encoded = [f"{c}_index" for c in columns], [f"{c}_one_hot" for c in columns]
     return [
         StringIndexer(inputCols=columns, outputCols=indexed, handleInvalid="keep"),
@@ -31,7 +31,7 @@ def one_hot_stages(columns: list[str]) -> list:
 
 
 def hashing_stages(columns: list[str]) -> list:
-    """Hash "column=value" into a fixed number of features: no pass, no dictionary."""
+    """Hash "column=value" into a fixed number of features, without a pass or a dictionary."""
     return [FeatureHasher(inputCols=columns, outputCol="features", numFeatures=2**14)]
 
 

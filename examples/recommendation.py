@@ -1,4 +1,4 @@
-"""Recommend movies of MovieLens 100K to its users: the best ones that they did not rate.
+"""Recommend to users of MovieLens 100K the best movies that they have not rated.
 
 Needs the folder ``ml-100k`` (GroupLens) under the folder that ``SPARK_FM_DATA`` names. A
 user is one feature; a movie is one feature and its genres.
@@ -26,7 +26,7 @@ def main() -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--user", type=int, default=1, help="user to show, 1 to 943")
-    parser.add_argument("--count", type=int, default=10, help="movies a user")
+    parser.add_argument("--count", type=int, default=10, help="movies per user")
     arguments = parser.parse_args()
     try:
         split, titles, genres = load()
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def load() -> tuple[Rows, list[str], sp.csr_matrix]:
-    """Return ratings, titles, and a movie's genres as a row of flags."""
+    """Return ratings, titles, and the genres of each movie as a row of flags."""
     ratings = ml100k_regression().train
     with gzip.open(data_folder() / "ml-100k" / "u.item.gz", "rt", encoding="latin-1") as lines:
         fields = [line.rstrip("\n").split("|") for line in lines]
@@ -80,7 +80,7 @@ def load() -> tuple[Rows, list[str], sp.csr_matrix]:
 
 
 def with_ids(spark: SparkSession, name: str, matrix: sp.spmatrix) -> DataFrame:
-    """Return rows as vectors with ids from 1."""
+    """Return the rows of a matrix as vectors, with ids from 1."""
     rows = Rows(matrix.tocsr(), np.arange(1.0, matrix.shape[0] + 1))
     return to_frame(spark, rows).select(F.col("label").cast("int").alias(name), "features")
 

@@ -1,7 +1,7 @@
-"""Ask of a digit whether it is a 0: SageMaker's introduction to factorization machines.
+"""Predict whether a digit is a 0: SageMaker's introduction to factorization machines.
 
 784 dense pixels, k=10, mini-batches of 200, one epoch; trained once as SageMaker does and
-once with our defaults, each confusion matrix beside the one that AWS published
+once with our defaults, with confusion matrices next to the one that AWS published
 (github.com/aws/amazon-sagemaker-examples, sm-introduction_to_factorization_machines).
 ``SPARK_FM_DATA`` names the folder with ``mnist``. Run: ``python -m examples.sagemaker_mnist``.
 """

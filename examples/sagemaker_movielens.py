@@ -1,7 +1,7 @@
-"""Ask whether a user likes a film (a rating of 4 or 5): SageMaker's MovieLens workshop.
+"""Predict whether a user likes a film (rating 4 or 5): SageMaker's MovieLens workshop.
 
 One-hot users and films, k=64, mini-batches of 1,000, 100 epochs over rows in a random order;
-trained once as SageMaker does and once with our defaults, beside what AWS published
+trained once as SageMaker does and once with our defaults, next to what AWS published
 (aws-samples/amazon-sagemaker-architecting-for-ml, Recommendation-System-FM-KNN.ipynb).
 ``SPARK_FM_DATA`` names the folder with ``ml-100k``. Run:
 ``python -m examples.sagemaker_movielens``.
@@ -39,10 +39,8 @@ def main() -> None:
     results = evaluations(HYPERPARAMETERS, train, split.test, dense=False, columns=columns)
     metrics = {"published": PUBLISHED} | {name: result.metrics for name, result in results.items()}
     print(f"{'':22}  log loss  accuracy      F1")
-    for heading, found in metrics.items():
-        print(
-            f"{heading:22}  {found['logloss']:8.4f}  {found['accuracy']:8.4f}  {found['f1']:6.4f}"
-        )
+    for heading, row in metrics.items():
+        print(f"{heading:22}  {row['logloss']:8.4f}  {row['accuracy']:8.4f}  {row['f1']:6.4f}")
 
 
 if __name__ == "__main__":

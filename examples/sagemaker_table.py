@@ -1,6 +1,6 @@
 """Train one job's files twice, as SageMaker does and with our defaults, and compare.
 
-Shared by the two examples of SageMaker's own tutorials.
+Shared by the examples of SageMaker's own tutorials.
 """
 
 from __future__ import annotations
@@ -25,17 +25,9 @@ def evaluations(
     dense: bool,
     columns: dict[str, dict[str, Any]],
 ) -> dict[str, FMEvaluation]:
-    """Write both channels as recordIO-protobuf, train a model a column, evaluate each.
+    """Write both channels as recordIO-protobuf, train and evaluate a model for each column.
 
-    Parameters
-    ----------
-    hyperparameters : dict
-        The job's.
-    train, test : Rows
-    dense : bool
-        Write dense records.
-    columns : dict
-        By heading: ``{"sagemaker": True, **params}`` or Params of our own defaults.
+    ``columns`` are, by heading, ``{"sagemaker": True, **params}`` or Params on our defaults.
     """
     spark = local_session("local[*]")
     spark_fm.register(spark)
@@ -48,16 +40,16 @@ def evaluations(
             features = features.toarray() if dense else features
             write_records(path, features, rows.y.astype("float32"))
             frames.append(spark.read.format("recordio-protobuf").load(path))
-        for heading, params in columns.items():
-            changes = dict(params)
-            if changes.pop("sagemaker", False):
+        for heading, settings in columns.items():
+            params = dict(settings)
+            if params.pop("sagemaker", False):
                 machine = FactorizationMachine.from_hyperparameters(hyperparameters)
             else:
                 machine = FactorizationMachine(
                     predictorType=hyperparameters["predictor_type"],
                     numFactors=int(hyperparameters["num_factors"]),
                 )
-            model = machine.setParams(**changes).fit(frames[0])
+            model = machine.setParams(**params).fit(frames[0])
             results[heading] = model.evaluate(frames[1])
     spark.stop()
     return results

@@ -1,8 +1,8 @@
-"""Keep a model up to date: go on with it as new rows arrive, instead of from nothing.
+"""Keep a model up to date: continue training as new rows arrive, instead of starting over.
 
-Trains on the first half of UCI Adult, then goes on with the second half for a few epochs,
-and compares that with the old model and with a new one from the second half alone. Last,
-shows that a training whose state was kept goes on bit for bit.
+Trains on the first half of UCI Adult, continues with the second half for a few epochs, and
+compares that with the old model and with a new one from the second half alone. Finally it
+shows that a training whose state was kept resumes bit for bit.
 Run: ``python -m examples.warm_start``.
 """
 
@@ -27,13 +27,13 @@ def main() -> None:
     machine = FactorizationMachine(numFactors=8, seed=7)
     first = machine.fit(old)
     alone = machine.fit(new)
-    # Smaller steps: the model is nearly there.
+    # Smaller learning rates: the model has nearly converged.
     updated = machine.setEpochs(5).setLinearLr(0.05).setFactorsLr(0.05).fit(new, warmStart=first)
     print("log loss on held-out rows")
     for name, model in (
         ("first half", first),
         ("second half alone", alone),
-        ("first half, gone on with the second", updated),
+        ("first half, continued with the second", updated),
     ):
         epochs = model.summary.totalIterations
         print(f"  {name:<38} {model.evaluate(test).metrics['logloss']:.4f}  ({epochs} epochs)")
@@ -45,7 +45,7 @@ def main() -> None:
     five_more = keeping.fit(old, warmStart=five)
     ten = keeping.setEpochs(10).fit(old)
     same = np.array_equal(five_more.weights.table, ten.weights.table)
-    print(f"\n5 epochs and 5 more are 10 epochs, bit for bit: {same}")
+    print(f"\n5 epochs and 5 more equal 10 epochs, bit for bit: {same}")
     spark.stop()
 
 

@@ -1,14 +1,14 @@
-"""``spark-fm convert``: files of one format to another; needs neither Spark nor Java."""
+"""``spark-fm convert``: files of one format to another; no Spark or Java."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from typing import Any
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import check_output_file
 from spark_fm.formats.convert import FORMATS, Conversion, convert
 from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID
@@ -19,24 +19,25 @@ EXAMPLE = """examples:
   spark-fm convert --input a9a.pbr --output a9a.npz
   zcat a9a.gz | spark-fm convert --input - --format libsvm --num-features 123 --output a9a.parquet
 """
-SECONDS_A_LINE = 5.0
+LOG_INTERVAL_SECONDS = 5.0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="PATH",
         help="files, folders or globs, also .gz; a named pipe; - is standard input",
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="FILE",
-        help="a local file; text and records are compressed when it ends in .gz",
+        help="a local file; text and records are compressed if its name ends in .gz",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, help="of the input [by its name]")
-    parser.add_argument("--output-format", choices=FORMATS, help="of the output [by its name]")
+    parser.add_argument("--format", choices=FORMATS, help="format of the input [from its name]")
+    parser.add_argument(
+        "--output-format", choices=FORMATS, help="format of the output [from its name]"
+    )
     parser.add_argument(
         "--num-features", type=int, metavar="N",
-        help="width of the rows [what the input says; for text the largest index, found by "
+        help="length of the rows [from the input; for text the largest index, which takes "
         "reading it twice]",
     )  # fmt: skip
     parser.add_argument("--label-col", default="label", help="column of Parquet files [label]")
@@ -44,13 +45,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--features-col", default="features", help="column of Parquet files [features]"
     )
     parser.add_argument(
-        "--missing-label", type=float, metavar="NUMBER", help="label of rows that have none"
+        "--missing-label", type=float, metavar="NUMBER", help="label of rows without one"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing output")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert as the flags say."""
     if args.num_features is not None and not 1 <= args.num_features <= MAX_FEATURE_ID + 1:
         raise UsageError(
             f"--num-features {args.num_features} is not allowed: expected 1 to "
@@ -58,10 +58,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.output == STDIN:
         raise UsageError("--output - is not possible: the output appears when it is complete.")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
+    check_output_file(args.output, overwrite=args.overwrite)
     job = Conversion(
         inputs=tuple(args.input),
         output=args.output,
@@ -82,31 +79,29 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Progress:
-    """A bar for each pass over the input; lines where tqdm or the terminal is missing."""
+    """A bar for each pass over the input; lines without tqdm or a terminal."""
 
     def __init__(self) -> None:
-        self._what = ""
+        self._title = ""
         self._bar: Any = None
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show how many bytes are done."""
-        if what != self._what:
+    def __call__(self, title: str, done: int, total: int) -> None:
+        """Show how many bytes of a pass are done."""
+        if title != self._title:
             self._close()
-            self._what, self._bar = what, _bar(what, total)
+            self._title, self._bar = title, _make_bar(title, total)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._told > SECONDS_A_LINE:
-            self._told = time.monotonic()
-            share = f"{done / total:.0%}, " if total else ""
-            print(f"{what}: {share}{done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._printed > LOG_INTERVAL_SECONDS:
+            self._printed = time.monotonic()
+            percent = f"{done / total:.0%}, " if total else ""
+            print(f"{title}: {percent}{done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
     def __enter__(self) -> _Progress:
-        """Start showing."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bar as it stands."""
         self._close()
 
     def _close(self) -> None:
@@ -114,7 +109,7 @@ class _Progress:
             self._bar.close()
 
 
-def _bar(what: str, total: int) -> Any:
+def _make_bar(title: str, total: int) -> Any:
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
@@ -122,6 +117,6 @@ def _bar(what: str, total: int) -> Any:
     except ImportError:
         return None
     return tqdm(
-        total=total or None, desc=what, unit="B", unit_scale=True, dynamic_ncols=True,
+        total=total or None, desc=title, unit="B", unit_scale=True, dynamic_ncols=True,
         file=sys.stderr,
     )  # fmt: skip

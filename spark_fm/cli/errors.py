@@ -1,4 +1,4 @@
-"""What a command says and returns when it fails or is interrupted."""
+"""Failures and interruptions of a command: its one line of error, and its exit code."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spark_fm import errors
 
 OK, FAILED, USAGE = 0, 1, 2
 
-# Mistakes in what the caller gave: parameters, columns, data, paths.
-_CALLERS = (
+# Mistakes in the caller's parameters, columns, data or paths.
+_CALLER_ERRORS = (
     errors.CheckpointError,
     errors.InvalidParamError,
     errors.InvalidColumnError,
@@ -23,8 +23,8 @@ _CALLERS = (
     errors.ModelFormatError,
 )
 _RAISED_ON_WORKER = re.compile(r"^(?:spark_fm\.errors\.)(\w+): (.+)$", re.MULTILINE)
-_LAST_OF_TRACEBACK = re.compile(r"^((?:\w+\.)*\w+): (.+)$", re.MULTILINE)
-_NOISE = re.compile(r"\s*SQLSTATE: \w+\s*$")
+_END_OF_TRACEBACK = re.compile(r"^((?:\w+\.)*\w+): (.+)$", re.MULTILINE)
+_SQLSTATE = re.compile(r"\s*SQLSTATE: \w+\s*$")
 
 
 class UsageError(errors.SparkFMError, ValueError):
@@ -32,43 +32,36 @@ class UsageError(errors.SparkFMError, ValueError):
 
 
 def explain(err: BaseException) -> tuple[int, str]:
-    """Return the exit code and the one line for an error.
+    """Return an error's exit code and its text in one line.
 
-    Parameters
-    ----------
-    err : BaseException
-
-    Returns
-    -------
-    tuple of int and str
-        2 for what the caller can put right in the command or the data, 130 for Ctrl-C, 143
-        for SIGTERM, else 1.
+    The code is 2 for what the caller can correct in the command or the data, 130 for Ctrl-C,
+    143 for SIGTERM, else 1.
     """
     if isinstance(err, KeyboardInterrupt) or was_interrupted():
         return exit_code(), "interrupted; running jobs were cancelled"
-    if isinstance(err, (UsageError, *_CALLERS)):
+    if isinstance(err, (UsageError, *_CALLER_ERRORS)):
         return USAGE, _one_line(str(err))
     if isinstance(err, errors.SparkFMError):
         return FAILED, _one_line(str(err))
     raised = raised_on_worker(err)
     if raised is not None:
         name, text = raised
-        kind = getattr(errors, name, errors.SparkFMError)
-        return (USAGE if issubclass(kind, _CALLERS) else FAILED), text
-    return FAILED, _foreign(err)
+        error_class = getattr(errors, name, errors.SparkFMError)
+        return (USAGE if issubclass(error_class, _CALLER_ERRORS) else FAILED), text
+    return FAILED, _most_telling_line(err)
 
 
 def raised_on_worker(err: BaseException) -> tuple[str, str] | None:
     """Return class name and text of a spark_fm error that a worker raised, else None."""
-    found = _RAISED_ON_WORKER.findall(str(err))
-    return found[-1] if found else None
+    matches = _RAISED_ON_WORKER.findall(str(err))
+    return matches[-1] if matches else None
 
 
-def _foreign(err: BaseException) -> str:
-    """Return the line of a Spark, Java or Python error that says most."""
+def _most_telling_line(err: BaseException) -> str:
+    """Return the most informative line of an error of Spark, Java or Python."""
     text = str(err)
     if "Traceback (most recent call last)" in text:
-        raised = _LAST_OF_TRACEBACK.findall(text.split("Traceback (most recent call last)")[-1])
+        raised = _END_OF_TRACEBACK.findall(text.split("Traceback (most recent call last)")[-1])
         if raised:
             return f"a Python worker failed: {': '.join(raised[0])}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -77,42 +70,42 @@ def _foreign(err: BaseException) -> str:
     if lines[0].startswith("An error occurred while calling") and len(lines) > 1:
         lines = [lines[1].lstrip(": ")]
     if isinstance(err, OSError) or lines[0].startswith("["):
-        return _NOISE.sub("", lines[0])
-    return f"{type(err).__name__}: {_NOISE.sub('', lines[0])}"
+        return _SQLSTATE.sub("", lines[0])
+    return f"{type(err).__name__}: {_SQLSTATE.sub('', lines[0])}"
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-# Who stops a process politely: a terminal, or a scheduler (Kubernetes, YARN, SageMaker).
+# By which a terminal or a scheduler (Kubernetes, YARN, SageMaker) asks a process to stop.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Interruption:
-    """What arrived, and whether it may take effect now."""
+    """The signal that arrived, and whether it must wait."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.is_held_back = False
 
 
-_seen = _Interruption()
+_interruption = _Interruption()
 
 
 def was_interrupted() -> bool:
-    """Tell whether an interruption arrived in this command."""
-    return _seen.signal is not None
+    """Return whether an interruption arrived in this command."""
+    return _interruption.signal is not None
 
 
-def forget() -> None:
-    """Let the next command of this process begin as if none had been interrupted."""
-    _seen.signal = None
+def forget_interruption() -> None:
+    """Let the next command of this process start afresh."""
+    _interruption.signal = None
 
 
 def exit_code() -> int:
-    """Return what a shell expects of a process that this interruption ended."""
-    return 128 + (_seen.signal or signal.SIGINT)
+    """Return what a shell expects of a process that a signal ended."""
+    return 128 + (_interruption.signal or signal.SIGINT)
 
 
 @contextmanager
@@ -121,9 +114,9 @@ def interruptible() -> Iterator[None]:
 
     PySpark installs a handler of its own that calls the JVM. When the main thread is
     waiting for the JVM at that moment, as it mostly is, that call fails and its error
-    takes the place of the interruption. Jobs are cancelled by whoever started them.
+    hides the interruption. Jobs are cancelled by the code that started them.
     """
-    forget()
+    forget_interruption()
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -139,21 +132,21 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def held_back() -> Iterator[None]:
     """Let an interruption wait until the block is left."""
-    _seen.is_held_back = True
+    _interruption.is_held_back = True
     try:
         yield
     finally:
-        _seen.is_held_back = False
+        _interruption.is_held_back = False
     if was_interrupted():
         raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if was_interrupted():
-        return  # once is enough: let the clean-up run
-    _seen.signal = number
-    if _seen.is_held_back:
+        return  # let the clean-up run
+    _interruption.signal = number
+    if _interruption.is_held_back:
         return
-    # What breaks from here on is a consequence, py4j tells the root logger of it.
+    # What fails from here on is a consequence, which py4j reports to the root logger.
     logging.disable(logging.ERROR)
     raise KeyboardInterrupt

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from spark_fm.cli.errors import UsageError
+from spark_fm.cli.input_formats import INPUT_FORMATS
 from spark_fm.cli.inputs import (
-    InputSpec,
     add_input_flags,
     explain_parse_errors,
+    model_input,
     open_input,
     open_source,
-    path_exists,
 )
+from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
-from spark_fm.formats.files import is_stream, list_files
-from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.files import is_stream
 from spark_fm.ml.evaluation import FMEvaluation
 from spark_fm.ml.model import FactorizationMachineModel
 
@@ -36,10 +34,12 @@ _TITLES = {
     "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "rmse": "RMSE",
     "mae": "MAE", "r2": "R2",
 }  # fmt: skip
+THRESHOLD = 0.5  # of a classifier on the test channel
+_TEST_TITLES = {"rmse": "RMSE", "logloss": "log loss", "accuracy": "accuracy", "f1": "F1"}
+_TEST_METRICS = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument("--model", required=True, metavar="PATH", help="a saved model")
     add_input_flags(parser, what="rows with labels")
     parser.add_argument(
@@ -52,40 +52,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the metrics of a model."""
     values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         model = apply_params(FactorizationMachineModel.load(args.model), values)
-        spec = InputSpec(
-            file_format=args.format,
-            features_col=model.getFeaturesCol(),
-            label_col=model.getLabelCol(),
-            num_features=args.num_features or model.numFeatures,
-        )
+        spec = model_input(model, args.format, num_features=args.num_features)
         source = open_source(spark, args.input, spec)
         with explain_parse_errors(source):
-            metrics = _with_cells(model.evaluate(source.frame))
-    print(json.dumps(_plain(metrics)) if args.json else table(metrics, model.getThreshold()))
+            metrics = _with_confusion(model.evaluate(source.frame))
+    print(json.dumps(to_json_safe(metrics)) if args.json else table(metrics, model.getThreshold()))
 
 
-def _with_cells(evaluation: FMEvaluation) -> dict[str, Any]:
-    """Return the metrics, a classifier's with the cells of the confusion matrix."""
+def _with_confusion(evaluation: FMEvaluation) -> dict[str, Any]:
+    """Return the metrics, of a classifier with the confusion matrix."""
     if evaluation.confusion is None:
         return evaluation.metrics
     (tn, fp), (fn, tp) = evaluation.confusion.to_numpy().tolist()
     return {**evaluation.metrics, "confusion": {"tp": tp, "fp": fp, "fn": fn, "tn": tn}}
 
 
-def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics with null for NaN, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
-
-
 def table(metrics: dict[str, Any], threshold: float) -> str:
-    """Return the metrics, and a classifier's confusion matrix, as text."""
+    """Return the metrics, and the confusion matrix of a classifier, as text."""
     lines = []
     for name, title in _TITLES.items():
         if name in metrics:
@@ -104,72 +90,46 @@ def table(metrics: dict[str, Any], threshold: float) -> str:
     return "\n".join(lines)
 
 
-THRESHOLD = 0.5
-_CHANNEL_TITLES = {"rmse": "RMSE", "logloss": "log loss", "accuracy": "accuracy", "f1": "F1"}
-_KEPT = ("logloss", "accuracy", "f1", "rmse", "mse", "mae")
-
-
 @dataclass(frozen=True, slots=True)
 class ChannelMetrics:
-    """What a model is worth on the test channel.
-
-    Parameters
-    ----------
-    rows : int
-    metrics : dict of str to float
-        Of a classifier ``logloss`` and, at threshold 0.5, ``accuracy`` and ``f1``; of a
-        regressor ``rmse``, ``mse`` and ``mae``. NaN where undefined.
-    """
+    """Metrics of a model on the test channel."""
 
     rows: int
+    # Of a classifier logloss and, at THRESHOLD, accuracy and f1; of a regressor rmse, mse and
+    # mae. NaN where undefined.
     metrics: dict[str, float]
 
     def text(self) -> str:
-        """Return the main ones in a line."""
+        """Return the main metrics in a line."""
         shown = ", ".join(
             f"{title} {self.metrics[name]:.6g}"
-            for name, title in _CHANNEL_TITLES.items()
+            for name, title in _TEST_TITLES.items()
             if name in self.metrics
         )
-        where = f" (threshold {THRESHOLD:g})" if "f1" in self.metrics else ""
-        return f"{shown}{where} on {self.rows:,} rows"
+        threshold = f" (threshold {THRESHOLD:g})" if "f1" in self.metrics else ""
+        return f"{shown}{threshold} on {self.rows:,} rows"
 
 
-def check_test_paths(spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> None:
-    """Raise before the training what would fail after it: paths with nothing behind them."""
+def check_test_paths(spark: SparkSession, paths: Sequence[str], file_format: str) -> None:
+    """Raise before the training what would fail after it: paths without files."""
     for path in paths:
-        if is_stream(path):
-            continue
-        if spec.file_format == RECORDIO:
-            list_files([path])
-        elif not path_exists(spark, path, glob=True):
-            raise UsageError(f"the test path {path} does not exist, or no file matches it.")
+        if not is_stream(path):
+            INPUT_FORMATS[file_format].check_exists(spark, path)
 
 
-def tested(
+def evaluate_channel(
     spark: SparkSession,
     model: FactorizationMachineModel,
     paths: Sequence[str],
     *,
     file_format: str,
 ) -> ChannelMetrics:
-    """Return the metrics of a model on files or a pipe, in one pass.
-
-    Raises
-    ------
-    InvalidDataError
-        For labels, or features, that the model cannot be measured on.
-    """
-    spec = InputSpec(
-        file_format=file_format,
-        features_col=model.getFeaturesCol(),
-        label_col=model.getLabelCol(),
-        num_features=model.numFeatures,
-    )
-    at_half = model.copy({model.getParam("threshold"): THRESHOLD})
+    """Return the metrics of a model on files or a pipe, in one pass."""
+    spec = model_input(model, file_format)
+    model = model.copy({model.getParam("threshold"): THRESHOLD})
     with open_input(spark, paths, spec) as source, explain_parse_errors(source):
-        metrics = dict(at_half.evaluate(source.frame).metrics)
+        metrics = dict(model.evaluate(source.frame).metrics)
     if "rmse" in metrics:
         metrics["mse"] = metrics["rmse"] ** 2
-    kept = {name: metrics[name] for name in _KEPT if name in metrics}
-    return ChannelMetrics(int(metrics["rows"]), kept)
+    selected = {name: metrics[name] for name in _TEST_METRICS if name in metrics}
+    return ChannelMetrics(int(metrics["rows"]), selected)

@@ -1,4 +1,4 @@
-"""``spark-fm export``: a saved model to another format; needs neither Spark nor Java."""
+"""``spark-fm export``: a saved model to another format; no Spark or Java."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.outputs import check_output_file
 from spark_fm.formats.models.libfm import write_libfm
 from spark_fm.formats.models.native import read_model
 from spark_fm.formats.models.onnx import DENSE, INPUTS, write_onnx
@@ -22,7 +23,6 @@ SAGEMAKER, LIBFM, TEXT, ONNX = "sagemaker", "libfm", "text", "onnx"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument(
         "--to", dest="output_format", required=True, choices=(SAGEMAKER, LIBFM, TEXT, ONNX),
         help="format of the output",
@@ -31,29 +31,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="a local file")
     parser.add_argument(
         "--network", choices=tuple(NAMES),
-        help=f"which of SageMaker's networks [{SPARSE}]; the dense one lists all features",
+        help=f"which of SageMaker's networks [{SPARSE}]; the dense one stores all features",
     )  # fmt: skip
     parser.add_argument(
         "--inputs", choices=INPUTS,
-        help=f"what the ONNX graph takes [{DENSE}]: rows of all features, or indices and values",
+        help=f"inputs of the ONNX graph [{DENSE}]: rows of all features, or indices and values",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing output")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export as the flags say."""
-    for flag, value, wanted in (
+    for flag, value, output_format in (
         ("--network", args.network, SAGEMAKER),
         ("--inputs", args.inputs, ONNX),
     ):
-        if value is not None and args.output_format != wanted:
-            raise UsageError(f"{flag} belongs to --to {wanted}; leave it out.")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise UsageError(f"--output {args.output} exists; give another name, or --overwrite.")
+        if value is not None and args.output_format != output_format:
+            raise UsageError(f"{flag} belongs to --to {output_format}; leave it out.")
+    check_output_file(args.output, overwrite=args.overwrite)
     if os.path.isdir(args.output):
         raise UsageError(f"--output {args.output} is a folder; name a file in it.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(args.output))):
-        raise UsageError(f"--output {args.output}: there is no such folder; make it first.")
     model = read_model(args.model)
     if args.output_format == SAGEMAKER:
         write_sagemaker(args.output, model, network=args.network or SPARSE)

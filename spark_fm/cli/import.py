@@ -1,4 +1,4 @@
-"""``spark-fm import``: a model of another format to our folder; needs neither Spark nor Java."""
+"""``spark-fm import``: a model of another format to a saved model; no Spark or Java."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ SAGEMAKER, LIBFM, TEXT = "sagemaker", "libfm", "text"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument(
         "source", metavar="SOURCE",
         help="sagemaker: model.tar.gz, the model_algo-1 in it, or a folder with either unpacked; "
-        "libfm: a file of -save_model; text: a file of 'spark-fm export --to text'",
+        "libfm: a file from -save_model; text: a file from 'spark-fm export --to text'",
     )  # fmt: skip
     parser.add_argument(
         "--from", dest="source_format", required=True, choices=(SAGEMAKER, LIBFM, TEXT),
@@ -34,21 +33,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="PATH", help="folder for the model")
     parser.add_argument(
         "--predictor-type", choices=tuple(LOSSES),
-        help="what the model is, where SOURCE does not tell (libfm never does)",
+        help="predictor type, if SOURCE does not contain it (libfm never does)",
     )  # fmt: skip
     parser.add_argument(
         "--threshold", type=float, metavar="NUMBER",
-        help="score from which the label is 1 [what SOURCE says, or 0.5]",
+        help="classification threshold [SOURCE's, or 0.5]",
     )  # fmt: skip
     parser.add_argument(
         "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
         help="refuse an archive that unpacks to more [%(default)s]",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing model")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import as the flags say."""
     if args.max_bytes < 1:
         raise UsageError(f"--max-bytes {args.max_bytes} is not allowed: expected 1 or more.")
     check_place(args.model, overwrite=args.overwrite)

@@ -1,7 +1,7 @@
-"""``spark-fm``: dispatch, logging, errors and exit codes; driver only.
+"""``spark-fm``: dispatch, logging, errors and exit codes.
 
-Also the file that ``spark-submit`` runs: it imports nothing of the package before it has
-made sure that the package is found.
+``spark-submit`` runs this file, too: it imports nothing of the package before the package's
+folder is on the path.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 COMMANDS = {
     "train": "train a factorization machine on files and save it",
-    "tune": "search for the hyperparameters that do best on files, and save the best model",
-    "evaluate": "measure a saved model on files with labels",
+    "tune": "search for the best hyperparameters on files, and save the best model",
+    "evaluate": "evaluate a saved model on files with labels",
     "score": "write the scores of a saved model for files",
-    "import": "make a saved model of an artifact of SageMaker, or a model of libFM or as text",
-    "export": "write a saved model as SageMaker's artifact, libFM's model, text or ONNX",
-    "inspect": "show what a model holds: parameters, sizes, metrics, and whether it is whole",
+    "import": "import SageMaker's artifact, or a model of libFM or as text, as a saved model",
+    "export": "export a saved model as SageMaker's artifact, libFM's model, text or ONNX",
+    "inspect": "show a model's parameters, sizes and metrics, and check that it is complete",
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
     "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
@@ -32,30 +32,21 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and an exception."""
+    """A parser that raises UsageError."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
         from spark_fm.cli.errors import UsageError
 
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command, by default the process's own, and return the exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments after the program's name; default: those of the process.
-
-    Returns
-    -------
-    int
-        0 when all went well, 2 for a mistake in the command, its files or columns, 130
-        when interrupted, 143 when terminated, 1 for everything else.
+    It is 0 on success, 2 for a mistake in the command, its files or columns, 130 when
+    interrupted, 143 when terminated, 1 for everything else.
     """
-    from spark_fm.cli.errors import explain, forget
+    from spark_fm.cli.errors import explain, forget_interruption
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -66,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             import_module(f"spark_fm.cli.{args.command}").run(args)
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
-    except BaseException as err:  # noqa: BLE001 - the outermost place: all become exit codes
+    except BaseException as err:  # noqa: BLE001 - all become exit codes
         code, text = explain(err)
         if "--verbose" in words:
             traceback.print_exc()
         print(f"spark-fm: error: {text}", file=sys.stderr)
         return code
     finally:
-        forget()
+        forget_interruption()
     return 0
 
 
@@ -89,38 +80,32 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"spark-fm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in words if word in COMMANDS), None)
+    named = next((word for word in words if word in COMMANDS), None)
     for name, text in COMMANDS.items():
         command = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        if name != chosen:
+        if name != named:
             continue  # its flags need Spark's own modules, which take a second to import
         module = import_module(f"spark_fm.cli.{name}")
         command.usage = f"{command.prog} {module.USAGE}"
         command.epilog = module.EXAMPLE
         module.add_flags(command)
         command.add_argument(
-            "--log-level", choices=LEVELS, default="info", help="what to tell on stderr [info]"
+            "--log-level", choices=LEVELS, default="info", help="log level on stderr [info]"
         )
         command.add_argument(
-            "--verbose", action="store_true", help="Spark's warnings, and tracebacks of errors"
+            "--verbose", action="store_true", help="show Spark's warnings, and tracebacks of errors"
         )
     return parser
 
 
 class _StderrHandler(logging.Handler):
-    """Write log lines to stderr, above a progress bar where one is drawn."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        line = self.format(record)
-        tqdm: Any = sys.modules.get("tqdm")
-        if tqdm is not None:
-            tqdm.tqdm.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        from spark_fm.cli.outputs import write_line
+
+        write_line(self.format(record), sys.stderr)
 
 
 @contextmanager

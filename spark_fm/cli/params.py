@@ -1,4 +1,4 @@
-"""Flags and JSON files to Params and back; driver only."""
+"""Flags and JSON files to Params."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyspark.ml.param import Param, Params, TypeConverters
 
 from spark_fm.cli.errors import UsageError
 
-_DEST = "param_"
+_DEST_PREFIX = "param_"
 _TYPES: dict[Any, type] = {
     TypeConverters.toInt: int,
     TypeConverters.toFloat: float,
@@ -32,14 +32,14 @@ def kebab(name: str) -> str:
 def add_param_flags(parser: argparse.ArgumentParser, stage: Params) -> None:
     """Add a flag for every Param of ``stage``, described by the Param's own text."""
     group = parser.add_argument_group(
-        "parameters", "They win over --set, and --set over the --params file."
+        "parameters", "They override --set, which overrides the --params file."
     )
     for param in stage.params:
         if param.name == NUM_FEATURES:
             continue
         text = param.doc.replace("%", "%%") + _default_text(stage, param)
         kind = _TYPES[param.typeConverter]
-        flag, dest = f"--{kebab(param.name)}", _DEST + param.name
+        flag, dest = f"--{kebab(param.name)}", _DEST_PREFIX + param.name
         if kind is bool:
             group.add_argument(
                 flag, dest=dest, action=argparse.BooleanOptionalAction, default=None, help=text
@@ -58,69 +58,60 @@ def add_set_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def collect_params(args: argparse.Namespace, stage: Params) -> dict[str, Any]:
-    """Return the Params that file, ``--set`` and flags give, the later ones winning.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    stage : Params
-        Whose names and types count.
-
-    Raises
-    ------
-    UsageError
-        For an unreadable file, an unknown name or a value of the wrong type.
-    """
+    """Return the Params of ``stage`` that file, ``--set`` and flags set; later ones override."""
     values: dict[str, Any] = {}
     path = getattr(args, "params", None)
     if path is not None:
-        values |= _from_file(path, stage)
+        content = json_object(path, "--params")
+        for name in content:
+            check_name(name, stage, f"--params {path}")
+        values |= {name: value for name, value in content.items() if value is not None}
     for assignment in args.assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(f"--set {assignment!r} is not name=value, such as numFactors=8.")
         check_name(name, stage, f"--set {assignment}")
-        values[name] = from_text(name, text, stage)
+        values[name] = parse_value(name, text, stage)
     for dest, value in vars(args).items():
-        if dest.startswith(_DEST) and value is not None:
-            values[dest.removeprefix(_DEST)] = value
+        if dest.startswith(_DEST_PREFIX) and value is not None:
+            values[dest.removeprefix(_DEST_PREFIX)] = value
     if getattr(args, "num_features", None) is not None and stage.hasParam(NUM_FEATURES):
         values[NUM_FEATURES] = args.num_features
-    return {name: checked(name, value, stage) for name, value in values.items()}
+    return {name: convert_value(name, value, stage) for name, value in values.items()}
 
 
 def check_name(name: str, stage: Params, where: str) -> None:
-    """Raise UsageError, with the names that come close, unless ``stage`` has this Param."""
+    """Raise UsageError, with similar names, unless ``stage`` has this Param."""
     names = [param.name for param in stage.params]
     if name in names:
         return
-    plain = {re.sub(r"[-_]", "", known).lower(): known for known in names}
-    close = difflib.get_close_matches(re.sub(r"[-_]", "", name).lower(), plain, n=3, cutoff=0.7)
-    hint = f"did you mean {' or '.join(plain[match] for match in close)}?" if close else (
+    by_key = {re.sub(r"[-_]", "", known).lower(): known for known in names}
+    close = difflib.get_close_matches(re.sub(r"[-_]", "", name).lower(), by_key, n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(by_key[key] for key in close)}?" if close else (
         f"known are {', '.join(sorted(names))}."
     )  # fmt: skip
     raise UsageError(f"{where}: unknown parameter {name!r}; {hint}")
 
 
-def checked(name: str, value: Any, stage: Params) -> Any:
-    """Return the value as the Param's type; raise UsageError when it is of another."""
+def convert_value(name: str, value: Any, stage: Params) -> Any:
+    """Return the value as the Param's type; raise UsageError for a value of another type."""
     param = stage.getParam(name)
     try:
         if isinstance(value, bool) != (_TYPES[param.typeConverter] is bool):
             raise TypeError
         return param.typeConverter(value)  # type: ignore[misc]  # no method of Param
     except (TypeError, ValueError) as err:
-        wanted = _TYPES[param.typeConverter].__name__
+        expected = _TYPE_NAMES[_TYPES[param.typeConverter]]
         raise UsageError(
-            f"{name}={value!r} is not allowed: expected {_ARTICLES[wanted]} ({param.doc})."
+            f"{name}={value!r} is not allowed: expected {expected} ({param.doc})."
         ) from err
 
 
-_ARTICLES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def json_object(path: str, flag: str) -> dict[str, Any]:
-    """Return what the JSON file that a flag names holds; raise UsageError if no object."""
+    """Return the content of the JSON file that a flag names; UsageError unless it is an object."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as err:
@@ -135,15 +126,8 @@ def json_object(path: str, flag: str) -> dict[str, Any]:
     return content
 
 
-def _from_file(path: str, stage: Params) -> dict[str, Any]:
-    content = json_object(path, "--params")
-    for name in content:
-        check_name(name, stage, f"--params {path}")
-    return {name: value for name, value in content.items() if value is not None}
-
-
-def from_text(name: str, text: str, stage: Params) -> Any:
-    """Return the value that a text means for a Param; the text itself where it means none."""
+def parse_value(name: str, text: str, stage: Params) -> Any:
+    """Return a text as a Param's value; the text itself where it is not of the Param's type."""
     kind = _TYPES[stage.getParam(name).typeConverter]
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -153,7 +137,7 @@ def from_text(name: str, text: str, stage: Params) -> Any:
     try:
         return kind(text)
     except ValueError:
-        return text  # refused by ``checked``, with the Param's own text
+        return text  # refused by ``convert_value``, with the Param's own text
 
 
 def _default_text(stage: Params, param: Param[Any]) -> str:

@@ -1,4 +1,4 @@
-"""``spark-fm train`` without arguments: a SageMaker training container's job."""
+"""``spark-fm train`` without arguments: the job of a SageMaker training container."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from spark_fm.cli.errors import (
     interruptible,
     was_interrupted,
 )
-from spark_fm.cli.evaluate import ChannelMetrics, tested
+from spark_fm.cli.evaluate import ChannelMetrics, evaluate_channel
+from spark_fm.cli.inputs import CHANNEL_FORMAT
 from spark_fm.cli.params import kebab
 from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerLogCallback, sagemaker_metrics
 from spark_fm.cli.session import spark_session
 from spark_fm.cli.training_io import training_rows, write_summary
-from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel
@@ -45,12 +45,7 @@ _FILE_MODES, _PIPE_MODE = ("File", "FastFile"), "Pipe"
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """Where a job's files lie.
-
-    Parameters
-    ----------
-    root : Path
-    """
+    """The folders and files of a job."""
 
     root: Path
 
@@ -81,21 +76,21 @@ class JobFolder:
 
     @property
     def failure(self) -> Path:
-        """File that says why the job failed."""
+        """File with the reason why the job failed."""
         return self.root / "output" / "failure"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder that is there when the job keeps checkpoints."""
+        """Folder that exists when the job keeps checkpoints."""
         return self.root / "checkpoints"
 
     def write_failure(self, text: str) -> None:
-        """Say why the job failed; the service shows the first 1,024 characters."""
+        """Write why the job failed; the service shows the first 1,024 characters."""
         self.failure.parent.mkdir(parents=True, exist_ok=True)
         self.failure.write_text(text, encoding="utf-8")
 
     def check_outputs(self, *, overwrite: bool) -> None:
-        """Raise UsageError unless model and results can be written; forget an old failure."""
+        """Raise UsageError unless model and results can be written; remove an old failure."""
         for folder in (self.model, self.output_data):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -105,15 +100,15 @@ class JobFolder:
                 raise UsageError(f"{folder} cannot be written to.")
         self.failure.unlink(missing_ok=True)
         shutil.rmtree(self.partial, ignore_errors=True)  # of a job that was killed
-        there = sorted(os.listdir(self.model))
-        if there and not (overwrite and set(there) <= {"data", "metadata"}):
+        names = sorted(os.listdir(self.model))
+        if names and not (overwrite and set(names) <= {"data", "metadata"}):
             raise UsageError(
-                f"{self.model} holds {there[0]} already; empty it"
+                f"{self.model} holds {names[0]} already; empty it"
                 + (" yourself." if overwrite else ", or replace a model there by --overwrite.")
             )
 
-    def place_model(self) -> None:
-        """Move the parts of the partial model to their place, the one that completes it last."""
+    def publish_model(self) -> None:
+        """Move the parts of the partial model to the model's folder, metadata last."""
         old = self.partial / "old"
         old.mkdir()
         self._move(self.model, old)
@@ -131,7 +126,6 @@ class JobFolder:
                 os.replace(source / name, target / name)
 
     def remove_model(self) -> None:
-        """Leave no model behind."""
         for name in ("metadata", "data"):
             with suppress(FileNotFoundError):
                 shutil.rmtree(self.model / name)
@@ -139,34 +133,18 @@ class JobFolder:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What the configuration asks for.
+    """The configuration of a job."""
 
-    Parameters
-    ----------
-    hyperparameters : dict
-        Text by name.
-    train : tuple of str
-        Files in the order of their names, or one named pipe.
-    test : tuple of str or None
-    host : str
-    """
-
-    hyperparameters: dict[str, Any]
-    train: tuple[str, ...]
+    hyperparameters: dict[str, Any]  # text by name
+    train: tuple[str, ...]  # files in the order of their names, or one named pipe
     test: tuple[str, ...] | None
     host: str
 
     @classmethod
     def read(cls, folder: JobFolder) -> TrainingJob:
-        """Read and check the configuration, and find the channels' files.
-
-        Raises
-        ------
-        UsageError
-            For whatever is missing or cannot be used, by its name.
-        """
-        hyperparameters = _object(folder.config / "hyperparameters.json", is_needed=True)
-        resources = _object(folder.config / "resourceconfig.json", is_needed=False)
+        """Read and check the configuration, and list the channels' files."""
+        hyperparameters = _json_object(folder.config / "hyperparameters.json", is_required=True)
+        resources = _json_object(folder.config / "resourceconfig.json", is_required=False)
         hosts = resources.get("hosts", [])
         if not isinstance(hosts, list) or len(hosts) > 1:
             raise UsageError(
@@ -183,7 +161,7 @@ class TrainingJob:
                 )
         if TRAIN not in channels:
             raise UsageError("the channel train is missing in inputdataconfig.json.")
-        paths = {name: _paths(folder, name, about) for name, about in channels.items()}
+        paths = {name: _channel_paths(folder, name, config) for name, config in channels.items()}
         return cls(
             hyperparameters=hyperparameters,
             train=paths[TRAIN],
@@ -192,12 +170,11 @@ class TrainingJob:
         )
 
 
-def _object(path: Path, *, is_needed: bool) -> dict[str, Any]:
-    """Return what a JSON file holds."""
+def _json_object(path: Path, *, is_required: bool) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if is_needed:
+        if is_required:
             raise UsageError(f"{path} is missing.") from None
         return {}
     except OSError as err:
@@ -210,37 +187,37 @@ def _object(path: Path, *, is_needed: bool) -> dict[str, Any]:
 
 
 def _channels(folder: JobFolder) -> dict[str, Any]:
-    """Return the channels; those that lie there when no file tells of them."""
+    """Return the channels' configurations; without a file those of the folders and pipes."""
     path = folder.config / "inputdataconfig.json"
     if path.exists():
-        return _object(path, is_needed=True)
-    found: dict[str, Any] = {}
+        return _json_object(path, is_required=True)
+    channels: dict[str, Any] = {}
     for name in (TRAIN, TEST):
         if (folder.data / name).is_dir():
-            found[name] = {}
+            channels[name] = {}
         elif (folder.data / f"{name}_0").exists():
-            found[name] = {"TrainingInputMode": _PIPE_MODE}
-    return found
+            channels[name] = {"TrainingInputMode": _PIPE_MODE}
+    return channels
 
 
-def _paths(folder: JobFolder, name: str, about: Any) -> tuple[str, ...]:
+def _channel_paths(folder: JobFolder, name: str, config: Any) -> tuple[str, ...]:
     """Return the files of a channel, or its pipe."""
-    if not isinstance(about, dict):
+    if not isinstance(config, dict):
         raise UsageError(f"inputdataconfig.json: channel {name} is not an object.")
-    content_type = about.get("ContentType") or CONTENT_TYPE
+    content_type = config.get("ContentType") or CONTENT_TYPE
     if str(content_type).split(";")[0].strip().lower() != CONTENT_TYPE:
         raise UsageError(
             f"channel {name} has the content type {content_type!r}; expected {CONTENT_TYPE}, which "
             "spark-fm convert makes of other files."
         )
-    if str(about.get("RecordWrapperType") or "None").lower() != "none":
+    if str(config.get("RecordWrapperType") or "None").lower() != "none":
         raise UsageError(
-            f"channel {name} has RecordWrapperType {about['RecordWrapperType']!r}; expected None, "
+            f"channel {name} has RecordWrapperType {config['RecordWrapperType']!r}; expected None, "
             "as the files are recordIO themselves."
         )
-    mode = about.get("TrainingInputMode") or _FILE_MODES[0]
+    mode = config.get("TrainingInputMode") or _FILE_MODES[0]
     if mode == _PIPE_MODE:
-        # The epochs' pipes all bring the same; training keeps what the first one brought.
+        # The pipes of all epochs carry the same rows; training keeps those of the first.
         pipe = folder.data / f"{name}_0"
         if not pipe.exists():
             raise UsageError(f"channel {name}: the pipe {pipe} does not exist.")
@@ -249,36 +226,31 @@ def _paths(folder: JobFolder, name: str, about: Any) -> tuple[str, ...]:
         raise UsageError(
             f"channel {name} has TrainingInputMode {mode!r}; expected File, FastFile or Pipe."
         )
-    return _files(folder.data / name, name)
+    return _channel_files(folder.data / name, name)
 
 
-def _files(top: Path, name: str) -> tuple[str, ...]:
+def _channel_files(top: Path, name: str) -> tuple[str, ...]:
     """Return a channel's data files at any depth, in the order of their names."""
     if not top.is_dir():
         raise UsageError(f"channel {name}: the folder {top} does not exist.")
-    found = []
-    for folder, inner, files in os.walk(top):
-        inner[:] = [entry for entry in inner if not _is_hidden(entry)]
-        found += [Path(folder) / file for file in files if not _is_passed_over(file)]
-    for path in found:
+    hidden = (".", "_")
+    paths = []
+    for folder, subfolders, files in os.walk(top):
+        subfolders[:] = [entry for entry in subfolders if not entry.startswith(hidden)]
+        for file in files:
+            if not file.startswith(hidden) and not file.endswith((".manifest", ".manifest.txt")):
+                paths.append(Path(folder) / file)
+    for path in paths:
         if not path.exists():
             raise UsageError(f"channel {name}: {path} is a link to nothing. Remove it.")
-    kept = sorted(path.as_posix() for path in found if path.stat().st_size)
-    if not kept:
+    data_files = sorted(path.as_posix() for path in paths if path.stat().st_size)
+    if not data_files:
         raise UsageError(f"channel {name}: {top} holds no data.")
-    return tuple(kept)
+    return tuple(data_files)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
-
-
-def _is_passed_over(name: str) -> bool:
-    return _is_hidden(name) or name.endswith((".manifest", ".manifest.txt"))
-
-
-# What a job says in its configuration, and so not on the command line.
-_SAID_BY_THE_JOB = (
+# Flags that a job's configuration replaces.
+_CONFIGURED_BY_JOB = (
     "input", "train", "test", "format", "model", "validation", "num_features", "hyperparameters",
     "params", "assignments", "summary", "plot",
 )  # fmt: skip
@@ -286,41 +258,27 @@ _GIB = 2**30
 
 
 def is_container_call(args: argparse.Namespace) -> bool:
-    """Tell whether to train as a container does: told so, or told nothing in such a place.
-
-    Raises
-    ------
-    UsageError
-        For ``--root`` beside flags that the job's configuration stands for.
-    """
-    given = [
+    """Return whether to train as a container does: with ``--root``, or in one without flags."""
+    names = [
         name for name, value in vars(args).items()
-        if value is not None and value != [] and _is_said_by_the_job(name)
+        if value is not None and value != []
+        and (name in _CONFIGURED_BY_JOB or name.startswith("param_"))
     ]  # fmt: skip
     if args.root is None:
-        return not given and JobFolder(ROOT).config.is_dir()
-    if given:
+        return not names and JobFolder(ROOT).config.is_dir()
+    if names:
+        name = "set" if names[0] == "assignments" else names[0].removeprefix("param_")
         raise UsageError(
-            f"{_flag(given[0])} and --root exclude each other: the job's own configuration says "
-            "what to train on, and how."
+            f"--{kebab(name).replace('_', '-')} and --root exclude each other: the job's own "
+            "configuration says what to train on, and how."
         )
     return True
 
 
-def _is_said_by_the_job(name: str) -> bool:
-    return name in _SAID_BY_THE_JOB or name.startswith("param_")
-
-
-def _flag(name: str) -> str:
-    if name == "assignments":
-        return "--set"
-    return "--" + kebab(name.removeprefix("param_")).replace("_", "-")
-
-
 def train_in_container(args: argparse.Namespace) -> None:
-    """Train as the job's files say; a failure is written down and exits with 1.
+    """Train as the job's files configure it; a failure is written to its file and exits with 1.
 
-    A job that is stopped (SIGTERM) ends well if its model is there; otherwise it fails.
+    A job that is stopped (SIGTERM) succeeds if its model is saved; otherwise it fails.
     """
     folder = JobFolder(Path(args.root) if args.root is not None else ROOT)
     is_saved: list[bool] = []
@@ -342,7 +300,7 @@ def train_in_container(args: argparse.Namespace) -> None:
 
 
 def failure_text(err: BaseException, folder: JobFolder) -> str:
-    """Return what a failure file says: whose mistake it was, and which."""
+    """Return the content of a failure file: whose error it was, and which."""
     code, text = explain(err)
     if was_interrupted():
         text = "the job was stopped before it had a model"
@@ -360,73 +318,69 @@ def _train(args: argparse.Namespace, folder: JobFolder, is_saved: list[bool]) ->
     if folder.checkpoints.is_dir():
         estimator.setCheckpointDir(str(folder.checkpoints))
     log = SageMakerLog(job.host)
-    _tell_job(log, job)
-    telling = SageMakerLogCallback(
+    job_name = os.environ.get("TRAINING_JOB_NAME")
+    if job_name:
+        log.note(f"Training job {job_name}")
+    log.note(f"Hyperparameters: {json.dumps(job.hyperparameters, sort_keys=True)}")
+    callback = SageMakerLogCallback(
         log, epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
     )
-    _suit_the_machine(args)
+    _set_spark_defaults(args)
     with spark_session(args) as spark:
         if not is_local_master(spark):
             raise UsageError("a training container trains on its own cores: --master local[*].")
-        inputs = argparse.Namespace(input=job.train, format=RECORDIO, validation=None)
-        with telling.listening():
-            with training_rows(spark, inputs, estimator, maps_minus_one=False) as rows:
+        inputs = argparse.Namespace(input=job.train, format=CHANNEL_FORMAT, validation=None)
+        with callback.attached():
+            with training_rows(spark, inputs, estimator, maps_signed_labels=False) as rows:
                 model: FactorizationMachineModel = estimator.fit(rows)
-            telling.trained()
+            callback.on_fit_end()
             started = time.time()
             with held_back():
                 _save(model, folder)
                 is_saved.append(True)
-            telling.saved(str(folder.model), time.time() - started)
-            result = None
+            callback.on_save_end(str(folder.model), time.time() - started)
+            test_metrics = None
             if job.test is not None:
                 started = time.time()
-                result = tested(spark, model, job.test, file_format=RECORDIO)
-                telling.tested(result, time.time() - started)
-    _write_results(model, result, folder)
-    telling.ended()
-
-
-def _tell_job(log: SageMakerLog, job: TrainingJob) -> None:
-    name = os.environ.get("TRAINING_JOB_NAME")
-    if name:
-        log.note(f"Training job {name}")
-    log.note(f"Hyperparameters: {json.dumps(job.hyperparameters, sort_keys=True)}")
+                test_metrics = evaluate_channel(spark, model, job.test, file_format=CHANNEL_FORMAT)
+                callback.on_test_end(test_metrics, time.time() - started)
+    _write_results(model, test_metrics, folder)
+    callback.on_end()
 
 
 def _save(model: FactorizationMachineModel, folder: JobFolder) -> None:
     try:
         write_local(model, str(folder.partial))
-        folder.place_model()
+        folder.publish_model()
     finally:
         shutil.rmtree(folder.partial, ignore_errors=True)
 
 
 def _write_results(
-    model: FactorizationMachineModel, result: ChannelMetrics | None, folder: JobFolder
+    model: FactorizationMachineModel, test_metrics: ChannelMetrics | None, folder: JobFolder
 ) -> None:
-    """Write what is known of the training, beside the model."""
     if model.summary is not None:
         write_summary(folder.output_data / "summary.json", model.summary)
-    if result is not None:
-        scores: dict[str, Any] = {"rows": result.rows, **sagemaker_metrics(result.metrics)}
+    if test_metrics is not None:
+        metrics = sagemaker_metrics(test_metrics.metrics)
+        scores: dict[str, Any] = {"rows": test_metrics.rows, **metrics}
         write_text(folder.output_data / "test.json", json.dumps(scores, indent=2) + "\n")
 
 
-def _suit_the_machine(args: argparse.Namespace) -> None:
-    """Give a Spark that this process starts half of the memory, and no network.
+def _set_spark_defaults(args: argparse.Namespace) -> None:
+    """Give the Spark that this process starts half of the memory, and no network.
 
     The other half is for the Python process that trains and for the disk cache.
     """
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")  # a job may have no network at all
     memory = max(_GIB, memory_bytes() // 2) // 2**20
-    chosen = {
+    defaults = {
         "spark.driver.memory": f"{memory}m",
         "spark.driver.maxResultSize": f"{memory}m",
         "spark.ui.enabled": "false",
     }
-    said = {assignment.partition("=")[0] for assignment in args.conf}
-    args.conf += [f"{key}={value}" for key, value in chosen.items() if key not in said]
+    names = {assignment.partition("=")[0] for assignment in args.conf}
+    args.conf += [f"{key}={value}" for key, value in defaults.items() if key not in names]
 
 
 def memory_bytes() -> int:

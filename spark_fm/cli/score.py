@@ -17,15 +17,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
 from spark_fm.cli.errors import UsageError, interruptible
+from spark_fm.cli.input_formats import InputSpec, path_exists
 from spark_fm.cli.inputs import (
-    InputSpec,
     add_input_flags,
     explain_parse_errors,
     has_signed_labels,
-    is_subpath,
     map_signed_labels,
+    model_input,
     open_source,
-    path_exists,
 )
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
@@ -61,10 +60,11 @@ example of batch transform, a file of predictions for each file of instances:
       --output scores/
 """
 OUTPUT_FORMATS = ("parquet", "csv", "json")
+# By short name.
+_CONTENT_TYPES = {name.split("/")[1].removeprefix("x-"): name for name in CONTENT_TYPES}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     parser.add_argument("--model", required=True, metavar="PATH", help="a saved model")
     add_input_flags(parser, what="rows, with or without labels", needs_format=False)
     parser.add_argument(
@@ -73,60 +73,39 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="OUT",
-        help="folder for the scores, next to every column but the features; rows of one text file "
-        "keep their order, rows of several come with the column input_file",
+        help="folder for the scores and every column but the features; rows of one text file keep "
+        "their order, rows of several have the column input_file",
     )  # fmt: skip
     parser.add_argument("--output-format", choices=OUTPUT_FORMATS, help="with --format [parquet]")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing output")
     add_batch_flags(parser)
     add_set_flag(parser)
     add_session_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score as the flags say."""
     if is_batch(args):
         run_batch(args, collect_params(args, FactorizationMachineModel()))
-        return
+    else:
+        run_rows(args, collect_params(args, FactorizationMachineModel()))
+
+
+def run_rows(args: argparse.Namespace, values: dict[str, Any]) -> None:
+    """Score rows with Spark; ``values`` are Params that were set."""
     args.output_format = args.output_format or "parquet"
-    values = collect_params(args, FactorizationMachineModel())
     with spark_session(args) as spark:
         _check_output(spark, args)
         model = apply_params(FactorizationMachineModel.load(args.model), values)
-        spec = InputSpec(
-            file_format=args.format,
-            features_col=model.getFeaturesCol(),
-            label_col=model.getLabelCol(),
-            num_features=args.num_features or model.numFeatures,
-            needs_label=False,
-        )
-        source = open_source(spark, args.input, spec, with_file=True)
+        spec = model_input(model, args.format, num_features=args.num_features, is_scored=True)
+        source = open_source(spark, args.input, spec)
         frame = source.frame
         if model.getPredictorType() == BINARY and has_signed_labels(source):
             frame = map_signed_labels(frame, spec.label_col)
         scored = model.transform(frame).drop(quoted(spec.features_col))
-        # Kept, so that bad rows show before anything is written or replaced.
+        # Persisted, so that bad rows are found before anything is written or replaced.
         with persisted(_writable(scored, args.output_format)) as rows, explain_parse_errors(source):
             n_rows = _write(rows, spec, args)
     print(f"scored {n_rows:,} rows to {args.output}")
-
-
-def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
-    counts = [F.count(F.lit(1)).alias("rows")]
-    has_label = spec.label_col in rows.schema.names
-    if has_label:
-        counts.append(F.count(quoted(spec.label_col)).alias("labels"))
-    found = rows.agg(*counts).collect()[0]
-    if has_label and not found["labels"]:
-        rows = rows.drop(quoted(spec.label_col))
-    writer = rows.write.format(args.output_format)
-    if args.output_format == "csv":
-        writer = writer.option("header", True)
-    if args.overwrite:
-        replace_folder(rows.sparkSession, args.output, writer.save)
-    else:
-        writer.save(args.output)
-    return int(found["rows"])
 
 
 def _check_output(spark: SparkSession, args: argparse.Namespace) -> None:
@@ -135,7 +114,8 @@ def _check_output(spark: SparkSession, args: argparse.Namespace) -> None:
             raise UsageError(f"--output {args.output} exists; give another path, or --overwrite.")
         return
     for flag, path in [("--model", args.model), *(("--input", path) for path in args.input)]:
-        if is_subpath(path, args.output):
+        inner, outer = (name.removeprefix("file://").rstrip("/") for name in (path, args.output))
+        if inner == outer or inner.startswith(outer + "/"):  # as far as the names show
             raise UsageError(
                 f"--output {args.output} holds {flag} {path}, which --overwrite would remove; give "
                 "another path."
@@ -146,38 +126,53 @@ def _writable(frame: DataFrame, output_format: str) -> DataFrame:
     """Return the frame with the columns that the format can hold."""
     if output_format == "parquet":
         return frame
-    kept, left_out = [], []
+    columns, left_out = [], []
     for field in frame.schema.fields:
         column = quoted(field.name)
-        if isinstance(field.dataType, AtomicType):
-            kept.append(column)
-        elif output_format == "csv":
+        if output_format == "csv" and not isinstance(field.dataType, AtomicType):
             left_out.append(field.name)
         elif isinstance(field.dataType, VectorUDT):
-            kept.append(vector_to_array(column).alias(field.name))
+            columns.append(vector_to_array(column).alias(field.name))
         else:
-            kept.append(column)
+            columns.append(column)
     if left_out:
         log.warning("left out %s, which CSV cannot hold", ", ".join(left_out))
-    return frame.select(*kept)
+    return frame.select(*columns)
 
 
-_SHORT = {name.split("/")[1].removeprefix("x-"): name for name in CONTENT_TYPES}
+def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
+    counts = [F.count(F.lit(1)).alias("rows")]
+    has_label = spec.label_col in rows.schema.names
+    if has_label:
+        counts.append(F.count(quoted(spec.label_col)).alias("labels"))
+    totals = rows.agg(*counts).collect()[0]
+    if has_label and not totals["labels"]:
+        rows = rows.drop(quoted(spec.label_col))
+    writer = rows.write.format(args.output_format)
+    if args.output_format == "csv":
+        writer = writer.option("header", True)
+    if args.overwrite:
+        replace_folder(rows.sparkSession, args.output, writer.save)
+    else:
+        writer.save(args.output)
+    return int(totals["rows"])
 
 
 def add_batch_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this way to score."""
     group = parser.add_argument_group(
         "batch transform, instead of --format",
-        "For each input file FILE.out with its predictions in the order of its rows, as "
-        "SageMaker's batch transform writes it. Without --master it needs neither Spark nor "
-        "Java; with it, or under spark-submit, each file is a Spark task.",
+        "Write FILE.out for each input file, with its predictions in the order of its rows, like "
+        "SageMaker's batch transform. Without --master this needs neither Spark nor Java; with "
+        "it, or under spark-submit, each file is a Spark task.",
     )
     group.add_argument(
-        "--content-type", metavar="TYPE", type=_type_name, help=f"of the input: {_names()}"
+        "--content-type",
+        metavar="TYPE",
+        type=_content_type,
+        help=f"of the input: {_content_type_names()}",
     )
     group.add_argument(
-        "--accept", metavar="TYPE", type=_type_name,
+        "--accept", metavar="TYPE", type=_content_type,
         help="of the output [the input's; jsonlines for recordio-protobuf]",
     )  # fmt: skip
     group.add_argument(
@@ -187,19 +182,19 @@ def add_batch_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _names() -> str:
-    return ", ".join(f"{short} ({name})" for short, name in _SHORT.items())
+def _content_type_names() -> str:
+    return ", ".join(f"{short} ({name})" for short, name in _CONTENT_TYPES.items())
 
 
-def _type_name(text: str) -> str:
+def _content_type(text: str) -> str:
     try:
-        return plain_type(_SHORT.get(text, text))
+        return plain_type(_CONTENT_TYPES.get(text, text))
     except InvalidParamError:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {_names()}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {_content_type_names()}") from None
 
 
 def is_batch(args: argparse.Namespace) -> bool:
-    """Tell whether the flags ask for this way to score, and check that they fit together."""
+    """Return whether the flags ask for a batch transform, and check that they go together."""
     if args.content_type is None:
         if args.accept or args.join:
             raise UsageError("--accept and --join go with --content-type; name the input's type.")
@@ -220,7 +215,7 @@ def is_batch(args: argparse.Namespace) -> bool:
 
 
 def run_batch(args: argparse.Namespace, values: dict[str, Any]) -> None:
-    """Score each file as the flags say; ``values`` are Params that were set."""
+    """Score each file; ``values`` are Params that were set."""
     unused = sorted(set(values) - {"threshold"})
     if unused:
         raise UsageError(
@@ -228,31 +223,28 @@ def run_batch(args: argparse.Namespace, values: dict[str, Any]) -> None:
         )
     threshold = values.get("threshold")
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "0 to 1")
-    job = _job(args)
+    accept = args.accept or default_accept(args.content_type, join=args.join)
+    # Absolute: workers may run in other folders than this process.
+    job = Transform(args.content_type, accept, _absolute(args.output), join=args.join)
     for path in args.input:
         if is_stream(path):
             raise UsageError(f"{path} is no file; the output of each file is named after it.")
     works = plan(args.input, job, overwrite=args.overwrite)
     started = time.monotonic()
     if args.master or args.remote or args.conf or "PYSPARK_GATEWAY_PORT" in os.environ:
-        outcomes = _by_spark(args, threshold, job, works)
+        outcomes = _transform_with_spark(args, threshold, job, works)
     else:
-        outcomes = _here(args.model, threshold, job, works)
-    _tell(outcomes, job, time.monotonic() - started)
-
-
-def _job(args: argparse.Namespace) -> Transform:
-    accept = args.accept or default_accept(args.content_type, join=args.join)
-    # Workers may stand in other folders than this process.
-    return Transform(args.content_type, accept, _absolute(args.output), join=args.join)
+        outcomes = _transform_here(args.model, threshold, job, works)
+    _print_outcomes(outcomes, job, time.monotonic() - started)
 
 
 def _absolute(path: str) -> str:
     return path if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", path) else os.path.abspath(path)
 
 
-def _here(model: str, threshold: float | None, job: Transform, works: list[Work]) -> list[Outcome]:
-    """Score file after file in this process."""
+def _transform_here(
+    model: str, threshold: float | None, job: Transform, works: list[Work]
+) -> list[Outcome]:
     loaded = read_model(model).with_threshold(threshold)
     outcomes = []
     with interruptible():
@@ -262,20 +254,20 @@ def _here(model: str, threshold: float | None, job: Transform, works: list[Work]
     return outcomes
 
 
-def _by_spark(
+def _transform_with_spark(
     args: argparse.Namespace, threshold: float | None, job: Transform, works: list[Work]
 ) -> list[Outcome]:
     from spark_fm.scoring.batch_transform import TransformTask, transform_files
 
     model = _absolute(args.model)
-    read_model(model)  # a wrong model is an error before there is a job
+    read_model(model)  # a bad model is an error before there is a job
     with spark_session(args) as spark:
         task = TransformTask(model, threshold, job, tuple(works))
         return transform_files(spark, task, works)
 
 
-def _tell(outcomes: list[Outcome], job: Transform, seconds: float) -> None:
-    """Print what was done; raise if files failed."""
+def _print_outcomes(outcomes: list[Outcome], job: Transform, seconds: float) -> None:
+    """Print what was scored; raise InvalidDataError if files failed."""
     good = [outcome for outcome in outcomes if outcome.error is None]
     bad = [outcome for outcome in outcomes if outcome.error is not None]
     n_rows = sum(outcome.n_rows for outcome in good)

@@ -1,4 +1,4 @@
-"""``spark-fm serve``: answer requests for scores over HTTP; no Spark."""
+"""``spark-fm serve``: answer requests for scores over HTTP; no Spark or Java."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.serving.settings import CONTAINER_MODEL, ServeSettings, container_values
+from spark_fm.serving.settings import (
+    CONTAINER_MODEL,
+    DEFAULT_HELD_MB,
+    ServeSettings,
+    container_values,
+)
 
 USAGE = "[MODEL] [flags]"
 EXAMPLE = """example:
@@ -16,10 +21,10 @@ EXAMPLE = """example:
   curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d \\
     '{"instances": [{"data": {"features": {"keys": [2, 10], "shape": [123], "values": [1, 1]}}}]}'
 
-SIGTERM and SIGINT stop the server when requests in flight are answered; SIGHUP, or another
-version saved at MODEL, makes it read the model again.
+SIGTERM and SIGINT stop the server once requests in flight are answered; SIGHUP, or another
+version saved at MODEL, makes it reload the model.
 """
-_NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
+_REQUIRED_MODULES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,34 +32,34 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="MODEL",
         help="a saved model; a folder of such, of which the one saved last is served; SageMaker's "
-        f"model.tar.gz or model_algo-1; or a link to any [{CONTAINER_MODEL} where that exists]",
+        f"model.tar.gz or model_algo-1; or a link to any of these [{CONTAINER_MODEL} if it exists]",
     )  # fmt: skip
     parser.add_argument(
         "--host", help="address to listen on [127.0.0.1; 0.0.0.0 without MODEL, in a container]"
     )
-    _number(parser, "--port", "port to listen on, 0 for a free one [8080]")
-    _number(parser, "--workers", "processes that score; they share one copy of the model [1]")
-    _number(parser, "--max-payload-mb", "largest request body in MiB, 1 to 100 [6]")
-    _number(parser, "--max-requests", "requests a worker holds at once [512]")
-    _number(
-        parser,
-        "--max-held-mb",
-        "MiB of request bodies a worker holds at once [96, or twice --max-payload-mb if more]",
-    )
-    _number(parser, "--threads", "threads a worker decodes large bodies in [2]")
-    _seconds(parser, "--head-seconds", "for a request's head to arrive [10]")
-    _seconds(parser, "--body-seconds", "for a request's body to arrive [30]")
-    _seconds(parser, "--idle-seconds", "between two requests of a connection [75]")
-    _seconds(parser, "--grace-seconds", "for requests in flight when the server stops [30]")
-    _seconds(parser, "--reload-seconds", "between looks for a new model, 0: on SIGHUP only [2]")
-    parser.add_argument(
-        "--access-log", action="store_true", default=None, help="a line for each request"
-    )
+    for flag, kind, text in (
+        ("--port", int, "port to listen on, 0 for a free one [8080]"),
+        ("--workers", int, "worker processes, which share one copy of the model [1]"),
+        ("--max-payload-mb", int, "largest request body in MiB, 1 to 100 [6]"),
+        ("--max-requests", int, "maximum of requests that a worker holds at once [512]"),
+        (
+            "--max-held-mb",
+            int,
+            f"MiB of bodies held at once [{DEFAULT_HELD_MB}; two of the largest if more]",
+        ),
+        ("--threads", int, "threads of a worker that decode large bodies [2]"),
+        ("--head-seconds", float, "timeout of a request's head [10]"),
+        ("--body-seconds", float, "timeout of a request's body [30]"),
+        ("--idle-seconds", float, "timeout between two requests of a connection [75]"),
+        ("--grace-seconds", float, "time for requests in flight when the server stops [30]"),
+        ("--reload-seconds", float, "interval of checks for a new model, 0: on SIGHUP only [2]"),
+    ):
+        parser.add_argument(flag, type=kind, metavar={int: "N", float: "S"}[kind], help=text)
+    parser.add_argument("--access-log", action="store_true", default=None, help="log each request")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until told to stop."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _REQUIRED_MODULES if find_spec(name) is None]
     if missing:
         raise ImportError(
             f"'spark-fm serve' needs {', '.join(missing)}: install the [serve] extra, for example "
@@ -67,15 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def model_and_settings(args: argparse.Namespace) -> tuple[str, ServeSettings]:
-    """Return what to serve and how: flags come before the environment.
-
-    Raises
-    ------
-    UsageError
-        Without MODEL, outside a container.
-    InvalidParamError
-        For a value outside its range.
-    """
+    """Return what to serve and how; flags override the environment."""
     values: dict[str, Any] = container_values(os.environ)
     model = args.model
     if model is None:
@@ -90,11 +87,3 @@ def model_and_settings(args: argparse.Namespace) -> tuple[str, ServeSettings]:
         name: value for name, value in vars(args).items() if name in names and value is not None
     }
     return model, ServeSettings(**values)
-
-
-def _number(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
-    parser.add_argument(flag, type=int, metavar="N", help=text)
-
-
-def _seconds(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
-    parser.add_argument(flag, type=float, metavar="S", help=text)

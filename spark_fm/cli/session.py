@@ -1,4 +1,4 @@
-"""The Spark session of a command: found or started, and stopped again; driver only."""
+"""The Spark session of a command: the active one, or one that it starts and stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spark_fm.spark.session import is_connect, is_local_master, use_driver_inter
 log = logging.getLogger(__name__)
 
 OLDEST_JAVA = 17
-DEFAULT_MASTER = "local[*,4]"  # a lost worker's task is run again, as on a cluster
+DEFAULT_MASTER = "local[*,4]"  # a lost worker's task is retried, as on a cluster
 _INSTALL_JAVA = (
     "Install one (Debian and Ubuntu: apt-get install openjdk-17-jre-headless; Fedora: dnf install "
     "java-17-openjdk-headless; macOS: brew install openjdk@17) or set JAVA_HOME to where it is."
@@ -48,20 +48,7 @@ def add_session_flags(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def spark_session(args: argparse.Namespace) -> Iterator[SparkSession]:
-    """Yield the active session, or start one and stop it on the way out.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        With the flags of ``add_session_flags`` and ``verbose``.
-
-    Raises
-    ------
-    UsageError
-        For a ``--conf`` that is not KEY=VALUE.
-    SparkFMError
-        Without a usable Java, where one is needed.
-    """
+    """Yield the active session, or one that is started here and stopped after the block."""
     settings = _settings(args)
     active = SparkSession.getActiveSession()
     if active is not None:
@@ -79,15 +66,11 @@ def spark_session(args: argparse.Namespace) -> Iterator[SparkSession]:
         with interruptible():
             yield session
     finally:
-        _stop(session)
-
-
-def _stop(session: SparkSession) -> None:
-    try:
-        session.stop()
-    except Exception:  # an interruption may have broken the connection to the JVM
-        if not was_interrupted():
-            raise
+        try:
+            session.stop()
+        except Exception:  # an interruption may have broken the connection to the JVM
+            if not was_interrupted():
+                raise
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:
@@ -105,12 +88,12 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
 def _start(args: argparse.Namespace, settings: dict[str, str]) -> SparkSession:
     builder = SparkSession.builder.appName("spark-fm")
     defaults: dict[str, str] = {}
-    if not _is_far(args.remote):
+    if not _is_remote(args.remote):
         defaults = _local_defaults(verbose=args.verbose, master=args.master)
     if args.remote is not None:
         builder = builder.remote(args.remote)
         if args.remote.startswith("local"):
-            # The server starts the workers; it has no other way to know the interpreter.
+            # The server starts the workers, and has no other way to know the interpreter.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     elif args.master is not None or _starts_local_jvm(None):
         builder = builder.master(args.master or DEFAULT_MASTER)
@@ -123,12 +106,12 @@ def _start(args: argparse.Namespace, settings: dict[str, str]) -> SparkSession:
 
 
 def _local_defaults(*, verbose: bool, master: str | None) -> dict[str, str]:
-    """Return settings that keep Spark quiet and let local workers import this package."""
+    """Return settings that silence Spark and let local workers import this package."""
     defaults = {"spark.ui.showConsoleProgress": "false"}
     quiet = Path(__file__).with_name("log4j2.properties")
     starts_jvm = _starts_local_jvm(master)
     if starts_jvm and not verbose and quiet.is_file():
-        # Before the session is up, only this keeps the JVM's warnings down.
+        # Until the session has started, only this silences the JVM's warnings.
         defaults["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={quiet.as_uri()}"
     else:
         defaults["spark.log.level"] = "WARN" if verbose else "FATAL"
@@ -137,13 +120,13 @@ def _local_defaults(*, verbose: bool, master: str | None) -> dict[str, str]:
         defaults["spark.python.unix.domain.socket.enabled"] = "true"
     home = Path(spark_fm.__file__).parents[1]
     if starts_jvm and home.name not in ("site-packages", "dist-packages"):
-        # A checkout or a zip: the workers' own path does not have it.
+        # A checkout or a zip: it is not on the path of the workers.
         defaults["spark.executorEnv.PYTHONPATH"] = str(home)
     return defaults
 
 
 def _starts_local_jvm(master: str | None) -> bool:
-    """Tell whether this process will start a local Spark that nothing else configures."""
+    """Return whether this process will start a local Spark that nothing else configures."""
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return False  # spark-submit did
     if master is not None:
@@ -151,16 +134,16 @@ def _starts_local_jvm(master: str | None) -> bool:
     return "SPARK_CONF_DIR" not in os.environ and "SPARK_HOME" not in os.environ
 
 
-def _is_far(remote: str | None) -> bool:
+def _is_remote(remote: str | None) -> bool:
     return remote is not None and not remote.startswith("local")
 
 
 def _needs_no_java(args: argparse.Namespace) -> bool:
-    """Tell whether a JVM runs elsewhere, or runs already because spark-submit started it."""
+    """Return whether the JVM runs elsewhere, or was started by spark-submit."""
     return (
-        _is_far(args.remote)
+        _is_remote(args.remote)
         or "PYSPARK_GATEWAY_PORT" in os.environ
-        or (args.master is None and _is_far(os.environ.get("SPARK_REMOTE")))
+        or (args.master is None and _is_remote(os.environ.get("SPARK_REMOTE")))
     )
 
 
@@ -184,6 +167,6 @@ def check_java() -> None:
 
 
 def java_version(text: str) -> int | None:
-    """Return the major version in what ``java -version`` prints, None when there is none."""
+    """Return the major version that ``java -version`` printed, None without one."""
     match = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""``spark-fm train``: fit a model on files, save it, measure it on a test set; driver only."""
+"""``spark-fm train``: fit a model on files, save it, evaluate it on a test set."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.cli.evaluate import ChannelMetrics, check_test_paths, tested
+from spark_fm.cli.evaluate import ChannelMetrics, check_test_paths, evaluate_channel
+from spark_fm.cli.inputs import CHANNEL_FORMAT
+from spark_fm.cli.outputs import check_installed, check_local_folder
 from spark_fm.cli.params import add_param_flags, apply_params, json_object
 from spark_fm.cli.sagemaker_job import is_container_call, train_in_container
 from spark_fm.cli.sagemaker_log import SageMakerLog, SageMakerLogCallback
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.cli.training_io import (
     add_training_flags,
-    check_installed,
-    check_local_folder,
     check_model_path,
-    input_spec,
     training_params,
     training_rows,
     write_summary,
 )
-from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 
@@ -45,67 +43,80 @@ example:
       --validation a9a.t.gz --num-factors 8 --seed 7 --summary a9a.json
 """
 LOG_FORMATS = ("plain", "sagemaker")
-PICTURES = (".png", ".svg", ".pdf")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     add_training_flags(parser, has_channels=True)
     parser.add_argument(
         "--hyperparameters", metavar="FILE.json",
         help="a SageMaker job's hyperparameters: train as its algorithm does, in file order; "
-        "Params that are given come on top",
+        "Params override them",
     )  # fmt: skip
-    parser.add_argument("--summary", metavar="FILE.json", help="write the training summary there")
     parser.add_argument(
-        "--plot", metavar="FILE.png", help="draw loss by epoch there (.png, .svg or .pdf)"
+        "--summary", metavar="FILE.json", help="write the training summary to this file"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="plot loss by epoch to this file (.png, .svg or .pdf)"
     )
     parser.add_argument(
         "--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0],
-        help="sagemaker: what happens, on standard output, in the grammar of SageMaker's logs, "
-        "for the regular expressions that read those [plain]",
+        help="sagemaker: progress and metrics on standard output, in the format of SageMaker's "
+        "logs, for regular expressions that read those [plain]",
     )  # fmt: skip
     parser.add_argument(
         "--root", metavar="DIR",
-        help="train as a training container does, with DIR in place of /opt/ml",
+        help="train as a training container does, with DIR instead of /opt/ml",
     )  # fmt: skip
     add_session_flags(parser)
     add_param_flags(parser, FactorizationMachine())
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as the flags say."""
     if is_container_call(args):
         train_in_container(args)
         return
     _check_inputs(args)
-    estimator = _estimator(args)
+    values = training_params(args)
+    if args.hyperparameters is None:
+        estimator = FactorizationMachine(**values)
+    else:
+        hyperparameters = json_object(args.hyperparameters, "--hyperparameters")
+        estimator = FactorizationMachine.from_hyperparameters(hyperparameters)
+        estimator = apply_params(estimator, values)
     _check_local_outputs(args)
-    telling = _telling(args, estimator)
+    callback = None
+    if args.log_format == "sagemaker":
+        callback = SageMakerLogCallback(
+            SageMakerLog(), epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
+        )
     with spark_session(args) as spark:
         check_model_path(spark, args.model, overwrite=args.overwrite)
         if args.test is not None:
-            check_test_paths(spark, args.test, input_spec(args, estimator))
-        with nullcontext() if telling is None else telling.listening():
-            model = _trained(spark, args, estimator, telling)
-            result = None
+            check_test_paths(spark, args.test, args.format)
+        with nullcontext() if callback is None else callback.attached():
+            model = _fit_and_save(spark, args, estimator, callback)
+            test_metrics = None
             if args.test is not None:
                 started = time.time()
-                result = tested(spark, model, args.test, file_format=args.format)
-                if telling is not None:
-                    telling.tested(result, time.time() - started)
-    _write_outputs(model, args)
-    if telling is not None:
-        telling.ended()
+                test_metrics = evaluate_channel(spark, model, args.test, file_format=args.format)
+                if callback is not None:
+                    callback.on_test_end(test_metrics, time.time() - started)
+    if model.summary is not None and args.summary is not None:
+        write_summary(Path(args.summary), model.summary)
+    if model.summary is not None and args.plot is not None:
+        model.summary.plot(args.plot)
+    if callback is not None:
+        callback.on_end()
     else:
-        _tell(model, args, result)
+        _print_summary(model, args, test_metrics)
 
 
 def _check_inputs(args: argparse.Namespace) -> None:
-    """Take ``--train`` for ``--input``, and raise UsageError for what is missing."""
+    """Take ``--train`` as ``--input``, and raise UsageError for what is missing."""
     if args.train is not None:
         args.input = args.train
-        args.format = args.format or RECORDIO
+        args.format = args.format or CHANNEL_FORMAT
     flags = {"--input (or --train)": args.input, "--format": args.format, "--model": args.model}
     missing = [flag for flag, value in flags.items() if value is None]
     if missing:
@@ -115,48 +126,26 @@ def _check_inputs(args: argparse.Namespace) -> None:
         )
 
 
-def _estimator(args: argparse.Namespace) -> FactorizationMachine:
-    values = training_params(args)
-    if args.hyperparameters is None:
-        return FactorizationMachine(**values)
-    mapping = json_object(args.hyperparameters, "--hyperparameters")
-    stage: FactorizationMachine = apply_params(
-        FactorizationMachine.from_hyperparameters(mapping), values
-    )
-    return stage
-
-
-def _telling(
-    args: argparse.Namespace, estimator: FactorizationMachine
-) -> SageMakerLogCallback | None:
-    if args.log_format == "plain":
-        return None
-    return SageMakerLogCallback(
-        SageMakerLog(), epochs=estimator.getEpochs(), batch_size=estimator.getMiniBatchSize()
-    )
-
-
-def _trained(
+def _fit_and_save(
     spark: SparkSession,
     args: argparse.Namespace,
     estimator: FactorizationMachine,
-    telling: SageMakerLogCallback | None,
+    callback: SageMakerLogCallback | None,
 ) -> FactorizationMachineModel:
-    """Return the model, fitted and saved."""
     with training_rows(spark, args, estimator) as rows:
         model: FactorizationMachineModel = estimator.fit(rows)
-    if telling is not None:
-        telling.trained()
+    if callback is not None:
+        callback.on_fit_end()
     started = time.time()
     writer = model.write()
     (writer.overwrite() if args.overwrite else writer).save(args.model)
-    if telling is not None:
-        telling.saved(args.model, time.time() - started)
+    if callback is not None:
+        callback.on_save_end(args.model, time.time() - started)
     return model
 
 
 def _check_local_outputs(args: argparse.Namespace) -> None:
-    """Raise before the work what would fail after it."""
+    """Raise before the training what would fail after it."""
     for flag, path in (("--summary", args.summary), ("--plot", args.plot)):
         if path is None:
             continue
@@ -165,32 +154,21 @@ def _check_local_outputs(args: argparse.Namespace) -> None:
             raise UsageError(f"{flag} {path} is a folder; expected a file.")
     if args.plot is None:
         return
-    if Path(args.plot).suffix.lower() not in PICTURES:
-        raise UsageError(f"--plot {args.plot}: the name must end in {', '.join(PICTURES)}.")
+    if Path(args.plot).suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}.")
     check_installed("--plot", "matplotlib", extra="plot")
 
 
-def _write_outputs(model: FactorizationMachineModel, args: argparse.Namespace) -> None:
-    """Write what the summary holds to where the flags say."""
-    if model.summary is None:
-        return
-    if args.summary is not None:
-        write_summary(Path(args.summary), model.summary)
-    if args.plot is not None:
-        model.summary.plot(args.plot)
-
-
-def _tell(
-    model: FactorizationMachineModel, args: argparse.Namespace, result: ChannelMetrics | None
+def _print_summary(
+    model: FactorizationMachineModel, args: argparse.Namespace, test_metrics: ChannelMetrics | None
 ) -> None:
-    """Log and print what the summary holds, and the test set's metrics."""
     summary = model.summary
     if summary is None:
         return
-    facts = summary.facts
-    if facts["skippedRows"]:
-        reasons = ", ".join(f"{count} {why}" for why, count in facts["skippedReasons"].items())
-        log.warning("skipped %d row(s): %s", facts["skippedRows"], reasons)
+    totals = summary.facts
+    if totals["skippedRows"]:
+        reasons = ", ".join(f"{count} {why}" for why, count in totals["skippedReasons"].items())
+        log.warning("skipped %d row(s): %s", totals["skippedRows"], reasons)
     best = summary.rows[summary.bestEpoch]
     metrics = [
         f"{name.replace('validation_', 'validation ')} {value:.6g}"
@@ -199,14 +177,16 @@ def _tell(
     ]
     print(f"model      {args.model}")
     print(
-        f"rows       {facts['numRows']:,} ({facts['numValidationRows']:,} for validation), "
-        f"{facts['numFeatures']:,} features"
+        f"rows       {totals['numRows']:,} ({totals['numValidationRows']:,} for validation), "
+        f"{totals['numFeatures']:,} features"
     )
     print(f"best epoch {summary.bestEpoch} of 0 to {summary.totalIterations - 1}: " + ", ".join(
         [f"loss {best['trainLoss']:.6g}", *metrics]))  # fmt: skip
-    if facts["refit"]:
+    if totals["refit"]:
         epochs = summary.bestEpoch + 1
-        print(f"refit      on all {facts['numRows']:,} rows for {epochs} epoch(s): the saved model")
-    if result is not None:
-        print(f"test       {result.text()}")
-    print(f"seconds    {facts['totalSeconds']:.1f}")
+        print(
+            f"refit      on all {totals['numRows']:,} rows for {epochs} epoch(s): the saved model"
+        )
+    if test_metrics is not None:
+        print(f"test       {test_metrics.text()}")
+    print(f"seconds    {totals['totalSeconds']:.1f}")

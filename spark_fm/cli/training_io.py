@@ -1,14 +1,11 @@
-"""Flags, inputs and summary files that training commands share."""
+"""What ``train`` and ``tune`` share: flags, rows to train on, the model's path, the summary."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.input_formats import InputSpec, Source, path_exists
 from spark_fm.cli.inputs import (
-    InputSpec,
-    Source,
     add_input_flags,
     explain_parse_errors,
     has_signed_labels,
     map_signed_labels,
     open_input,
-    path_exists,
 )
+from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, collect_params
-from spark_fm.errors import SparkFMError
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.summary import FMTrainingSummary
@@ -38,30 +33,26 @@ VALIDATION_COL = "is_validation"
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, has_channels: bool = False) -> None:
-    """Add the flags of inputs, model and Params, but those of each Param.
-
-    With channels ``--input`` may also be called ``--train``, and nothing is required: see
-    ``train.py``.
-    """
+    """Add the flags of inputs, model and ``--set``; with channels none is required here."""
     add_input_flags(parser, what="training set", has_pipes=True, has_channels=has_channels)
     parser.add_argument(
-        "--model", required=not has_channels, metavar="OUT", help="where the model is saved"
+        "--model", required=not has_channels, metavar="OUT", help="path of the model to save"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing model")
     parser.add_argument(
         "--validation", nargs="+", metavar="PATH",
-        help="validation set, of the same format; without it a part of the input is held out",
+        help="validation set of the same format; by default a part of the input is held out",
     )  # fmt: skip
     parser.add_argument(
         "--num-features", "--feature-dim", type=int, metavar="N",
-        help="length of the feature vectors (1 to 2^31 - 1) [the largest index decides]",
+        help="length of the feature vectors (1 to 2^31 - 1) [from the largest index]",
     )  # fmt: skip
-    parser.add_argument("--params", metavar="FILE.json", help="Params by their own names, as JSON")
+    parser.add_argument("--params", metavar="FILE.json", help="Params by name, as JSON")
     add_set_flag(parser)
 
 
 def training_params(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the Params that the flags give, that of ``--validation`` included."""
+    """Return the Params that the flags set, that of ``--validation`` included."""
     values = collect_params(args, FactorizationMachine())
     if args.validation is not None:
         if (values.get("validationIndicatorCol") or VALIDATION_COL) != VALIDATION_COL:
@@ -76,35 +67,36 @@ def training_rows(
     args: argparse.Namespace,
     estimator: FactorizationMachine,
     *,
-    maps_minus_one: bool = True,
+    maps_signed_labels: bool = True,
 ) -> Iterator[DataFrame]:
-    """Yield the rows of the inputs; inside the block their faults are told by file and line."""
-    spec = input_spec(args, estimator)
-    _check_num_features(spec)
-    with ExitStack() as stack:
-        train = stack.enter_context(open_input(spark, args.input, spec))
-        sources, frame = [train], train.frame
-        if args.validation is not None:
-            sources.append(stack.enter_context(open_input(spark, args.validation, spec)))
-            frame = _joined(frame, sources[1].frame, estimator)
-        check_training_columns(frame.schema, _columns(estimator))
-        is_binary = estimator.getPredictorType() == BINARY
-        labels = Source(frame, _all_labels(sources))
-        if maps_minus_one and is_binary and has_signed_labels(labels):
-            frame = map_signed_labels(frame, spec.label_col)
-        with explain_parse_errors(*sources):
-            yield frame
-
-
-def input_spec(args: argparse.Namespace, estimator: FactorizationMachine) -> InputSpec:
-    """Return what flags and Params say about the files."""
-    return InputSpec(
+    """Yield the rows of the inputs; errors inside the block name the file and the line."""
+    spec = InputSpec(
         file_format=args.format,
         features_col=estimator.getFeaturesCol(),
         label_col=estimator.getLabelCol(),
         num_features=estimator.getFeatureDim(),
         in_order=estimator.getSageMakerTraining(),
     )
+    size = spec.num_features
+    if size is not None and not 1 <= size <= 2**31 - 1:
+        raise UsageError(f"--num-features {size} is not allowed: expected 1 to 2,147,483,647.")
+    with ExitStack() as stack:
+        train = stack.enter_context(open_input(spark, args.input, spec))
+        sources, frame, labels = [train], train.frame, train.labels
+        if args.validation is not None:
+            validation = stack.enter_context(open_input(spark, args.validation, spec))
+            sources.append(validation)
+            frame = _with_validation(frame, validation.frame, estimator)
+            if labels is not None and validation.labels is not None:
+                labels = labels.union(validation.labels)
+            else:
+                labels = None
+        check_training_columns(frame.schema, _columns(estimator))
+        is_binary = estimator.getPredictorType() == BINARY
+        if maps_signed_labels and is_binary and has_signed_labels(Source(frame, labels)):
+            frame = map_signed_labels(frame, spec.label_col)
+        with explain_parse_errors(*sources):
+            yield frame
 
 
 def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None:
@@ -120,60 +112,28 @@ def check_model_path(spark: SparkSession, path: str, *, overwrite: bool) -> None
         )
 
 
-def check_local_folder(flag: str, path: str, folder: Path) -> None:
-    """Raise UsageError unless files can be written to the folder."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{flag} {path}: {folder} is not a folder that can be written to.")
-
-
-def check_installed(what: str, *modules: str, extra: str) -> None:
-    """Raise SparkFMError without the optional modules that ``what`` needs."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise SparkFMError(
-            f"{what} needs {' and '.join(missing)}: pip install 'spark-fm[{extra}]'."
-        )
-
-
-def _all_labels(sources: list[Source]) -> DataFrame | None:
-    """Return the labels of all inputs, None when some can be read only once."""
-    labels = sources[0].labels
-    for source in sources[1:]:
-        if labels is not None and source.labels is not None:
-            labels = labels.union(source.labels)
-        else:
-            labels = None
-    return labels
-
-
-def _check_num_features(spec: InputSpec) -> None:
-    size = spec.num_features
-    if size is not None and not 1 <= size <= 2**31 - 1:
-        raise UsageError(f"--num-features {size} is not allowed: expected 1 to 2,147,483,647.")
-
-
 def _columns(estimator: FactorizationMachine) -> ColumnNames:
+    def column(name: str) -> str | None:
+        return (estimator.getOrDefault(name) if estimator.isDefined(name) else None) or None
+
     return ColumnNames(
         features=estimator.getFeaturesCol(),
         label=estimator.getLabelCol(),
-        weight=_defined(estimator, "weightCol"),
-        validation=_defined(estimator, "validationIndicatorCol"),
+        weight=column("weightCol"),
+        validation=column("validationIndicatorCol"),
     )
 
 
-def _defined(estimator: FactorizationMachine, name: str) -> str | None:
-    value = estimator.getOrDefault(name) if estimator.isDefined(name) else None
-    return value or None
-
-
-def _joined(train: DataFrame, validation: DataFrame, estimator: FactorizationMachine) -> DataFrame:
+def _with_validation(
+    train: DataFrame, validation: DataFrame, estimator: FactorizationMachine
+) -> DataFrame:
     """Return both sets as one, with the indicator column."""
     columns = _columns(estimator)
     names = [name for name in (columns.features, columns.label, columns.weight) if name]
     parts = []
     for frame, is_validation in ((train, False), (validation, True)):
-        kept = [quoted(name) for name in names if name in frame.schema.names]
-        parts.append(frame.select(*kept, F.lit(is_validation).alias(VALIDATION_COL)))
+        selected = [quoted(name) for name in names if name in frame.schema.names]
+        parts.append(frame.select(*selected, F.lit(is_validation).alias(VALIDATION_COL)))
     if parts[0].schema.names != parts[1].schema.names:
         raise UsageError(
             f"--input has the columns {', '.join(parts[0].schema.names[:-1])} and --validation "
@@ -183,17 +143,6 @@ def _joined(train: DataFrame, validation: DataFrame, estimator: FactorizationMac
 
 
 def write_summary(path: Path, summary: FMTrainingSummary) -> None:
-    """Write the summary; numbers that JSON has no word for become null."""
-    content = json.dumps(_plain(summary.to_dict()), indent=2, allow_nan=False)
+    """Write the summary as JSON."""
+    content = json.dumps(to_json_safe(summary.to_dict()), indent=2, allow_nan=False)
     write_text(path, content + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with null for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

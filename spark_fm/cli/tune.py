@@ -1,4 +1,4 @@
-"""``spark-fm tune``: search for hyperparameters on files, save the best model; driver only."""
+"""``spark-fm tune``: search for hyperparameters on files, save the best model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.cli.params import add_param_flags, check_name, checked, from_text
+from spark_fm.cli.outputs import check_installed, check_local_folder
+from spark_fm.cli.params import add_param_flags, check_name, convert_value, parse_value
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.cli.training_io import (
     add_training_flags,
-    check_installed,
-    check_local_folder,
     check_model_path,
     training_params,
     training_rows,
@@ -29,8 +28,8 @@ from spark_fm.ml.trials import FILE_NAME
 from spark_fm.ml.tuning import TuningResult, tune
 
 USAGE = "--input PATH --format FORMAT --out FOLDER --model OUT [more flags]"
-EXAMPLE = """Params that are given keep their value, the others are searched. The same command
-goes on from the trials in --out.
+EXAMPLE = """Params that are set keep their value, the others are searched. The same command
+resumes from the trials in --out.
 
 example:
   spark-fm tune --input a9a.gz --format libsvm --num-features 123 --out a9a.search \\
@@ -39,33 +38,32 @@ example:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this command."""
     add_training_flags(parser)
     group = parser.add_argument_group("search")
     group.add_argument(
         "--out", required=True, metavar="FOLDER",
         help="local folder of trials.csv, trials.png, best.json (for train --params), and "
-        "trials.jsonl, from which a search goes on",
+        "trials.jsonl, from which a search resumes",
     )  # fmt: skip
     group.add_argument(
         "--trials", type=int, default=30, metavar="N",
-        help="trainings in all, the first with the Params as given (>= 1) [30]",
+        help="number of trainings, the first with the Params as set (>= 1) [30]",
     )  # fmt: skip
     group.add_argument(
         "--sampler", choices=list(SAMPLERS), default="random",
-        help="even draws, or Optuna's tree-structured Parzen estimator [random]",
+        help="uniform draws, or Optuna's tree-structured Parzen estimator [random]",
     )  # fmt: skip
     group.add_argument(
         "--parallel", type=int, default=4, metavar="N",
-        help="trials a round: they share every pass over the rows (>= 1) [4]",
+        help="trials per round, which share every pass over the rows (>= 1) [4]",
     )  # fmt: skip
     group.add_argument(
         "--max-seconds", type=float, default=math.inf, metavar="S",
-        help="begin no round later than this [no limit]",
+        help="start no round after this many seconds [no limit]",
     )  # fmt: skip
     group.add_argument(
         "--range", dest="ranges", metavar="NAME=LOW:HIGH[:log]", action="append", default=[],
-        help="search a Param over this range, also one that is set; NAME alone: its usual range; "
+        help="search a Param over this range, even if it is set; NAME alone: its default range; "
         "may be repeated",
     )  # fmt: skip
     group.add_argument(
@@ -77,7 +75,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Search as the flags say."""
     estimator = FactorizationMachine(**training_params(args))
     space = search_space(args.ranges, args.choices, estimator)
     optuna = ["optuna"] if args.sampler == "tpe" else []
@@ -87,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         check_local_folder("--out", args.out, folder.parent)
         folder.mkdir()
     check_local_folder("--out", args.out, folder)
-    with spark_session(args) as spark, _rounds_only(args.log_level):
+    with spark_session(args) as spark, _log_trials_only(args.log_level):
         check_model_path(spark, args.model, overwrite=args.overwrite)
         try:
             with training_rows(spark, args, estimator) as rows:
@@ -96,17 +93,17 @@ def run(args: argparse.Namespace) -> None:
                     parallel=args.parallel, max_seconds=args.max_seconds, folder=folder,
                 )  # fmt: skip
         except BaseException:
-            _tell_kept(folder)
+            _print_kept_trials(folder)
             raise
         writer = result.model.write()
         (writer.overwrite() if args.overwrite else writer).save(args.model)
-    _tell(result, args)
+    _print_result(result, args)
 
 
 def search_space(
     ranges: list[str], choices: list[str], estimator: FactorizationMachine
 ) -> dict[str, Any]:
-    """Return what ``--range`` and ``--choices`` say, as ``tune`` takes it."""
+    """Return the space of ``--range`` and ``--choices``, as ``tune`` takes it."""
     space: dict[str, Any] = {}
     for flag, texts in (("--range", ranges), ("--choices", choices)):
         for text in texts:
@@ -115,18 +112,18 @@ def search_space(
             if name in space:
                 raise UsageError(f"{flag} {text}: {name} has a range or choices already.")
             if flag == "--range":
-                space[name] = _range(text, values) if equals else None
+                space[name] = _parse_range(text, values) if equals else None
             else:
                 space[name] = [
-                    checked(name, from_text(name, value, estimator), estimator)
+                    convert_value(name, parse_value(name, value, estimator), estimator)
                     for value in values.split(",")
                 ]
     return space
 
 
-def _range(text: str, values: str) -> tuple[Any, ...]:
-    low, _, rest = values.partition(":")
-    high, colon, log = rest.partition(":")
+def _parse_range(text: str, values: str) -> tuple[Any, ...]:
+    low, _, high = values.partition(":")
+    high, colon, log = high.partition(":")
     try:
         ends = float(low), float(high)
     except ValueError:
@@ -140,8 +137,8 @@ def _range(text: str, values: str) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _rounds_only(level: str) -> Iterator[None]:
-    """Tell of trials, and of their epochs only at the level debug."""
+def _log_trials_only(level: str) -> Iterator[None]:
+    """Log trials, and their epochs only at the level debug."""
     logger = logging.getLogger("spark_fm.training")
     before = logger.level
     if level != "debug":
@@ -152,26 +149,25 @@ def _rounds_only(level: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _tell_kept(folder: Path) -> None:
-    """Say what an interrupted search leaves."""
+def _print_kept_trials(folder: Path) -> None:
     path = folder / FILE_NAME
     n_trials = path.read_bytes().count(b"\n") - 1 if path.exists() else 0
     if n_trials > 0:
-        print(f"kept       {n_trials} trial(s) in {path}; the same command goes on from there")
+        print(f"kept       {n_trials} trial(s) in {path}; the same command resumes from there")
 
 
-def _tell(result: TuningResult, args: argparse.Namespace) -> None:
-    best, start, folder = result.best, result.trials[0], Path(args.out)
+def _print_result(result: TuningResult, args: argparse.Namespace) -> None:
+    best, folder = result.best, Path(args.out)
     counts = Counter(trial.state for trial in result.trials)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
     epochs = sum(len(trial.curve) for trial in result.trials)
-    found = ", ".join(f"{count} {state}" for state, count in counts.items())
-    print(f"trials     {len(result.trials)} ({found}), {epochs} epochs")
+    print(f"trials     {len(result.trials)} ({states}), {epochs} epochs")
     print(
         f"best       trial {best.number}: validation {result.metric} {best.value:.6g} at epoch "
-        f"{best.best_epoch}; trial 0, the Params as given: {start.value:.6g}"
+        f"{best.best_epoch}; trial 0, the Params as set: {result.trials[0].value:.6g}"
     )
     print(f"model      {args.model}")
-    picture = folder / "trials.png"
-    drawn = f", drawn in {picture}" if picture.exists() else ""
-    print(f"table      {folder / 'trials.csv'}{drawn}")
+    plot = folder / "trials.png"
+    plotted = f", plotted in {plot}" if plot.exists() else ""
+    print(f"table      {folder / 'trials.csv'}{plotted}")
     print(f"best Params, {folder / 'best.json'}: {json.dumps(result.bestParams)}")

@@ -1,7 +1,7 @@
-"""A scoring server without Spark or Java, and its client.
+"""The HTTP server of ``spark-fm serve``, which needs the ``[serve]`` extra, and its client.
 
-``spark-fm serve`` runs the server; it needs the ``[serve]`` extra. The client is
-`Predictor`. Nothing here imports pyspark.
+It imports formats and learner, and neither pyspark nor pandas. Only cli imports it; users
+import `Predictor` and `Predictions`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictions", "Predictor"]
 
-_HOMES = {
+_MODULES = {
     "Predictions": "spark_fm.formats.responses",
     "Predictor": "spark_fm.serving.client",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
-    if name not in _HOMES:
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'spark_fm.serving' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

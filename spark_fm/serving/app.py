@@ -1,4 +1,4 @@
-"""The HTTP interface of one worker: routes, errors, and what is measured of each request."""
+"""The HTTP interface of one worker: routes, errors and the metrics of each request."""
 
 from __future__ import annotations
 
@@ -45,32 +45,20 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INLINE_BYTES = 2**14  # of a body decoded in the event loop: some 100 µs
-INLINE_ROWS = 256  # of an answer encoded there
+INLINE_BYTES = 2**14  # largest body decoded in the event loop: some 100 µs
+INLINE_ROWS = 256  # largest answer encoded there
 
 
 @dataclass(eq=False)
 class Service:
-    """What the endpoints of one worker share; ``model`` is replaced on a reload.
-
-    Parameters
-    ----------
-    settings : ServeSettings
-    metrics : Metrics
-    codecs : Executor
-        Threads for bodies and answers too large for the event loop.
-    batcher : Batcher
-    admission : Admission
-    model : ServedModel or None
-        None until the first one is there.
-    """
+    """What the endpoints of one worker share; ``model`` is replaced on a reload."""
 
     settings: ServeSettings
     metrics: Metrics
-    codecs: Executor
+    codecs: Executor  # threads for bodies and answers too large for the event loop
     batcher: Batcher
     admission: Admission
-    model: ServedModel | None = None
+    model: ServedModel | None = None  # None until the first one is loaded
 
 
 def make_app(service: Service) -> MetricsMiddleware:
@@ -84,10 +72,44 @@ def make_app(service: Service) -> MetricsMiddleware:
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _on_http_error, Exception: _on_server_error},
     )
     app.router.redirect_slashes = False  # a redirect is no answer to a POST
     return MetricsMiddleware(app, service.metrics)
+
+
+class MetricsMiddleware:
+    """Counts and times the requests of an ASGI application."""
+
+    PATHS = ("/invocations", "/ping", "/execution-parameters", "/health", "/metrics")
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Any other path has one label: callers must not be able to make the metrics grow.
+        path = scope["path"] if scope["path"] in self.PATHS else "other"
+        status = 500
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(path, str(status)).inc()
+            if path == "/invocations":
+                self._metrics.seconds.observe(time.perf_counter() - started)
 
 
 class _Endpoints:
@@ -95,26 +117,26 @@ class _Endpoints:
         self._service = service
 
     async def ping(self, request: Request) -> Response:
-        """Answer 200 once the model is there, 503 before; an empty body."""
+        """Answer with an empty body: 200 once a model is loaded, 503 before."""
         return Response(status_code=503 if self._service.model is None else 200)
 
     async def execution_parameters(self, request: Request) -> Response:
-        """Tell a batch transform what to send."""
+        """Answer a batch transform that asks what to send."""
         return JSONResponse(self._service.settings.execution_parameters)
 
     async def health(self, request: Request) -> Response:
-        """Tell people and probes what is served."""
+        """Describe what is served, for people and probes."""
         model = self._service.model
-        facts = {
+        content = {
             "status": "loading" if model is None else "ok",
             "worker": os.getpid(),
             "requests": self._service.admission.requests,
             "model": None if model is None else model.describe(),
         }
-        return JSONResponse(facts, status_code=503 if model is None else 200)
+        return JSONResponse(content, status_code=503 if model is None else 200)
 
     async def metrics(self, request: Request) -> Response:
-        """Give the metrics of all workers."""
+        """Return the metrics of all workers."""
         loop = asyncio.get_running_loop()
         page = await loop.run_in_executor(self._service.codecs, self._service.metrics.page)
         return Response(page, media_type=CONTENT_TYPE)
@@ -122,8 +144,8 @@ class _Endpoints:
     async def invocations(self, request: Request) -> Response:
         """Score the instances of a request."""
         try:
-            with self._service.admission.enter() as ticket:
-                return await self._scored(request, ticket)
+            with self._service.admission.enter() as lease:
+                return await self._score(request, lease)
         except _Refusal as refusal:
             return error_response(refusal.status, refusal.message, instance=refusal.instance)
         except UnsupportedTypeError as err:
@@ -135,12 +157,12 @@ class _Endpoints:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; it is counted
 
-    async def _scored(self, request: Request, ticket: Lease) -> Response:
+    async def _score(self, request: Request, lease: Lease) -> Response:
         model = self._service.model
         if model is None:
             raise _Refusal(503, "The model is still being loaded. Try again.")
-        content_type, accept = formats_of(request.headers, self._service.settings)
-        body = await self._body(request, ticket)
+        content_type, accept = negotiate(request.headers, self._service.settings)
+        body = await self._read_body(request, lease)
         try:
             batch = await self._run(
                 lambda: decode_request(body, content_type, feature_dim=model.weights.feature_dim),
@@ -155,12 +177,12 @@ class _Endpoints:
             raise _Refusal(400, str(err), err.instance) from err
         return Response(payload, media_type=accept)
 
-    async def _body(self, request: Request, ticket: Lease) -> bytes:
-        """Return the body; its size is checked as it arrives, and its time is bounded."""
+    async def _read_body(self, request: Request, lease: Lease) -> bytes:
+        """Return the body; its size is checked as it arrives, and its time is limited."""
         settings = self._service.settings
         limit = settings.max_payload_bytes
         declared = request.headers.get("content-length", "").lstrip("0")
-        # Python takes no whole numbers of any length.
+        # Python refuses to parse very long numbers.
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
             raise _too_large(settings, f"of {declared[:50]} bytes")
         body = bytearray()  # not a list of chunks: they may be of one byte each
@@ -169,7 +191,7 @@ class _Endpoints:
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > limit:
                         raise _too_large(settings, "that is being sent")
-                    ticket.hold(len(chunk))
+                    lease.hold(len(chunk))
                     body += chunk
         except TimeoutError as err:
             raise _Refusal(
@@ -179,20 +201,14 @@ class _Endpoints:
         return bytes(body)
 
     async def _run(self, work: Callable[[], T], *, inline: bool) -> T:
-        """Do work here when it is small, else in a thread."""
+        """Do small work in the event loop, other work in a thread."""
         if inline:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._service.codecs, work)
 
 
-def formats_of(headers: Headers, settings: ServeSettings) -> tuple[str, str]:
-    """Return the formats of a request and of its answer.
-
-    Raises
-    ------
-    UnsupportedTypeError, NotAcceptableError
-        For a type or an encoding that is not served.
-    """
+def negotiate(headers: Headers, settings: ServeSettings) -> tuple[str, str]:
+    """Return the content types of a request and of its answer, or raise what 415 or 406 say."""
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedTypeError(
@@ -225,7 +241,7 @@ def _too_large(settings: ServeSettings, size: str) -> _Refusal:
 
 
 def error_response(status: int, message: str, *, instance: int | None = None) -> Response:
-    """Return an error as JSON: ``status``, ``error`` and, where one is to blame, ``instance``."""
+    """Return an error as JSON: ``status``, ``error`` and, for one at fault, ``instance``."""
     content: dict[str, object] = {"status": status, "error": message}
     if instance is not None:
         content["instance"] = instance
@@ -233,11 +249,11 @@ def error_response(status: int, message: str, *, instance: int | None = None) ->
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 408:
-        headers["Connection"] = "close"  # the rest of the body is not waited for
+        headers["Connection"] = "close"  # what is missing of the body is not awaited
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     """Answer a path or method that is not served."""
     if not isinstance(error, HTTPException):
         raise error
@@ -252,48 +268,6 @@ async def _refused(request: Request, error: Exception) -> Response:
     return answer
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """Answer a mistake of the server's own; Starlette raises it again, for the log."""
+async def _on_server_error(request: Request, error: Exception) -> Response:
+    """Answer a bug of the server; Starlette raises it again, for the log."""
     return error_response(500, "The server failed on this request; its log says why.")
-
-
-PATHS = ("/invocations", "/ping", "/execution-parameters", "/health", "/metrics")
-
-
-class MetricsMiddleware:
-    """An ASGI application around another one.
-
-    Parameters
-    ----------
-    app : ASGI application
-    metrics : Metrics
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        # Any other path is one name: callers must not be able to make metrics grow.
-        path = scope["path"] if scope["path"] in PATHS else "other"
-        status = 500
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        started = time.perf_counter()
-        self._metrics.in_flight.inc()
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            self._metrics.in_flight.dec()
-            self._metrics.requests.labels(path, str(status)).inc()
-            if path == "/invocations":
-                self._metrics.seconds.observe(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Requests that wait together are scored together, within limits of rows and bytes."""
+"""Admission of requests, and one kernel call for those that wait at the same time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.serving.models import ServedModel
 
 MAX_ENTRIES = 2**22  # non-zeros of one kernel call: bounds the copy that joins requests
-INLINE_WORK = 2**17  # multiply-adds, some 50 µs: less than the way to a thread and back
+INLINE_WORK = 2**17  # multiply-adds, some 50 µs: less than a hand-over to a thread and back
+RETRY_AFTER_SECONDS = 1
 Scores = NDArray[np.float32]
 
 
@@ -28,64 +29,54 @@ class _Job:
 
 
 class Batcher:
-    """Gather requests and score them.
+    """Scores the requests that wait in one event loop together.
 
-    Parameters
-    ----------
-    thread : Executor
-        Where large batches are scored; the kernel holds no GIL.
-    on_call : callable, optional
-        Told the requests and rows of each kernel call.
-
-    Notes
-    -----
-    Belongs to one event loop. Small batches are scored right in it: a hand-over to a
-    thread would take longer than the scoring.
+    Small batches are scored in the loop itself: a hand-over to the thread would take longer.
     """
 
     def __init__(
         self, thread: Executor, on_call: Callable[[int, int], None] = lambda requests, rows: None
     ) -> None:
+        """Score large batches in ``thread``; ``on_call(n_requests, n_rows)`` counts calls."""
         self._thread = thread
         self._on_call = on_call
         self._waiting: deque[_Job] = deque()
         self._is_busy = False
 
     async def score(self, model: ServedModel, batch: CsrBatch) -> Scores:
-        """Return the scores of a request's rows, float32 of shape (n_rows,)."""
+        """Return the scores of a request's rows, of shape (n_rows,)."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Scores] = loop.create_future()
         self._waiting.append(_Job(model, batch, answer))
         if not self._is_busy:
             self._is_busy = True
-            loop.call_soon(self._call)
+            loop.call_soon(self._score_waiting)
         return await answer
 
-    def _call(self) -> None:
-        """Score what waits, here or in the thread."""
+    def _score_waiting(self) -> None:
         jobs = self._next_jobs()
         if not jobs:
             self._is_busy = False
             return
         try:
-            self._begin(jobs)
-        except Exception as err:  # noqa: BLE001 - the next requests must not wait for ever
+            self._score_jobs(jobs)
+        except Exception as err:  # noqa: BLE001 - the next requests must not wait forever
             self._answer(jobs, [err] * len(jobs))
 
-    def _begin(self, jobs: Sequence[_Job]) -> None:
-        """Score jobs that fit in the loop, hand others to the thread."""
+    def _score_jobs(self, jobs: Sequence[_Job]) -> None:
+        """Score a small batch here, a large one in the thread."""
         loop = asyncio.get_running_loop()
         n_rows = sum(job.batch.n_rows for job in jobs)
         self._on_call(len(jobs), n_rows)
         n_entries = sum(job.batch.nnz for job in jobs)
         if (n_entries + n_rows) * (jobs[0].model.weights.k + 1) <= INLINE_WORK:
-            self._answer(jobs, _outcomes(jobs))
+            self._answer(jobs, _predict(jobs))
             return
-        future = loop.run_in_executor(self._thread, _outcomes, jobs)
+        future = loop.run_in_executor(self._thread, _predict, jobs)
         future.add_done_callback(lambda done: self._answer(jobs, done.result()))
 
     def _next_jobs(self) -> list[_Job]:
-        """Take the first waiting jobs of one model, as many as one call may have."""
+        """Remove and return the first waiting jobs of one model, as many as fit one call."""
         jobs: list[_Job] = []
         n_entries = 0
         while self._waiting:
@@ -94,7 +85,7 @@ class Batcher:
             if jobs and (job.model is not jobs[0].model or n_entries > MAX_ENTRIES):
                 break
             self._waiting.popleft()
-            if not job.answer.done():  # its caller has gone
+            if not job.answer.done():  # else its caller has gone
                 jobs.append(job)
         return jobs
 
@@ -106,11 +97,11 @@ class Batcher:
                 job.answer.set_exception(outcome)
             else:
                 job.answer.set_result(outcome)
-        asyncio.get_running_loop().call_soon(self._call)
+        asyncio.get_running_loop().call_soon(self._score_waiting)
 
 
-def _outcomes(jobs: Sequence[_Job]) -> list[Scores | Exception]:
-    """Return scores or error of each job; one job's error is not the others'."""
+def _predict(jobs: Sequence[_Job]) -> list[Scores | Exception]:
+    """Return each job's scores or error; an error of one does not spread to the others."""
     try:
         scores = jobs[0].model.predict(CsrBatch.concat([job.batch for job in jobs]))
         ends = np.cumsum([job.batch.n_rows for job in jobs])[:-1]
@@ -118,24 +109,15 @@ def _outcomes(jobs: Sequence[_Job]) -> list[Scores | Exception]:
     except Exception as err:  # noqa: BLE001 - handed to the request that caused it
         if len(jobs) == 1:
             return [err]
-        return [outcome for job in jobs for outcome in _outcomes([job])]
-
-
-RETRY_AFTER_SECONDS = 1
+        return [outcome for job in jobs for outcome in _predict([job])]
 
 
 class OverloadedError(RuntimeError):
-    """The worker holds all that it may: 503, come again."""
+    """The worker is at a limit: 503, try again."""
 
 
 class Admission:
-    """Count the requests and body bytes that a worker holds.
-
-    Parameters
-    ----------
-    max_requests, max_bytes : int
-        The most of either at once.
-    """
+    """Counts the requests and body bytes that a worker holds, up to a maximum of each."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self.max_requests = max_requests
@@ -144,20 +126,14 @@ class Admission:
         self.bytes = 0
 
     def enter(self) -> Lease:
-        """Return a ticket for one request, to be used in ``with``.
-
-        Raises
-        ------
-        OverloadedError
-            When ``max_requests`` are held.
-        """
+        """Return a lease for one request, to be used in ``with``, or raise OverloadedError."""
         if self.requests >= self.max_requests:
             raise OverloadedError(f"This server holds {self.requests} requests already. Try again.")
         return Lease(self)
 
 
 class Lease:
-    """One request's share; given back when its block ends."""
+    """What one request holds; released when its block ends."""
 
     __slots__ = ("_admission", "_bytes")
 
@@ -167,13 +143,7 @@ class Lease:
         admission.requests += 1
 
     def hold(self, n_bytes: int) -> None:
-        """Count bytes of a body as they arrive.
-
-        Raises
-        ------
-        OverloadedError
-            When the bodies of all requests would exceed ``max_bytes``.
-        """
+        """Count bytes of a body as they arrive, or raise OverloadedError."""
         admission = self._admission
         if admission.bytes + n_bytes > admission.max_bytes:
             raise OverloadedError(

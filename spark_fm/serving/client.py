@@ -1,4 +1,4 @@
-"""The client: scores of NumPy and SciPy rows from a server; no Spark."""
+"""The client: scores of NumPy and SciPy rows from a server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import urllib3
 
 PATH = "/invocations"
-MAX_PAYLOAD_BYTES = 5 * 2**20  # below SageMaker's limits, whatever the edition
+MAX_PAYLOAD_BYTES = 5 * 2**20  # below all of SageMaker's limits
 MAX_BACKOFF_SECONDS = 10.0
-FIRST_ROWS = 256  # encoded to see how long a row is
-SHOWN = 500  # characters of a server's message
-RETRIED = (429, 502, 503, 504)  # the request was not answered, but might be
+FIRST_ROWS = 256  # rows of the first request, which shows how long a row is
+MAX_MESSAGE = 500  # characters of a server's message
+RETRIED = (429, 502, 503, 504)  # not answered, but a retry may be
 
 
 class Predictor:
@@ -121,20 +121,21 @@ class Predictor:
     def predictions(self, X: Any) -> Predictions:
         """Return ``scores`` and, of a classifier, ``labels`` of rows; as `predict`."""
         rows = rows_of(X)
-        found, sent = [], 0
-        for body, n_rows in self._bodies(rows):
-            found.append(self._sent(body, n_rows, sent))
-            sent += n_rows
-        if not found:
+        answers: list[Predictions] = []
+        n_sent = 0
+        for body, n_rows in self._requests(rows):
+            answers.append(self._send(body, n_rows, n_sent))
+            n_sent += n_rows
+        if not answers:
             return Predictions(np.empty(0, np.float32), None)
-        labels = [part.labels for part in found if part.labels is not None]
-        if labels and len(labels) < len(found):
+        labels = [answer.labels for answer in answers if answer.labels is not None]
+        if labels and len(labels) < len(answers):
             raise ServerError(
                 f"{self.url} gave labels for some requests only: its model changed in between. "
                 "Send the rows again."
             )
         return Predictions(
-            np.concatenate([part.scores for part in found]),
+            np.concatenate([answer.scores for answer in answers]),
             np.concatenate(labels) if labels else None,
         )
 
@@ -153,28 +154,28 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _bodies(self, rows: Any) -> Iterator[tuple[bytes, int]]:
+    def _requests(self, rows: Any) -> Iterator[tuple[bytes, int]]:
         """Yield bodies within the limit and their numbers of rows."""
-        start, n_rows = 0, min(FIRST_ROWS, rows.shape[0])
+        start, max_rows = 0, FIRST_ROWS
         while start < rows.shape[0]:
-            body = encode_request(rows[start : start + n_rows], self.content_type)
-            taken = min(n_rows, rows.shape[0] - start)
+            body = encode_request(rows[start : start + max_rows], self.content_type)
+            n_rows = min(max_rows, rows.shape[0] - start)
             if len(body) > self.max_payload_bytes:
-                if taken == 1:
+                if n_rows == 1:
                     raise InvalidDataError(
                         f"Row {start} takes {len(body)} bytes as {self.content_type}, more than "
                         f"max_payload_bytes={self.max_payload_bytes}. Raise both that and the "
                         "server's limit, send it sparse, or in another format."
                     )
-                n_rows = max(1, taken // 2)
+                max_rows = max(1, n_rows // 2)
                 continue
-            yield body, taken
-            start += taken
-            fitting = int(taken * 0.9 * self.max_payload_bytes / len(body))
-            n_rows = max(1, min(fitting, 4 * taken))  # the next rows may be longer
+            yield body, n_rows
+            start += n_rows
+            fitting = int(n_rows * 0.9 * self.max_payload_bytes / len(body))
+            max_rows = max(1, min(fitting, 4 * n_rows))  # the next rows may be longer
 
-    def _sent(self, body: bytes, n_rows: int, first: int) -> Predictions:
-        """Return the answer to one request; ``first`` is the number of its first row."""
+    def _send(self, body: bytes, n_rows: int, first_row: int) -> Predictions:
+        """Return the answer to one request, whose rows start at ``first_row`` of X."""
         import urllib3
 
         try:
@@ -185,23 +186,23 @@ class Predictor:
             raise ServerError(f"{self.url} does not answer: {_cause(err)}.") from err
         if response.status != 200:
             message, instance = _message(response)
-            row = None if instance is None else first + instance
+            row = None if instance is None else first_row + instance
             where = "" if row is None else f" (row {row} of X)"
             raise ServerError(
                 f"{self.url} answered {response.status}{where}: {message}",
                 status=response.status, message=message, row=row,
             )  # fmt: skip
-        answered = response.headers.get("Content-Type", self.accept)
+        content_type = response.headers.get("Content-Type", self.accept)
         try:
-            found = decode_response(response.data, answered)
+            predictions = decode_response(response.data, content_type)
         except (InvalidDataError, InvalidParamError) as err:
             raise ServerError(f"{self.url} gave an answer that cannot be read: {err}") from err
-        if len(found.scores) != n_rows:
+        if len(predictions.scores) != n_rows:
             raise ServerError(
-                f"{self.url} gave {len(found.scores)} scores for {n_rows} rows. It is no server "
-                "of factorization machines."
+                f"{self.url} gave {len(predictions.scores)} scores for {n_rows} rows. It is no "
+                "server of factorization machines."
             )
-        return found
+        return predictions
 
 
 def _full_url(url: str) -> str:
@@ -220,7 +221,7 @@ def _full_url(url: str) -> str:
 
 
 def _retries(retries: int, backoff: float) -> urllib3.Retry:
-    """Return the rule: which answers are tried again, when, and for how long at most."""
+    """Return which answers are retried, when, and for how long at most."""
     import urllib3
 
     class BoundedRetry(urllib3.Retry):
@@ -238,18 +239,18 @@ def _retries(retries: int, backoff: float) -> urllib3.Retry:
 
 
 def _message(response: Any) -> tuple[str, int | None]:
-    """Return what an answer says went wrong, and the instance to blame."""
+    """Return the error message of an answer, and the instance at fault."""
     text = response.data.decode("utf-8", "replace").strip()
     try:
         content = response.json()
     except ValueError:
-        return text[:SHOWN] or "no message", None
+        return text[:MAX_MESSAGE] or "no message", None
     if not isinstance(content, dict):
-        return text[:SHOWN], None
+        return text[:MAX_MESSAGE], None
     instance = content.get("instance")
     names: Sequence[str] = ("error", "message", "Message", "detail")
     message = next((str(content[name]) for name in names if name in content), text)
-    return message[:SHOWN], instance if isinstance(instance, int) else None
+    return message[:MAX_MESSAGE], instance if isinstance(instance, int) else None
 
 
 def _cause(err: BaseException) -> str:

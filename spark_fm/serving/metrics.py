@@ -1,8 +1,8 @@
-"""Prometheus metrics of all workers together; workers.
+"""Prometheus metrics of all workers together; imported in workers only.
 
-prometheus_client keeps each worker's numbers in a file of the folder that
-``PROMETHEUS_MULTIPROC_DIR`` names when it is imported: the supervisor sets it, and whichever
-worker is asked adds all files up. So this module is imported in workers only.
+prometheus_client keeps each worker's numbers in a file of the folder that the environment
+variable ``PROMETHEUS_MULTIPROC_DIR`` names when it is imported. The supervisor sets it, and
+whichever worker is asked adds up all files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from spark_fm.serving.settings import SERVING, STATUS, write_whole
+from spark_fm.serving.settings import SERVING, STATUS, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,11 @@ _POWERS_OF_4 = tuple(4**power for power in range(11))
 
 
 class Metrics:
-    """The numbers of this worker, and the page with those of all.
-
-    Parameters
-    ----------
-    shared : Path
-        Private folder of the server.
-    """
+    """The metrics of this worker, and the page with those of all."""
 
     def __init__(self, shared: Path) -> None:
-        own: Any = {"registry": CollectorRegistry()}  # the page is made of the files
+        """Keep them in the private folder of the server."""
+        own: Any = {"registry": CollectorRegistry()}  # not the page's: that one reads the files
         self.requests = Counter("spark_fm_requests", "Requests answered", ["path", "status"], **own)
         self.seconds = Histogram(
             "spark_fm_invocation_seconds", "Time from a request's head to its answer",
@@ -66,46 +61,43 @@ class Metrics:
             "spark_fm_requests_in_flight", "Requests being answered",
             multiprocess_mode="livesum", **own,
         )  # fmt: skip
-        self._own = shared / SERVING / str(os.getpid())
-        self._page = CollectorRegistry()
-        MultiProcessCollector(self._page)
-        self._page.register(_Supervised(shared))
+        self._served_model = shared / SERVING / str(os.getpid())
+        self._all_workers = CollectorRegistry()
+        MultiProcessCollector(self._all_workers)
+        self._all_workers.register(_SupervisorCollector(shared))
 
     def page(self) -> bytes:
         """Return the page that Prometheus scrapes."""
-        return generate_latest(self._page)
+        return generate_latest(self._all_workers)
 
     def serves(self, digest: str, version: str) -> None:
         """Note which model this worker serves from now on.
 
-        Notes
-        -----
-        In a file of our own: prometheus_client keeps a label's value for ever, so that each
+        In a file of its own: prometheus_client keeps a label's value forever, so that each
         reload would lengthen its files and the page.
         """
         try:
-            write_whole(self._own, json.dumps([digest, version]))
-        except OSError as err:  # no room there: that stops no worker
+            write_atomically(self._served_model, json.dumps([digest, version]))
+        except OSError as err:  # a full disk stops no worker
             log.warning("which model is served cannot be written for /metrics: %s", err)
 
     def on_call(self, n_requests: int, n_rows: int) -> None:
-        """Note one kernel call."""
+        """Count one kernel call."""
         self.call_requests.observe(n_requests)
         self.call_rows.observe(n_rows)
         self.instances.inc(n_rows)
 
 
-class _Supervised(Collector):
-    """What the supervisor counts, as it wrote it down last."""
+class _SupervisorCollector(Collector):
+    """What the supervisor counts, and which models the workers serve."""
 
     def __init__(self, shared: Path) -> None:
-        self._path = shared / STATUS
+        self._status = shared / STATUS
         self._serving = shared / SERVING
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
         try:
-            status: dict[str, Any] = json.loads(self._path.read_text())
+            status: dict[str, Any] = json.loads(self._status.read_text())
         except (FileNotFoundError, ValueError):
             status = {}
         for name, text in _COUNTS.items():
@@ -121,7 +113,7 @@ class _Supervised(Collector):
 
     def _served(self) -> Iterator[tuple[str, str]]:
         for path in self._serving.iterdir():
-            if path.name.isdecimal():  # and not one that is being written
-                with suppress(FileNotFoundError):  # of a worker that has died
+            if path.name.isdecimal():  # not one that is being written
+                with suppress(FileNotFoundError):  # a worker that has died
                     digest, version = json.loads(path.read_text())
                     yield digest, version

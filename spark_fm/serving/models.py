@@ -1,8 +1,8 @@
 """A model as the workers share it: arrays mapped from files that one process wrote.
 
-The supervisor has a short-lived process read, check and publish a model; the workers map
-what it wrote. So the model is in memory once, however many workers there are, and the
-memory that reading took goes back with the process that read.
+A short-lived process reads, checks and publishes a model; the workers map what it wrote. So
+the model is in memory once, however many workers there are, and the memory that reading took
+is freed when that process ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
 from spark_fm.learner.spec import Loss
 from spark_fm.learner.weights import FMWeights
-from spark_fm.serving.settings import CURRENT, current_name, write_whole
+from spark_fm.serving.settings import CURRENT, current_name, write_atomically
 
 if TYPE_CHECKING:
     from spark_fm.formats.models.native import SavedModel
@@ -36,42 +35,27 @@ CHECKED_ROWS = 2**16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """One version of a model, ready to score.
+    """One version of a model, ready to score."""
 
-    Parameters
-    ----------
-    weights : FMWeights
-        Its arrays are mapped, read-only.
-    loss : {"logistic", "squared"}
-    threshold : float
-        Label 1 from this score on; of a classifier.
-    digest : str
-        Of all that decides about scores and labels.
-    version : str
-        Of the spark_fm that saved the model.
-    name : str
-        Of the version's folder in the shared folder.
-    """
-
-    weights: FMWeights
+    weights: FMWeights  # its arrays are mapped, read-only
     loss: Loss
-    threshold: float
-    digest: str
-    version: str
-    name: str
+    threshold: float  # of a classifier: label 1 from this score on
+    digest: str  # of everything that determines scores and labels
+    version: str  # of the spark_fm that saved the model
+    name: str  # of its folder in the shared folder
 
     def predict(self, batch: CsrBatch) -> NDArray[np.float32]:
-        """Return the scores of rows, float32 of shape (n_rows,)."""
+        """Return the scores of rows, of shape (n_rows,)."""
         return self.weights.predict(batch, self.loss)
 
     def labels(self, scores: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Return 1.0 from the threshold on and else 0.0; None for a regressor."""
+        """Return label 1.0 for scores from the threshold on, else 0.0; None of a regressor."""
         if self.loss == "squared":
             return None
         return predicted_labels(scores, self.threshold)
 
     def describe(self) -> dict[str, object]:
-        """Return what ``/health`` tells about the model."""
+        """Return what ``/health`` shows of the model."""
         return {
             "digest": self.digest,
             "spark_fm_version": self.version,
@@ -83,85 +67,83 @@ class ServedModel:
 
 
 def publish(path: str, shared: Path, name: str) -> str:
-    """Read a saved model, check it, and make it the version that workers serve.
+    """Read a saved model, check it, make it the version that workers serve; return its digest.
 
-    Parameters
-    ----------
-    path : str
-        A model folder, of any store that pyarrow or fsspec knows; or SageMaker's
-        ``model.tar.gz`` or ``model_algo-1``.
-    shared : Path
-        The private folder of this server.
-    name : str
-        Of the new version; sorts after those before it.
-
-    Returns
-    -------
-    str
-        The model's digest. Nothing is written when it is the current one's.
-
-    Raises
-    ------
-    ModelFormatError
-        For what is no whole model, or one with parameters that are not finite.
+    ``path`` is a model folder, of any store that pyarrow or fsspec knows, or SageMaker's
+    ``model.tar.gz`` or ``model_algo-1``. ``name`` is the new version's folder in ``shared``.
+    Nothing is written when the model is the current one.
     """
     saved = _read(path)
     weights = saved.weights
-    facts = {
+    metadata = {
         "bias": weights.bias.hex(),
         "feature_dim": weights.feature_dim,
         "loss": saved.loss,
         "threshold": float(saved.params["threshold"]),
         "version": str(saved.facts["version"]),
     }
-    seed = json.dumps([facts, _digest_of(saved)], sort_keys=True)
-    digest = hashlib.sha256(seed.encode()).hexdigest()
+    content = json.dumps([metadata, _digest_of(saved)], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
     current = current_name(shared)
     if current is not None and open_model(shared, current).digest == digest:
         return digest
+    table = weights.table
     if not np.isfinite(weights.bias) or not all(
-        np.isfinite(part).all() for part in _parts(weights.table)
+        np.isfinite(table[start : start + CHECKED_ROWS]).all()
+        for start in range(0, len(table), CHECKED_ROWS)
     ):
         raise ModelFormatError(f"{path} has parameters that are not finite. Train it again.")
     folder = shared / name
     folder.mkdir(mode=0o700)
-    np.save(folder / "table.npy", weights.table)
+    np.save(folder / "table.npy", table)
+    has_features = weights.features is not None
     if weights.features is not None:
         np.save(folder / "features.npy", weights.features)
-    held = {"digest": digest, "n_rows": len(weights.table), "ids": weights.features is not None}
-    (folder / "facts.json").write_text(json.dumps(facts | held))
+    metadata |= {"digest": digest, "n_rows": len(table), "has_features": has_features}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
     warm_up(open_model(shared, name))
-    write_whole(shared / CURRENT, name)
+    write_atomically(shared / CURRENT, name)
     return digest
 
 
 def open_model(shared: Path, name: str) -> ServedModel:
-    """Map a published version; O(1) memory of this process.
+    """Map a published version, in O(1) memory of this process.
 
-    Raises
-    ------
-    OSError
-        When the version, or a part of it, has been removed for a newer one: look at
-        ``current_name`` again.
+    Raises OSError when the version, or a part of it, has been removed for a newer one: the
+    caller reads ``current_name`` again.
     """
     folder = shared / name
-    facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
-    # Asked of the facts, not of the folder: without its ids a table would score any features.
+    metadata: dict[str, Any] = json.loads((folder / "metadata.json").read_text())
+    # Not whether the file exists: without its ids a table would score any features.
+    features = _map(folder / "features.npy", metadata) if metadata["has_features"] else None
     weights = FMWeights(
-        bias=float.fromhex(facts["bias"]),
-        table=_mapped(folder / "table.npy", facts["n_rows"]),
-        feature_dim=facts["feature_dim"],
-        features=_mapped(folder / "features.npy", facts["n_rows"]) if facts["ids"] else None,
+        bias=float.fromhex(metadata["bias"]),
+        table=_map(folder / "table.npy", metadata),
+        feature_dim=metadata["feature_dim"],
+        features=features,
     )
     return ServedModel(
-        weights, facts["loss"], facts["threshold"], facts["digest"], facts["version"], name
+        weights,
+        metadata["loss"],
+        metadata["threshold"],
+        metadata["digest"],
+        metadata["version"],
+        name,
     )
+
+
+def _map(path: Path, metadata: dict[str, Any]) -> NDArray[Any]:
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    if len(mapped) != metadata["n_rows"]:
+        raise OSError(f"{path} has {len(mapped)} rows instead of {metadata['n_rows']}.")
+    # Not np.memmap: every view and result of one would be a memmap, too.
+    return mapped.view(np.ndarray)
 
 
 def warm_up(model: ServedModel) -> None:
-    """Answer a request of each format, so that all is compiled before the first one.
+    """Answer a request of each format, so that everything is compiled before the first one.
 
-    The process that publishes a model does so first and leaves the machine code in the
+    The process that publishes a model does this first and leaves the machine code in the
     cache on disk, from which workers load it.
     """
     width = model.weights.feature_dim
@@ -188,16 +170,3 @@ def _digest_of(saved: SavedModel) -> str:
     if "sha256" in saved.facts:
         return str(saved.facts["sha256"])
     return str(model_metadata(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
-
-
-def _mapped(path: Path, n_rows: int) -> NDArray[Any]:
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
-    if len(mapped) != n_rows:
-        raise OSError(f"{path} has {len(mapped)} rows instead of {n_rows}.")
-    # Not np.memmap: every view and result of one would be a memmap, too.
-    return mapped.view(np.ndarray)
-
-
-def _parts(table: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(table), CHECKED_ROWS):
-        yield table[start : start + CHECKED_ROWS]

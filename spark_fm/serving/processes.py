@@ -1,6 +1,7 @@
-"""What the supervisor's processes run; each imports what it needs when it runs.
+"""Entry points of the supervisor's processes; each imports what it needs when it runs.
 
-Processes start with SIGNALS blocked, so that none strikes while modules are imported.
+Processes start with SIGNALS blocked, so that none arrives while modules are imported. The
+supervisor imports this file: uvicorn must not be imported with it.
 """
 
 from __future__ import annotations
@@ -20,22 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run_worker(
     settings: ServeSettings, shared: str, listener: socket.socket, log_level: str
 ) -> None:
-    """Answer requests until told to stop.
-
-    Parameters
-    ----------
-    settings : ServeSettings
-    shared : str
-        The server's private folder.
-    listener : socket
-        Listens already, and is shared by all workers.
-    log_level : str
-        Of the library's log.
-
-    Notes
-    -----
-    Uvicorn sets its handlers, and with that the signals are let through.
-    """
+    """Answer requests until a signal to stop; signals stay blocked until uvicorn handles them."""
     handle_signals()
     log_to_stderr(log_level)
     from spark_fm.serving.worker import serve
@@ -43,35 +29,26 @@ def run_worker(
     serve(settings, Path(shared), listener)
 
 
-def run_loader(path: str, shared: str, name: str, answer: Connection) -> None:
-    """Publish a model and say how that went: ``(digest, None)`` or ``(None, error)``.
-
-    Parameters
-    ----------
-    path : str
-        A model folder.
-    shared, name : str
-        The server's private folder, and of the version in it.
-    answer : Connection
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the supervisor's
+def run_loader(path: str, shared: str, name: str, result: Connection) -> None:
+    """Publish a model and send the result: ``(digest, None)`` or ``(None, error)``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the supervisor
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     from spark_fm.errors import SparkFMError
     from spark_fm.serving.models import publish
 
     try:
-        answer.send((publish(path, Path(shared), name), None))
+        result.send((publish(path, Path(shared), name), None))
     except (SparkFMError, OSError, MemoryError) as err:
-        answer.send((None, " ".join(str(err).split()) or type(err).__name__))
+        result.send((None, " ".join(str(err).split()) or type(err).__name__))
 
 
 def handle_signals() -> None:
     """Set what a worker's signals do before uvicorn's handlers stand, and after.
 
-    Uvicorn, when it has stopped, raises the signal that stopped it once more: it does
-    nothing then. Setting SIG_IGN would drop a signal that is pending, and a worker that
-    is told to stop while it starts would go on. SIGHUP is the supervisor's.
+    Uvicorn, when it has stopped, raises the signal that stopped it once more: it must do
+    nothing then. Setting SIG_IGN would drop a pending signal, and a worker that is asked to
+    stop while it starts would keep running. SIGHUP is for the supervisor.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -80,7 +57,7 @@ def handle_signals() -> None:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Handle a signal that has been handled."""
+    """Ignore a signal that has been handled."""
 
 
 def log_to_stderr(level: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings of a server, and the folder by which supervisor and workers share facts."""
+"""Settings of a server, and the private folder that its supervisor and workers share."""
 
 from __future__ import annotations
 
@@ -13,67 +13,39 @@ MIB = 2**20
 DEFAULT_PORT = 8080
 DEFAULT_HELD_MB = 96
 CONTAINER_MODEL = "/opt/ml/model"
-MAX_PRODUCT_MB = 100  # SageMaker's bound of payload times concurrent transforms
+MAX_PRODUCT_MB = 100  # SageMaker's limit on payload times concurrent transforms
 STRATEGIES = ("MultiRecord", "SingleRecord")
 
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Address, limits and times of a server.
-
-    Parameters
-    ----------
-    host, port : str, int
-        Where to listen; port 0 takes a free one.
-    workers : int
-        Processes that score, >= 1. They share one copy of the model.
-    max_payload_mb : int
-        Largest request body in MiB, 1 to 100; a larger one is answered 413.
-    max_requests : int
-        Requests a worker holds at once, >= 1; further ones are answered 503.
-    max_held_mb : int
-        MiB of request bodies that a worker holds at once, at least ``max_payload_mb``;
-        what goes beyond is answered 503. 0: 96, or two of the largest if that is more.
-    threads : int
-        Threads of a worker for the bodies that are too large to decode at once, >= 1.
-    concurrent_transforms : int
-        What ``/execution-parameters`` asks for; 0: two a worker, within SageMaker's bound.
-    batch_strategy : {"MultiRecord", "SingleRecord"}
-        What ``/execution-parameters`` says.
-    is_batch : bool
-        Serving a batch transform: recordIO requests without Accept get JSON lines.
-    head_seconds, body_seconds, idle_seconds : float
-        For a request's head, for its body, and between requests of a connection; > 0.
-    grace_seconds : float
-        For requests in flight when the server stops; > 0.
-    reload_seconds : float
-        Between two looks at the model's path; 0: only on SIGHUP.
-    access_log : bool
-        A line for each request.
-    """
+    """Address, limits and times of a server."""
 
     host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    workers: int = 1
-    max_payload_mb: int = 6
-    max_requests: int = 512
+    port: int = DEFAULT_PORT  # 0: a free one
+    workers: int = 1  # processes that score; they share one copy of the model
+    max_payload_mb: int = 6  # MiB, 1 to 100; a larger request body is answered 413
+    max_requests: int = 512  # that a worker holds at once; further ones are answered 503
+    # MiB of request bodies that a worker holds at once, at least max_payload_mb; beyond that
+    # it answers 503. 0: 96, or two of the largest if that is more.
     max_held_mb: int = 0
-    threads: int = 2
+    threads: int = 2  # of a worker, for bodies too large to decode in the event loop
+    # What /execution-parameters asks for; 0: two a worker, within SageMaker's limit.
     concurrent_transforms: int = 0
-    batch_strategy: str = "MultiRecord"
-    is_batch: bool = False
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    idle_seconds: float = 75.0  # longer than the 60 s of usual load balancers
-    grace_seconds: float = 30.0
-    reload_seconds: float = 2.0
-    access_log: bool = False
+    batch_strategy: str = "MultiRecord"  # one of STRATEGIES
+    is_batch: bool = False  # serving a batch transform: recordIO without Accept gets JSON lines
+    head_seconds: float = 10.0  # for a request's head to arrive
+    body_seconds: float = 30.0  # for its body
+    idle_seconds: float = 75.0  # between requests; longer than the 60 s of usual load balancers
+    grace_seconds: float = 30.0  # for requests in flight when the server stops
+    reload_seconds: float = 2.0  # between two checks for a new model; 0: only on SIGHUP
+    access_log: bool = False  # a line for each request
 
     def __post_init__(self) -> None:
-        """Check the ranges, and hold two of the largest bodies when nothing else is said."""
+        """Check the ranges; by default a worker holds two of the largest bodies."""
         if not self.max_held_mb:
-            held = max(DEFAULT_HELD_MB, 2 * self.max_payload_mb)
-            object.__setattr__(self, "max_held_mb", held)
+            max_held_mb = max(DEFAULT_HELD_MB, 2 * self.max_payload_mb)
+            object.__setattr__(self, "max_held_mb", max_held_mb)
         ranges: dict[str, tuple[float, float]] = {
             "port": (0, 65535), "workers": (1, 1024), "max_payload_mb": (1, MAX_PRODUCT_MB),
             "max_requests": (1, 2**20), "max_held_mb": (self.max_payload_mb, 2**20),
@@ -114,28 +86,12 @@ _TIMES = ("head_seconds", "body_seconds", "idle_seconds", "grace_seconds")
 
 
 def container_values(environment: Mapping[str, str] = os.environ) -> dict[str, object]:
-    """Return the settings that SageMaker's environment variables name.
+    """Return the arguments of `ServeSettings` that SageMaker's environment variables give.
 
-    Parameters
-    ----------
-    environment : mapping of str to str
-
-    Returns
-    -------
-    dict
-        Arguments of `ServeSettings`.
-
-    Raises
-    ------
-    InvalidParamError
-        For a number that is none.
-
-    Notes
-    -----
     A payload of 0 MB means chunked streaming, which SageMaker's built-in algorithms do
     not offer either: the default limit stays.
     """
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for variable, name in _VARIABLES.items():
         text = environment.get(variable, "").strip()
         if not text:
@@ -145,14 +101,14 @@ def container_values(environment: Mapping[str, str] = os.environ) -> dict[str, o
                 f"The environment variable {variable}={text!r} is not a whole number."
             )
         if int(text) or variable not in _ZERO_IS_DEFAULT:
-            found[name] = int(text)
+            values[name] = int(text)
     strategies = {name.lower(): name for name in STRATEGIES}
     strategy = environment.get("SAGEMAKER_BATCH_STRATEGY", "").replace("_", "").lower()
     if strategy:
-        found["batch_strategy"] = strategies.get(strategy, strategy)
+        values["batch_strategy"] = strategies.get(strategy, strategy)
     if environment.get("SAGEMAKER_BATCH", "").strip().lower() in ("true", "1"):
-        found["is_batch"] = True
-    return found
+        values["is_batch"] = True
+    return values
 
 
 _VARIABLES = {
@@ -178,7 +134,7 @@ def current_name(shared: Path) -> str | None:
 
 
 def version_name(number: int) -> str:
-    """Return the folder's name of the so manieth version; names sort by number."""
+    """Return the folder's name of a version; names sort by number."""
     return f"version-{number:09d}"
 
 
@@ -187,8 +143,8 @@ def versions(shared: Path) -> list[Path]:
     return sorted(shared.glob("version-*"))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old text or the new."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file; readers see the old text or the new."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     os.replace(partial, path)

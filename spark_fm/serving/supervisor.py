@@ -32,21 +32,21 @@ from spark_fm.serving.settings import (
     current_name,
     version_name,
     versions,
-    write_whole,
+    write_atomically,
 )
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
-HEALTHY_SECONDS = 5.0  # a worker that lived so long had started
+HEALTHY_SECONDS = 5.0  # a worker alive for this long has started
 MAX_DELAY_SECONDS = 10.0
-MAX_FAILED_STARTS = 5  # of a worker, before any has ever started
+MAX_FAILED_STARTS = 5  # of a worker, while none has ever started
 BACKLOG = 2048
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker: its process, or when to start the next."""
+    """One worker's process, or when to start the next."""
 
     process: BaseProcess | None = None
     started: float = 0.0
@@ -55,22 +55,10 @@ class _Slot:
 
 
 class Supervisor:
-    """Serve a model until SIGTERM or SIGINT; reload on SIGHUP and when it changes.
-
-    Parameters
-    ----------
-    model : str
-        A model folder, a folder of such, or a link to either; or a URI.
-    settings : ServeSettings
-    log_level : str
-        Of the workers' logs.
-
-    Notes
-    -----
-    Must run in the main thread, which receives signals.
-    """
+    """Serves a model until SIGTERM or SIGINT; reloads it on SIGHUP and when it changes."""
 
     def __init__(self, model: str, settings: ServeSettings, *, log_level: str = "info") -> None:
+        """Serve a model folder, a folder of such, a link to either, or a URI."""
         self._model = model
         self._settings = settings
         self._log_level = log_level
@@ -81,30 +69,24 @@ class Supervisor:
         self._must_reload = True
         self._loader: tuple[BaseProcess, Connection] | None = None
         self._n_loads = 0
-        self._look_at = 0.0
-        self._seen: Signature | None = None  # at the last look
-        self._tried: Signature | None = None  # of the version that was loaded or refused
+        self._check_at = 0.0
+        self._seen: Signature | None = None  # at the last check
+        self._tried: Signature | None = None  # of the version last loaded or refused
         self._digest: str | None = None
         self._status = {"worker_deaths": 0, "reloads": 0, "refused_reloads": 0}
 
     def run(self) -> None:
-        """Serve; returns when all requests in flight are answered.
+        """Serve until a signal to stop, which only the main thread receives.
 
-        Raises
-        ------
-        InvalidParamError
-            When the address cannot be listened on.
-        ModelFormatError
-            When the first model cannot be read.
-        SparkFMError
-            When no worker can be started.
+        Raises InvalidParamError for an address that cannot be listened on, ModelFormatError
+        for a first model that cannot be read, SparkFMError when no worker can be started.
         """
         settings = self._settings
         listener = _listen(settings.host, settings.port)
         with (
             tempfile.TemporaryDirectory(prefix="spark-fm-serve-") as shared,
             _environment("PROMETHEUS_MULTIPROC_DIR", os.path.join(shared, METRICS)),
-            self._signals(),
+            self._handle_signals(),
         ):
             self._shared = Path(shared)
             for name in (METRICS, SERVING):
@@ -116,14 +98,18 @@ class Supervisor:
                 while not self._is_stopping:
                     self._check_workers(listener)
                     self._check_model()
-                    self._wait()
+                    events: list[Any] = [
+                        slot.process.sentinel for slot in self._slots if slot.process
+                    ]
+                    if self._loader is not None:
+                        events.append(self._loader[1])
+                    wait(events, timeout=TICK_SECONDS)
             finally:
                 listener.close()
                 self._stop()
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop and reload by signals inside the block."""
+    def _handle_signals(self) -> Iterator[None]:
         handlers = {
             signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_reload,
@@ -141,15 +127,8 @@ class Supervisor:
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         self._must_reload = True
 
-    def _wait(self) -> None:
-        """Wait for a tick, or until a process ends."""
-        watched: list[Any] = [slot.process.sentinel for slot in self._slots if slot.process]
-        if self._loader is not None:
-            watched.append(self._loader[1])
-        wait(watched, timeout=TICK_SECONDS)
-
     def _start(self, target: Any, *arguments: Any) -> BaseProcess:
-        """Start a process that receives no signal before it has handlers."""
+        """Start a process that receives no signal before it has its handlers."""
         process = self._context.Process(target=target, args=arguments, daemon=True)
         # Started with the first process otherwise, it would let signals through again.
         resource_tracker.ensure_running()
@@ -161,10 +140,10 @@ class Supervisor:
         return process
 
     def _check_workers(self, listener: socket.socket) -> None:
-        """Start workers that are missing, note those that died."""
+        """Start workers that are missing or died."""
         now = time.monotonic()
-        # One says 503 until the first model is there. The others listen when they have it:
-        # a server that has said 200 once does not say 503 for another worker's sake.
+        # One answers 503 until the first model is loaded. The others start when there is one:
+        # a server that has answered 200 once must not answer 503 for another worker's sake.
         for slot in self._slots if self._digest else self._slots[:1]:
             if slot.process is not None and not slot.process.is_alive():
                 self._on_worker_exit(slot, now)
@@ -176,10 +155,10 @@ class Supervisor:
                     run_worker, self._settings, str(self._shared), listener, self._log_level
                 )
                 slot.started = now
-                self._tell()
+                self._write_status()
 
     def _on_worker_exit(self, slot: _Slot, now: float) -> None:
-        """Note that a worker died, and when its successor starts."""
+        """Count the death of a worker, and schedule its successor."""
         from prometheus_client.multiprocess import mark_process_dead
 
         process = slot.process
@@ -197,10 +176,10 @@ class Supervisor:
             "worker %s died (exit code %s); a new one starts", process.pid, process.exitcode
         )
         slot.process, slot.start_at = None, now + delay
-        self._tell(worker_deaths=1)
+        self._write_status(worker_deaths=1)
 
     def _check_model(self) -> None:
-        """Load a model when there is a new one, and hear from the process that loads."""
+        """Load a model when there is a new one, and poll the process that loads it."""
         if self._loader is not None:
             self._poll_loader()
             return
@@ -209,35 +188,35 @@ class Supervisor:
         except Exception as err:
             if self._digest is None:
                 raise
-            # Whatever lies there, the model that is served stays; the next look tries again.
-            log.warning("looking for a new version failed: %s: %s", type(err).__name__, err)
+            # Whatever is there, the model that is served stays; the next check tries again.
+            log.warning("checking for a new version failed: %s: %s", type(err).__name__, err)
 
     def _check_for_update(self) -> None:
-        """Load a model when one is asked for, or a new one lies there."""
+        """Load the model when asked to, or when another version was saved."""
         now = time.monotonic()
         if self._must_reload:
             self._must_reload = False
             self._load(signature(self._model))
-        elif self._settings.reload_seconds and now >= self._look_at:
-            self._look_at = now + self._settings.reload_seconds
-            found, seen = signature(self._model), self._seen
-            self._seen = found
+        elif self._settings.reload_seconds and now >= self._check_at:
+            self._check_at = now + self._settings.reload_seconds
+            current, previous = signature(self._model), self._seen
+            self._seen = current
             # Twice the same: nobody is writing there any more.
-            if found is not None and found == seen and found != self._tried:
-                self._load(found)
+            if current is not None and current == previous and current != self._tried:
+                self._load(current)
 
-    def _load(self, found: Signature | None) -> None:
+    def _load(self, version: Signature | None) -> None:
         self._n_loads += 1
-        ours, theirs = self._context.Pipe(duplex=False)
+        receiver, sender = self._context.Pipe(duplex=False)
         name = version_name(self._n_loads)
         path = resolve_model(self._model)
-        process = self._start(run_loader, path, str(self._shared), name, theirs)
-        theirs.close()
-        self._loader = (process, ours)
-        self._tried = found
+        process = self._start(run_loader, path, str(self._shared), name, sender)
+        sender.close()
+        self._loader = (process, receiver)
+        self._tried = version
 
     def _poll_loader(self) -> None:
-        """Take what the loading process says, once it says it."""
+        """Take over the result of the loading process, once there is one."""
         assert self._loader is not None  # noqa: S101 - of the caller
         process, connection = self._loader
         if not connection.poll():
@@ -254,32 +233,32 @@ class Supervisor:
             raise ModelFormatError(error)
         if error is not None:
             log.warning("a new version of the model is refused, the old one stays: %s", error)
-            self._tell(refused_reloads=1)
+            self._write_status(refused_reloads=1)
         elif digest != self._digest:
             log.info("serving the model with digest %s", digest[:16])
-            self._tell(reloads=int(self._digest is not None))
+            self._write_status(reloads=int(self._digest is not None))
             self._digest = digest
         self._prune_versions()
 
     def _prune_versions(self) -> None:
-        """Remove all versions but the current one; workers keep what they have mapped."""
+        """Remove all versions but the current one; what workers have mapped stays readable."""
         current = current_name(self._shared)
         for folder in versions(self._shared):
             if folder.name != current:  # older, or refused
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _tell(self, **more: int) -> None:
-        """Count, and write down for the metrics."""
-        for name, amount in more.items():
-            self._status[name] += amount
+    def _write_status(self, **increments: int) -> None:
+        """Count, and write the counts for the metrics."""
+        for name, increment in increments.items():
+            self._status[name] += increment
         workers = sum(slot.process is not None for slot in self._slots)
         try:
-            write_whole(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
-        except OSError as err:  # no room there: a count that is behind stops no server
+            write_atomically(self._shared / STATUS, json.dumps(self._status | {"workers": workers}))
+        except OSError as err:  # a full disk: counts that lag behind stop no server
             log.warning("the counts for /metrics cannot be written: %s", err)
 
     def _stop(self) -> None:
-        """End all processes: workers answer what is in flight."""
+        """Stop all processes; workers answer the requests in flight first."""
         processes = [slot.process for slot in self._slots if slot.process is not None]
         for process in processes:
             process.terminate()
@@ -314,7 +293,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable inside the block: processes started there inherit it."""
+    """Set an environment variable inside the block, for the processes started there."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -326,37 +305,29 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-Signature = tuple[object, ...]
-# What SageMaker's training leaves, as it is and unpacked.
+Signature = tuple[object, ...]  # changes when another version is saved
+# What SageMaker's training leaves, packed and unpacked.
 SAGEMAKER_ARTIFACTS = ("model.tar.gz", "model_algo-1")
 
 
 def resolve_model(path: str) -> str:
     """Return the model folder, or SageMaker's artifact, that a path stands for.
 
-    Parameters
-    ----------
-    path : str
-        A model folder; or a folder of such, of which the one saved last is meant; or
-        SageMaker's ``model.tar.gz`` or ``model_algo-1``, or a folder with one of them; or a
-        symbolic link to any. URIs are returned as they are.
-
-    Returns
-    -------
-    str
-        ``path`` itself when nothing is found there: whoever reads it says so.
+    That is a model folder, the one saved last in a folder of such, SageMaker's
+    ``model.tar.gz`` or ``model_algo-1``, also in a folder, or what a symbolic link points to.
+    Any other path, and a URI, is returned as it is: reading it raises the error.
     """
-    if _written(Path(path)):
+    if _metadata_times(Path(path)):
         return path
     try:
         folders = [entry for entry in Path(path).iterdir() if entry.is_dir()]
     except OSError:
         return path
-    # One look a folder: it may be gone at the next.
-    looked = [(_written(folder), folder.name) for folder in folders]
-    found = [(max(times), name) for times, name in looked if times]
-    if found:
-        return os.path.join(path, max(found)[1])
+    # Each folder is read once: the next time it may be gone.
+    times = [(_metadata_times(folder), folder.name) for folder in folders]
+    models = [(max(each), name) for each, name in times if each]
+    if models:
+        return os.path.join(path, max(models)[1])
     artifacts = [os.path.join(path, name) for name in SAGEMAKER_ARTIFACTS]
     return next(filter(os.path.isfile, artifacts), path)
 
@@ -364,42 +335,35 @@ def resolve_model(path: str) -> str:
 def signature(path: str) -> Signature | None:
     """Return what changes when another version is saved; None while there is none.
 
-    Parameters
-    ----------
-    path : str
-        As `resolve_model` takes it.
-
-    Notes
-    -----
-    Names, sizes and times of the files, links followed; no content is read. A URI has no
-    signature: a server of such a model reloads on SIGHUP.
+    That is names, sizes and times of the files, links followed; no content is read. A URI
+    has no signature: a server of such a model reloads on SIGHUP.
     """
     folder = os.path.realpath(resolve_model(path))
     try:
-        facts = os.stat(folder)
+        status = os.stat(folder)
     except OSError:
         return None
-    if stat.S_ISREG(facts.st_mode):
-        return (folder, facts.st_mtime_ns, facts.st_size, facts.st_ino)
-    if not _written(Path(folder)):
+    if stat.S_ISREG(status.st_mode):
+        return (folder, status.st_mtime_ns, status.st_size, status.st_ino)
+    if not _metadata_times(Path(folder)):
         return None
     return (folder, *sorted(_files(Path(folder))))
 
 
-def _written(folder: Path) -> list[int]:
-    """Return the times of the metadata's files: they are written last, when all is there."""
+def _metadata_times(folder: Path) -> list[int]:
+    """Return the times of the metadata's files, which are written last; empty: no model."""
     return [time for name, time, *_ in _files(folder) if name.startswith("metadata/")]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Yield name, time, size and inode of each file; those being written are hidden."""
+    """Yield name, time, size and inode of each file but the hidden ones, being written."""
     for part in ("data", "metadata"):
         try:
             with os.scandir(folder / part) as entries:
                 for entry in entries:
                     if entry.name[0] not in "_." and entry.is_file():
-                        facts = entry.stat()
+                        status = entry.stat()
                         name = f"{part}/{entry.name}"
-                        yield name, facts.st_mtime_ns, facts.st_size, facts.st_ino
-        except OSError:  # not there, or replaced at this moment
+                        yield name, status.st_mtime_ns, status.st_size, status.st_ino
+        except OSError:  # missing, or being replaced
             continue

@@ -1,4 +1,4 @@
-"""One process that answers requests: uvicorn with the application; workers."""
+"""One process that answers requests: uvicorn with the application."""
 
 from __future__ import annotations
 
@@ -26,21 +26,12 @@ from spark_fm.serving.settings import MIB, ServeSettings, current_name
 log = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0005
-LOOK_SECONDS = 0.2  # between two looks at which version to serve
+CHECK_SECONDS = 0.2  # between two checks which version to serve
 
 
 def serve(settings: ServeSettings, shared: Path, listener: socket.socket) -> None:
-    """Answer requests until told to stop; ends when those in flight are answered.
-
-    Parameters
-    ----------
-    settings : ServeSettings
-    shared : Path
-        The server's private folder.
-    listener : socket
-        Listens already, and is shared by all workers.
-    """
-    # A thread that decodes a large body hands the interpreter to the event loop this often.
+    """Answer requests until a signal to stop, and until those in flight are answered."""
+    # How often a thread that decodes a large body yields the interpreter to the event loop.
     sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_serve(settings, shared, listener))
 
@@ -58,10 +49,23 @@ async def _serve(settings: ServeSettings, shared: Path, listener: socket.socket)
             batcher=Batcher(scorer, metrics.on_call),
             admission=Admission(settings.max_requests, settings.max_held_mb * MIB),
         )
-        server = uvicorn.Server(_configuration(settings, service))
-        await _take_current(service, shared)  # before it listens, if there is one already
-        following = asyncio.create_task(_follow(service, shared, server))
-        # As soon as the loop runs uvicorn's handlers stand: they are set before it awaits.
+        configuration = uvicorn.Config(
+            make_app(service),
+            http=timeout_protocol(settings.head_seconds, settings.body_seconds),
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=settings.access_log,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=max(1, round(settings.idle_seconds)),
+            timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+        )
+        server = uvicorn.Server(configuration)
+        await _load_current(service, shared)  # before it listens, if there is one already
+        following = asyncio.create_task(_follow_current(service, shared, server))
+        # When the loop runs this, uvicorn has set its handlers: it does so before it awaits.
         asyncio.get_running_loop().call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         try:
             await server.serve(sockets=[listener])
@@ -69,60 +73,44 @@ async def _serve(settings: ServeSettings, shared: Path, listener: socket.socket)
             following.cancel()
 
 
-def _configuration(settings: ServeSettings, service: Service) -> uvicorn.Config:
-    return uvicorn.Config(
-        make_app(service),
-        http=timeout_protocol(settings.head_seconds, settings.body_seconds),
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=settings.access_log,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=max(1, round(settings.idle_seconds)),
-        timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
-    )
-
-
-async def _follow(service: Service, shared: Path, server: uvicorn.Server) -> None:
-    """Serve the version that is current, and stop when the supervisor has gone."""
+async def _follow_current(service: Service, shared: Path, server: uvicorn.Server) -> None:
+    """Serve the current version, and stop when the supervisor has died."""
     supervisor = multiprocessing.parent_process()
-    told = ""
+    last_error = ""
     while supervisor is not None and os.getppid() == supervisor.pid:
         try:
-            await _take_current(service, shared)
+            await _load_current(service, shared)
         except Exception as err:  # without this task the worker would never end
             text = f"{type(err).__name__}: {err}"
-            if text != told:  # not five times a second
-                log.exception("another version cannot be served, the old one goes on: %s", text)
-            told = text
-        await asyncio.sleep(LOOK_SECONDS)
-    log.warning("the supervisor has gone: this worker stops")
+            if text != last_error:  # not five times a second
+                log.exception("a new version cannot be served, the old one stays: %s", text)
+            last_error = text
+        await asyncio.sleep(CHECK_SECONDS)
+    log.warning("the supervisor has died: this worker stops")
     server.should_exit = True
 
 
-async def _take_current(service: Service, shared: Path) -> None:
-    """Map the current version if there is another one than is served."""
+async def _load_current(service: Service, shared: Path) -> None:
+    """Map the current version unless it is the one being served."""
     old, name = service.model, current_name(shared)
     if name is None or (old is not None and old.name == name):
         return
     loop = asyncio.get_running_loop()
     try:
-        new = await loop.run_in_executor(None, _ready_model, shared, name)
-    except OSError as err:  # replaced at this moment: the next look finds the newer one
+        new = await loop.run_in_executor(None, _open_warm, shared, name)
+    except OSError as err:  # just replaced: the next check finds the newer one
         log.info("version %s cannot be opened yet: %s", name, err)
         return
-    service.model = new  # requests in flight keep the one that they began with
+    service.model = new  # requests in flight keep the one that they started with
     service.metrics.serves(new.digest, new.version)
 
 
-def _ready_model(shared: Path, name: str) -> ServedModel:
-    """Map a version and compile or load all that its requests need."""
+def _open_warm(shared: Path, name: str) -> ServedModel:
+    """Map a version and compile or load everything that its requests need."""
     model = open_model(shared, name)
     warm_up(model)
-    # What is there now stays. Unfrozen, each full collection would go through the hundreds of
-    # thousands of objects that Numba leaves: half of the time of parsing a large JSON body.
+    # These objects stay. Unfrozen, each full collection would traverse the hundreds of
+    # thousands that Numba leaves: half of the time of parsing a large JSON body.
     gc.collect()
     gc.freeze()
     return model

@@ -1,4 +1,4 @@
-"""``spark-fm train`` in the layout of a training sagemaker_job, end to end."""
+"""``spark-fm train`` in the layout of a training job, end to end."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_checkpoint_bit_for_bit(
     assert not (root / "output" / "failure").exists()
 
 
-@pytest.mark.parametrize("name", ["write_local", "tested"])
+@pytest.mark.parametrize("name", ["write_local", "evaluate_channel"])
 def test_a_job_that_is_stopped_once_it_has_a_model_ends_well_with_it(
     spark, rows, tmp_path, monkeypatch, capfd, name
 ):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spark_fm.cli.inputs import InputSpec, in_file_order, open_source
+from spark_fm.cli.input_formats import InputSpec, in_file_order
+from spark_fm.cli.inputs import open_source
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.cli.inputs import FaultTask, ParseTask
+from spark_fm.cli.input_formats import FaultTask, ParseTask
 from spark_fm.formats.text import LineParser
 from spark_fm.formats.vectors import VECTOR_TYPE
 

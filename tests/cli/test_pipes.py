@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from spark_fm.cli.input_formats import INPUT_FORMATS
 from spark_fm.cli.main import main
 from spark_fm.cli.pipes import PipeServer, PipeTask
 from spark_fm.errors import InvalidDataError
@@ -22,6 +24,8 @@ from tests.conftest import MODE
 pytestmark = pytest.mark.spark
 
 FAST = ["--epochs", "2", "--num-factors", "2", "--seed", "7", "--validation-fraction", "0.2"]
+
+LINES = partial(INPUT_FORMATS["libsvm"].read_stream, source="the pipe", num_features=9)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +121,7 @@ def test_broken_pipes_and_wrong_uses_are_told(spark, files, pipe, tmp_path, caps
 
 def test_a_pipe_that_is_needed_again_is_refused_not_read_short(files, pipe):
     server = PipeServer(pipe(files["libsvm"]), "127.0.0.1")
-    task = PipeTask(server.address, server.token, "the pipe", "libsvm", 9, "y", "x")
+    task = PipeTask(server.address, server.token, "the pipe", LINES, "y", "x")
     try:
         assert sum(batch.num_rows for batch in task(iter([]))) == 400
         with pytest.raises(InvalidDataError, match=r"pipe can be read only once"):
@@ -130,7 +134,7 @@ def test_a_driver_that_goes_away_is_no_end_of_the_data(tmp_path):
     made = str(tmp_path / "pipe")
     os.mkfifo(made)
     server = PipeServer(made, "127.0.0.1")
-    task = PipeTask(server.address, b"wrong token here", "the pipe", "libsvm", 9, "y", "x")
+    task = PipeTask(server.address, b"wrong token here", "the pipe", LINES, "y", "x")
 
     with pytest.raises(InvalidDataError, match="the pipe broke off"):
         list(task(iter([])))

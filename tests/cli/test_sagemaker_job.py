@@ -125,7 +125,7 @@ def test_a_model_is_replaced_on_request_and_remains_of_a_killed_job_go(tmp_path)
     folder.check_outputs(overwrite=True)
     assert not folder.partial.exists()
     placed(tmp_path, {"model/.partial/data/part": "new", "model/.partial/metadata/part": "new"})
-    folder.place_model()
+    folder.publish_model()
 
     assert (folder.model / "data" / "part").read_text() == "new"
     folder.remove_model()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.cli.sagemaker_log import KINDS, Reader, SageMakerLog, Span
+from spark_fm.cli.sagemaker_log import KINDS, ReadCounts, SageMakerLog, Span
 
 # The metric definitions of SageMaker's own algorithms, as DescribeTrainingJob shows them.
 DEFINITIONS = {
@@ -102,12 +102,12 @@ def test_a_structured_line_has_no_prefix_and_the_keys_in_sagemaker_s_order():
 
 @given(passes=st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 1000)), min_size=1))
 def test_a_reader_counts_what_its_passes_say(passes):
-    reader = Reader()
+    counts = ReadCounts()
     for records, batches in passes:
-        reader.add_pass(records, batches)
+        counts.add_pass(records, batches)
 
     records, batches = zip(*passes, strict=True)
-    assert reader.measures() == {
+    assert counts.measures() == {
         "Total Records Seen": sum(records),
         "Total Batches Seen": sum(batches),
         "Max Records Seen Between Resets": max(records),

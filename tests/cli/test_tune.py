@@ -154,10 +154,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(rows, tmp_path, ca
 
 
 def test_tpe_without_optuna_names_the_extra(rows, tmp_path, capfd, monkeypatch):
-    from spark_fm.cli import training_io
+    from spark_fm.cli import outputs
 
-    find = training_io.find_spec
-    monkeypatch.setattr(training_io, "find_spec", lambda m: None if m == "optuna" else find(m))
+    find = outputs.find_spec
+    monkeypatch.setattr(outputs, "find_spec", lambda m: None if m == "optuna" else find(m))
 
     assert main(command(rows, tmp_path / "found", "--sampler", "tpe")) == 1
     assert "tune needs optuna: pip install 'spark-fm[tune]'." in capfd.readouterr().err
@@ -169,7 +169,7 @@ def test_a_search_without_matplotlib_says_that_there_is_no_plot(rows, tmp_path, 
     assert main(command(rows, tmp_path / "found", "--trials", "1", "--epochs", "1")) == 0
     said = capfd.readouterr()
     assert "no trials.png: Plots need matplotlib: pip install" in said.err
-    assert "drawn in" not in said.out
+    assert "plotted in" not in said.out
     assert not (tmp_path / "found" / "trials.png").exists()
 
 

@@ -36,10 +36,10 @@ def test_the_parts_add_up_to_the_margin_of_the_score(
     model = classifier.copy()
     model.setRawPredictionCol("raw")
 
-    explain_parse_errors = model.transform(model.explain(train, numPairs=2, numLinear=3)).collect()
+    explained = model.transform(model.explain(train, numPairs=2, numLinear=3)).collect()
 
-    assert len(explain_parse_errors) == 300
-    for row in explain_parse_errors:
+    assert len(explained) == 300
+    for row in explained:
         explanation = row["explanation"]
         assert explanation["margin"] == pytest.approx(row["raw"][1], abs=CLOSE)
         assert parts_sum(explanation) == pytest.approx(explanation["margin"], abs=1e-12)
@@ -62,9 +62,9 @@ def test_parts_are_those_of_loops_over_pairs(
     frame = frame_of(spark, [(0.0, vector) for vector in sparse_vectors(batch)])
     model = oracle.Model.of_table(classifier.weights.table, classifier.bias)
 
-    explain_parse_errors = classifier.explain(frame, numPairs=100).collect()
+    explained = classifier.explain(frame, numPairs=100).collect()
 
-    for r, row in enumerate(explain_parse_errors):
+    for r, row in enumerate(explained):
         entries = oracle.entries_of(batch, r)
         linear = {p["feature"]: p["contribution"] for p in row["explanation"]["linear"]}
         pairs = {
@@ -88,10 +88,10 @@ def test_all_columns_and_rows_are_kept_in_order(
     rows = [(f"row {i}", vector, i) for i, vector in enumerate(vectors)]
     frame = spark.createDataFrame(rows, ["name", "features", "odd.name"]).coalesce(1)
 
-    explain_parse_errors = classifier.explain(frame, explanationCol="why")
+    explained = classifier.explain(frame, explanationCol="why")
 
-    assert explain_parse_errors.columns == ["name", "features", "odd.name", "why"]
-    assert [tuple(row)[:3] for row in explain_parse_errors.collect()] == rows
+    assert explained.columns == ["name", "features", "odd.name", "why"]
+    assert [tuple(row)[:3] for row in explained.collect()] == rows
 
 
 def test_arrays_are_explained_like_vectors(
@@ -191,9 +191,9 @@ def test_real_rows_are_explained_exactly(
         twin.w[model.features], twin.V[model.features] = model.linear, model.factors
 
     frame = to_frame(spark, Rows(test.X[:20], np.arange(20.0)), 1)
-    explain_parse_errors = model.explain(frame, numPairs=5).orderBy("label").collect()
+    explained = model.explain(frame, numPairs=5).orderBy("label").collect()
 
-    for r, row in enumerate(explain_parse_errors):
+    for r, row in enumerate(explained):
         # Up to 40,000 pairs of a dense row, of less than 1 each.
         expected = oracle.score(twin, oracle.entries_of(batch, r))
         assert row["explanation"]["margin"] == pytest.approx(expected, abs=1e-9)

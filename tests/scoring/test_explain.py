@@ -36,15 +36,15 @@ def test_explanations_have_the_declared_fields_and_null_where_a_row_is_bad() -> 
     (structs,) = explain_task()(iter([ROWS]))
 
     assert [field.name for field in structs.type] == EXPLANATION.names
-    explain_parse_errors = structs.to_pylist()
-    assert explain_parse_errors[1] is None
-    assert [part["feature"] for part in explain_parse_errors[2]["linear"]] == [3]
-    assert explain_parse_errors[2]["linear"][0]["name"] == "last"
-    assert explain_parse_errors[2]["linear"][0]["value"] == 3.0
-    (pair,) = explain_parse_errors[0]["pairs"]
+    explained = structs.to_pylist()
+    assert explained[1] is None
+    assert [part["feature"] for part in explained[2]["linear"]] == [3]
+    assert explained[2]["linear"][0]["name"] == "last"
+    assert explained[2]["linear"][0]["value"] == 3.0
+    (pair,) = explained[0]["pairs"]
     assert (pair["feature_a"], pair["name_a"]) == (0, "first")
     assert (pair["feature_b"], pair["name_b"]) == (2, None)
-    assert explain_parse_errors[3] == {
+    assert explained[3] == {
         "margin": WEIGHTS.bias, "bias": WEIGHTS.bias, "linear": [], "other_linear": 0.0,
         "pairs": [], "other_pairs": 0.0,
     }  # fmt: skip

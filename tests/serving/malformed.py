@@ -74,10 +74,10 @@ class Client:
         return answer.status, content
 
     def _send_raw(self, raw: bytes) -> tuple[int, bytes]:
-        with socket.create_connection(self._address, timeout=SECONDS) as open_input:
-            open_input.sendall(raw)
+        with socket.create_connection(self._address, timeout=SECONDS) as connection:
+            connection.sendall(raw)
             answer = b""
-            while chunk := open_input.recv(65536):
+            while chunk := connection.recv(65536):
                 answer += chunk
         status = re.match(rb"HTTP/1\.1 (\d{3}) ", answer)
         return int(status[1]) if status else 0, answer

@@ -235,9 +235,9 @@ def test_requests_in_flight_are_answered_before_it_stops_with_0_and_leaves_nothi
                 return tried.connect_ex((parts.hostname, parts.port)) != 0
 
         eventually(is_refused)
-        for open_input in slow:
-            open_input.send(body[10:])
-        assert [open_input.getresponse().status for open_input in slow] == [200] * 4
+        for client in slow:
+            client.send(body[10:])
+        assert [client.getresponse().status for client in slow] == [200] * 4
         assert server.process.wait(60) == 0
         assert "Traceback" not in server.log
     assert not list(tmp_path.iterdir())

@@ -70,7 +70,7 @@ def test_a_model_of_huge_ids_keeps_its_table_of_ids(tmp_path):
     assert served.labels(served.predict(row)) is None
 
 
-@pytest.mark.parametrize("part", ["features.npy", "table.npy", "facts.json"])
+@pytest.mark.parametrize("part", ["features.npy", "table.npy", "metadata.json"])
 def test_a_version_that_is_being_removed_is_not_opened_in_part(tmp_path, part):
     weights = FMWeights(
         0.5, planted_weights(3, 2, seed=1).table, 1000, np.array([5, 70, 999], np.int32)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from spark_fm.formats.requests import CONTENT_TYPES, JSON, JSONLINES, RECORDIO_PROTOBUF
-from spark_fm.serving.app import formats_of
+from spark_fm.serving.app import negotiate
 from spark_fm.serving.http import (
     NotAcceptableError,
     UnsupportedTypeError,
@@ -86,7 +86,7 @@ def test_a_batch_transform_of_records_gets_lines_unless_it_says_otherwise(
     headers = [(b"content-type", RECORDIO_PROTOBUF.encode())]
     headers += [(b"accept", accept.encode())] if accept else []
     settings = ServeSettings(is_batch=is_batch)
-    assert formats_of(Headers(raw=headers), settings) == (RECORDIO_PROTOBUF, expected)
+    assert negotiate(Headers(raw=headers), settings) == (RECORDIO_PROTOBUF, expected)
 
 
 qualities = st.integers(0, 1000)

@@ -45,19 +45,19 @@ def rows(n, seed=0, density=0.3):
 def connection(server):
     """Return an open connection, for requests sent in pieces."""
     parts = urlsplit(server.url)
-    open_input = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    open_input.connect()
-    return open_input
+    client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    client.connect()
+    return client
 
 
 def begin(server, length, part=b"{"):
     """Send the head of a request and a part of its body."""
-    open_input = connection(server)
-    open_input.putrequest("POST", "/invocations")
-    open_input.putheader("Content-Type", JSON)
-    open_input.putheader("Content-Length", str(length))
-    open_input.endheaders(part)
-    return open_input
+    client = connection(server)
+    client.putrequest("POST", "/invocations")
+    client.putheader("Content-Type", JSON)
+    client.putheader("Content-Length", str(length))
+    client.endheaders(part)
+    return client
 
 
 def n_sockets(pid):
@@ -181,20 +181,20 @@ def test_a_chunked_body_is_counted_while_it_arrives(server):
 
 
 def test_a_connection_is_good_for_more_after_a_body_that_was_too_large(server):
-    open_input = connection(server)
+    client = connection(server)
     for _ in range(5):
-        open_input.request("POST", "/invocations", b" " * 1_300_000, {"Content-Type": JSON})
-        large = open_input.getresponse()
+        client.request("POST", "/invocations", b" " * 1_300_000, {"Content-Type": JSON})
+        large = client.getresponse()
         large.read()
-        open_input.request("POST", "/invocations", ONE, {"Content-Type": JSON})
-        good = open_input.getresponse()
+        client.request("POST", "/invocations", ONE, {"Content-Type": JSON})
+        good = client.getresponse()
         good.read()
         assert (large.status, good.status) == (413, 200)
 
 
 def test_a_body_that_does_not_come_is_given_up(server):
-    open_input = begin(server, 100)
-    answer = open_input.getresponse()
+    client = begin(server, 100)
+    answer = client.getresponse()
     assert answer.status == 408
     assert f"{BODY_SECONDS:g} seconds" in json.loads(answer.read())["error"]
     assert held(server) == 0
@@ -202,21 +202,21 @@ def test_a_body_that_does_not_come_is_given_up(server):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /invoc"])
 def test_a_head_that_does_not_come_ends_the_connection(server, sent):
-    open_input = connection(server)
-    open_input.sock.sendall(sent)
+    client = connection(server)
+    client.sock.sendall(sent)
     with suppress(ConnectionResetError):
-        assert open_input.sock.recv(1) == b""
+        assert client.sock.recv(1) == b""
 
 
 def test_a_head_without_end_is_refused(server):
-    open_input = connection(server)
-    open_input.sock.sendall(b"GET /ping HTTP/1.1\r\n")
+    client = connection(server)
+    client.sock.sendall(b"GET /ping HTTP/1.1\r\n")
     answer = b""
     with suppress(OSError):
         for _ in range(1000):
-            open_input.sock.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
+            client.sock.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
     with suppress(OSError):
-        answer = open_input.sock.recv(100)
+        answer = client.sock.recv(100)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert server.get("/ping").status == 200
 
@@ -228,21 +228,21 @@ def test_a_client_that_does_not_read_is_cut_off(model, tmp_path):
     with serving(path, "--body-seconds", "1.5") as server:
         pid = server.worker()
         before = n_sockets(pid)
-        open_input = connection(server)
-        open_input.request("POST", "/invocations", body, {"Content-Type": JSON})
+        client = connection(server)
+        client.request("POST", "/invocations", body, {"Content-Type": JSON})
         eventually(lambda: b'invocations",status="200"' in server.get("/metrics").data)
         eventually(lambda: n_sockets(pid) <= before)
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-            open_input.getresponse().read()
+            client.getresponse().read()
 
 
 def test_requests_beyond_the_limit_are_told_to_come_again(server):
     slow = [begin(server, len(ONE), ONE[:10]) for _ in range(4)]
     eventually(lambda: held(server) == 4)
     answer = server.invoke(ONE)
-    for open_input in slow:
-        open_input.send(ONE[10:])
-    after = [open_input.getresponse().status for open_input in slow]
+    for client in slow:
+        client.send(ONE[10:])
+    after = [client.getresponse().status for client in slow]
     assert answer.status == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert after == [200] * 4
@@ -255,8 +255,8 @@ def test_bodies_beyond_the_limit_are_told_to_come_again(server):
     eventually(lambda: held(server) == 2)
     answers = [begin(server, 1_000_000, part) for _ in range(1)]
     assert answers[0].getresponse().status == 503
-    for open_input in slow:
-        open_input.close()
+    for client in slow:
+        client.close()
     eventually(lambda: held(server) == 0)
 
 

@@ -34,7 +34,7 @@ def test_a_look_that_fails_is_told_and_the_next_one_is_made(supervising, monkeyp
     assert "ValueError: nobody thought of this" in caplog.text
     looks = []
     monkeypatch.setattr(supervisor, "signature", lambda path: looks.append(path))
-    supervising._look_at = 0.0
+    supervising._check_at = 0.0
     supervising._check_model()
     assert len(looks) == 1
 
@@ -43,11 +43,11 @@ def test_a_version_whose_loading_could_not_begin_is_tried_again(supervising, mon
     monkeypatch.setattr(supervisor, "signature", lambda path: ("one",))
     monkeypatch.setattr(supervising, "_start", broken)
     for _ in range(3):
-        supervising._look_at = 0.0
+        supervising._check_at = 0.0
         supervising._check_model()
     started = []
     monkeypatch.setattr(supervising, "_start", lambda *arguments: started.append(arguments))
-    supervising._look_at = 0.0
+    supervising._check_at = 0.0
     supervising._check_model()
     assert len(started) == 1
 
@@ -66,8 +66,8 @@ def test_counts_that_cannot_be_written_are_told_and_written_with_the_next(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "spark_fm"):
-        patched.setattr(supervisor, "write_whole", full)
-        supervising._tell(worker_deaths=1)
+        patched.setattr(supervisor, "write_atomically", full)
+        supervising._write_status(worker_deaths=1)
     assert "No space left" in caplog.text
-    supervising._tell(worker_deaths=1)
+    supervising._write_status(worker_deaths=1)
     assert json.loads((supervising._shared / STATUS).read_text())["worker_deaths"] == 2

@@ -30,7 +30,7 @@ class Parent:
 def parent(monkeypatch) -> Parent:
     made = Parent()
     monkeypatch.setattr(worker, "multiprocessing", made)
-    monkeypatch.setattr(worker, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(worker, "CHECK_SECONDS", 0)
     return made
 
 
@@ -42,13 +42,13 @@ def test_a_version_that_cannot_be_taken_over_ends_neither_the_looks_nor_their_en
         parent.looks += 1
         raise error("broken")
 
-    monkeypatch.setattr(worker, "_take_current", fails)
+    monkeypatch.setattr(worker, "_load_current", fails)
     server = SimpleNamespace(should_exit=False)
     with caplog.at_level(logging.INFO, "spark_fm"):
-        asyncio.run(asyncio.wait_for(worker._follow(None, None, server), 30))
+        asyncio.run(asyncio.wait_for(worker._follow_current(None, None, server), 30))
     assert parent.looks == 5
     assert server.should_exit
-    assert caplog.text.count("the old one goes on") == 1
+    assert caplog.text.count("the old one stays") == 1
 
 
 def test_a_note_for_the_metrics_that_cannot_be_written_stops_no_worker(

@@ -1,0 +1,45 @@
+"""One object is all that an input format needs."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.ml.linalg import Vectors
+from pyspark.sql import functions as F
+
+from spark_fm.cli.input_formats import INPUT_FORMATS, InputFormat, Source
+from spark_fm.cli.main import main
+
+pytestmark = pytest.mark.spark
+
+
+class TinyInput(InputFormat):
+    name = "tiny"
+    help = "forty rows, whatever the path"
+    is_streamable = False
+
+    def open(self, spark, paths, spec):
+        rows = [(float(i % 2), Vectors.sparse(3, {i % 2: 1.0, 2: 1.0})) for i in range(40)]
+        frame = spark.createDataFrame(rows, [spec.label_col, spec.features_col])
+        return Source(frame, frame.select(F.col(spec.label_col).alias("label")))
+
+
+def test_an_object_in_the_registry_is_a_format_of_every_command(
+    spark, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setitem(INPUT_FORMATS, "tiny", TinyInput())
+    model, rows = str(tmp_path / "model"), ["--input", "anywhere", "--format", "tiny"]
+    flags = ["--epochs", "1", "--num-factors", "2", "--validation-fraction", "0"]
+
+    codes = [
+        main(["train", *rows, "--model", model, *flags]),
+        main(["evaluate", *rows, "--model", model]),
+        main(["score", *rows, "--model", model, "--output", str(tmp_path / "scores")]),
+        main(["train", "--input", "-", "--format", "tiny", "--model", model]),
+        main(["train", "--help"]),
+    ]
+
+    printed = capfd.readouterr()
+    assert codes == [0, 0, 0, 2, 0]
+    assert spark.read.parquet(str(tmp_path / "scores")).count() == 40
+    assert "a pipe is read alone, as libsvm, libfm or recordio-protobuf." in printed.err
+    assert "tiny: forty rows" in " ".join(printed.out.split())
