@@ -31,6 +31,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.processes
 def test_a_training_that_is_interrupted_raises_an_interrupt_and_leaves_the_session() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, text=True,
