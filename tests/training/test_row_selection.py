@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(params=[2**30, 700], ids=["whole", "cut"])
 def window_bytes(request, monkeypatch):
-    monkeypatch.setattr(shards, "WINDOW_BYTES", request.param)
+    monkeypatch.setattr(shards, "SHARD_BYTES", request.param)
     return request.param
 
 
