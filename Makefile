@@ -1,6 +1,8 @@
 # make demo   train and score on a real set, see examples/demo.py
-# make test   the whole test suite, in two processes with a Spark session each
-# Both make a virtual environment in .venv and find, or install, Java 17 or newer.
+# make test   the test suite, in two processes with a Spark session each
+# make test-quality, test-gpu-simulator, test-processes, test-connect, test-wheel
+#             stages of what is long and rare: docs/testing.md; .ci/run runs them all
+# All make a virtual environment in .venv and find, or install, Java 17 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,13 +13,32 @@ DEMO_OUT ?= demo-output
 PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench-quality fuzz proto java clean
+RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
+
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel lint bench-quality fuzz proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
 
 test: $(STAMP) java
-	. ./.java-home && $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+	$(RUN_TESTS) $(PYTEST_ARGS)
+
+test-quality: $(STAMP) java
+	$(RUN_TESTS) -m quality $(PYTEST_ARGS)
+
+test-gpu-simulator: $(STAMP) java
+	$(RUN_TESTS) -m simulator $(PYTEST_ARGS)
+
+test-processes: $(STAMP) java
+	$(RUN_TESTS) -m processes $(PYTEST_ARGS)
+
+# What tests/test_connect.py leaves for this stage.
+test-connect: $(STAMP) java
+	SPARK_FM_TEST_MODE=connect; export SPARK_FM_TEST_MODE; $(RUN_TESTS) -m connect $(PYTEST_ARGS)
+
+# The wheel by itself, with the oldest PySpark.
+test-wheel: $(STAMP) java
+	. ./.java-home && VENV=$(VENV) PYTHON=$(PYTHON) conf/test-wheel.sh $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

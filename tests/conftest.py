@@ -19,6 +19,9 @@ settings.load_profile("spark_fm")
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+# Of the JVMs, those of programs that tests start too: small queries take half of the CPU time
+# where the optimising compiler is left out, and a test has no time to win it back.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 _ROOT = str(Path(__file__).resolve().parent.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part
@@ -27,7 +30,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 MODE = os.environ.get("SPARK_FM_TEST_MODE", "classic")
 
 # Begun first where processes share the tests, so that none of them is left for the end.
-LONGEST = ("test_connect.py", "test_quality.py", "promises/", "test_checkpoints.py")
+LONGEST = (
+    "test_connect.py",
+    "test_quality.py",
+    "promises/",
+    "test_examples.py",
+    "test_checkpoints.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,6 +77,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.driver.memory", "2g")
         .config("spark.python.unix.domain.socket.enabled", "true")  # 40 ms a task less
+        .config("spark.python.daemon.module", "tests.worker_daemon")
         .config("spark.sql.warehouse.dir", str(warehouse))
         .config("spark.log.level", "FATAL")
         .getOrCreate()

@@ -13,14 +13,28 @@ from tests.cuda.cluster import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 
+EVERY_TEST = "tests/cuda"
+ONE_PASS = f"{EVERY_TEST}/test_training.py::test_a_pass_over_nothing_changes_nothing"
+SCORES = f"{EVERY_TEST}/test_scoring.py::test_scores_equal_the_twins"
+unsimulated = pytest.mark.skipif(
+    "NUMBA_ENABLE_CUDASIM" in os.environ, reason="this run is simulated already"
+)
 
-@pytest.mark.skipif("NUMBA_ENABLE_CUDASIM" in os.environ, reason="this run is simulated already")
-def test_kernels_equal_their_twins_under_the_simulator() -> None:
+
+@unsimulated
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param([ONE_PASS, SCORES], id="a few"),
+        pytest.param([EVERY_TEST], id="all", marks=pytest.mark.simulator),
+    ],
+)
+def test_kernels_equal_their_twins_under_the_simulator(tests: list[str]) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", "--no-header", "-p", "no:cacheprovider"]
 
     done = subprocess.run(
-        [*command, "tests/cuda"], cwd=ROOT, env={**kept, "NUMBA_ENABLE_CUDASIM": "1"},
+        [*command, *tests], cwd=ROOT, env={**kept, "NUMBA_ENABLE_CUDASIM": "1"},
         capture_output=True, text=True,
     )  # fmt: skip
 
@@ -29,7 +43,8 @@ def test_kernels_equal_their_twins_under_the_simulator() -> None:
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.skipif("NUMBA_ENABLE_CUDASIM" in os.environ, reason="this run is simulated already")
+@unsimulated
+@pytest.mark.simulator
 def test_the_benchmark_runs_to_its_end_under_the_simulator() -> None:
     words = "--no-tests --rows 40 --test-rows 20 --features 300 --epochs 1 --factors 3 --copied 64"
 

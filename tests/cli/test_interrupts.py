@@ -65,6 +65,7 @@ def test_a_command_after_an_interrupted_one_ends_with_its_own_code(monkeypatch, 
     assert "are required: --input, --output" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")
 def test_an_interrupted_training_exits_130_with_one_line_and_no_model(tmp_path: Path) -> None:
     data = tmp_path / "train.libsvm"
@@ -91,6 +92,7 @@ def test_an_interrupted_training_exits_130_with_one_line_and_no_model(tmp_path: 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")
 def test_a_training_job_that_is_stopped_says_so_and_exits_with_1(tmp_path: Path) -> None:
     config, train = tmp_path / "input" / "config", tmp_path / "input" / "data" / "train"

@@ -79,6 +79,7 @@ def test_a_search_on_a9a_ends_with_the_model_that_its_best_params_train(tmp_path
     assert found.weights.table.tobytes() == trained.weights.table.tobytes()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="the command starts a Classic session of its own")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_a_search_cut_off_in_the_middle_goes_on_to_the_same_trials(rows, tmp_path, how, capfd):

@@ -24,6 +24,7 @@ from spark_fm.recordio import read_records, write_records
 from tests.formats.mutations import framed
 from tests.formats.test_boundaries import nasty_record
 
+pytestmark = pytest.mark.connect
 FORMAT = "recordio-protobuf"
 
 

@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 import spark_fm
 from spark_fm.recordio import write_records
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.connect]
 
 FORMAT = "recordio-protobuf"
 HAS_LIMITS = tuple(map(int, pyspark.__version__.split(".")[:2])) >= (4, 2)

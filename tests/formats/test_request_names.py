@@ -28,27 +28,28 @@ def refused(body: bytes, content_type: str) -> RequestError:
     return caught.value
 
 
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_name_beside_the_instances_blames_the_body_whatever_it_looks_like(name):
-    for document in ({name: 1, "instances": []}, {"instances": [GOOD], name: [GOOD]}):
-        for as_ascii in (False, True):
+@pytest.mark.parametrize("as_ascii", [False, True])
+def test_a_name_beside_the_instances_blames_the_body_whatever_it_looks_like(as_ascii):
+    for name in NAMES:
+        for document in ({name: 1, "instances": []}, {"instances": [GOOD], name: [GOOD]}):
             err = refused(json.dumps(document, ensure_ascii=as_ascii).encode(), JSON)
 
-            assert err.instance is None
-            assert str(err).startswith("The body cannot be read: Object contains unknown field ")
+            assert err.instance is None, name
+            start = "The body cannot be read: Object contains unknown field "
+            assert str(err).startswith(start), name
 
 
-@pytest.mark.parametrize("place", NESTS)
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_name_in_an_instance_blames_that_instance_whatever_it_looks_like(name, place):
-    bad = NESTS[place](name)
-    document = json.dumps({"instances": [GOOD, GOOD, bad]}).encode()
-    lines = "\n".join(map(json.dumps, [GOOD, GOOD, bad])).encode()
+@pytest.mark.parametrize("where", NESTS)
+def test_a_name_in_an_instance_blames_that_instance_whatever_it_looks_like(where):
+    at = f"at {where}: " if where else ": "
+    for name in NAMES:
+        bad = NESTS[where](name)
+        document = json.dumps({"instances": [GOOD, GOOD, bad]}).encode()
+        lines = "\n".join(map(json.dumps, [GOOD, GOOD, bad])).encode()
 
-    for err in (refused(document, JSON), refused(lines, JSONLINES)):
-        assert err.instance == 2
-        where = f"at {place}: " if place else ": "
-        assert re.match(f"Instance 2 cannot be read ?{where}Object contains unknown", str(err))
+        for err in (refused(document, JSON), refused(lines, JSONLINES)):
+            assert err.instance == 2, name
+            assert re.match(f"Instance 2 cannot be read ?{at}Object contains unknown", str(err))
 
 
 @given(st.text(st.sampled_from("`$.-[]0199atinstances é\u2028"), max_size=40))

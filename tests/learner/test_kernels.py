@@ -260,9 +260,13 @@ def test_a_table_without_rows_and_an_order_without_rows_do_no_harm() -> None:
     assert (stats.loss_sum, stats.weight_sum) == (0.0, 0.0)
 
 
+# Less than a vector register, whole ones, and both: each new width is a kernel to compile.
 @pytest.mark.parametrize("mini_batch_size", [1, 4])
-@pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-@pytest.mark.parametrize("k", [5, 8, 11, 16])
+@pytest.mark.parametrize(
+    ("k", "optimizer"),
+    [(k, optimizer) for k in (3, 16) for optimizer in ("adagrad", "sgd", "adam")]
+    + [(11, "adagrad")],
+)
 def test_rows_of_one_feature_leave_the_factors_as_they_are(k, optimizer, mini_batch_size):
     """Their gradient is zero; Adam would make a whole step of a rounding error."""
     rng = np.random.default_rng(k)

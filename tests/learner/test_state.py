@@ -33,14 +33,12 @@ def test_columns_follow_the_documented_order(optimizer: Optimizer, n_statistics,
     assert layout.bytes_per_feature == 4 * layout.stride
 
 
-@pytest.mark.parametrize("k", range(1, 40))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_row_is_four_floats_or_whole_groups_of_eight(optimizer: Optimizer, k: int) -> None:
-    layout = Layout(k, optimizer)
-
-    used = layout.n_updates + 1
-    assert layout.stride % 8 == 0
-    assert layout.stride - used < 8
+def test_a_row_is_whole_groups_of_eight(optimizer: Optimizer) -> None:
+    for layout in (Layout(k, optimizer) for k in range(1, 40)):
+        used = layout.n_updates + 1
+        assert layout.stride % 8 == 0, layout
+        assert layout.stride - used < 8, layout
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 7])

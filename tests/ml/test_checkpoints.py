@@ -321,6 +321,7 @@ def facts_of(model: FactorizationMachineModel) -> list[object]:
     return [model.bias, hashlib.sha256(model.weights.table.tobytes()).hexdigest()]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="the processes of this test start Spark themselves")
 def test_a_process_killed_in_epoch_7_is_taken_up_by_running_it_again(
     spark: SparkSession, tmp_path: Path

@@ -17,6 +17,8 @@ from spark_fm.ml import persistence
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
 
+pytestmark = pytest.mark.connect
+
 BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 SPECIAL = ["k[8]", "k{8,9}", "k*", "k?", "k 8", "k%20", "k[!8]", "k]8[", "k#8+", "ключ"]
 

@@ -1,95 +1,106 @@
-"""Every Param changes something that can be seen: weights, history, plan or output."""
+"""Every Param arrives where it is used, and changes something that can be seen.
+
+Params that are hyperparameters are fields of ``Hyperparameters``, each of which moves the weights:
+``tests/learner/test_hyperparameters.py``. Here are shown the way there, and what the rest does.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from tests.ml.builders import N_FEATURES, column, fast_fm
+from tests.ml.builders import N_FEATURES, VALUES, column, fast_fm
 
 OUTPUTS = ["predictionCol", "probabilityCol", "rawPredictionCol", "scoreCol", "predictedLabelCol"]
-
-
-@dataclass
-class Effect:
-    """A Param's two values, in the setting where the second must differ from the first.
-
-    Parameters
-    ----------
-    one, other : object
-    setting : dict
-        Other Params of both fits.
-    on_ratings : bool
-        Train a regressor.
-    """
-
-    one: Any
-    other: Any
-    setting: dict[str, Any] = field(default_factory=dict)
-    on_ratings: bool = False
-
-
-def init(group: str, method: str) -> dict[str, Any]:
-    return {f"{group}InitMethod": method}
-
-
-# Params whose change moves the trained weights.
-ON_WEIGHTS: dict[str, Effect] = {
-    "labelCol": Effect("label", "opposite"),
-    "weightCol": Effect(None, "weight"),
-    "featuresCol": Effect("features", "halved"),
-    "useBias": Effect(True, False),
-    "useLinear": Effect(True, False),
-    "optimizer": Effect("adagrad", "sgd"),
-    "shuffle": Effect(True, False),
-    "seed": Effect(7, 8),
-    "adagradInit": Effect(1.0, 0.1),
-    "miniBatchSize": Effect(1, 16),
-    "biasLr": Effect(0.1, 0.2),
-    "linearLr": Effect(0.1, 0.2),
-    "factorsLr": Effect(0.1, 0.2),
-    "biasWd": Effect(0.0, 0.5),
-    "linearWd": Effect(0.0, 0.5),
-    "factorsWd": Effect(0.0, 0.5),
-    "decayFrequencyPower": Effect(0.0, 1.0),
-    "clipGradient": Effect(None, 0.05),
-    "eps": Effect(1e-8, 0.5),
-    "rescaleGrad": Effect(None, 0.5, {"miniBatchSize": 16}),
-    "averageEpochs": Effect(True, False, {"epochs": 2}),
-    "sageMakerTraining": Effect(False, True, {"miniBatchSize": 16, "shuffle": False}),
-    "standardizeLabel": Effect(True, False, on_ratings=True),
-    "biasInitMethod": Effect("constant", "normal"),
-    "biasInitScale": Effect(0.1, 0.2, init("bias", "uniform")),
-    "biasInitSigma": Effect(0.1, 0.2, init("bias", "normal")),
-    "biasInitValue": Effect(None, 0.7),
-    "linearInitMethod": Effect("constant", "uniform"),
-    "linearInitScale": Effect(0.1, 0.2, init("linear", "uniform")),
-    "linearInitSigma": Effect(0.1, 0.2, init("linear", "normal")),
-    "linearInitValue": Effect(0.0, 0.3),
-    "factorsInitMethod": Effect("normal", "uniform"),
-    "factorsInitScale": Effect(0.1, 0.2, init("factors", "uniform")),
-    "factorsInitSigma": Effect(0.1, 0.2),
-    "factorsInitValue": Effect(0.1, 0.2, init("factors", "constant")),
-    "validationFraction": Effect(0.0, 0.3, {"refit": "never"}),
-    "validationIndicatorCol": Effect(None, "held_out"),
-    "refit": Effect("never", "always", {"validationFraction": 0.3}),
-    "numWorkers": Effect(1, 2),
-    "averagingsPerEpoch": Effect(1, 3, {"numWorkers": 2}),
+# Where each Param arrives that training reads.
+FIELDS = {
+    "predictorType": "spec.loss",
+    "numFactors": "spec.k",
+    "optimizer": "spec.optimizer",
+    "epochs": "spec.epochs",
+    "seed": "spec.seed",
+    "shuffle": "spec.shuffle",
+    "useBias": "spec.use_bias",
+    "useLinear": "spec.use_linear",
+    "miniBatchSize": "spec.mini_batch_size",
+    "adagradInit": "spec.adagrad_init",
+    "decayFrequencyPower": "spec.decay_frequency_power",
+    "clipGradient": "spec.clip_gradient",
+    "eps": "spec.eps",
+    "rescaleGrad": "spec.rescale_grad",
+    "averageEpochs": "spec.average_epochs",
+    "sageMakerTraining": "spec.sagemaker",
+    **{
+        f"{group}{suffix}": f"spec.{group}.{field}"
+        for group in ("bias", "linear", "factors")
+        for suffix, field in {
+            "Lr": "lr", "Wd": "wd", "InitMethod": "init_method", "InitSigma": "init_sigma",
+            "InitScale": "init_scale", "InitValue": "init_value",
+        }.items()
+    },
+    "featuresCol": "columns.features",
+    "labelCol": "columns.label",
+    "weightCol": "columns.weight",
+    "validationIndicatorCol": "columns.validation",
+    "featureDim": "feature_dim",
+    "numWorkers": "num_workers",
+    "averagingsPerEpoch": "averagings",
+    "aggregationDepth": "aggregation_depth",
+    "validationFraction": "validation_fraction",
+    "validationMetric": "metric",
+    "patience": "patience",
+    "tol": "tol",
+    "refit": "refit",
+    "handleInvalid": "handle_invalid",
+    "standardizeLabel": "standardize_label",
+    "keepTrainingState": "keep_snapshot",
+    "checkpointDir": "checkpoint_dir",
+    "checkpointInterval": "checkpoint_interval",
+    "device": "device",
+}  # fmt: skip
+# What else a Param's value decides where another one is unset.
+DERIVED = {
+    "predictorType": {"metric": "rmse"},
+    "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
 }
 
-# Params whose effect has a test of its own, below, in test_checkpoints.py, in
-# test_warm_start.py or in training/test_devices.py.
-OWN_TEST = {
-    "aggregationDepth", "checkpointDir", "checkpointInterval", "device", "epochs", "featureDim",
-    "handleInvalid", "keepTrainingState", "numFactors", "patience", "predictorType",
-    "threshold", "tol", "validationMetric", *OUTPUTS,
-}  # fmt: skip
+
+def config_leaves(**params: Any) -> dict[str, Any]:
+    """Return what training reads of an estimator, by dotted path."""
+
+    def leaves(value: Any, path: str) -> dict[str, Any]:
+        if not is_dataclass(value):
+            return {path.lstrip("."): value}
+        inner = [leaves(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)]
+        return {name: leaf for part in inner for name, leaf in part.items()}
+
+    return leaves(FactorizationMachine(**params)._request(SimpleNamespace(schema=StructType())), "")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_param_sets_its_field_and_no_other(name: str) -> None:
+    needed = {"metric": {"predictorType": "regressor"}}.get(FIELDS[name], {})
+
+    before, after = config_leaves(**needed), config_leaves(**needed, **{name: VALUES[name]})
+
+    changed = {path: value for path, value in after.items() if value != before[path]}
+    value = "squared" if name == "predictorType" else VALUES[name]
+    assert changed == {FIELDS[name]: value, **DERIVED.get(name, {})}
+
+
+def test_every_param_and_every_field_has_its_test() -> None:
+    names = {param.name for param in FactorizationMachine().params}
+
+    assert {*FIELDS, *OUTPUTS, "threshold"} == names
+    assert set(FIELDS.values()) == set(config_leaves())
 
 
 @pytest.fixture(scope="module")
@@ -129,33 +140,30 @@ def fitted(small: DataFrame, ratings: DataFrame) -> Any:
     return fit
 
 
-def test_every_param_has_its_effect_tested() -> None:
-    names = {param.name for param in FactorizationMachine().params}
-
-    assert set(ON_WEIGHTS) | OWN_TEST == names
-    assert not set(ON_WEIGHTS) & OWN_TEST
-
-
 def as_array(model: FactorizationMachineModel) -> np.ndarray:
     return np.concatenate([[model.bias], model.weights.table.ravel()])
 
 
-@pytest.mark.parametrize("name", ON_WEIGHTS)
-def test_the_param_moves_the_weights(fitted: Any, name: str) -> None:
-    effect = ON_WEIGHTS[name]
-    params = {key: value for key, value in effect.setting.items() if value is not None}
+def test_columns_workers_and_averagings_move_the_weights(fitted: Any) -> None:
+    models = [
+        fitted(),
+        fitted(labelCol="opposite"),
+        fitted(weightCol="weight"),
+        fitted(featuresCol="halved"),
+        fitted(validationIndicatorCol="held_out", refit="never"),
+        fitted(validationFraction=0.3, refit="never"),
+        fitted(validationFraction=0.3, refit="always"),
+        fitted(numWorkers=2),
+        fitted(numWorkers=2, averagingsPerEpoch=3),
+    ]
 
-    first = fitted(on_ratings=effect.on_ratings, **params, **given(name, effect.one))
-    second = fitted(on_ratings=effect.on_ratings, **params, **given(name, effect.other))
-
-    assert not np.array_equal(as_array(first), as_array(second))
+    assert len({as_array(model).tobytes() for model in models}) == len(models)
 
 
-def given(name: str, value: Any) -> dict[str, Any]:
-    """Return the Param by name, or nothing when the value is that of an unset one."""
-    default = fast_fm().getParam(name)
-    unset = value is None or (fast_fm().extractParamMap().get(default) == value)
-    return {} if unset else {name: value}
+def test_labels_as_they_are_move_the_weights_otherwise(fitted: Any) -> None:
+    scaled, raw = (fitted(on_ratings=True, standardizeLabel=flag) for flag in (True, False))
+
+    assert not np.array_equal(as_array(scaled), as_array(raw))
 
 
 # Where the effect is known exactly ------------------------------------------------------
@@ -170,8 +178,10 @@ def test_a_step_size_of_zero_freezes_its_group(fitted: Any) -> None:
 
 
 def test_without_bias_and_linear_these_are_zero(fitted: Any) -> None:
-    assert fitted(useBias=False).bias == 0
-    assert (fitted(useLinear=False).linear == 0).all()
+    neither = fitted(useBias=False, useLinear=False)
+
+    assert neither.bias == 0
+    assert (neither.linear == 0).all()
 
 
 def test_num_factors_is_the_width_of_the_factors(fitted: Any) -> None:
@@ -248,7 +258,7 @@ def test_refit_trains_on_the_held_out_rows_too(fitted: Any) -> None:
 
 
 def test_the_indicator_column_says_which_rows_are_held_out(fitted: Any, small: DataFrame) -> None:
-    facts = fitted(validationIndicatorCol="held_out").summary.facts
+    facts = fitted(validationIndicatorCol="held_out", refit="never").summary.facts
 
     assert facts["numValidationRows"] == small.where("held_out").count() > 0
 

@@ -23,6 +23,8 @@ from spark_fm.learner.predict import sigmoid
 from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm, frame_of
 
+pytestmark = pytest.mark.connect
+
 HUGE_ID = 2**31 - 2  # the last index a Spark vector can have
 
 

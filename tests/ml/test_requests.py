@@ -19,6 +19,8 @@ from spark_fm.formats.requests import JSON, JSONLINES, RECORDIO_PROTOBUF, encode
 from spark_fm.formats.responses import decode_response, encode_response
 from spark_fm.scoring.requests import VectorsTask, encoded
 
+pytestmark = pytest.mark.connect
+
 X = np.array([[0, 2, 0, 3.5], [0, 0, 0, 0], [1, 1, 1, 1]])
 LINES = encode_request(X, JSONLINES).decode().splitlines()
 RECORDS = [encode_request(row, RECORDIO_PROTOBUF) for row in X]

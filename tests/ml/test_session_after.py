@@ -27,6 +27,8 @@ from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
 
+pytestmark = pytest.mark.connect
+
 # Spark's models that keep a summary of their training, which holds the session.
 SPARK_ESTIMATORS: dict[str, Any] = {
     "LogisticRegression": lambda: LogisticRegression(regParam=0.1, maxIter=2),

@@ -35,6 +35,8 @@ from tests.ml.builders import (
     sparse_vectors,
 )
 
+pytestmark = pytest.mark.connect
+
 # Two sums of the same float32 products in another order, scores between 0 and 1.
 ROUNDING = 1e-6
 

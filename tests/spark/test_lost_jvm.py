@@ -42,6 +42,7 @@ machine.fit(frame)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="there the JVM is the server's")
 @pytest.mark.parametrize(
     "facts",

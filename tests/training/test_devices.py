@@ -170,10 +170,12 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
 @pytest.mark.parametrize(
     ("case", "addresses", "others"),
     [
-        ("every-task", ["0", "1"], True), ("shared", ["0"], True),
-        ("connect", ["0"], False), ("local", ["0"], False),
+        pytest.param("every-task", ["0", "1"], True, marks=pytest.mark.simulator),
+        pytest.param("shared", ["0"], True, marks=pytest.mark.simulator),
+        pytest.param("connect", ["0"], False, marks=pytest.mark.simulator),
+        ("local", ["0"], False),
     ],
-)  # fmt: skip
+)
 def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, addresses, others):
     found = outcome_of(case)
 
@@ -188,10 +190,12 @@ def test_tasks_on_the_gpus_that_they_are_given_train_the_processors_model(case, 
     assert found["loss_distance"] < 1e-6
 
 
+@pytest.mark.simulator
 def test_a_local_master_trains_no_more_models_at_once_than_it_has_gpus():
     assert outcome_of("several-models") == {"models": 3, "at_once": [1]}
 
 
+@pytest.mark.simulator
 def test_auto_goes_on_on_the_processor_where_the_gpu_fills_up_and_says_so_once():
     alone, together = outcome_of("filled-up")
 

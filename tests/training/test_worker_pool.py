@@ -93,33 +93,35 @@ def test_a_task_that_always_fails_ends_the_training_and_frees_its_core(
 
 @classic
 def test_cores_that_others_hold_are_not_waited_for(
-    spark, frame, model_of_jobs, served, monkeypatch, caplog
+    spark, frame, model_of_jobs, monkeypatch, caplog, tmp_path
 ):
     monkeypatch.setattr(worker_pool, "START_SECONDS", 0.5)
-    holding, done = threading.Event(), threading.Event()
+    holding, trained = tmp_path / "holding", tmp_path / "trained"
 
     def hold(batches):
-        time.sleep(4)
+        holding.touch()
+        while not trained.exists():
+            time.sleep(0.01)
         yield from batches
 
-    def other_job():
-        holding.set()
-        spark.range(1).mapInArrow(hold, "id long").count()
-        done.set()
-
+    other_job = threading.Thread(target=lambda: spark.range(1).mapInArrow(hold, "id long").count())
     count = type(frame).count
 
     def count_and_hold(self):
         n_rows = count(self)
-        if not holding.is_set():
-            threading.Thread(target=other_job).start()
-            time.sleep(1)
+        if not other_job.is_alive():
+            other_job.start()
+            wait_for(holding)
         return n_rows
 
     monkeypatch.setattr(type(frame), "count", count_and_hold)
     with caplog.at_level("INFO", logger="spark_fm"):
-        model = two_workers(refit="always").fit(frame)
-    done.wait()
+        try:
+            model = two_workers(refit="always").fit(frame)
+        finally:
+            trained.touch()
+            monkeypatch.undo()
+            other_job.join()
 
     assert "other jobs keep the cores busy" in caplog.text
     assert_same_model(model, model_of_jobs)
@@ -200,7 +202,7 @@ def start_task(folder: Path, driver: int) -> threading.Thread:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
