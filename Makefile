@@ -11,7 +11,7 @@ DEMO_OUT ?= demo-output
 PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench-quality fuzz proto java clean
+.PHONY: demo test lint bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -31,6 +31,10 @@ bench-quality: $(STAMP) java
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.formats.mutations --cases 200000
 	$(BIN)/python -m tests.serving.malformed --cases 500000
+
+# After a change of the table in spark_fm/ml/params.py.
+params: $(STAMP)
+	PYTHONPATH=. $(BIN)/python conf/write_stubs.py
 
 # The oldest compiler whose modules every supported protobuf runtime takes.
 proto:

@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
-from spark_fm.ml.params import BINARY, FMParams
+from spark_fm.ml.accessors import FMParams, ModelParams
+from spark_fm.ml.params import BINARY
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_features
@@ -24,7 +25,7 @@ from spark_fm.spark.session import use_driver_interpreter
 _handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
 
 
-class FittedModel(FMParams):
+class FittedModel(ModelParams):
     """Params with the weights that a training found."""
 
     _weights: FMWeights | None

@@ -180,42 +180,6 @@ class FactorizationMachineModel(
         """
         return evaluate(self, dataset)
 
-    def setFeaturesCol(self, value: str) -> FactorizationMachineModel:
-        """Set featuresCol."""
-        return self._set(featuresCol=value)
-
-    def setScoreCol(self, value: str) -> FactorizationMachineModel:
-        """Set scoreCol."""
-        return self._set(scoreCol=value)
-
-    def setPredictedLabelCol(self, value: str) -> FactorizationMachineModel:
-        """Set predictedLabelCol."""
-        return self._set(predictedLabelCol=value)
-
-    def setPredictionCol(self, value: str) -> FactorizationMachineModel:
-        """Set predictionCol."""
-        return self._set(predictionCol=value)
-
-    def setProbabilityCol(self, value: str) -> FactorizationMachineModel:
-        """Set probabilityCol."""
-        return self._set(probabilityCol=value)
-
-    def setRawPredictionCol(self, value: str) -> FactorizationMachineModel:
-        """Set rawPredictionCol."""
-        return self._set(rawPredictionCol=value)
-
-    def setThreshold(self, value: float) -> FactorizationMachineModel:
-        """Set threshold."""
-        return self._set(threshold=value)
-
-    def setHandleInvalid(self, value: str) -> FactorizationMachineModel:
-        """Set handleInvalid."""
-        return self._set(handleInvalid=value)
-
-    def setDevice(self, value: str) -> FactorizationMachineModel:
-        """Set device."""
-        return self._set(device=value)
-
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()

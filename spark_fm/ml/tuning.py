@@ -188,10 +188,10 @@ def tune(
             )
         log.info("training with the Params of trial %d", best.number)
         stage = search.stage(best.params)
-        [outcome] = data.train([stage._request(dataset)])
+        [outcome] = data.train([stage._train_config(dataset)])
     if isinstance(outcome, TrainingDivergedError):
         raise outcome
-    model, found = stage._fitted(outcome), {**search.set_params, **best.params}
+    model, found = stage._model(outcome), {**search.set_params, **best.params}
     return TuningResult(model, found, search.metric, done, search.space)
 
 
@@ -268,8 +268,7 @@ class Search:
         self._dataset = dataset
         self._sampler = sampler
         self._parallel = parallel
-        self.request = estimator._request(dataset)
-        self.request.check()
+        self.request = estimator._train_config(dataset)
         check_training_columns(dataset.schema, self.request.columns)
         if self.request.columns.validation is None and not self.request.validation_fraction:
             raise InvalidParamError(
@@ -287,7 +286,7 @@ class Search:
             values, is_set=list(self.set_params), overrides=dimensions
         )  # fmt: skip
         for corner in self.space.corners():
-            self._trial_request(corner).check()
+            self._trial_request(corner)
         if sampler == "tpe":  # says at once when Optuna is missing
             self._places([], [0])
 
@@ -374,7 +373,7 @@ class Search:
         return self.space.counting({**self._values, **rates})
 
     def _trial_request(self, params: Mapping[str, Any]) -> TrainConfig:
-        request = self.stage(params)._request(self._dataset)
+        request = self.stage(params)._train_config(self._dataset)
         return replace(request, refit="never", keep_snapshot=False, checkpoint_dir="")
 
     def _curve(self, earlier: Sequence[Trial]) -> _Curve:

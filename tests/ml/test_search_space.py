@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import InvalidParamError
-from spark_fm.ml.params import DEFAULT_LR, DEFAULTS, FMParamDeclarations
+from spark_fm.ml.accessors import FMParams
+from spark_fm.ml.params import DEFAULT_LR, DEFAULTS
 from spark_fm.ml.search_space import (
     SEARCHED,
     USUAL,
@@ -80,7 +81,7 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         "aggregationDepth", "device", "predictorType", "featureDim", "handleInvalid", "threshold",
         "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
-    names = {p.name for p in FMParamDeclarations().params if not p.name.endswith("Col")}
+    names = {p.name for p in FMParams().params if not p.name.endswith("Col")}
 
     assert names - beside == set(USUAL)
 
