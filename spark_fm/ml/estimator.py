@@ -14,7 +14,6 @@ from pyspark.sql import DataFrame
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, require
 from spark_fm.learner.training import WarmStart
-from spark_fm.ml.accessors import EstimatorParams
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY, REGRESSOR
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 class FactorizationMachine(
     Estimator[FactorizationMachineModel],
-    EstimatorParams,
     FromHyperparameters,
     MLReadable["FactorizationMachine"],
     MLWritable,

@@ -1,10 +1,10 @@
-"""``model.explain`` and the strengths of features and groups; driver only."""
+"""Explanations of scores, and the strengths of features and groups; driver only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
@@ -18,7 +18,9 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.predict import table_positions
 from spark_fm.learner.spec import require
+from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
+from spark_fm.ml.plots import LINEAR, draw_strengths
 from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.explain import (
     ALL_ROWS,
@@ -40,11 +42,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PAIRS = 1000
+MOST_GROUPS = 1000
 BYTES_PER_NAME = 40
 
+Groups = Mapping[str, Iterable[int]]
 
-class Explaining(FittedModel):
-    """The methods of a model that say why it scores as it does."""
+
+class ExplainMethods(FittedModel):
+    """The methods of a model that explain its scores."""
 
     def explain(
         self,
@@ -84,7 +89,7 @@ class Explaining(FittedModel):
 
         Notes
         -----
-        O(nnz^2 k) a row, as every pair is looked at, in compiled code on Spark's workers: about
+        O(nnz^2 k) per row for all its pairs, in compiled code on Spark's workers: about
         1 ms for 784 non-zeros and k = 16. See docs/explaining.md.
         """
         is_legal = isinstance(numPairs, Integral) and 0 <= numPairs <= MOST_PAIRS
@@ -98,16 +103,18 @@ class Explaining(FittedModel):
         names = session_broadcast(
             session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
         )
-        task = ExplainTask(__version__, self._handle(session), names, reader, numPairs, numLinear)
-        made = f"spark_fm_{uuid4().hex}"
+        task = ExplainTask(
+            __version__, self._broadcast(session), names, reader, numPairs, numLinear
+        )
+        internal = f"spark_fm_{uuid4().hex}"
         # PySpark 4.0 gives a struct of nulls for a null struct.
-        is_explained = F.col(made)["margin"].isNotNull()
+        is_explained = F.col(internal)["margin"].isNotNull()
         column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
-        result = force_row_input(dataset).select("*", column.alias(made))
+        result = force_row_input(dataset).select("*", column.alias(internal))
         if reader.handle_invalid == "skip":
             result = result.where(is_explained)
-        explanation = F.when(is_explained, F.col(made)).alias(explanationCol)
-        return result.select("*", explanation).drop(made)
+        explanation = F.when(is_explained, F.col(internal)).alias(explanationCol)
+        return result.select("*", explanation).drop(internal)
 
     def feature_strengths(self, dataset: DataFrame) -> pd.DataFrame:
         """Measure how strongly each feature acts on the margins of a DataFrame's rows.
@@ -130,7 +137,20 @@ class Explaining(FittedModel):
         -----
         One Spark job, O(nnz k) a row. The driver gets one row a feature.
         """
-        return feature_strengths(self, dataset)
+        session = dataset.sparkSession
+        task = FeatureSumsTask(__version__, self._broadcast(session), self._reader(dataset))
+        columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
+        with tagged(session, "strengths"):
+            sums = self._features_only(dataset).mapInArrow(task, FEATURE_SUMS)
+            table = sums.groupBy("feature").agg(*columns).toPandas()
+        is_total = table["feature"] == ALL_ROWS
+        n_rows = int(table.loc[is_total, "n_rows"].sum())
+        table = table[~is_total]
+        named = feature_names(dataset.schema, self.getFeaturesCol())
+        table.insert(1, "name", names_of(table["feature"].to_numpy(), named))
+        for column in ("linear", "pairs", "total"):
+            table[column] /= n_rows
+        return table.sort_values(["total", "feature"], ascending=[False, True], ignore_index=True)
 
     def group_strengths(self, dataset: DataFrame, groups: Groups | None = None) -> pd.DataFrame:
         """Measure how strongly groups of features act, alone and in pairs.
@@ -160,7 +180,30 @@ class Explaining(FittedModel):
         -----
         One Spark job, O(nnz k + t^2 k) for a row with non-zeros in t groups.
         """
-        return group_strengths(self, dataset, groups)
+        reader = self._reader(dataset)
+        if groups is None:
+            groups = groups_by_name(dataset.schema, reader.features_col)
+        names = list(groups)
+        group_of = _group_of_rows(self.weights, groups)
+        session = dataset.sparkSession
+        with (
+            tagged(session, "strengths"),
+            broadcast(session, group_of, n_bytes=group_of.nbytes) as shared_groups,
+        ):
+            task = GroupSumsTask(
+                __version__, self._broadcast(session), reader, shared_groups, len(names)
+            )
+            sums = self._features_only(dataset).mapInArrow(task, GROUP_SUMS)
+            table = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
+        a, b, total = (table[name].to_numpy() for name in GROUP_SUMS.names)
+        n_rows = total[a == ALL_ROWS].sum()
+        strengths = np.zeros((len(names), 1 + len(names)))  # linear, then pairs by group
+        is_part = a != ALL_ROWS
+        strengths[a[is_part], b[is_part] + 1] = total[is_part]
+        is_pair = is_part & (b != LINEAR_PART)
+        strengths[b[is_pair], a[is_pair] + 1] = total[is_pair]
+        with np.errstate(invalid="ignore"):
+            return pd.DataFrame(strengths / n_rows, index=names, columns=[LINEAR, *names])
 
     def plot_strengths(
         self,
@@ -225,59 +268,8 @@ class Explaining(FittedModel):
         factors = pd.DataFrame(weights.factors, columns=[f"factor_{f}" for f in range(weights.k)])
         return pd.concat([pd.DataFrame(columns), factors], axis=1)
 
-
-MOST_GROUPS = 1000
-LINEAR = "linear"
-FEW = 10  # groups whose strengths are also written as numbers
-
-BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#d9d9d9"
-UNIT_OF_GROUPS = "mean |sum of contributions|"
-
-Groups = Mapping[str, Iterable[int]]
-
-
-def feature_strengths(model: FittedModel, dataset: DataFrame) -> pd.DataFrame:
-    """Do what ``Explaining.feature_strengths`` says."""
-    session = dataset.sparkSession
-    task = FeatureSumsTask(__version__, model._handle(session), model._reader(dataset))
-    columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
-    with tagged(session, "strengths"):
-        sums = _features_only(model, dataset).mapInArrow(task, FEATURE_SUMS)
-        found = sums.groupBy("feature").agg(*columns).toPandas()
-    is_count = found["feature"] == ALL_ROWS
-    n_rows = int(found.loc[is_count, "n_rows"].sum())
-    found = found[~is_count]
-    named = feature_names(dataset.schema, model.getFeaturesCol())
-    found.insert(1, "name", names_of(found["feature"].to_numpy(), named))
-    for column in ("linear", "pairs", "total"):
-        found[column] /= n_rows
-    return found.sort_values(["total", "feature"], ascending=[False, True], ignore_index=True)
-
-
-def group_strengths(model: FittedModel, dataset: DataFrame, groups: Groups | None) -> pd.DataFrame:
-    """Do what ``Explaining.group_strengths`` says."""
-    reader = model._reader(dataset)
-    if groups is None:
-        groups = groups_by_name(dataset.schema, reader.features_col)
-    names = list(groups)
-    group_of = _group_of(model, groups)
-    session = dataset.sparkSession
-    with (
-        tagged(session, "strengths"),
-        broadcast(session, group_of, n_bytes=group_of.nbytes) as handle,
-    ):
-        task = GroupSumsTask(__version__, model._handle(session), reader, handle, len(names))
-        sums = _features_only(model, dataset).mapInArrow(task, GROUP_SUMS)
-        found = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
-    a, b, total = (found[name].to_numpy() for name in GROUP_SUMS.names)
-    n_rows = total[a == ALL_ROWS].sum()
-    strengths = np.zeros((len(names), 1 + len(names)))
-    is_part = a != ALL_ROWS
-    strengths[a[is_part], b[is_part] + 1] = total[is_part]
-    is_pair = is_part & (b != LINEAR_PART)
-    strengths[b[is_pair], a[is_pair] + 1] = total[is_pair]
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame(strengths / n_rows, index=names, columns=[LINEAR, *names])
+    def _features_only(self, dataset: DataFrame) -> DataFrame:
+        return force_row_input(dataset).select(quoted(self.getFeaturesCol()).alias("features"))
 
 
 def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
@@ -302,8 +294,8 @@ def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
     return groups
 
 
-def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
-    """Return the number of the group of each row of the model's table, -1 for none."""
+def _group_of_rows(weights: FMWeights, groups: Groups) -> NDArray[np.int32]:
+    """Return the number of the group of each row of the weights' table, -1 for none."""
     if not 1 <= len(groups) <= MOST_GROUPS:
         raise InvalidParamError(
             f"groups has {len(groups)} groups; allowed are 1 to {MOST_GROUPS}, because every pair "
@@ -314,7 +306,6 @@ def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
             f"groups has a group {LINEAR!r}, which is the name of a column of the result. Call "
             "the group something else."
         )
-    weights = model.weights
     group_of = np.full(len(weights.table), -1, np.int32)
     for number, (name, features) in enumerate(groups.items()):
         ids = np.unique(np.array(list(features), np.int64))
@@ -324,87 +315,21 @@ def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
                 f"groups[{name!r}] holds feature {outside[0]}; the model has features 0 to "
                 f"{weights.feature_dim - 1}."
             )
-        places = ids.astype(np.int32)
+        rows = ids.astype(np.int32)
         if weights.features is not None:
-            places = table_positions(weights.features, places)
-            places = places[places >= 0]
-        twice = places[group_of[places] >= 0]
+            rows = table_positions(weights.features, rows)
+            rows = rows[rows >= 0]
+        twice = rows[group_of[rows] >= 0]
         if len(twice):
             feature = twice[0] if weights.features is None else weights.features[twice[0]]
             raise InvalidParamError(
                 f"feature {feature} is in groups {list(groups)[group_of[twice[0]]]!r} and "
                 f"{name!r}. Put every feature in one group."
             )
-        group_of[places] = number
+        group_of[rows] = number
     return group_of
 
 
 def names_of(ids: NDArray[np.int32], named: dict[int, str]) -> NDArray[np.object_]:
     """Return the name of each feature, None where it has none."""
     return np.array([named.get(int(j)) for j in ids], object)
-
-
-def _features_only(model: FittedModel, dataset: DataFrame) -> DataFrame:
-    return force_row_input(dataset).select(quoted(model.getFeaturesCol()).alias("features"))
-
-
-def draw_strengths(
-    features: pd.DataFrame, groups: pd.DataFrame | None, *, top: int, path: str | None
-) -> Figure:
-    """Draw the strongest features as bars, and groups, if any, as a heat map."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
-    shown = features.head(top)
-    height = max(3.4, 1.4 + 0.32 * len(shown), 0 if groups is None else 1.9 + 0.36 * len(groups))
-    figure = Figure(figsize=(7 if groups is None else 15, height), layout="constrained")
-    if groups is None:
-        _draw_bars(figure.subplots(), shown)
-    else:
-        panels = figure.subplots(1, 3, width_ratios=(5, 1.3, 6))
-        _draw_bars(panels[0], shown)
-        _draw_linear(panels[1], groups)
-        _draw_pairs(figure, panels[2], groups)
-    if path is not None:
-        figure.savefig(path, dpi=144)
-    return figure
-
-
-def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
-    places = np.arange(len(shown))
-    labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
-    axes.barh(places, shown["total"], 0.82, color=GRAY, label="linear and pairs together")
-    axes.barh(places - 0.18, shown["linear"], 0.3, color=BLUE, label="linear part")
-    axes.barh(places + 0.18, shown["pairs"], 0.3, color=ORANGE, label="all its pairs")
-    axes.set_yticks(places, labels)
-    axes.invert_yaxis()
-    axes.set(xlabel="mean |contribution to the margin|", title="Strongest features")
-    axes.legend(loc="lower right")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-def _draw_linear(axes: Any, groups: pd.DataFrame) -> None:
-    axes.barh(range(len(groups)), groups[LINEAR], 0.6, color=BLUE)
-    axes.set_yticks(range(len(groups)), groups.index)
-    axes.set_ylim(len(groups) - 0.5, -0.5)  # as the rows of the heat map beside it
-    axes.set(title="Groups: linear", xlabel=UNIT_OF_GROUPS)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-def _draw_pairs(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
-    # Each pair is shown once: the lower triangle repeats the upper one.
-    strengths = np.where(np.tri(len(groups), k=-1), np.nan, groups[list(groups.index)])
-    image = axes.imshow(strengths, cmap="YlOrBr", vmin=0, aspect="auto")
-    if len(groups) <= FEW:
-        for i, j in zip(*np.triu_indices(len(groups)), strict=True):
-            is_dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
-            axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center", fontsize=8,
-                      color="white" if is_dark else "black")  # fmt: skip
-    axes.set_xticks(range(len(groups)), groups.index, rotation=40, ha="right")
-    axes.set_yticks(range(len(groups)), groups.index)
-    axes.spines[:].set_visible(False)
-    axes.set_title("Groups: pairs between them, and within")
-    figure.colorbar(image, ax=axes, label=UNIT_OF_GROUPS)

@@ -33,6 +33,7 @@ from spark_fm.formats.models.native import (
     weights_of,
     write_model,
 )
+from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.files import literal, replace_folder
 from spark_fm.spark.session import is_connect, is_local_master
@@ -187,8 +188,6 @@ class FMModelReader(FMStageReader):
         ModelFormatError
             For a folder that is not a model, is damaged or comes from a newer version.
         """
-        from spark_fm.ml.summary import FMTrainingSummary
-
         metadata = self._metadata(path)
         facts = check_metadata(metadata, path)
         try:
