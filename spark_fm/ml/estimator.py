@@ -44,7 +44,7 @@ class FactorizationMachine(
     """Second-order factorization machine for binary classification and regression.
 
     ``score(x) = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j`` [1]_, trained by
-    stochastic gradient steps on each partition with the models averaged in between.
+    stochastic gradient descent on each partition, with the models averaged in between.
 
     Every Param of ``explainParams()`` is a keyword argument and has a setter and a
     getter.
@@ -52,10 +52,9 @@ class FactorizationMachine(
     Notes
     -----
     ``fit`` runs on Spark Classic and Spark Connect. The same seed and input partitions
-    give the same model, bit for bit, whatever tasks were retried. Cost of an epoch:
-    O(non-zeros x numFactors) arithmetic, and a round of the touched features'
-    parameters as often as ``averagingsPerEpoch`` says when more than one partition
-    trains.
+    give the same model, bit for bit, even if tasks are retried. Cost of an epoch:
+    O(non-zeros x numFactors) arithmetic and, if more than one partition trains,
+    ``averagingsPerEpoch`` transfers of the updated features' parameters.
 
     References
     ----------
@@ -92,11 +91,11 @@ class FactorizationMachine(
             Params for this fit only. A list trains all its models in shared passes over
             the rows (``fitMultiple``) and returns a list.
         warmStart : FactorizationMachineModel or str, optional
-            Model, or path of a saved one, to go on from: with its parameters for the
-            features it knows, and new ones for the rest. ``numFactors`` is the model's.
-            When the model was trained with ``keepTrainingState`` on the same rows, the
-            training goes on for ``epochs`` more, bit for bit as if it had not stopped;
-            on other rows the optimizer's statistics are taken over.
+            Model, or path of a saved one, to start from: its parameters for the features
+            it knows, initial values for the others. ``numFactors`` is the model's. If the
+            model was trained with ``keepTrainingState`` on the same rows, the training
+            continues for ``epochs`` more, bit for bit as if it had not stopped; on other
+            rows it starts with the model's optimizer statistics.
 
         Returns
         -------
@@ -107,7 +106,7 @@ class FactorizationMachine(
         InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError,
         TrainingDivergedError
         GpuNotFoundError
-            With ``device="gpu"``, when tasks have none that works.
+            With ``device="gpu"``, if tasks have no working GPU.
         CheckpointError
             When ``checkpointDir`` holds the checkpoint of another training.
         """
@@ -131,13 +130,13 @@ class FactorizationMachine(
         paramMaps : sequence of dict
             Any Params. Maps that agree in the columns, featureDim, predictorType,
             handleInvalid, seed, shuffle, validationFraction and numWorkers share the
-            packed rows; models of them that are cut up alike share the passes.
+            packed rows; of these, models with the same partitioning share the passes.
 
         Returns
         -------
         iterator of (int, FactorizationMachineModel)
-            The number of the map and its model, which is the one that ``fit`` gives. Safe
-            to use from several threads. The first call trains all.
+            The number of the map and its model, the same as from ``fit``. Safe to use
+            from several threads. The first call trains all models.
         """
         return self._fit_multiple(dataset, paramMaps, None)
 
@@ -218,7 +217,7 @@ class FactorizationMachine(
                 )
 
     def write(self) -> FMStageWriter:
-        """Return a writer of this estimator's Params."""
+        """Return a writer of this estimator."""
         return FMStageWriter(self)
 
     @classmethod

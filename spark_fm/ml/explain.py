@@ -59,16 +59,16 @@ class ExplainMethods(FittedModel):
         numLinear: int | None = None,
         explanationCol: str = "explanation",
     ) -> DataFrame:
-        """Take the margin of each row apart into bias, linear and pair contributions.
+        """Split the margin of each row into bias, linear and pair contributions.
 
         Parameters
         ----------
         dataset : DataFrame
-            With a features column; its ml_attr metadata, if any, name the features.
+            With a features column; its ml_attr metadata, if any, names the features.
         numPairs : int
-            Strongest pairs to list a row (0 to 1000).
+            Strongest pairs to list per row (0 to 1000).
         numLinear : int, optional
-            Strongest linear parts to list a row (>= 0); None lists all.
+            Strongest linear parts to list per row (>= 0); None lists all.
         explanationCol : str
             Name of the column to add.
 
@@ -78,14 +78,14 @@ class ExplainMethods(FittedModel):
             All columns, and a struct of ``margin``, ``bias``, ``linear`` (array of feature,
             name, value, contribution ``w_j x_j``), ``other_linear``, ``pairs`` (array of
             feature_a, name_a, feature_b, name_b, contribution ``<v_a, v_b> x_a x_b``) and
-            ``other_pairs``. Arrays are sorted by absolute contribution, equal ones by
-            feature. ``margin`` is bias plus all listed and other parts: the log-odds of label
-            1, or the regressor's value, taken in float64.
+            ``other_pairs``. Arrays are sorted by absolute contribution, ties by feature.
+            ``margin`` is bias plus all listed and other parts: the log-odds of label 1, or
+            the regressor's value, in float64.
 
         Raises
         ------
         InvalidParamError, InvalidColumnError
-            At once; a row that cannot be scored is treated as ``transform`` does.
+            At once. Rows that cannot be scored are treated as in ``transform``.
 
         Notes
         -----
@@ -107,7 +107,7 @@ class ExplainMethods(FittedModel):
             __version__, self._broadcast(session), names, reader, numPairs, numLinear
         )
         internal = f"spark_fm_{uuid4().hex}"
-        # PySpark 4.0 gives a struct of nulls for a null struct.
+        # PySpark 4.0 returns a struct of nulls for a null struct.
         is_explained = F.col(internal)["margin"].isNotNull()
         column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
         result = force_row_input(dataset).select("*", column.alias(internal))
@@ -122,20 +122,20 @@ class ExplainMethods(FittedModel):
         Parameters
         ----------
         dataset : DataFrame
-            With a features column; its ml_attr metadata, if any, name the features.
+            With a features column; its ml_attr metadata, if any, names the features.
 
         Returns
         -------
         pandas.DataFrame
-            One row for each of the model's features that is somewhere not zero, strongest
-            first: ``feature``, ``name`` (None when unknown), ``n_rows`` in which it is not
-            zero, and means over all rows of absolute contributions: ``linear`` of
-            ``w_j x_j``, ``pairs`` of the sum of all its pairs, ``total`` of both together,
-            which is by how much the margin would move if the feature were 0.
+            One row per feature of the model that is not zero everywhere, strongest first:
+            ``feature``, ``name`` (None if unknown), ``n_rows`` in which it is not zero, and
+            means over all rows of absolute contributions: ``linear`` of ``w_j x_j``,
+            ``pairs`` of the sum of all its pairs, ``total`` of both together, by which the
+            margin would change if the feature were 0.
 
         Notes
         -----
-        One Spark job, O(nnz k) a row. The driver gets one row a feature.
+        One Spark job, O(nnz k) per row. The driver collects one row per feature.
         """
         session = dataset.sparkSession
         task = FeatureSumsTask(__version__, self._broadcast(session), self._reader(dataset))
@@ -161,15 +161,15 @@ class ExplainMethods(FittedModel):
             With a features column.
         groups : mapping of str to iterable of int, optional
             Feature ids of each group, such as ``{"user": range(0, 943), ...}``; no id twice,
-            at most 1000 groups. Ids in no group are left out. None groups features by the
+            at most 1000 groups. Ids in no group are ignored. None groups features by the
             column that their ml_attr names come from.
 
         Returns
         -------
         pandas.DataFrame
-            One row a group, with means over rows of absolute contributions: ``linear`` of the
-            sum of the group's linear parts, and a column for each group, symmetric, of the
-            sum of the pairs between both, or within the group.
+            One row per group, with means over rows of absolute contributions: ``linear`` of
+            the sum of the group's linear parts, and a column for each group, symmetric, of
+            the sum of the pairs between both, or within the group.
 
         Raises
         ------
@@ -213,7 +213,7 @@ class ExplainMethods(FittedModel):
         top: int = 15,
         path: str | None = None,
     ) -> Figure:
-        """Draw the strongest features, and the strengths of groups when they are given.
+        """Draw the strongest features, and the strengths of groups if they are given.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class ExplainMethods(FittedModel):
         top : int
             Features to show (>= 1).
         path : str, optional
-            Also save the picture there; the suffix gives the format.
+            File to save the picture to; the suffix gives the format.
 
         Returns
         -------
@@ -240,20 +240,20 @@ class ExplainMethods(FittedModel):
         return draw_strengths(features, by_group, top=top, path=path)
 
     def to_frame(self, dataset: DataFrame | None = None) -> pd.DataFrame:
-        """Return the parameters with one row a feature.
+        """Return the parameters, one row per feature.
 
         Parameters
         ----------
         dataset : DataFrame, optional
-            Its features column's ml_attr metadata name the features. The model keeps no
-            names.
+            The ml_attr metadata of its features column names the features. The model does
+            not store names.
 
         Returns
         -------
         pandas.DataFrame
-            ``feature``, ``name`` when a DataFrame is given (None where it has no name),
-            ``linear``, ``factor_0`` to ``factor_{k-1}``. Ids that training never saw and the
-            model does not keep are not there.
+            ``feature``, ``name`` if a DataFrame is given (None for a feature without one),
+            ``linear``, ``factor_0`` to ``factor_{k-1}``. Ids that the model does not store,
+            because training never saw them, are omitted.
         """
         weights = self.weights
         ids = weights.features
@@ -275,9 +275,9 @@ class ExplainMethods(FittedModel):
 def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
     """Group features by the column that their ml_attr names come from.
 
-    ``VectorAssembler`` calls a feature after its input column, followed by an underscore and
-    the attribute if the column is a vector. The group is the longest column of the
-    DataFrame that fits; without one the name up to its last underscore.
+    ``VectorAssembler`` names a feature after its input column, followed by an underscore and
+    the attribute if the column is a vector. The group is the longest column name that
+    matches, else the feature's name up to its last underscore.
     """
     named = feature_names(schema, name)
     if not named:
@@ -287,9 +287,9 @@ def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
         )
     columns = sorted(schema.names, key=len, reverse=True)
     groups: dict[str, list[int]] = {}
-    for feature, called in named.items():
-        fitting = (c for c in columns if called == c or called.startswith(f"{c}_"))
-        group = next(fitting, called.rpartition("_")[0] or called)
+    for feature, feature_name in named.items():
+        matches = (c for c in columns if feature_name == c or feature_name.startswith(f"{c}_"))
+        group = next(matches, feature_name.rpartition("_")[0] or feature_name)
         groups.setdefault(group, []).append(feature)
     return groups
 
@@ -331,5 +331,5 @@ def _group_of_rows(weights: FMWeights, groups: Groups) -> NDArray[np.int32]:
 
 
 def names_of(ids: NDArray[np.int32], named: dict[int, str]) -> NDArray[np.object_]:
-    """Return the name of each feature, None where it has none."""
+    """Return the name of each feature, or None."""
     return np.array([named.get(int(j)) for j in ids], object)

@@ -77,20 +77,20 @@ class RecommendMethods(FittedModel):
         contexts : DataFrame
             Ids and the features of a user or situation.
         candidates : DataFrame
-            Ids and the features of an item. No feature may be in a context too.
+            Ids and the features of an item, none of which may occur in a context.
         k : int
-            Candidates a context (>= 1); fewer come back when there are fewer.
+            Candidates per context (>= 1); fewer if there are not as many.
         contextCol, candidateCol : str
             Columns of ids: int, bigint or string, unique, not null.
         exclude : DataFrame, optional
-            Pairs of both ids that must not come up; unknown ones and nulls do not matter.
+            Pairs of both ids to leave out; unknown ids and nulls are ignored.
 
         Returns
         -------
         DataFrame
-            contextCol, candidateCol, scoreCol ("score" if it is unset) as ``transform`` gives
-            for the sum of both vectors, and ``rank`` from 1. Equal scores rank by candidate
-            id.
+            contextCol, candidateCol, scoreCol ("score" if it is unset), the score that
+            ``transform`` gives the sum of both vectors, and ``rank`` from 1. Ties rank by
+            candidate id.
 
         Raises
         ------
@@ -98,14 +98,14 @@ class RecommendMethods(FittedModel):
             At once.
         InvalidDataError
             At once for null or repeated ids. When the result is used, and then as Spark's
-            PythonException, for a feature in a context and in a candidate, and for rows that
-            cannot be scored; handleInvalid "skip" and "keep" both leave these out.
+            PythonException, for a feature in both a context and a candidate, and for rows
+            that cannot be scored; handleInvalid "skip" and "keep" both leave these out.
 
         Notes
         -----
-        Reads ids and candidates now, contexts when the result is used. O(nnz k) a row and about
-        3 ns a pair at 16 factors. Up to 128 MiB, candidate vectors are sent to every task;
-        more are joined in groups of 64 MiB. The formula is in docs/recommending.md.
+        Reads ids and candidates at once, contexts when the result is used. O(nnz k) per row
+        and about 3 ns per pair at 16 factors. Up to 128 MiB of candidate vectors are sent to
+        every task; more are joined in groups of 64 MiB. See docs/recommending.md.
         """
         require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number of at least 1")
         params = ("contextCol", "candidateCol", "scoreCol", "the column of ranks")
@@ -176,7 +176,7 @@ class RecommendMethods(FittedModel):
 
         Notes
         -----
-        Right only where contexts and candidates have no feature in common, which is not
+        Correct only if contexts and candidates have no feature in common, which is not
         checked here.
         """
         check_outputs(contexts.schema, {"vectorCol": vectorCol, "constantCol": constantCol})
@@ -184,7 +184,7 @@ class RecommendMethods(FittedModel):
         return self._with_parts(contexts, parts, {"vector": vectorCol, "constant": constantCol})
 
     def candidate_vectors(self, candidates: DataFrame, *, vectorCol: str = "vector") -> DataFrame:
-        """Add the vector of each candidate, to be put into a maximum inner product index.
+        """Add the vector of each candidate, for a maximum inner product index.
 
         Parameters
         ----------
