@@ -23,9 +23,7 @@ def stub() -> str:
     ]
     for row in PARAMS:
         if not hasattr(FMParamsBase, row.getter):
-            optional = row.default is None and not row.is_learning_rate
-            kind = f"{row.kind.__name__} | None" if optional else row.kind.__name__
-            lines += method(row.getter, "self", kind, row.describe("Return"))
+            lines += method(row.getter, "self", row.getter_type, row.describe("Return"))
     lines += ["", "class EstimatorParams(KeywordParams, FMParams):"]
     for name, returned, ignored in (
         ("__init__", "None", ""),

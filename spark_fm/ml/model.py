@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any, Literal, overload
 from uuid import uuid4
@@ -39,8 +38,6 @@ from spark_fm.scoring.columns import (
 from spark_fm.spark.resources import scoring_gpu
 from spark_fm.spark.schema import check_frame, check_outputs
 from spark_fm.spark.session import disable_columnar_udf_input, use_driver_interpreter
-
-log = logging.getLogger(__name__)
 
 
 class FactorizationMachineModel(

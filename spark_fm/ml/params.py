@@ -66,6 +66,12 @@ class ParamRow:
         """Whether the optimizer chooses the value of an unset Param."""
         return self.name.endswith("Lr")
 
+    @property
+    def getter_type(self) -> str:
+        """What the getter returns."""
+        may_be_none = self.default is None and not self.is_learning_rate
+        return f"{self.kind.__name__} | None" if may_be_none else self.kind.__name__
+
     def describe(self, action: str) -> str:
         """Return the docstring of an accessor that does ``action``."""
         unset = ""
@@ -340,6 +346,7 @@ def _getter(cls: type[Any], row: ParamRow) -> Callable[..., Any]:
     def getter(self: FMParamsBase) -> Any:
         return self._value(row)
 
+    getter.__annotations__ = {"return": row.getter_type}
     return _named(getter, cls, row.getter, row.describe("Return"))
 
 
@@ -347,6 +354,7 @@ def _setter(cls: type[Any], row: ParamRow) -> Callable[..., Any]:
     def setter(self: FMParamsBase, value: Any) -> Any:
         return self._set(**{row.name: value})
 
+    setter.__annotations__ = {"value": row.kind.__name__, "return": "Self"}
     return _named(setter, cls, row.setter, row.describe("Set"))
 
 
