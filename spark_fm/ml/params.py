@@ -298,9 +298,11 @@ class KeywordParams(FMParamsBase):
 
     def _check_names(self, method: str, params: dict[str, Any]) -> None:
         """Raise the TypeError that a signature with all names would raise."""
-        for name in params.keys() - {row.name for row in PARAMS}:
+        unknown = [name for name in params if name not in _SIGNATURE.parameters]
+        if unknown:
             raise TypeError(
-                f"{type(self).__name__}.{method}() got an unexpected keyword argument {name!r}"
+                f"{type(self).__name__}.{method}() got an unexpected keyword argument "
+                f"{unknown[0]!r}"
             )
 
 
