@@ -161,7 +161,7 @@ def given(name: str, value: Any) -> dict[str, Any]:
 # Where the effect is known exactly ------------------------------------------------------
 
 
-def test_a_step_size_of_zero_freezes_its_group(fitted: Any) -> None:
+def test_a_learning_rate_of_zero_freezes_its_group(fitted: Any) -> None:
     frozen = fitted(biasLr=0.0, linearLr=0.0, factorsLr=0.0, biasInitValue=0.25)
 
     assert frozen.bias == 0.25

@@ -88,13 +88,13 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
     assert names - beside == set(USUAL)
 
 
-def test_step_sizes_are_drawn_around_the_default_of_the_optimizer_drawn():
+def test_learning_rates_are_drawn_around_the_default_of_the_optimizer_drawn():
     for params in drawn(space()):
         for name in RATES:
             assert 1 / 8.01 <= params[name] / DEFAULT_LR[params["optimizer"]] <= 4.01
 
 
-def test_a_range_of_step_sizes_that_is_given_holds_for_every_optimizer():
+def test_a_given_range_of_learning_rates_holds_for_every_optimizer():
     for params in drawn(space(factorsLr=(0.5, 0.6))):
         assert 0.5 <= params["factorsLr"] <= 0.6
 
