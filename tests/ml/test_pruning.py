@@ -69,12 +69,12 @@ def test_planted_searches_save_epochs_and_keep_their_best(seed):
         for _ in range(40)
     ]
     curves[23] = np.array(curve(0.48, 0.3)) + rng.normal(0, 0.003, LONG)
-    curves: list[list[float]] = []
+    costs_so_far: list[list[float]] = []
     for first in range(0, 40, 4):
-        rivals = list(curves)
+        rivals = list(costs_so_far)
         for costs in curves[first : first + 4]:
             ends = [n for n in range(1, LONG) if should_prune(list(costs[:n]), rivals)]
-            curves.append(list(costs[: ends[0]] if ends else costs))
+            costs_so_far.append(list(costs[: ends[0]] if ends else costs))
 
-    assert sum(map(len, curves)) < 0.8 * 40 * LONG
-    assert min(range(40), key=lambda i: min(curves[i])) == 23
+    assert sum(map(len, costs_so_far)) < 0.8 * 40 * LONG
+    assert min(range(40), key=lambda i: min(costs_so_far[i])) == 23
