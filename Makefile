@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 
 RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel lint bench-quality fuzz proto java clean
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel lint bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -52,6 +52,10 @@ bench-quality: $(STAMP) java
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.formats.mutations --cases 200000
 	$(BIN)/python -m tests.serving.malformed --cases 500000
+
+# After a change of the table in spark_fm/ml/params.py.
+params: $(STAMP)
+	PYTHONPATH=. $(BIN)/python conf/write_stubs.py
 
 # The oldest compiler whose modules every supported protobuf runtime takes.
 proto:

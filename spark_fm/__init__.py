@@ -1,7 +1,7 @@
 """Factorization machines on Apache Spark: train, score, save, load.
 
-The public names are loaded on first use, so that executors, which need the learner
-only, do not import ``pyspark.ml`` for every task.
+The public names are loaded on first use, so that executors, which only need the learner,
+do not import ``pyspark.ml`` for every task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "tune",
 ]
 
-_HOMES = {
+_MODULES = {
     "FMEvaluation": "spark_fm.ml.evaluation",
     "FMEvaluator": "spark_fm.ml.evaluator",
     "FMTrainingSummary": "spark_fm.ml.summary",
@@ -53,12 +53,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
-    if name not in _HOMES:
+    """Import a public name from its module."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'spark_fm' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

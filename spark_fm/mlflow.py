@@ -1,6 +1,6 @@
 """Models in MLflow: logged from a Spark program, loaded as pyfunc without Spark or Java.
 
-Epochs reach an active MLflow run by themselves while ``fit`` runs. This module needs
+``fit`` logs its epochs to the active MLflow run. This module needs
 ``pip install 'spark-fm[mlflow]'``.
 """
 
@@ -42,16 +42,16 @@ def log_model(
     ----------
     model : FactorizationMachineModel
     name : str, default "model"
-        Of the model in the run.
+        Name of the model in the run.
     registered_model_name : str, optional
-        Also make it a version of this registered model.
+        Also register it as a version of this model.
     pip_requirements : list of str, optional
-        What scoring needs; default this version of spark-fm.
+        Requirements for scoring; default this version of spark-fm.
 
     Returns
     -------
     mlflow.models.model.ModelInfo
-        Its ``model_uri`` is what ``load_model`` takes.
+        With the ``model_uri`` for ``load_model``.
 
     Raises
     ------
@@ -60,9 +60,9 @@ def log_model(
 
     Notes
     -----
-    The driver writes the files itself: no Spark job, and no storage that executors share.
-    The folder ``model`` among the artifacts is also what
-    ``FactorizationMachineModel.load`` reads. A run starts when none is active.
+    The driver writes the files itself: no Spark job, and no storage shared with executors.
+    ``FactorizationMachineModel.load`` also reads the folder ``model`` among the artifacts.
+    A run starts if none is active.
     """
     try:
         import mlflow.pyfunc
@@ -83,17 +83,12 @@ def log_model(
 
 
 def _load_pyfunc(path: str) -> Scorer:
-    """Return what ``mlflow.pyfunc.load_model`` wraps."""
+    """Return the object that ``mlflow.pyfunc.load_model`` wraps."""
     return Scorer(read_model(path))
 
 
 class Scorer:
-    """Scores tables and matrices with a saved model.
-
-    Parameters
-    ----------
-    model : SavedModel
-    """
+    """Scores tables and matrices with a saved model."""
 
     def __init__(self, model: SavedModel) -> None:
         self.model = model
@@ -109,27 +104,27 @@ class Scorer:
             the model has features, in their order. A matrix has shape
             (n_rows, n_features).
         params : dict, optional
-            Part of MLflow's interface; none is known here.
+            Part of MLflow's interface; ignored.
 
         Returns
         -------
         pandas DataFrame
-            One row for each of the input, with its index. A row that cannot be scored is
-            NaN, unless ``handleInvalid`` is "error".
+            One row per input row, with its index. A row that cannot be scored is NaN,
+            unless ``handleInvalid`` is "error".
 
         Raises
         ------
         InvalidColumnError
-            When the features are not there, or are not numbers.
+            If the features are missing, or are not numbers.
         InvalidDataError
             For null, NaN and infinite values and indices outside the model's features,
             under ``handleInvalid="error"``.
         """
-        chosen, weights = self.model.params, self.model.weights
+        saved_params, weights = self.model.params, self.model.weights
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
         batch, is_null = self._rows(model_input)
         bad = is_null | _rows_with_bad_entries(batch, weights.feature_dim)
-        if bad.any() and chosen["handleInvalid"] == "error":
+        if bad.any() and saved_params["handleInvalid"] == "error":
             raise InvalidDataError(
                 f"Row {int(bad.argmax())} is null or broken, or a list of another length than "
                 f"{weights.feature_dim}, or holds a NaN or infinite value or an index outside 0 to "
@@ -138,10 +133,10 @@ class Scorer:
             )
         scores = np.full(batch.n_rows, np.nan)
         scores[~bad] = self.model.predict(canonical(batch.take(np.flatnonzero(~bad))))
-        columns = {chosen["scoreCol"]: scores}
-        if self.model.loss == "logistic" and chosen["predictedLabelCol"]:
-            labels = np.where(bad, np.nan, predicted_labels(scores, chosen["threshold"]))
-            columns[chosen["predictedLabelCol"]] = labels
+        columns = {saved_params["scoreCol"]: scores}
+        if self.model.loss == "logistic" and saved_params["predictedLabelCol"]:
+            labels = np.where(bad, np.nan, predicted_labels(scores, saved_params["threshold"]))
+            columns[saved_params["predictedLabelCol"]] = labels
         return pd.DataFrame(columns, index=index)
 
     def _rows(self, table: Any) -> tuple[CsrBatch, NDArray[np.bool_]]:
@@ -174,7 +169,7 @@ def _of_objects(
 ) -> tuple[CsrBatch, NDArray[np.bool_]]:
     """Return the rows of a column of lists or of dicts, and which are null or broken.
 
-    A list of another length than the model's is broken.
+    A list with a length other than the model's is broken.
     """
     present = column[column.notna()]
     is_sparse = len(present) > 0 and isinstance(present.iloc[0], dict)
@@ -188,8 +183,8 @@ def _of_objects(
         ) from err
     values = vectors.values.astype(np.float32)
     batch = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
-    other = vectors.is_dense & (vectors.sizes != n_features)
-    return batch, vectors.is_null | vectors.is_broken | other
+    wrong_size = vectors.is_dense & (vectors.sizes != n_features)
+    return batch, vectors.is_null | vectors.is_broken | wrong_size
 
 
 def _rows_with_bad_entries(batch: CsrBatch, feature_dim: int) -> NDArray[np.bool_]:

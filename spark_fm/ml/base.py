@@ -1,4 +1,4 @@
-"""What every fitted model has: its Params, its outputs, and how they are named; driver only."""
+"""What the methods of a fitted model build on: Params, weights, output columns; driver only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -14,20 +15,22 @@ from pyspark.sql import functions as F
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
-from spark_fm.ml.params import BINARY, FMParams
+from spark_fm.ml.accessors import FMParams, ModelParams
+from spark_fm.ml.params import BINARY
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_features
 from spark_fm.spark.session import use_driver_interpreter
 
-# Shipped weights by weights object: copies of a model share them.
-_handles: WeakKeyDictionary[FMWeights, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
+# By weights object: copies of a model share their broadcast.
+_broadcasts: WeakKeyDictionary[FMWeights, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
 
 
-class FittedModel(FMParams):
-    """Params with the weights that a training found."""
+class FittedModel(Model, ModelParams):
+    """Params and trained weights."""
 
     _weights: FMWeights | None
+    _origin: dict[str, Any] | None
 
     @property
     def weights(self) -> FMWeights:
@@ -36,18 +39,23 @@ class FittedModel(FMParams):
             raise SparkFMError("This model has no parameters: fit or load one.")
         return self._weights
 
-    def _handle(self, session: SparkSession) -> Broadcast:
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """Where an imported model comes from, with its hyperparameters; else None."""
+        return self._origin
+
+    def _broadcast(self, session: SparkSession) -> Broadcast:
+        """Return the broadcast weights, made on the first call in a session."""
         weights = self.weights
-        kept = _handles.get(weights)
-        if kept is not None and kept[0] is session:
-            return kept[1]
-        value = (weights.table, weights.bias, weights.features, weights.feature_dim)
-        handle = session_broadcast(session, value, n_bytes=weights.table.nbytes)
-        _handles[weights] = (session, handle)
-        return handle
+        of_session, broadcast = _broadcasts.get(weights, (None, None))
+        if broadcast is None or of_session is not session:
+            value = (weights.table, weights.bias, weights.features, weights.feature_dim)
+            broadcast = session_broadcast(session, value, n_bytes=weights.table.nbytes)
+            _broadcasts[weights] = (session, broadcast)
+        return broadcast
 
     def _reader(self, dataset: DataFrame) -> FeatureReader:
-        """Check a DataFrame's features column and say how tasks read it."""
+        """Check the features column and handleInvalid; return how tasks read that column."""
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
                 '"error", "skip" or "keep"')  # fmt: skip
@@ -67,20 +75,11 @@ VALUE = {"type": "numeric"}
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output column.
-
-    Parameters
-    ----------
-    name : str
-    make : callable
-        From the struct of score and margin to the output.
-    attributes : dict
-        Its ``ml_attr`` metadata, as ``org.apache.spark.ml.attribute`` lays them out.
-    """
+    """One output column."""
 
     name: str
-    make: Callable[[Column], Column]
-    attributes: dict[str, Any]
+    make: Callable[[Column], Column]  # from the struct of score and margin
+    attributes: dict[str, Any]  # ``ml_attr`` metadata, as org.apache.spark.ml.attribute has them
 
     def column(self, scored: Column) -> Column:
         """Return the named column; null where the score is null."""
@@ -88,7 +87,7 @@ class Output:
 
 
 def outputs(params: FMParams) -> dict[str, Output]:
-    """Return the outputs that have a name, by Param, in the order they are written."""
+    """Return the output columns to write, by Param, in their order."""
     threshold = params.getThreshold()
 
     def score(scored: Column) -> Column:
@@ -110,7 +109,7 @@ def outputs(params: FMParams) -> dict[str, Output]:
         return pair(-scored["margin"], scored["margin"])
 
     if params.getPredictorType() == BINARY:
-        found = {
+        columns = {
             "scoreCol": Output(params.getScoreCol(), score, PROBABILITY),
             "predictedLabelCol": Output(params.getPredictedLabelCol(), label, TWO_LABELS),
             "probabilityCol": Output(params.getProbabilityCol(), probability, ENTRY_PER_LABEL),
@@ -118,8 +117,8 @@ def outputs(params: FMParams) -> dict[str, Output]:
             "predictionCol": Output(params.getPredictionCol(), label, TWO_LABELS),
         }
     else:
-        found = {
+        columns = {
             "scoreCol": Output(params.getScoreCol(), score, VALUE),
             "predictionCol": Output(params.getPredictionCol(), score, NUMBER),
         }
-    return {param: output for param, output in found.items() if output.name}
+    return {param: output for param, output in columns.items() if output.name}

@@ -6,18 +6,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyspark import keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.param import Param
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, require
 from spark_fm.learner.training import WarmStart
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
-from spark_fm.ml.params import BINARY, REGRESSOR, FMSetters
+from spark_fm.ml.params import BINARY, REGRESSOR
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.schema import (
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 class FactorizationMachine(
     Estimator[FactorizationMachineModel],
-    FMSetters,
     FromHyperparameters,
     MLReadable["FactorizationMachine"],
     MLWritable,
@@ -46,7 +44,7 @@ class FactorizationMachine(
     """Second-order factorization machine for binary classification and regression.
 
     ``score(x) = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j`` [1]_, trained by
-    stochastic gradient steps on each partition with the models averaged in between.
+    stochastic gradient descent on each partition, with the models averaged in between.
 
     Every Param of ``explainParams()`` is a keyword argument and has a setter and a
     getter.
@@ -54,10 +52,9 @@ class FactorizationMachine(
     Notes
     -----
     ``fit`` runs on Spark Classic and Spark Connect. The same seed and input partitions
-    give the same model, bit for bit, whatever tasks were retried. Cost of an epoch:
-    O(non-zeros x numFactors) arithmetic, and a round of the touched features'
-    parameters as often as ``averagingsPerEpoch`` says when more than one partition
-    trains.
+    give the same model, bit for bit, even if tasks are retried. Cost of an epoch:
+    O(non-zeros x numFactors) arithmetic and, if more than one partition trains,
+    ``averagingsPerEpoch`` transfers of the updated features' parameters.
 
     References
     ----------
@@ -78,142 +75,6 @@ class FactorizationMachine(
     0
     """
 
-    _input_kwargs: dict[str, Any]
-
-    @keyword_only
-    def __init__(  # noqa: PLR0913
-        self,
-        *,
-        featuresCol: str | None = None,
-        labelCol: str | None = None,
-        weightCol: str | None = None,
-        validationIndicatorCol: str | None = None,
-        predictionCol: str | None = None,
-        probabilityCol: str | None = None,
-        rawPredictionCol: str | None = None,
-        scoreCol: str | None = None,
-        predictedLabelCol: str | None = None,
-        threshold: float | None = None,
-        predictorType: str | None = None,
-        numFactors: int | None = None,
-        featureDim: int | None = None,
-        useBias: bool | None = None,
-        useLinear: bool | None = None,
-        optimizer: str | None = None,
-        epochs: int | None = None,
-        shuffle: bool | None = None,
-        adagradInit: float | None = None,
-        miniBatchSize: int | None = None,
-        biasLr: float | None = None,
-        linearLr: float | None = None,
-        factorsLr: float | None = None,
-        biasWd: float | None = None,
-        linearWd: float | None = None,
-        factorsWd: float | None = None,
-        decayFrequencyPower: float | None = None,
-        clipGradient: float | None = None,
-        eps: float | None = None,
-        rescaleGrad: float | None = None,
-        averageEpochs: bool | None = None,
-        sageMakerTraining: bool | None = None,
-        standardizeLabel: bool | None = None,
-        biasInitMethod: str | None = None,
-        biasInitScale: float | None = None,
-        biasInitSigma: float | None = None,
-        biasInitValue: float | None = None,
-        linearInitMethod: str | None = None,
-        linearInitScale: float | None = None,
-        linearInitSigma: float | None = None,
-        linearInitValue: float | None = None,
-        factorsInitMethod: str | None = None,
-        factorsInitScale: float | None = None,
-        factorsInitSigma: float | None = None,
-        factorsInitValue: float | None = None,
-        numWorkers: int | None = None,
-        averagingsPerEpoch: int | None = None,
-        aggregationDepth: int | None = None,
-        device: str | None = None,
-        validationFraction: float | None = None,
-        validationMetric: str | None = None,
-        patience: int | None = None,
-        refit: str | None = None,
-        handleInvalid: str | None = None,
-        keepTrainingState: bool | None = None,
-        checkpointDir: str | None = None,
-        checkpointInterval: int | None = None,
-        seed: int | None = None,
-        tol: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.setParams(**self._input_kwargs)
-
-    @keyword_only
-    def setParams(  # noqa: PLR0913
-        self,
-        *,
-        featuresCol: str | None = None,
-        labelCol: str | None = None,
-        weightCol: str | None = None,
-        validationIndicatorCol: str | None = None,
-        predictionCol: str | None = None,
-        probabilityCol: str | None = None,
-        rawPredictionCol: str | None = None,
-        scoreCol: str | None = None,
-        predictedLabelCol: str | None = None,
-        threshold: float | None = None,
-        predictorType: str | None = None,
-        numFactors: int | None = None,
-        featureDim: int | None = None,
-        useBias: bool | None = None,
-        useLinear: bool | None = None,
-        optimizer: str | None = None,
-        epochs: int | None = None,
-        shuffle: bool | None = None,
-        adagradInit: float | None = None,
-        miniBatchSize: int | None = None,
-        biasLr: float | None = None,
-        linearLr: float | None = None,
-        factorsLr: float | None = None,
-        biasWd: float | None = None,
-        linearWd: float | None = None,
-        factorsWd: float | None = None,
-        decayFrequencyPower: float | None = None,
-        clipGradient: float | None = None,
-        eps: float | None = None,
-        rescaleGrad: float | None = None,
-        averageEpochs: bool | None = None,
-        sageMakerTraining: bool | None = None,
-        standardizeLabel: bool | None = None,
-        biasInitMethod: str | None = None,
-        biasInitScale: float | None = None,
-        biasInitSigma: float | None = None,
-        biasInitValue: float | None = None,
-        linearInitMethod: str | None = None,
-        linearInitScale: float | None = None,
-        linearInitSigma: float | None = None,
-        linearInitValue: float | None = None,
-        factorsInitMethod: str | None = None,
-        factorsInitScale: float | None = None,
-        factorsInitSigma: float | None = None,
-        factorsInitValue: float | None = None,
-        numWorkers: int | None = None,
-        averagingsPerEpoch: int | None = None,
-        aggregationDepth: int | None = None,
-        device: str | None = None,
-        validationFraction: float | None = None,
-        validationMetric: str | None = None,
-        patience: int | None = None,
-        refit: str | None = None,
-        handleInvalid: str | None = None,
-        keepTrainingState: bool | None = None,
-        checkpointDir: str | None = None,
-        checkpointInterval: int | None = None,
-        seed: int | None = None,
-        tol: float | None = None,
-    ) -> FactorizationMachine:
-        """Set the Params that are given."""
-        return self._set(**self._input_kwargs)
-
     def fit(
         self,
         dataset: DataFrame,
@@ -230,11 +91,11 @@ class FactorizationMachine(
             Params for this fit only. A list trains all its models in shared passes over
             the rows (``fitMultiple``) and returns a list.
         warmStart : FactorizationMachineModel or str, optional
-            Model, or path of a saved one, to go on from: with its parameters for the
-            features it knows, and new ones for the rest. ``numFactors`` is the model's.
-            When the model was trained with ``keepTrainingState`` on the same rows, the
-            training goes on for ``epochs`` more, bit for bit as if it had not stopped;
-            on other rows the optimizer's statistics are taken over.
+            Model, or path of a saved one, to start from: its parameters for the features
+            it knows, initial values for the others. ``numFactors`` is the model's. If the
+            model was trained with ``keepTrainingState`` on the same rows, the training
+            continues for ``epochs`` more, bit for bit as if it had not stopped; on other
+            rows it starts with the model's optimizer statistics.
 
         Returns
         -------
@@ -245,7 +106,7 @@ class FactorizationMachine(
         InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError,
         TrainingDivergedError
         GpuNotFoundError
-            With ``device="gpu"``, when tasks have none that works.
+            With ``device="gpu"``, if tasks have no working GPU.
         CheckpointError
             When ``checkpointDir`` holds the checkpoint of another training.
         """
@@ -253,7 +114,7 @@ class FactorizationMachine(
             fitted = dict(self._fit_multiple(dataset, params, warmStart))
             return [fitted[number] for number in range(len(params))]
         if isinstance(params, dict):
-            check_param_maps(self, [params])
+            self._check_param_maps([params])
         if warmStart is None:
             return super().fit(dataset, params)
         return (self.copy(params) if params else self)._fit(dataset, warmStart)
@@ -269,13 +130,13 @@ class FactorizationMachine(
         paramMaps : sequence of dict
             Any Params. Maps that agree in the columns, featureDim, predictorType,
             handleInvalid, seed, shuffle, validationFraction and numWorkers share the
-            packed rows; models of them that are cut up alike share the passes.
+            packed rows; of these, models with the same partitioning share the passes.
 
         Returns
         -------
         iterator of (int, FactorizationMachineModel)
-            The number of the map and its model, which is the one that ``fit`` gives. Safe
-            to use from several threads. The first call trains all.
+            The number of the map and its model, the same as from ``fit``. Safe to use
+            from several threads. The first call trains all models.
         """
         return self._fit_multiple(dataset, paramMaps, None)
 
@@ -284,10 +145,12 @@ class FactorizationMachine(
         dataset: DataFrame,
         param_maps: Sequence[ParamMap],
         warm_start: FactorizationMachineModel | str | None,
-    ) -> FittedModels:
-        check_param_maps(self, param_maps)
-        stages = [self.copy(param_map) for param_map in param_maps]
-        return FittedModels(lambda: fit_all(stages, dataset, warm_start), len(stages))
+    ) -> _FitMultipleIterator:
+        self._check_param_maps(param_maps)
+        estimators = [self.copy(param_map) for param_map in param_maps]
+        return _FitMultipleIterator(
+            lambda: fit_all(estimators, dataset, warm_start), len(estimators)
+        )
 
     def _fit(
         self, dataset: DataFrame, warm_start: FactorizationMachineModel | str | None = None
@@ -297,96 +160,64 @@ class FactorizationMachine(
             raise outcome
         return outcome
 
-    def _fitted(self, result: TrainResult) -> FactorizationMachineModel:
+    def _train_config(self, dataset: DataFrame) -> TrainConfig:
+        """Return what a training takes; raise InvalidParamError for values out of range."""
+        require(self.getPredictorType() in (BINARY, REGRESSOR), "predictorType",
+                self.getPredictorType(), f'"{BINARY}" or "{REGRESSOR}"')  # fmt: skip
+        require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
+        spec, columns = self._spec(), ColumnNames(**self._fields("columns"))
+        fields = self._fields("config")
+        feature_dim = fields["feature_dim"]
+        require(feature_dim is None or feature_dim >= 1, "featureDim", feature_dim,
+                "1 to 2,147,483,647, or leave it unset")  # fmt: skip
+        if feature_dim is None and columns.features in dataset.schema.names:
+            feature_dim = vector_size(dataset.schema, columns.features)
+        fields["feature_dim"] = feature_dim or 0
+        fields["metric"] = fields["metric"] or ("logloss" if spec.loss == "logistic" else "rmse")
+        config = TrainConfig(spec=spec, columns=columns, **fields)
+        config.check()
+        return config
+
+    def _spec(self) -> Hyperparameters:
+        groups: dict[str, Any] = {
+            group: GroupHyperparameters(**self._fields(group))
+            for group in ("bias", "linear", "factors")
+        }
+        return Hyperparameters(loss=self._loss, **groups, **self._fields("spec"))
+
+    def _model(self, result: TrainResult) -> FactorizationMachineModel:
+        """Return the model of a finished training, with this estimator's Params and uid."""
         summary = FMTrainingSummary(result.history, result.summary)
         model = FactorizationMachineModel(result.weights, summary, result.training_state)
         model._resetUid(self.uid)
         return self._copyValues(model)
 
-    def _request(self, dataset: DataFrame) -> TrainConfig:
-        """Return the Params as a training takes them; raise for names out of range."""
-        if self.getPredictorType() not in (BINARY, REGRESSOR):
+    def _continuing(self, model: FactorizationMachineModel) -> FactorizationMachine:
+        """Return a copy with the model's number of factors; raise when they do not match."""
+        k = model.weights.k
+        if self.isSet(self.numFactors) and self.getNumFactors() != k:
             raise InvalidParamError(
-                f"predictorType={self.getPredictorType()!r} is not allowed: expected "
-                f'"{BINARY}" or "{REGRESSOR}".'
+                f"numFactors={self.getNumFactors()} does not fit warmStart, a model of {k} "
+                f"factors. Leave numFactors unset or set it to {k}."
             )
-        if not 0 <= self.getThreshold() <= 1:
+        if self.getPredictorType() != model.getPredictorType():
             raise InvalidParamError(
-                f"threshold={self.getThreshold()!r} is not allowed: expected 0 to 1."
+                f"predictorType={self.getPredictorType()!r} does not fit warmStart, a "
+                f"{model.getPredictorType()!r}. Set it to that."
             )
-        spec = self._spec()
-        columns = ColumnNames(
-            features=self.getFeaturesCol(),
-            label=self.getLabelCol(),
-            weight=self._optional(self.weightCol),
-            validation=self._optional(self.validationIndicatorCol),
-        )
-        feature_dim = self.getFeatureDim()
-        if feature_dim is not None and feature_dim < 1:
-            raise InvalidParamError(
-                f"featureDim={feature_dim!r} is not allowed: expected 1 to 2,147,483,647, or leave "
-                "it unset."
-            )
-        if feature_dim is None and columns.features in dataset.schema.names:
-            feature_dim = vector_size(dataset.schema, columns.features)
-        default_metric = "logloss" if spec.loss == "logistic" else "rmse"
-        return TrainConfig(
-            spec=spec,
-            columns=columns,
-            feature_dim=feature_dim or 0,
-            num_workers=self.getNumWorkers(),
-            averagings=self.getAveragingsPerEpoch(),
-            aggregation_depth=self.getAggregationDepth(),
-            validation_fraction=self.getValidationFraction(),
-            metric=self.getValidationMetric() or default_metric,
-            patience=self.getPatience(),
-            tol=self.getTol(),
-            refit=self.getRefit(),  # type: ignore[arg-type]  # checked by TrainConfig.check
-            handle_invalid=self.getHandleInvalid(),  # type: ignore[arg-type]  # likewise
-            standardize_label=self.getStandardizeLabel(),
-            keep_snapshot=self.getKeepTrainingState(),
-            checkpoint_dir=self.getCheckpointDir(),
-            checkpoint_interval=self.getCheckpointInterval(),
-            device=self.getDevice(),  # type: ignore[arg-type]  # likewise
-        )
+        return self.copy({self.numFactors: k})
 
-    def _spec(self) -> Hyperparameters:
-        groups = {}
-        for name in ("bias", "linear", "factors"):
-            values = {
-                key: self._optional(self.getParam(name + key))
-                for key in ("InitMethod", "InitSigma", "InitScale", "InitValue", "Wd")
-            }
-            groups[name] = GroupHyperparameters(
-                lr=self._lr(self.getParam(name + "Lr")),
-                wd=values["Wd"],
-                init_method=values["InitMethod"],
-                init_sigma=values["InitSigma"],
-                init_scale=values["InitScale"],
-                init_value=values["InitValue"],
-            )
-        return Hyperparameters(
-            k=self.getNumFactors(),
-            loss=self._loss,
-            optimizer=self.getOptimizer(),  # type: ignore[arg-type]  # checked by Hyperparameters.check
-            epochs=self.getEpochs(),
-            seed=self.getSeed(),
-            shuffle=self.getShuffle(),
-            use_bias=self.getUseBias(),
-            use_linear=self.getUseLinear(),
-            mini_batch_size=self.getMiniBatchSize(),
-            adagrad_init=self.getAdagradInit(),
-            decay_frequency_power=self.getDecayFrequencyPower(),
-            clip_gradient=self._optional(self.clipGradient),
-            eps=self.getEps(),
-            rescale_grad=self._optional(self.rescaleGrad),
-            average_epochs=self.getAverageEpochs(),
-            sagemaker=self.getSageMakerTraining(),
-            **groups,
-        )
+    def _check_param_maps(self, param_maps: Sequence[ParamMap]) -> None:
+        """Raise InvalidParamError for Params of another stage, which Spark would ignore."""
+        for param in (param for param_map in param_maps for param in param_map):
+            if isinstance(param, Param) and param.parent != self.uid:
+                raise InvalidParamError(
+                    f"The param map sets {param.name} of {param.parent}, which has no effect on "
+                    f"{self.uid}. Take the Param from the estimator that is fitted."
+                )
 
     def write(self) -> FMStageWriter:
-        """Return a writer of this estimator's Params."""
+        """Return a writer of this estimator."""
         return FMStageWriter(self)
 
     @classmethod
@@ -398,15 +229,8 @@ class FactorizationMachine(
 Fitted = FactorizationMachineModel | TrainingDivergedError
 
 
-class FittedModels(Iterator[tuple[int, FactorizationMachineModel]]):
-    """Models by number, trained when the first is asked for; safe in threads.
-
-    Parameters
-    ----------
-    train : callable
-        Returns all outcomes.
-    n_models : int
-    """
+class _FitMultipleIterator(Iterator[tuple[int, FactorizationMachineModel]]):
+    """Models by number, all trained when the first is asked for; safe in threads."""
 
     def __init__(self, train: Callable[[], list[Fitted]], n_models: int) -> None:
         self._train = train
@@ -433,85 +257,53 @@ class FittedModels(Iterator[tuple[int, FactorizationMachineModel]]):
                     raise
             outcome, self._outcomes[number] = self._outcomes[number], None
         if not isinstance(outcome, FactorizationMachineModel):
-            raise outcome or RuntimeError("a model is given once")
+            raise outcome or RuntimeError("each model is returned once")
         return number, outcome
 
 
 def fit_all(
-    stages: Sequence[Any],
+    estimators: Sequence[FactorizationMachine],
     dataset: DataFrame,
     warm_start: FactorizationMachineModel | str | None = None,
 ) -> list[Fitted]:
-    """Return a model for each estimator, or the error of one that no step size saves.
+    """Return for each estimator its model, or the error of its training if it diverged.
 
-    Parameters
-    ----------
-    stages : sequence of FactorizationMachine
-    dataset : DataFrame
-    warm_start : FactorizationMachineModel or str, optional
-        Model, or path of one, that all go on from.
-
-    Raises
-    ------
-    InvalidParamError, InvalidColumnError, InvalidDataError, ModelTooLargeError
-        Before any job, where no row has to be read to know.
+    Wrong Params and columns raise before any job. Estimators that agree in how rows are
+    packed share the packed rows.
     """
     check_batch_frame(dataset, "fit")
     start = None
     if warm_start is not None:
-        model = warm_start
-        if isinstance(model, str):
-            model = FactorizationMachineModel.load(model)
-        if not isinstance(model, FactorizationMachineModel):
-            raise InvalidParamError(
-                f"warmStart={model!r} is a {type(model).__name__}; expected a "
-                "FactorizationMachineModel or the path of a saved one."
-            )
-        stages = [_going_on(stage, model) for stage in stages]
+        model = _loaded(warm_start)
+        estimators = [estimator._continuing(model) for estimator in estimators]
         start = WarmStart(model.weights, model.trainingState)
-    requests = [stage._request(dataset) for stage in stages]
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for number, request in enumerate(requests):
-        request.check()
-        check_training_columns(dataset.schema, request.columns)
-        groups.setdefault(packing_key(request), []).append(number)
-    # Metrics of several models would share their names: only one alone is logged.
-    callbacks = [mlflow_callback()] if len(stages) == 1 else []
+    configs = [estimator._train_config(dataset) for estimator in estimators]
+    numbers_by_packing: dict[tuple[object, ...], list[int]] = {}
+    for number, config in enumerate(configs):
+        check_training_columns(dataset.schema, config.columns)
+        numbers_by_packing.setdefault(packing_key(config), []).append(number)
+    # Metrics of several models would share their names: only those of a single one are logged.
+    callbacks = [mlflow_callback()] if len(estimators) == 1 else []
     fitted: dict[int, Fitted] = {}
-    for numbers in groups.values():
-        chosen = [requests[number] for number in numbers]
-        with open_trainer(internal_rows(dataset, chosen[0].columns), chosen[0]) as data:
-            outcomes = data.train(chosen, start=start, callbacks=callbacks)
+    for numbers in numbers_by_packing.values():
+        together = [configs[number] for number in numbers]
+        with open_trainer(internal_rows(dataset, together[0].columns), together[0]) as trainer:
+            outcomes = trainer.train(together, start=start, callbacks=callbacks)
         for number, outcome in zip(numbers, outcomes, strict=True):
             if isinstance(outcome, TrainingDivergedError):
                 fitted[number] = outcome
             else:
-                fitted[number] = stages[number]._fitted(outcome)
-    return [fitted[number] for number in range(len(stages))]
+                fitted[number] = estimators[number]._model(outcome)
+    return [fitted[number] for number in range(len(estimators))]
 
 
-def check_param_maps(stage: Any, param_maps: Sequence[Any]) -> None:
-    """Raise InvalidParamError for Params of another stage, which Spark would ignore."""
-    for param_map in param_maps:
-        for param in param_map:
-            if isinstance(param, Param) and param.parent != stage.uid:
-                raise InvalidParamError(
-                    f"The param map sets {param.name} of {param.parent}, which has no effect on "
-                    f"{stage.uid}. Take the Param from the estimator that is fitted."
-                )
-
-
-def _going_on(stage: Any, model: FactorizationMachineModel) -> Any:
-    """Return the estimator with the model's number of factors; raise when they do not fit."""
-    k = model.weights.k
-    if stage.isSet(stage.numFactors) and stage.getNumFactors() != k:
+def _loaded(warm_start: FactorizationMachineModel | str) -> FactorizationMachineModel:
+    model = warm_start
+    if isinstance(model, str):
+        model = FactorizationMachineModel.load(model)
+    if not isinstance(model, FactorizationMachineModel):
         raise InvalidParamError(
-            f"numFactors={stage.getNumFactors()} does not fit warmStart, a model of {k} factors. "
-            f"Leave numFactors unset or set it to {k}."
+            f"warmStart={model!r} is a {type(model).__name__}; expected a "
+            "FactorizationMachineModel or the path of a saved one."
         )
-    if stage.getPredictorType() != model.getPredictorType():
-        raise InvalidParamError(
-            f"predictorType={stage.getPredictorType()!r} does not fit warmStart, a "
-            f"{model.getPredictorType()!r}. Set it to that."
-        )
-    return stage.copy({stage.numFactors: k})
+    return model

@@ -1,9 +1,9 @@
-"""Measure a model on a DataFrame: metrics, curves, calibration; driver only."""
+"""Metrics, curves and calibration of a model on labelled rows; driver only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.learner.metrics import Floats
+from spark_fm.ml.base import FittedModel
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.plots import (
+    CALIBRATION_GROUPS,
     draw_calibration,
     draw_fit,
     draw_precision_recall,
@@ -21,7 +23,6 @@ from spark_fm.ml.plots import (
     finish,
     new_figure,
 )
-from spark_fm.ml.summary import CALIBRATION_GROUPS
 from spark_fm.scoring.metrics import (
     ClassifierSums,
     Names,
@@ -37,12 +38,9 @@ from spark_fm.spark.schema import (
     quoted,
 )
 
-if TYPE_CHECKING:
-    from spark_fm.ml.model import FactorizationMachineModel
-
 CURVE_POINTS = 1000
 RESIDUAL_BINS = 40
-TAIL = 0.001  # share of the rows on either side that the last bins of residuals take in
+TAIL = 0.001  # fraction of the rows that each outermost bin of residuals takes in
 _OTHER_OUTPUTS = ("predictedLabelCol", "predictionCol", "probabilityCol", "rawPredictionCol")
 
 
@@ -58,7 +56,7 @@ class FMEvaluation:
         ``mae`` and ``r2``. NaN where undefined.
     calibration : DataFrame
         At most 20 groups of rows of about equal weight, by score: mean ``score``, the
-        share of label 1 (``rate``) or the mean ``label`` of a regressor, ``weight``.
+        fraction of label 1 (``rate``) or the mean ``label`` of a regressor, ``weight``.
     confusion : DataFrame or None
         Classifier: weight of rows by label (rows) and predicted label (columns).
     roc : DataFrame or None
@@ -67,7 +65,7 @@ class FMEvaluation:
         Classifier: ``recall``, ``precision`` and ``threshold``, at most 1,000 points.
     residuals : DataFrame or None
         Regressor: histogram of score minus label, ``low``, ``high`` and ``weight`` of 40
-        bins; the first and the last one also hold what lies further out, 0.1 % each.
+        bins; the outermost bins also hold the values beyond them, 0.1 % each.
     """
 
     metrics: dict[str, Any]
@@ -83,7 +81,7 @@ class FMEvaluation:
         Parameters
         ----------
         path : str, optional
-            Also save the picture there; the suffix gives the format.
+            File to save the picture to; the suffix gives the format.
 
         Returns
         -------
@@ -112,54 +110,53 @@ class FMEvaluation:
         return f"FMEvaluation({self.metrics['rows']} rows, {values})"
 
 
-def evaluate(model: FactorizationMachineModel, dataset: DataFrame) -> FMEvaluation:
-    """Return the metrics of the model on a DataFrame with features and label.
+class EvaluateMethods(FittedModel):
+    """The method of a model that measures it."""
 
-    Parameters
-    ----------
-    model : FactorizationMachineModel
-    dataset : DataFrame
-        With the model's featuresCol and labelCol, and its weightCol where there is one.
+    def evaluate(self, dataset: DataFrame) -> FMEvaluation:
+        """Return metrics, curves and calibration on rows with labels, in one job.
 
-    Raises
-    ------
-    InvalidColumnError, InvalidDataError
+        Parameters
+        ----------
+        dataset : DataFrame
+            With featuresCol and labelCol; if it has weightCol, rows are weighted by it.
 
-    Notes
-    -----
-    One job, no row of data on the driver. Log loss and counts are exact; the curves and
-    areas treat scores whose log-odds agree to 1e-4 as ties. Rows without a score
-    (handleInvalid "skip" or "keep") are left out.
-    """
-    check_batch_frame(dataset, "evaluate")
-    weight = model.getOrDefault("weightCol") if model.isDefined("weightCol") else ""
-    weight = weight if weight in dataset.schema.names else ""
-    features, label = model.getFeaturesCol(), model.getLabelCol()
-    check_training_columns(dataset.schema, ColumnNames(features, label, weight or None, None))
-    rows = dataset.select(
-        quoted(features).alias(features),
-        quoted(label).cast("double").alias("spark_fm_label"),
-        (quoted(weight).cast("double") if weight else F.lit(1.0)).alias("spark_fm_weight"),
-    )
-    scored = _scorer(model).transform(rows).select(
-        F.col("spark_fm_score").alias("score"),
-        F.col("spark_fm_label").alias("label"),
-        F.col("spark_fm_weight").alias("weight"),
-    )  # fmt: skip
-    names = Names(label=label, score=model.getScoreCol(), weight=weight or None)
-    if model.getPredictorType() == BINARY:
-        return _of_classifier(
-            classifier_sums(scored, names, threshold=model.getThreshold(), curves=True)
+        Raises
+        ------
+        InvalidColumnError, InvalidDataError
+
+        Notes
+        -----
+        No rows are collected on the driver. Log loss and counts are exact; curves and areas
+        treat scores whose log-odds agree to 1e-4 as ties. Rows without a score
+        (handleInvalid "skip" or "keep") are left out.
+        """
+        check_batch_frame(dataset, "evaluate")
+        weight = self.getOrDefault("weightCol") if self.isDefined("weightCol") else ""
+        weight = weight if weight in dataset.schema.names else ""
+        features, label = self.getFeaturesCol(), self.getLabelCol()
+        check_training_columns(dataset.schema, ColumnNames(features, label, weight or None, None))
+        rows = dataset.select(
+            quoted(features).alias(features),
+            quoted(label).cast("double").alias("spark_fm_label"),
+            (quoted(weight).cast("double") if weight else F.lit(1.0)).alias("spark_fm_weight"),
         )
-    return _of_regressor(regressor_sums(scored, names, centre=model.bias))
-
-
-def _scorer(model: FactorizationMachineModel) -> FactorizationMachineModel:
-    """Return a copy that writes the score only, null where "skip" would drop the row."""
-    values = {"scoreCol": "spark_fm_score", **dict.fromkeys(_OTHER_OUTPUTS, "")}
-    if model.getHandleInvalid() == "skip":
-        values["handleInvalid"] = "keep"
-    return model.copy({model.getParam(name): value for name, value in values.items()})
+        # Writes the score only, null where "skip" would drop the row.
+        outputs = {"scoreCol": "spark_fm_score", **dict.fromkeys(_OTHER_OUTPUTS, "")}
+        if self.getHandleInvalid() == "skip":
+            outputs["handleInvalid"] = "keep"
+        scorer = self.copy({self.getParam(name): value for name, value in outputs.items()})
+        scored = scorer.transform(rows).select(
+            F.col("spark_fm_score").alias("score"),
+            F.col("spark_fm_label").alias("label"),
+            F.col("spark_fm_weight").alias("weight"),
+        )
+        names = Names(label=label, score=self.getScoreCol(), weight=weight or None)
+        if self.getPredictorType() == BINARY:
+            return _of_classifier(
+                classifier_sums(scored, names, threshold=self.getThreshold(), curves=True)
+            )
+        return _of_regressor(regressor_sums(scored, names, centre=self.weights.bias))
 
 
 def _of_classifier(sums: ClassifierSums) -> FMEvaluation:
@@ -188,8 +185,8 @@ def _of_regressor(sums: RegressorSums) -> FMEvaluation:
 
 def _histogram(residual: Floats, weight: Floats) -> pd.DataFrame:
     """Return the weights of groups of rows, of ascending mean residual, in even bins."""
-    share = (np.cumsum(weight) - weight / 2) / weight.sum()
-    low, high = np.interp([TAIL, 1 - TAIL], share, residual)
+    quantiles = (np.cumsum(weight) - weight / 2) / weight.sum()
+    low, high = np.interp([TAIL, 1 - TAIL], quantiles, residual)
     if low == high:
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(

@@ -1,4 +1,7 @@
-"""Measure scored rows for model selection; driver only. Its path is an on-disk format."""
+"""Metrics of scored rows for model selection; driver only.
+
+The module path is part of the on-disk format.
+"""
 
 from __future__ import annotations
 
@@ -55,20 +58,21 @@ class FMEvaluator(
         Default ``label``.
     scoreCol : str
         Default ``score``: a number, or a vector of two, such as Spark's own
-        ``probability``, of which the second one counts. The log loss needs P(label = 1);
-        for the other metrics of classifiers any score will do.
+        ``probability``, whose second entry is used. The log loss needs P(label = 1); the
+        other metrics of classifiers take any score.
     weightCol : str, optional
     threshold : float
-        Score from which the predicted label is 1 (0 to 1), for accuracy, f1 and f_beta.
+        Smallest score for which the predicted label is 1 (0 to 1), for accuracy, f1 and
+        f_beta.
     beta : float
         Weight of recall in ``test:binary_f_beta`` (> 0); default 1.
 
     Notes
     -----
-    One Spark job. Rows of null score are left out, with a warning; labels other than 0
-    and 1 (or -1 and 1), null labels, NaN scores and bad weights raise InvalidDataError,
-    and so does a metric that is undefined, because NaN would win or lose a search
-    silently. Areas take scores whose log-odds agree to 1e-4 for ties; the rest is exact.
+    One Spark job. Rows with a null score are left out, with a warning; labels other than
+    0 and 1 (or -1 and 1), null labels, NaN scores and bad weights raise InvalidDataError,
+    as does an undefined metric, because NaN would win or lose a search silently. Areas
+    treat scores whose log-odds agree to 1e-4 as ties; all else is exact.
 
     Examples
     --------
@@ -87,11 +91,11 @@ class FMEvaluator(
     )  # fmt: skip
     scoreCol: Param[str] = Param(
         Params._dummy(), "scoreCol",
-        "score column: a number, or a vector of two, of which the second one counts",
+        "score column: a number, or a vector of two, whose second entry is used",
         TypeConverters.toString,
     )  # fmt: skip
     threshold: Param[float] = Param(
-        Params._dummy(), "threshold", "score from which the predicted label is 1 (0 to 1)",
+        Params._dummy(), "threshold", "smallest score for which the predicted label is 1 (0 to 1)",
         TypeConverters.toFloat,
     )  # fmt: skip
     beta: Param[float] = Param(
@@ -179,7 +183,7 @@ class FMEvaluator(
         return self._set(beta=value)
 
     def isLargerBetter(self) -> bool:
-        """Return whether a search should look for the largest metric."""
+        """Return whether larger values of the metric are better."""
         return LARGER_IS_BETTER[self._metric()]
 
     def _metric(self) -> str:
@@ -194,7 +198,7 @@ class FMEvaluator(
         require(0 < beta < math.inf, "beta", beta, "a finite number > 0")
         weight = self.getOrDefault("weightCol") if self.isDefined("weightCol") else ""
         names = Names(self.getLabelCol(), self.getScoreCol(), weight or None)
-        scored = _selected(dataset, names)
+        scored = _scored_rows(dataset, names)
         if metric in METRICS["squared"]:
             value = regressor_sums(scored, names).metrics()[metric]
         else:
@@ -225,8 +229,8 @@ class FMEvaluator(
         return FMStageReader(cls)
 
 
-def _selected(dataset: DataFrame, names: Names) -> DataFrame:
-    """Return the columns score, label and weight; raise when one cannot be taken."""
+def _scored_rows(dataset: DataFrame, names: Names) -> DataFrame:
+    """Return the columns score, label and weight; raise if one has a wrong type."""
     schema = dataset.schema
     check_number(schema, names.label, "labelCol")
     if names.weight is not None:
@@ -242,15 +246,15 @@ def _selected(dataset: DataFrame, names: Names) -> DataFrame:
 def _score(dataset: DataFrame, name: str) -> Column:
     if name in dataset.schema.names and isinstance(dataset.schema[name].dataType, VectorUDT):
         values = vector_to_array(quoted(name))
-        # A null vector is a null score; one of another size is refused like a NaN score.
-        wrong = F.when(values.isNotNull(), float("nan"))
-        return F.when(F.size(values) == 2, F.get(values, 1)).otherwise(wrong)
+        # A null vector is a null score; one of another size is an error, like a NaN score.
+        invalid = F.when(values.isNotNull(), float("nan"))
+        return F.when(F.size(values) == 2, F.get(values, 1)).otherwise(invalid)
     check_number(dataset.schema, name, "scoreCol")
     return quoted(name).cast("double")
 
 
 def _check_metric(name: object) -> None:
     """Raise InvalidParamError before a search trains its models for nothing."""
-    if isinstance(name, str):  # else Spark says of which type it is
+    if isinstance(name, str):  # Spark raises for other types
         require(name in EVALUATOR_METRICS, "metricName", name,
                 f"one of {', '.join(EVALUATOR_METRICS)}")  # fmt: skip

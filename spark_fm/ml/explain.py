@@ -1,10 +1,10 @@
-"""``model.explain`` and the strengths of features and groups; driver only."""
+"""Explanations of scores, and the strengths of features and groups; driver only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
@@ -18,7 +18,9 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.predict import table_positions
 from spark_fm.learner.spec import require
+from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
+from spark_fm.ml.plots import LINEAR, draw_strengths
 from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.explain import (
     ALL_ROWS,
@@ -40,11 +42,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PAIRS = 1000
+MOST_GROUPS = 1000
 BYTES_PER_NAME = 40
 
+Groups = Mapping[str, Iterable[int]]
 
-class Explaining(FittedModel):
-    """The methods of a model that say why it scores as it does."""
+
+class ExplainMethods(FittedModel):
+    """The methods of a model that explain its scores."""
 
     def explain(
         self,
@@ -54,16 +59,16 @@ class Explaining(FittedModel):
         numLinear: int | None = None,
         explanationCol: str = "explanation",
     ) -> DataFrame:
-        """Take the margin of each row apart into bias, linear and pair contributions.
+        """Split the margin of each row into bias, linear and pair contributions.
 
         Parameters
         ----------
         dataset : DataFrame
-            With a features column; its ml_attr metadata, if any, name the features.
+            With a features column; its ml_attr metadata, if any, names the features.
         numPairs : int
-            Strongest pairs to list a row (0 to 1000).
+            Strongest pairs to list per row (0 to 1000).
         numLinear : int, optional
-            Strongest linear parts to list a row (>= 0); None lists all.
+            Strongest linear parts to list per row (>= 0); None lists all.
         explanationCol : str
             Name of the column to add.
 
@@ -73,18 +78,18 @@ class Explaining(FittedModel):
             All columns, and a struct of ``margin``, ``bias``, ``linear`` (array of feature,
             name, value, contribution ``w_j x_j``), ``other_linear``, ``pairs`` (array of
             feature_a, name_a, feature_b, name_b, contribution ``<v_a, v_b> x_a x_b``) and
-            ``other_pairs``. Arrays are sorted by absolute contribution, equal ones by
-            feature. ``margin`` is bias plus all listed and other parts: the log-odds of label
-            1, or the regressor's value, taken in float64.
+            ``other_pairs``. Arrays are sorted by absolute contribution, ties by feature.
+            ``margin`` is bias plus all listed and other parts: the log-odds of label 1, or
+            the regressor's value, in float64.
 
         Raises
         ------
         InvalidParamError, InvalidColumnError
-            At once; a row that cannot be scored is treated as ``transform`` does.
+            At once. Rows that cannot be scored are treated as in ``transform``.
 
         Notes
         -----
-        O(nnz^2 k) a row, as every pair is looked at, in compiled code on Spark's workers: about
+        O(nnz^2 k) per row for all its pairs, in compiled code on Spark's workers: about
         1 ms for 784 non-zeros and k = 16. See docs/explaining.md.
         """
         is_legal = isinstance(numPairs, Integral) and 0 <= numPairs <= MOST_PAIRS
@@ -98,16 +103,18 @@ class Explaining(FittedModel):
         names = session_broadcast(
             session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
         )
-        task = ExplainTask(__version__, self._handle(session), names, reader, numPairs, numLinear)
-        made = f"spark_fm_{uuid4().hex}"
-        # PySpark 4.0 gives a struct of nulls for a null struct.
-        is_explained = F.col(made)["margin"].isNotNull()
+        task = ExplainTask(
+            __version__, self._broadcast(session), names, reader, numPairs, numLinear
+        )
+        internal = f"spark_fm_{uuid4().hex}"
+        # PySpark 4.0 returns a struct of nulls for a null struct.
+        is_explained = F.col(internal)["margin"].isNotNull()
         column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
-        result = force_row_input(dataset).select("*", column.alias(made))
+        result = force_row_input(dataset).select("*", column.alias(internal))
         if reader.handle_invalid == "skip":
             result = result.where(is_explained)
-        explanation = F.when(is_explained, F.col(made)).alias(explanationCol)
-        return result.select("*", explanation).drop(made)
+        explanation = F.when(is_explained, F.col(internal)).alias(explanationCol)
+        return result.select("*", explanation).drop(internal)
 
     def feature_strengths(self, dataset: DataFrame) -> pd.DataFrame:
         """Measure how strongly each feature acts on the margins of a DataFrame's rows.
@@ -115,22 +122,35 @@ class Explaining(FittedModel):
         Parameters
         ----------
         dataset : DataFrame
-            With a features column; its ml_attr metadata, if any, name the features.
+            With a features column; its ml_attr metadata, if any, names the features.
 
         Returns
         -------
         pandas.DataFrame
-            One row for each of the model's features that is somewhere not zero, strongest
-            first: ``feature``, ``name`` (None when unknown), ``n_rows`` in which it is not
-            zero, and means over all rows of absolute contributions: ``linear`` of
-            ``w_j x_j``, ``pairs`` of the sum of all its pairs, ``total`` of both together,
-            which is by how much the margin would move if the feature were 0.
+            One row per feature of the model that is not zero everywhere, strongest first:
+            ``feature``, ``name`` (None if unknown), ``n_rows`` in which it is not zero, and
+            means over all rows of absolute contributions: ``linear`` of ``w_j x_j``,
+            ``pairs`` of the sum of all its pairs, ``total`` of both together, by which the
+            margin would change if the feature were 0.
 
         Notes
         -----
-        One Spark job, O(nnz k) a row. The driver gets one row a feature.
+        One Spark job, O(nnz k) per row. The driver collects one row per feature.
         """
-        return feature_strengths(self, dataset)
+        session = dataset.sparkSession
+        task = FeatureSumsTask(__version__, self._broadcast(session), self._reader(dataset))
+        columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
+        with tagged(session, "strengths"):
+            sums = self._features_only(dataset).mapInArrow(task, FEATURE_SUMS)
+            table = sums.groupBy("feature").agg(*columns).toPandas()
+        is_total = table["feature"] == ALL_ROWS
+        n_rows = int(table.loc[is_total, "n_rows"].sum())
+        table = table[~is_total]
+        named = feature_names(dataset.schema, self.getFeaturesCol())
+        table.insert(1, "name", names_of(table["feature"].to_numpy(), named))
+        for column in ("linear", "pairs", "total"):
+            table[column] /= n_rows
+        return table.sort_values(["total", "feature"], ascending=[False, True], ignore_index=True)
 
     def group_strengths(self, dataset: DataFrame, groups: Groups | None = None) -> pd.DataFrame:
         """Measure how strongly groups of features act, alone and in pairs.
@@ -141,15 +161,15 @@ class Explaining(FittedModel):
             With a features column.
         groups : mapping of str to iterable of int, optional
             Feature ids of each group, such as ``{"user": range(0, 943), ...}``; no id twice,
-            at most 1000 groups. Ids in no group are left out. None groups features by the
+            at most 1000 groups. Ids in no group are ignored. None groups features by the
             column that their ml_attr names come from.
 
         Returns
         -------
         pandas.DataFrame
-            One row a group, with means over rows of absolute contributions: ``linear`` of the
-            sum of the group's linear parts, and a column for each group, symmetric, of the
-            sum of the pairs between both, or within the group.
+            One row per group, with means over rows of absolute contributions: ``linear`` of
+            the sum of the group's linear parts, and a column for each group, symmetric, of
+            the sum of the pairs between both, or within the group.
 
         Raises
         ------
@@ -160,7 +180,30 @@ class Explaining(FittedModel):
         -----
         One Spark job, O(nnz k + t^2 k) for a row with non-zeros in t groups.
         """
-        return group_strengths(self, dataset, groups)
+        reader = self._reader(dataset)
+        if groups is None:
+            groups = groups_by_name(dataset.schema, reader.features_col)
+        names = list(groups)
+        group_of = _group_of_rows(self.weights, groups)
+        session = dataset.sparkSession
+        with (
+            tagged(session, "strengths"),
+            broadcast(SparkCluster.of(session), group_of, n_bytes=group_of.nbytes) as shared_groups,
+        ):
+            task = GroupSumsTask(
+                __version__, self._broadcast(session), reader, shared_groups, len(names)
+            )
+            sums = self._features_only(dataset).mapInArrow(task, GROUP_SUMS)
+            table = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
+        a, b, total = (table[name].to_numpy() for name in GROUP_SUMS.names)
+        n_rows = total[a == ALL_ROWS].sum()
+        strengths = np.zeros((len(names), 1 + len(names)))  # linear, then pairs by group
+        is_part = a != ALL_ROWS
+        strengths[a[is_part], b[is_part] + 1] = total[is_part]
+        is_pair = is_part & (b != LINEAR_PART)
+        strengths[b[is_pair], a[is_pair] + 1] = total[is_pair]
+        with np.errstate(invalid="ignore"):
+            return pd.DataFrame(strengths / n_rows, index=names, columns=[LINEAR, *names])
 
     def plot_strengths(
         self,
@@ -170,7 +213,7 @@ class Explaining(FittedModel):
         top: int = 15,
         path: str | None = None,
     ) -> Figure:
-        """Draw the strongest features, and the strengths of groups when they are given.
+        """Draw the strongest features, and the strengths of groups if they are given.
 
         Parameters
         ----------
@@ -180,7 +223,7 @@ class Explaining(FittedModel):
         top : int
             Features to show (>= 1).
         path : str, optional
-            Also save the picture there; the suffix gives the format.
+            File to save the picture to; the suffix gives the format.
 
         Returns
         -------
@@ -197,20 +240,20 @@ class Explaining(FittedModel):
         return draw_strengths(features, by_group, top=top, path=path)
 
     def to_frame(self, dataset: DataFrame | None = None) -> pd.DataFrame:
-        """Return the parameters with one row a feature.
+        """Return the parameters, one row per feature.
 
         Parameters
         ----------
         dataset : DataFrame, optional
-            Its features column's ml_attr metadata name the features. The model keeps no
-            names.
+            The ml_attr metadata of its features column names the features. The model does
+            not store names.
 
         Returns
         -------
         pandas.DataFrame
-            ``feature``, ``name`` when a DataFrame is given (None where it has no name),
-            ``linear``, ``factor_0`` to ``factor_{k-1}``. Ids that training never saw and the
-            model does not keep are not there.
+            ``feature``, ``name`` if a DataFrame is given (None for a feature without one),
+            ``linear``, ``factor_0`` to ``factor_{k-1}``. Ids that the model does not store,
+            because training never saw them, are omitted.
         """
         weights = self.weights
         ids = weights.features
@@ -225,67 +268,16 @@ class Explaining(FittedModel):
         factors = pd.DataFrame(weights.factors, columns=[f"factor_{f}" for f in range(weights.k)])
         return pd.concat([pd.DataFrame(columns), factors], axis=1)
 
-
-MOST_GROUPS = 1000
-LINEAR = "linear"
-FEW = 10  # groups whose strengths are also written as numbers
-
-BLUE, ORANGE, GRAY = "#4c72b0", "#dd8452", "#d9d9d9"
-UNIT_OF_GROUPS = "mean |sum of contributions|"
-
-Groups = Mapping[str, Iterable[int]]
-
-
-def feature_strengths(model: FittedModel, dataset: DataFrame) -> pd.DataFrame:
-    """Do what ``Explaining.feature_strengths`` says."""
-    session = dataset.sparkSession
-    task = FeatureSumsTask(__version__, model._handle(session), model._reader(dataset))
-    columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
-    with tagged(session, "strengths"):
-        sums = _features_only(model, dataset).mapInArrow(task, FEATURE_SUMS)
-        found = sums.groupBy("feature").agg(*columns).toPandas()
-    is_count = found["feature"] == ALL_ROWS
-    n_rows = int(found.loc[is_count, "n_rows"].sum())
-    found = found[~is_count]
-    named = feature_names(dataset.schema, model.getFeaturesCol())
-    found.insert(1, "name", names_of(found["feature"].to_numpy(), named))
-    for column in ("linear", "pairs", "total"):
-        found[column] /= n_rows
-    return found.sort_values(["total", "feature"], ascending=[False, True], ignore_index=True)
-
-
-def group_strengths(model: FittedModel, dataset: DataFrame, groups: Groups | None) -> pd.DataFrame:
-    """Do what ``Explaining.group_strengths`` says."""
-    reader = model._reader(dataset)
-    if groups is None:
-        groups = groups_by_name(dataset.schema, reader.features_col)
-    names = list(groups)
-    group_of = _group_of(model, groups)
-    session = dataset.sparkSession
-    with (
-        tagged(session, "strengths"),
-        broadcast(SparkCluster.of(session), group_of, n_bytes=group_of.nbytes) as handle,
-    ):
-        task = GroupSumsTask(__version__, model._handle(session), reader, handle, len(names))
-        sums = _features_only(model, dataset).mapInArrow(task, GROUP_SUMS)
-        found = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
-    a, b, total = (found[name].to_numpy() for name in GROUP_SUMS.names)
-    n_rows = total[a == ALL_ROWS].sum()
-    strengths = np.zeros((len(names), 1 + len(names)))
-    is_part = a != ALL_ROWS
-    strengths[a[is_part], b[is_part] + 1] = total[is_part]
-    is_pair = is_part & (b != LINEAR_PART)
-    strengths[b[is_pair], a[is_pair] + 1] = total[is_pair]
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame(strengths / n_rows, index=names, columns=[LINEAR, *names])
+    def _features_only(self, dataset: DataFrame) -> DataFrame:
+        return force_row_input(dataset).select(quoted(self.getFeaturesCol()).alias("features"))
 
 
 def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
     """Group features by the column that their ml_attr names come from.
 
-    ``VectorAssembler`` calls a feature after its input column, followed by an underscore and
-    the attribute if the column is a vector. The group is the longest column of the
-    DataFrame that fits; without one the name up to its last underscore.
+    ``VectorAssembler`` names a feature after its input column, followed by an underscore and
+    the attribute if the column is a vector. The group is the longest column name that
+    matches, else the feature's name up to its last underscore.
     """
     named = feature_names(schema, name)
     if not named:
@@ -295,15 +287,15 @@ def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
         )
     columns = sorted(schema.names, key=len, reverse=True)
     groups: dict[str, list[int]] = {}
-    for feature, called in named.items():
-        fitting = (c for c in columns if called == c or called.startswith(f"{c}_"))
-        group = next(fitting, called.rpartition("_")[0] or called)
+    for feature, feature_name in named.items():
+        matches = (c for c in columns if feature_name == c or feature_name.startswith(f"{c}_"))
+        group = next(matches, feature_name.rpartition("_")[0] or feature_name)
         groups.setdefault(group, []).append(feature)
     return groups
 
 
-def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
-    """Return the number of the group of each row of the model's table, -1 for none."""
+def _group_of_rows(weights: FMWeights, groups: Groups) -> NDArray[np.int32]:
+    """Return the number of the group of each row of the weights' table, -1 for none."""
     if not 1 <= len(groups) <= MOST_GROUPS:
         raise InvalidParamError(
             f"groups has {len(groups)} groups; allowed are 1 to {MOST_GROUPS}, because every pair "
@@ -314,7 +306,6 @@ def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
             f"groups has a group {LINEAR!r}, which is the name of a column of the result. Call "
             "the group something else."
         )
-    weights = model.weights
     group_of = np.full(len(weights.table), -1, np.int32)
     for number, (name, features) in enumerate(groups.items()):
         ids = np.unique(np.array(list(features), np.int64))
@@ -324,87 +315,21 @@ def _group_of(model: FittedModel, groups: Groups) -> NDArray[np.int32]:
                 f"groups[{name!r}] holds feature {outside[0]}; the model has features 0 to "
                 f"{weights.feature_dim - 1}."
             )
-        places = ids.astype(np.int32)
+        rows = ids.astype(np.int32)
         if weights.features is not None:
-            places = table_positions(weights.features, places)
-            places = places[places >= 0]
-        twice = places[group_of[places] >= 0]
+            rows = table_positions(weights.features, rows)
+            rows = rows[rows >= 0]
+        twice = rows[group_of[rows] >= 0]
         if len(twice):
             feature = twice[0] if weights.features is None else weights.features[twice[0]]
             raise InvalidParamError(
                 f"feature {feature} is in groups {list(groups)[group_of[twice[0]]]!r} and "
                 f"{name!r}. Put every feature in one group."
             )
-        group_of[places] = number
+        group_of[rows] = number
     return group_of
 
 
 def names_of(ids: NDArray[np.int32], named: dict[int, str]) -> NDArray[np.object_]:
-    """Return the name of each feature, None where it has none."""
+    """Return the name of each feature, or None."""
     return np.array([named.get(int(j)) for j in ids], object)
-
-
-def _features_only(model: FittedModel, dataset: DataFrame) -> DataFrame:
-    return force_row_input(dataset).select(quoted(model.getFeaturesCol()).alias("features"))
-
-
-def draw_strengths(
-    features: pd.DataFrame, groups: pd.DataFrame | None, *, top: int, path: str | None
-) -> Figure:
-    """Draw the strongest features as bars, and groups, if any, as a heat map."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
-    shown = features.head(top)
-    height = max(3.4, 1.4 + 0.32 * len(shown), 0 if groups is None else 1.9 + 0.36 * len(groups))
-    figure = Figure(figsize=(7 if groups is None else 15, height), layout="constrained")
-    if groups is None:
-        _draw_bars(figure.subplots(), shown)
-    else:
-        panels = figure.subplots(1, 3, width_ratios=(5, 1.3, 6))
-        _draw_bars(panels[0], shown)
-        _draw_linear(panels[1], groups)
-        _draw_pairs(figure, panels[2], groups)
-    if path is not None:
-        figure.savefig(path, dpi=144)
-    return figure
-
-
-def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
-    places = np.arange(len(shown))
-    labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
-    axes.barh(places, shown["total"], 0.82, color=GRAY, label="linear and pairs together")
-    axes.barh(places - 0.18, shown["linear"], 0.3, color=BLUE, label="linear part")
-    axes.barh(places + 0.18, shown["pairs"], 0.3, color=ORANGE, label="all its pairs")
-    axes.set_yticks(places, labels)
-    axes.invert_yaxis()
-    axes.set(xlabel="mean |contribution to the margin|", title="Strongest features")
-    axes.legend(loc="lower right")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-def _draw_linear(axes: Any, groups: pd.DataFrame) -> None:
-    axes.barh(range(len(groups)), groups[LINEAR], 0.6, color=BLUE)
-    axes.set_yticks(range(len(groups)), groups.index)
-    axes.set_ylim(len(groups) - 0.5, -0.5)  # as the rows of the heat map beside it
-    axes.set(title="Groups: linear", xlabel=UNIT_OF_GROUPS)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-def _draw_pairs(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
-    # Each pair is shown once: the lower triangle repeats the upper one.
-    strengths = np.where(np.tri(len(groups), k=-1), np.nan, groups[list(groups.index)])
-    image = axes.imshow(strengths, cmap="YlOrBr", vmin=0, aspect="auto")
-    if len(groups) <= FEW:
-        for i, j in zip(*np.triu_indices(len(groups)), strict=True):
-            is_dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
-            axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center", fontsize=8,
-                      color="white" if is_dark else "black")  # fmt: skip
-    axes.set_xticks(range(len(groups)), groups.index, rotation=40, ha="right")
-    axes.set_yticks(range(len(groups)), groups.index)
-    axes.spines[:].set_visible(False)
-    axes.set_title("Groups: pairs between them, and within")
-    figure.colorbar(image, ax=axes, label=UNIT_OF_GROUPS)

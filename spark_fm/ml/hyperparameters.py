@@ -1,4 +1,4 @@
-"""SageMaker's hyperparameters and the Params that they mean; driver only.
+"""SageMaker's hyperparameters and the Params that they set; driver only.
 
 Names, ranges and defaults are those of the public table of Amazon SageMaker's
 Factorization Machines ("Factorization Machines Hyperparameters", AWS developer guide).
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.spec import MAX_FACTORS
+from spark_fm.ml.accessors import EstimatorParams
+from spark_fm.ml.base import FittedModel
 from spark_fm.ml.params import BINARY, REGRESSOR
 
 if TYPE_CHECKING:
-    from spark_fm.ml.estimator import FactorizationMachine
+    from typing_extensions import Self
 
 METHODS = ("normal", "uniform", "constant")
 # Set by the tuning service in every job of a tuning job; it changes nothing in training.
@@ -30,22 +32,11 @@ _TRUTH = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """One hyperparameter of SageMaker's table.
+    """One hyperparameter of SageMaker's table."""
 
-    Parameters
-    ----------
-    read : callable
-        Takes the value as text, returns it as the Param's type; ValueError or KeyError
-        when it is not allowed.
-    allowed : str
-        What is allowed, for messages.
-    default : object
-        Default that differs from our own; None where there is none.
-    """
-
-    read: Callable[[str], Any]
-    allowed: str
-    default: Any = None
+    read: Callable[[str], Any]  # from text; ValueError or KeyError when it is not allowed
+    allowed: str  # legal values, for messages
+    default: Any = None  # where it differs from ours
 
 
 def _whole(text: str, most: int) -> int:
@@ -115,8 +106,8 @@ def _table() -> dict[str, Hyperparameter]:
 
 HYPERPARAMETERS = _table()
 REQUIRED = ("feature_dim", "num_factors", "predictor_type")
-# What makes a training SageMaker's own, beside its default hyperparameters: lazy Adam
-# over rows in their order, every row, one worker, no choice among epochs.
+# Beside the default hyperparameters: lazy Adam over all rows in their order, one worker, no
+# choice among epochs.
 _MODE: dict[str, Any] = {
     "optimizer": "adam",
     "sageMakerTraining": True,
@@ -138,21 +129,13 @@ def param_name(name: str) -> str:
 
 
 def read_hyperparameters(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Params that a map of hyperparameters sets, checked one by one.
+    """Return the Params that a map of hyperparameters sets; None counts as not given.
 
-    Parameters
-    ----------
-    mapping : mapping of str to str
-        Numbers and booleans may come as such; None counts as not given.
-
-    Raises
-    ------
-    InvalidParamError
-        Naming the hyperparameter: unknown, missing, or with a value that is not allowed.
+    InvalidParamError names a hyperparameter that is unknown, missing or out of range.
     """
     given = {name: value for name, value in mapping.items() if value is not None}
     given.pop(TUNING_METRIC, None)
-    _refuse_unknown([name for name in given if name not in HYPERPARAMETERS])
+    _check_known([name for name in given if name not in HYPERPARAMETERS])
     missing = [name for name in REQUIRED if name not in given]
     if missing:
         raise InvalidParamError(
@@ -173,7 +156,7 @@ def read_hyperparameters(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {param_name(name): value for name, value in values.items()}
 
 
-def _refuse_unknown(names: list[str]) -> None:
+def _check_known(names: list[str]) -> None:
     if not names:
         return
     close = difflib.get_close_matches(str(names[0]), HYPERPARAMETERS, n=2)
@@ -189,49 +172,39 @@ def _refuse_unknown(names: list[str]) -> None:
 def _read(name: str, value: Any) -> Any:
     known = HYPERPARAMETERS[name]
     try:
-        return known.read(_text(value))
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            value = int(value)
+        return known.read(_as_text(value).strip())
     except (KeyError, ValueError) as err:
         raise InvalidParamError(
             f"Hyperparameter {name}={value!r} is not allowed: expected {known.allowed}."
         ) from err
 
 
-def _text(value: Any) -> str:
-    """Return a value as a job's map would carry it."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return str(value)
-
-
-def written(value: Any) -> str:
-    """Return a Param's value as a job's map carries it."""
+def _as_text(value: Any) -> str:
+    """Return a value as the string of a job's map."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class FromHyperparameters:
-    """Makes the estimator from a map of hyperparameters; mixed into it."""
+class FromHyperparameters(EstimatorParams):
+    """The constructor of an estimator from a map of hyperparameters."""
 
     @classmethod
-    def from_hyperparameters(cls, mapping: Mapping[str, Any]) -> FactorizationMachine:
-        """Return an estimator that trains as SageMaker's algorithm does.
+    def from_hyperparameters(cls, mapping: Mapping[str, Any]) -> Self:
+        """Return an estimator that trains like SageMaker's algorithm.
 
         Parameters
         ----------
         mapping : mapping of str to str
             A job's hyperparameters: ``feature_dim``, ``num_factors`` and
-            ``predictor_type``, and any other of SageMaker's public table. Numbers may be
-            numbers too; None counts as not given.
+            ``predictor_type``, and any other of SageMaker's public table. Numbers and
+            booleans need not be strings; None counts as not given.
 
         Returns
         -------
         FactorizationMachine
-            What the map gives is set; SageMaker's defaults are the defaults of this
-            estimator. Set other Params on it to depart from SageMaker's way, for example
-            ``setShuffle(True)``.
+            With the map's Params set, and SageMaker's defaults for the others. Set other
+            Params to depart from SageMaker's algorithm, for example ``setShuffle(True)``.
 
         Raises
         ------
@@ -241,43 +214,42 @@ class FromHyperparameters:
         Notes
         -----
         The training is lazy Adam on mini-batches of the rows in their order, with
-        gradients summed and divided by ``mini_batch_size``, decay inside the gradient, and
-        the last mini-batch filled up with empty rows of label 0 (docs/sagemaker.md). There
-        is no seed in the map: ``setSeed`` draws other first values.
+        gradients summed and divided by ``mini_batch_size``, weight decay inside the
+        gradient, and the last mini-batch filled up with empty rows of label 0
+        (docs/sagemaker.md). The map has no seed: set it with ``setSeed``.
         """
         values = read_hyperparameters(mapping)
-        stage: Any = cls()
+        estimator = cls()
         defaults = {
             param_name(name): known.default
             for name, known in HYPERPARAMETERS.items()
             if known.default is not None
         }
-        stage._setDefault(**defaults, **_MODE)
-        return stage._set(**values)  # type: ignore[no-any-return]
+        estimator._setDefault(**defaults, **_MODE)
+        return estimator._set(**values)
 
 
-class GivesHyperparameters:
-    """Gives a model's hyperparameters back; mixed into it."""
+class HyperparameterMethods(FittedModel):
+    """The method of a model that returns its hyperparameters."""
 
     def hyperparameters(self) -> dict[str, str]:
         """Return SageMaker's map of strings for the training of this model.
 
-        The required three, and every other of SageMaker's names that was set, or that an
-        artifact of SageMaker brought along; ``FactorizationMachine.from_hyperparameters``
-        takes it.
+        The three that SageMaker requires, those that were set, and those of an imported
+        SageMaker artifact. ``FactorizationMachine.from_hyperparameters`` takes the map.
         """
-        model: Any = self
-        origin = model.origin or {}
-        kept = origin.get("hyperparameters", {}) if origin.get("format") == "sagemaker" else {}
-        brought = {name: value for name, value in kept.items() if name in HYPERPARAMETERS}
-        given = {
-            name: model.getOrDefault(param_name(name))
+        origin = self.origin or {}
+        saved = origin.get("hyperparameters", {}) if origin.get("format") == "sagemaker" else {}
+        imported = {name: value for name, value in saved.items() if name in HYPERPARAMETERS}
+        set_here = {
+            name: self.getOrDefault(param_name(name))
             for name in HYPERPARAMETERS
-            if model.isSet(param_name(name))
+            if self.isSet(param_name(name))
         }
         required = {
-            "feature_dim": model.numFeatures,
-            "num_factors": model.weights.k,
-            "predictor_type": model.getPredictorType(),
+            "feature_dim": self.weights.feature_dim,
+            "num_factors": self.weights.k,
+            "predictor_type": self.getPredictorType(),
         }
-        return {name: written(value) for name, value in {**brought, **given, **required}.items()}
+        values = {**imported, **set_here, **required}
+        return {name: _as_text(value) for name, value in values.items()}

@@ -1,9 +1,9 @@
-"""Models from and to the formats of others; driver only, with or without a session."""
+"""Import and export of models in other formats; driver only, with or without a session."""
 
 from __future__ import annotations
 
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,25 +23,17 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import sigmoid
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
+from spark_fm.ml.hyperparameters import HyperparameterMethods
 from spark_fm.ml.params import BINARY, REGRESSOR
-from spark_fm.ml.summary import FMTrainingSummary
 
 if TYPE_CHECKING:
-    from spark_fm.ml.model import FactorizationMachineModel
+    from typing_extensions import Self
 
 IMPORTED_PARAMS = ("predictorType", "threshold", "numFactors", "featureDim")
 
 
-class InteropMethods(FittedModel):
+class InteropMethods(HyperparameterMethods):
     """Methods that read and write a model in other formats, all without a Spark job."""
-
-    _summary: FMTrainingSummary | None
-    _origin: dict[str, Any] | None
-
-    @property
-    def origin(self) -> dict[str, Any] | None:
-        """Where an imported model comes from, with its hyperparameters; else None."""
-        return self._origin
 
     @classmethod
     def from_sagemaker(
@@ -51,33 +43,33 @@ class InteropMethods(FittedModel):
         predictorType: str | None = None,
         threshold: float | None = None,
         maxBytes: int = MAX_BYTES,
-    ) -> FactorizationMachineModel:
-        """Read the artifact that SageMaker's Factorization Machines left.
+    ) -> Self:
+        """Read a model artifact of SageMaker's Factorization Machines.
 
         Parameters
         ----------
         path : str or path
-            ``model.tar.gz``, the ``model_algo-1`` in it, or a folder with what either
-            unpacks to.
+            ``model.tar.gz``, the ``model_algo-1`` in it, or a folder with the contents of
+            either.
         predictorType : {"binary_classifier", "regressor"}, optional
-            Needed where the artifact does not tell.
+            Required if the artifact does not contain it.
         threshold : float, optional
-            Score from which the label is 1 (0 to 1); default 0.5, as SageMaker has it.
+            Smallest score for which the label is 1 (0 to 1); default 0.5, as in SageMaker.
         maxBytes : int
-            Most bytes that a layer of the archive may unpack to; default 4 GiB.
+            Largest unpacked size of a layer of the archive; default 4 GiB.
 
         Returns
         -------
         FactorizationMachineModel
-            ``origin["hyperparameters"]`` has those of the training, by SageMaker's names.
+            ``origin["hyperparameters"]`` holds those of the training, by SageMaker's names.
 
         Raises
         ------
         ModelFormatError
-            For an artifact of another algorithm, a damaged one, and archives with what
-            no artifact has: links, names that lead out, members that come twice.
+            For an artifact of another algorithm, a damaged one, and archives with links,
+            path traversal or duplicate members.
         InvalidParamError
-            When the predictor type is not known, or is another than asked for.
+            When the predictor type is unknown, or differs from ``predictorType``.
 
         Notes
         -----
@@ -91,38 +83,37 @@ class InteropMethods(FittedModel):
         )  # fmt: skip
 
     def to_sagemaker(self, path: str | PathLike[str], *, network: str = "sparse") -> None:
-        """Write ``model.tar.gz`` as SageMaker's Factorization Machines leave it.
+        """Write ``model.tar.gz`` in the format of SageMaker's Factorization Machines.
 
         Parameters
         ----------
         path : str or path
-            Local file; one that is there is replaced when the new one is complete.
+            Local file; an existing one is replaced when the new one is complete.
         network : {"sparse", "dense"}
             SageMaker's network for sparse data, or for dense data.
 
         Raises
         ------
         InvalidParamError
-            For a dense network beyond 4 GiB, which has a row for every feature.
+            For a dense network, which has a row for every feature, of more than 4 GiB.
         """
-        model = cast("FactorizationMachineModel", self)
         write_sagemaker(
-            fspath(path), self._saved(), network=network, hyperparameters=model.hyperparameters()
+            fspath(path), self._saved(), network=network, hyperparameters=self.hyperparameters()
         )
 
     @classmethod
     def from_libfm(
         cls, path: str | PathLike[str], *, predictorType: str, threshold: float = 0.5
-    ) -> FactorizationMachineModel:
+    ) -> Self:
         """Read a model that libFM wrote with ``-save_model``.
 
         Parameters
         ----------
         path : str or path
         predictorType : {"binary_classifier", "regressor"}
-            libFM's ``-task c`` or ``r``, which its file does not tell.
+            libFM's ``-task c`` or ``r``, which its file does not contain.
         threshold : float
-            Score from which the label is 1 (0 to 1).
+            Smallest score for which the label is 1 (0 to 1).
 
         Raises
         ------
@@ -137,12 +128,12 @@ class InteropMethods(FittedModel):
         write_libfm(fspath(path), self._saved())
 
     @classmethod
-    def from_text(cls, path: str | PathLike[str]) -> FactorizationMachineModel:
-        """Read what ``to_text`` wrote; raises ModelFormatError for anything else."""
+    def from_text(cls, path: str | PathLike[str]) -> Self:
+        """Read a file that ``to_text`` wrote; raise ModelFormatError for any other."""
         return cls._of_saved(read_text(fspath(path)))
 
     def to_text(self, path: str | PathLike[str]) -> None:
-        """Write a local text file from which the same scores come, bit for bit."""
+        """Write a local text file that ``from_text`` reads back bit for bit."""
         write_text(fspath(path), self._saved())
 
     def to_onnx(self, path: str | PathLike[str], *, inputs: str = "dense") -> None:
@@ -165,10 +156,10 @@ class InteropMethods(FittedModel):
         write_onnx(fspath(path), self._saved(), inputs=inputs)
 
     @classmethod
-    def _of_saved(cls, saved: SavedModel) -> FactorizationMachineModel:
-        model = cls(saved.weights, origin=saved.facts["origin"])  # type: ignore[call-arg]
+    def _of_saved(cls, saved: SavedModel) -> Self:
+        model = cls(saved.weights, origin=saved.facts["origin"])  # type: ignore[call-arg]  # of the model
         model._set(**{name: saved.params[name] for name in IMPORTED_PARAMS})
-        return model  # type: ignore[return-value]  # the model mixes this class in
+        return model
 
     def _saved(self) -> SavedModel:
         params = {p.name: self.getOrDefault(p) for p in self.params if self.isDefined(p)}
@@ -176,7 +167,7 @@ class InteropMethods(FittedModel):
         return SavedModel(self.weights, self._loss, params, facts, None)
 
 
-# Params with the same meaning there and here, by MLlib's name.
+# Params with the same meaning in MLlib and here, by MLlib's name.
 SAME_PARAMS = {
     "featuresCol": "featuresCol",
     "labelCol": "labelCol",
@@ -194,9 +185,7 @@ class MLlibMethods(FittedModel):
     """Methods of MLlib's FMClassificationModel and FMRegressionModel."""
 
     @classmethod
-    def from_mllib(
-        cls, model: FMClassificationModel | FMRegressionModel
-    ) -> FactorizationMachineModel:
+    def from_mllib(cls, model: FMClassificationModel | FMRegressionModel) -> Self:
         """Convert a model of Spark's own FMClassifier or FMRegressor.
 
         Parameters
@@ -212,18 +201,18 @@ class MLlibMethods(FittedModel):
         Raises
         ------
         InvalidParamError
-            For anything else than these two models.
+            For any other model.
         InvalidDataError
-            For parameters that are not finite, as diverged trainings leave them.
+            For parameters that are not finite, from a training that diverged.
 
         Notes
         -----
-        The parameters come to the driver once: 8 bytes x numFeatures x (factorSize + 1).
+        The parameters are collected on the driver: 8 bytes x numFeatures x (factorSize + 1).
         Thresholds (t0, t1) become ``threshold = t1 / (t0 + t1)``; where the probability is
         exactly that, the label is 1 here and 0 there.
         """
         check_convertible(model)
-        converted = cls(weights_of(model))  # type: ignore[call-arg]  # the model's own
+        converted = cls(weights_of(model))  # type: ignore[call-arg]  # of the model
         kind = BINARY if isinstance(model, FMClassificationModel) else REGRESSOR
         converted._set(predictorType=kind)
         for theirs, ours in SAME_PARAMS.items():
@@ -232,7 +221,7 @@ class MLlibMethods(FittedModel):
         if isinstance(model, FMClassificationModel) and model.isSet(model.thresholds):
             low, high = model.getThresholds()
             converted._set(threshold=high / (low + high))
-        return converted  # type: ignore[return-value]  # likewise
+        return converted
 
     @property
     def intercept(self) -> float:
@@ -303,7 +292,7 @@ def check_convertible(model: object) -> None:
 def weights_of(model: FMClassificationModel | FMRegressionModel) -> FMWeights:
     """Return the parameters of MLlib's model as ours; O(numFeatures x factorSize)."""
     bias, linear = float(model.intercept), np.asarray(model.linear.toArray())
-    # The matrix says itself whether it is column- or row-major.
+    # toArray() knows whether the matrix is column- or row-major.
     factors = np.asarray(model.factors.toArray())
     n_features, k = factors.shape
     table: NDArray[np.float32] = np.empty((n_features, k + 1), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any, Literal, overload
 from uuid import uuid4
@@ -10,7 +9,6 @@ from uuid import uuid4
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pyspark.ml import Model
 from pyspark.ml.linalg import Vector
 from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame, SparkSession
@@ -23,13 +21,12 @@ from spark_fm.learner.spec import require
 from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import outputs
-from spark_fm.ml.evaluation import FMEvaluation, evaluate
-from spark_fm.ml.explain import Explaining
-from spark_fm.ml.hyperparameters import GivesHyperparameters
+from spark_fm.ml.evaluation import EvaluateMethods
+from spark_fm.ml.explain import ExplainMethods
 from spark_fm.ml.interop import InteropMethods, MLlibMethods
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
-from spark_fm.ml.recommend import Recommending
+from spark_fm.ml.recommend import RecommendMethods
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.scoring.columns import (
     FunctionTask,
@@ -39,17 +36,14 @@ from spark_fm.scoring.columns import (
     sql_function,
 )
 from spark_fm.spark.resources import scoring_gpu
-from spark_fm.spark.schema import check_features, check_frame, check_outputs
+from spark_fm.spark.schema import check_frame, check_outputs
 from spark_fm.spark.session import SparkCluster, disable_columnar_udf_input, use_driver_interpreter
-
-log = logging.getLogger(__name__)
 
 
 class FactorizationMachineModel(
-    Model,
-    Explaining,
-    GivesHyperparameters,
-    Recommending,
+    EvaluateMethods,
+    ExplainMethods,
+    RecommendMethods,
     MLlibMethods,
     InteropMethods,
     MLReadable["FactorizationMachineModel"],
@@ -60,12 +54,12 @@ class FactorizationMachineModel(
     Parameters
     ----------
     weights : FMWeights, optional
-        The parameters. Without them the model is the empty shell that readers fill.
+        The parameters. A model without them is empty and cannot score.
     summary : FMTrainingSummary, optional
     training_state : TrainingState, optional
-        Where the training stands, for a warm start that goes on with it.
+        For a warm start that continues the training.
     origin : dict, optional
-        Where a model comes from that was not trained here.
+        Source of an imported model.
     """
 
     def __init__(
@@ -88,7 +82,7 @@ class FactorizationMachineModel(
 
     @property
     def linear(self) -> NDArray[np.float32]:
-        """``w``, float32 of shape (n,); row j belongs to feature ``features[j]``, or j."""
+        """``w``, float32 of shape (n,); row j is feature ``features[j]``, or feature j."""
         return self.weights.linear
 
     @property
@@ -98,7 +92,7 @@ class FactorizationMachineModel(
 
     @property
     def features(self) -> NDArray[np.int32] | None:
-        """Sorted ids of the rows when only ids seen in training are kept, else None."""
+        """Sorted ids of the rows if only ids seen in training are kept, else None."""
         return self.weights.features
 
     @property
@@ -108,17 +102,17 @@ class FactorizationMachineModel(
 
     @property
     def hasSummary(self) -> bool:
-        """Whether ``summary`` is there."""
+        """Whether the model has a ``summary``."""
         return self._summary is not None
 
     @property
     def summary(self) -> FMTrainingSummary | None:
-        """What training did, or None for a model that was not trained here."""
+        """Summary of the training; None for an imported model."""
         return None if self._summary is None else replace(self._summary, model=self)
 
     @property
     def trainingState(self) -> TrainingState | None:
-        """Where the training stands, when it was fitted with keepTrainingState; else None."""
+        """State of the training of a model fitted with keepTrainingState; else None."""
         return self._training_state
 
     @overload
@@ -137,14 +131,14 @@ class FactorizationMachineModel(
         Returns
         -------
         ndarray of shape (n_rows,), float32, or float
-            Scores of a matrix's rows: probabilities of label 1, or the regressor's values.
-            Of one vector, as in MLlib, the prediction: the label, or the regressor's value.
+            Of a matrix, the score of each row: P(label = 1), or the regressor's value. Of
+            one vector, as in MLlib, the prediction: the label, or the regressor's value.
 
         Raises
         ------
         InvalidDataError
-            For an array of another width than the model, an index outside the model's
-            features, what holds no numbers, and, unless handleInvalid is "keep" or
+            For an array whose width is not the model's, an index outside the model's
+            features, data that are not numbers, and, unless handleInvalid is "keep" or
             "skip", values that are not finite.
         """
         if isinstance(X, Vector):
@@ -166,78 +160,23 @@ class FactorizationMachineModel(
             )
         return self.weights.predict(batch, self._loss)
 
-    def evaluate(self, dataset: DataFrame) -> FMEvaluation:
-        """Return metrics, curves and calibration on rows with labels, in one job.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-            With featuresCol and labelCol; rows count by weightCol where that is there.
-
-        Raises
-        ------
-        InvalidColumnError, InvalidDataError
-        """
-        return evaluate(self, dataset)
-
-    def setFeaturesCol(self, value: str) -> FactorizationMachineModel:
-        """Set featuresCol."""
-        return self._set(featuresCol=value)
-
-    def setScoreCol(self, value: str) -> FactorizationMachineModel:
-        """Set scoreCol."""
-        return self._set(scoreCol=value)
-
-    def setPredictedLabelCol(self, value: str) -> FactorizationMachineModel:
-        """Set predictedLabelCol."""
-        return self._set(predictedLabelCol=value)
-
-    def setPredictionCol(self, value: str) -> FactorizationMachineModel:
-        """Set predictionCol."""
-        return self._set(predictionCol=value)
-
-    def setProbabilityCol(self, value: str) -> FactorizationMachineModel:
-        """Set probabilityCol."""
-        return self._set(probabilityCol=value)
-
-    def setRawPredictionCol(self, value: str) -> FactorizationMachineModel:
-        """Set rawPredictionCol."""
-        return self._set(rawPredictionCol=value)
-
-    def setThreshold(self, value: float) -> FactorizationMachineModel:
-        """Set threshold."""
-        return self._set(threshold=value)
-
-    def setHandleInvalid(self, value: str) -> FactorizationMachineModel:
-        """Set handleInvalid."""
-        return self._set(handleInvalid=value)
-
-    def setDevice(self, value: str) -> FactorizationMachineModel:
-        """Set device."""
-        return self._set(device=value)
-
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)
-        name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
-        require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
-                '"error", "skip" or "keep"')  # fmt: skip
+        reader = self._reader(dataset)
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
         require(self.getDevice() in ("cpu", "gpu", "auto"), "device", self.getDevice(),
                 '"cpu", "gpu" or "auto"')  # fmt: skip
-        check_features(dataset.schema, name)
         columns = outputs(self)
         check_outputs(dataset.schema, {param: output.name for param, output in columns.items()})
         session = dataset.sparkSession
-        use_driver_interpreter(session)
         task = make_task(
-            self._handle(session), loss=self._loss, features_col=name,
-            handle_invalid=invalid,  # type: ignore[arg-type]  # checked above
-            gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
+            self._broadcast(session), loss=self._loss, features_col=reader.features_col,
+            handle_invalid=reader.handle_invalid, gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
-        kind = dataset.schema[name].dataType
+        kind = dataset.schema[reader.features_col].dataType
         result = force_row_input(dataset).select("*", score_column(task, kind).alias(scored))
-        if invalid == "skip":
+        if reader.handle_invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
         added = [output.column(F.col(scored)) for output in columns.values()]
         return result.select("*", *added).drop(scored)
@@ -268,14 +207,14 @@ def register_udf(
     *,
     output: Literal["score", "predicted_label"] = "score",
 ) -> None:
-    """Make a model a SQL function: ``SELECT fm_score(features) FROM t``.
+    """Register a model as a SQL function: ``SELECT fm_score(features) FROM t``.
 
     Parameters
     ----------
     spark : SparkSession
-        The function is a temporary one of this session.
+        The function is temporary and belongs to this session.
     name : str
-        Of the function; one of the same name is replaced.
+        Name of the function; one of the same name is replaced.
     model : FactorizationMachineModel
     output : {"score", "predicted_label"}
         What the function returns, as a double: P(label = 1) or a regressor's value, or, of
@@ -284,7 +223,7 @@ def register_udf(
     Raises
     ------
     InvalidParamError
-        For another output, the label of a regressor, or what is no fitted model.
+        For another output, the label of a regressor, or an object that is no fitted model.
     SparkFMError
         For a model without parameters.
 
@@ -292,10 +231,10 @@ def register_udf(
     -----
     The function takes a vector, ``array<double>`` or ``array<float>`` column, and is
     deterministic. A row that cannot be scored is an error, or null when the model's
-    ``handleInvalid`` is "keep" or "skip": a function drops no rows. The model is copied as
-    it is now: later changes of it change nothing.
+    ``handleInvalid`` is "keep" or "skip": a function drops no rows. Later changes of the
+    model do not change the function.
 
-    From Spark 4.2 on, where Python functions fail on vectors of a Parquet table otherwise,
+    From Spark 4.2 on, where Python functions otherwise fail on vectors of a Parquet table,
     it sets ``spark.sql.execution.arrow.pythonUDF.columnarInput.enabled`` to false in this
     session.
     """
@@ -309,7 +248,7 @@ def register_udf(
     use_driver_interpreter(spark)
     disable_columnar_udf_input(spark)
     task = make_task(
-        model._handle(spark), loss=model._loss, features_col=f"{name}(...)",
+        model._broadcast(spark), loss=model._loss, features_col=f"{name}(...)",
         handle_invalid="error" if model.getHandleInvalid() == "error" else "keep",
         gpu=scoring_gpu(model.getDevice(), SparkCluster.of(spark)),
     )  # fmt: skip

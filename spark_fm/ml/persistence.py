@@ -1,6 +1,6 @@
 """Save and load estimators and models through Spark ML's writers and readers; driver only.
 
-What the files of a model hold, and how they are checked, is in ``formats/models/native.py``.
+``formats/models/native.py`` defines the contents of a model's files and checks them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from spark_fm.formats.models.native import (
     weights_of,
     write_model,
 )
+from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.files import literal, replace_folder
 from spark_fm.spark.session import SparkCluster, is_connect, is_local_master
@@ -49,19 +50,13 @@ class FMStageWriter(MLWriter):
         self.instance = instance
 
     def save(self, path: str) -> None:
-        """Save to ``path``, where nothing may be unless ``overwrite()`` was called.
-
-        Raises
-        ------
-        InvalidParamError
-            When something is there.
-        """
+        """Save to ``path``; InvalidParamError if it exists and ``overwrite()`` was not called."""
         exists = InvalidParamError(
             f"path={path!r} already exists. Save to another place, or replace what is there with "
             "write().overwrite().save(path)."
         )
-        # Spark looks at the folders inside alone, and would add them to somebody else's files.
-        if not self.shouldOverwrite and self._is_there(path):
+        # Spark checks the folders inside only, and would add them to somebody else's files.
+        if not self.shouldOverwrite and self._exists(path):
             raise exists
         try:
             if self.shouldOverwrite:
@@ -73,8 +68,8 @@ class FMStageWriter(MLWriter):
                 raise exists from err
             raise
 
-    def _is_there(self, path: str) -> bool:
-        """Tell whether a path of this machine exists, where Spark means this machine."""
+    def _exists(self, path: str) -> bool:
+        """Return whether a local path exists, if Spark's paths are local to this machine."""
         session = self.sparkSession
         if is_connect(session) or not is_local_master(session):
             return False
@@ -98,7 +93,7 @@ class FMStageReader(MLReader[Any]):
 
     @property
     def sparkSession(self) -> SparkSession:
-        """Return the reader's session; start one where there is none."""
+        """Return the reader's session; start one if there is none."""
         try:
             return super().sparkSession
         except PySparkException:
@@ -120,13 +115,13 @@ class FMStageReader(MLReader[Any]):
         return stage
 
     def _metadata(self, path: str) -> dict[str, Any]:
-        wanted = f"{self._cls.__module__}.{self._cls.__name__}"
+        class_path = f"{self._cls.__module__}.{self._cls.__name__}"
         try:
             file = literal(path.rstrip("/") + "/metadata")
             rows = self.sparkSession.read.text(file).collect()
         except READ_ERRORS as err:
-            raise unreadable_metadata(path, wanted, reason(err)) from err
-        return parse_metadata([row[0] for row in rows], path, wanted)
+            raise unreadable_metadata(path, class_path, reason(err)) from err
+        return parse_metadata([row[0] for row in rows], path, class_path)
 
 
 class FMModelWriter(FMStageWriter):
@@ -145,39 +140,31 @@ class FMModelWriter(FMStageWriter):
             frame = frame.coalesce(1)
             frame.write.mode(mode).parquet(data_path)
             mode = "append"
-        facts = _facts_of(model, arrays)
-        DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata={"spark_fm": facts})
+        metadata = {"spark_fm": _metadata_of(model, arrays)}
+        DefaultParamsWriter.saveMetadata(model, path, session, extraMetadata=metadata)
 
 
 _CHUNKS_DDL = "name string, part int, payload binary"
 
 
-def _facts_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return what the metadata says of a model with these arrays."""
-    summary = model.summary
-    kept = None if summary is None else summary.to_dict()
-    return model_metadata(model.weights, arrays, kept, origin=model.origin)
+def _metadata_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return our part of the metadata of a model with these arrays."""
+    summary = None if model.summary is None else model.summary.to_dict()
+    return model_metadata(model.weights, arrays, summary, origin=model.origin)
 
 
 def write_local(model: Any, path: str) -> None:
-    """Write a model's folder from this process alone, where executors do not reach.
-
-    Parameters
-    ----------
-    model : FactorizationMachineModel
-    path : str
-        Folder to make.
-    """
+    """Write a model's folder from this process alone, to a disk that executors do not share."""
     arrays = model_arrays(model.weights, model.trainingState)
     session = SparkSession.active()
     metadata = DefaultParamsWriter._get_metadata_to_save(
-        model, session, {"spark_fm": _facts_of(model, arrays)}
+        model, session, {"spark_fm": _metadata_of(model, arrays)}
     )
     write_model(path, metadata, arrays)
 
 
 class FMModelReader(FMStageReader):
-    """Reads a model and checks that it is whole."""
+    """Reads a model and checks that it is complete."""
 
     def load(self, path: str) -> Any:
         """Return the model saved at ``path``.
@@ -187,21 +174,19 @@ class FMModelReader(FMStageReader):
         ModelFormatError
             For a folder that is not a model, is damaged or comes from a newer version.
         """
-        from spark_fm.ml.summary import FMTrainingSummary
-
         metadata = self._metadata(path)
-        facts = check_metadata(metadata, path)
+        ours = check_metadata(metadata, path)
         try:
-            arrays = join_arrays(self._chunks(path, facts["arrays"]), facts["arrays"], path)
-            weights = weights_of(facts, arrays)
-            kept = facts["summary"]
-            summary = None if kept is None else FMTrainingSummary(kept["rows"], kept["facts"])
+            arrays = join_arrays(self._chunks(path, ours["arrays"]), ours["arrays"], path)
+            weights = weights_of(ours, arrays)
+            saved = ours["summary"]
+            summary = None if saved is None else FMTrainingSummary(saved["rows"], saved["facts"])
             state = state_of(arrays)
         except ModelFormatError:
             raise
         except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
             raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
-        model = self._cls(weights, summary, state, facts.get("origin"))
+        model = self._cls(weights, summary, state, ours.get("origin"))
         return self._with_params(model, metadata, path)
 
     def _chunks(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:

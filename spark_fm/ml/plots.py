@@ -1,10 +1,10 @@
-"""Plots of trainings, strengths and searches; matplotlib only where one is drawn."""
+"""Plots of trainings, evaluations, strengths and searches; matplotlib is imported on use."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,31 +12,34 @@ import pandas as pd
 from spark_fm.ml.search_space import Choices, Dimension, SearchSpace
 from spark_fm.ml.trials import COMPLETE, PRUNED, Trial, best_trial
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Columns by name: a pandas DataFrame or a dict of arrays.
 Columns = Any
+CALIBRATION_GROUPS = 20
 _GUIDE = {"ls": "--", "lw": 1, "c": "gray"}
 
 
-def new_figure(n_rows: int = 1, n_columns: int = 1) -> tuple[Any, list[Any]]:
-    """Return a matplotlib Figure and its axes in reading order.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib: install ``spark-fm[plot]``.
-    """
+def empty_figure(width: float, height: float) -> Figure:
+    """Return a matplotlib Figure of a size in inches; ImportError says what to install."""
     try:
         from matplotlib.figure import Figure
     except ImportError as err:
         raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_figure(n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, list[Any]]:
+    """Return a figure and its axes in reading order."""
     width = 7.0 if n_columns == 1 else 5.2 * n_columns
-    figure = Figure(figsize=(width, 4.2 * n_rows), layout="constrained")
+    figure = empty_figure(width, 4.2 * n_rows)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     return figure, list(axes.ravel())
 
 
-def finish(figure: Any, path: str | None) -> Any:
-    """Save the figure where there is a path, and return it."""
+def finish(figure: Figure, path: str | None) -> Figure:
+    """Save the figure if a path is given, and return it."""
     if path is not None:
         figure.savefig(path, dpi=144)
     return figure
@@ -49,7 +52,7 @@ def draw_losses(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
     if "validationLoss" in history:
         axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
         _mark_best(axes, best_epoch)
-    _dress(axes, "Loss by epoch", "epoch", "mean loss")
+    _label(axes, "Loss by epoch", "epoch", "mean loss")
 
 
 def draw_errors(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
@@ -58,39 +61,39 @@ def draw_errors(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
         label = name.upper()
         axes.plot(history["epoch"], history[f"validation_{name}"], "o-", ms=3, label=label)
     _mark_best(axes, best_epoch)
-    _dress(axes, "Validation errors by epoch", "epoch", "error, in units of the label")
+    _label(axes, "Validation errors by epoch", "epoch", "error, in units of the label")
 
 
 def draw_r2(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
     """Draw a regressor's validation R2 by epoch."""
     axes.plot(history["epoch"], history["validation_r2"], "o-", ms=3, c="tab:green", label="R²")
     _mark_best(axes, best_epoch)
-    _dress(axes, "Validation R² by epoch", "epoch", "R²")
+    _label(axes, "Validation R² by epoch", "epoch", "R²")
 
 
 def draw_roc(axes: Any, roc: Columns, area: float) -> None:
-    """Draw a ROC curve, as ``ScoreGroups.roc`` gives it."""
+    """Draw a ROC curve, from ``ScoreGroups.roc``."""
     axes.plot(roc["FPR"], roc["TPR"], label=f"model, area {area:.4f}")
     axes.plot([0, 1], [0, 1], **_GUIDE, label="chance")
-    _dress(axes, "ROC", "false positive rate", "true positive rate", square=True)
+    _label(axes, "ROC", "false positive rate", "true positive rate", square=True)
 
 
 def draw_precision_recall(axes: Any, pr: Columns, area: float) -> None:
-    """Draw a precision-recall curve, as ``ScoreGroups.precision_recall`` gives it."""
-    share = np.asarray(pr["precision"])[-1]
+    """Draw a precision-recall curve, from ``ScoreGroups.precision_recall``."""
+    base_rate = np.asarray(pr["precision"])[-1]
     label = f"model, average precision {area:.4f}"
     axes.plot(pr["recall"], pr["precision"], label=label)
-    axes.axhline(share, **_GUIDE, label=f"chance, {share:.4f}")
-    _dress(axes, "Precision and recall", "recall", "precision", square=True)
+    axes.axhline(base_rate, **_GUIDE, label=f"chance, {base_rate:.4f}")
+    _label(axes, "Precision and recall", "recall", "precision", square=True)
 
 
 def draw_calibration(axes: Any, calibration: Columns) -> None:
-    """Draw the share of label 1 against the mean score, by groups of rows."""
+    """Draw the fraction of label 1 against the mean score, by groups of rows."""
     score, rate = calibration["score"], calibration["rate"]
     top = min(1.0, 1.05 * float(np.nanmax([score.max(), rate.max(), 1e-12])))
     axes.plot(score, rate, "o-", ms=4, label="groups of equal weight")
     axes.plot([0, top], [0, top], **_GUIDE, label="perfect")
-    _dress(axes, "Calibration", "mean score", "share of label 1")
+    _label(axes, "Calibration", "mean score", "fraction of label 1")
 
 
 def draw_fit(axes: Any, calibration: Columns) -> None:
@@ -99,7 +102,7 @@ def draw_fit(axes: Any, calibration: Columns) -> None:
     ends = [min(score.min(), label.min()), max(score.max(), label.max())]
     axes.plot(score, label, "o-", ms=4, label="groups of equal weight")
     axes.plot(ends, ends, **_GUIDE, label="perfect")
-    _dress(axes, "Predicted against actual", "mean score", "mean label")
+    _label(axes, "Predicted against actual", "mean score", "mean label")
 
 
 def draw_residuals(axes: Any, residuals: Columns) -> None:
@@ -107,14 +110,14 @@ def draw_residuals(axes: Any, residuals: Columns) -> None:
     width = residuals["high"] - residuals["low"]
     axes.bar(residuals["low"], residuals["weight"], width=width, align="edge", label="rows")
     axes.axvline(0, **_GUIDE, label="no error")
-    _dress(axes, "Residuals", "score - label", "weight of rows")
+    _label(axes, "Residuals", "score - label", "weight of rows")
 
 
 def _mark_best(axes: Any, epoch: int) -> None:
     axes.axvline(epoch, ls=":", c="gray", label=f"best epoch: {epoch}")
 
 
-def _dress(axes: Any, title: str, x: str, y: str, *, square: bool = False) -> None:
+def _label(axes: Any, title: str, x: str, y: str, *, square: bool = False) -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
     if x == "epoch":
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -132,52 +135,27 @@ _BEST = {"c": "#d62728", "marker": "*", "s": 150, "zorder": 5, "edgecolors": "wh
 
 def plot_trials(
     trials: Sequence[Trial], space: SearchSpace, metric: str, path: str | None = None
-) -> Any:
-    """Draw the trials that have a value.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-    space : SearchSpace
-    metric : str
-        Name of the metric that decides.
-    path : str, optional
-        Also save the picture there; the suffix gives the format.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib: install ``spark-fm[plot]``.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise ImportError("Plots need matplotlib: pip install 'spark-fm[plot]'.") from err
+) -> Figure:
+    """Draw the metric of each trial, by trial and against each Param searched."""
     names = list(space.dimensions)
     n_rows = math.ceil(len(names) / COLUMNS)
-    figure = Figure(figsize=(12, 4.0 + 2.6 * n_rows), layout="constrained")
+    figure = empty_figure(12, 4.0 + 2.6 * n_rows)
     grid = figure.add_gridspec(1 + n_rows, COLUMNS, height_ratios=[1.4, *[1.0] * n_rows])
     top = figure.add_subplot(grid[0, :])
     limits = _limits(trials)
     _by_number(top, trials, metric, limits)
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(grid[1 + number // COLUMNS, number % COLUMNS])
         _by_param(axes, trials, name, space.dimensions[name], limits)
-        if place % COLUMNS == 0:
+        if number % COLUMNS == 0:
             axes.set_ylabel(metric)
         else:
             axes.tick_params(labelleft=False)
-    if path is not None:
-        figure.savefig(path, dpi=144)
-    return figure
+    return finish(figure, path)
 
 
 def _limits(trials: Sequence[Trial]) -> tuple[float, float]:
-    """Return the drawn stretch of the metric: all good values; bad ones lie on the edge."""
+    """Return the limits of the metric's axis: all good values; bad ones lie on the edge."""
     values = np.array([trial.value for trial in trials])
     values = values[np.isfinite(values)]
     if not len(values):
@@ -227,8 +205,8 @@ def _by_param(
         shown = [*dimension.values, *(v for v in values if v not in dimension.values)]
         shown = sorted(set(shown)) if dimension.ordered else list(dict.fromkeys(shown))
         # Side by side, so that trials of one choice do not hide each other.
-        spread = np.random.default_rng(0).uniform(-0.18, 0.18, len(values))
-        xs = [shown.index(value) + offset for value, offset in zip(values, spread, strict=True)]
+        jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(values))
+        xs = [shown.index(value) + offset for value, offset in zip(values, jitter, strict=True)]
         axes.set_xticks(range(len(shown)), [str(value) for value in shown])
         axes.set_xlim(-0.5, len(shown) - 0.5)
     else:
@@ -258,12 +236,12 @@ def _points(
     """Draw trials by state; values beyond the limits lie on the edge, hollow."""
     best = best_trial(trials)
     for state, (colour, marker, size) in _LOOKS.items():
-        chosen = [
+        points = [
             (x, trial.value) for x, trial in zip(xs, trials, strict=True)
             if trial.state == state and math.isfinite(trial.value)
         ]  # fmt: skip
         for inside in (True, False):
-            part = [(x, y) for x, y in chosen if (limits[0] <= y <= limits[1]) == inside]
+            part = [(x, y) for x, y in points if (limits[0] <= y <= limits[1]) == inside]
             if not part:
                 continue
             x, y = np.array(part, np.float64).T
@@ -281,3 +259,65 @@ def _points(
         edge = limits[0] if trials[0].larger_is_better else limits[1]
         axes.scatter(failed, [edge] * len(failed), marker="x", c="black", s=24, clip_on=False,
                      label="no model", zorder=3)  # fmt: skip
+
+
+LINEAR = "linear"  # column of the groups' linear strengths
+_MOST_LABELED = 10  # groups whose strengths are also written as numbers
+_BLUE, _ORANGE, _GRAY = "#4c72b0", "#dd8452", "#d9d9d9"
+_GROUP_UNIT = "mean |sum of contributions|"
+
+
+def draw_strengths(
+    features: pd.DataFrame, groups: pd.DataFrame | None, *, top: int, path: str | None
+) -> Figure:
+    """Draw the strongest features as bars, and groups, if any, as a heat map."""
+    shown = features.head(top)
+    height = max(3.4, 1.4 + 0.32 * len(shown), 0 if groups is None else 1.9 + 0.36 * len(groups))
+    figure = empty_figure(7 if groups is None else 15, height)
+    if groups is None:
+        _draw_bars(figure.subplots(), shown)
+    else:
+        panels = figure.subplots(1, 3, width_ratios=(5, 1.3, 6))
+        _draw_bars(panels[0], shown)
+        _draw_linear(panels[1], groups)
+        _draw_pairs(figure, panels[2], groups)
+    return finish(figure, path)
+
+
+def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
+    rows = np.arange(len(shown))
+    labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
+    axes.barh(rows, shown["total"], 0.82, color=_GRAY, label="linear and pairs together")
+    axes.barh(rows - 0.18, shown["linear"], 0.3, color=_BLUE, label="linear part")
+    axes.barh(rows + 0.18, shown["pairs"], 0.3, color=_ORANGE, label="all its pairs")
+    axes.set_yticks(rows, labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean |contribution to the margin|", title="Strongest features")
+    axes.legend(loc="lower right")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _draw_linear(axes: Any, groups: pd.DataFrame) -> None:
+    axes.barh(range(len(groups)), groups[LINEAR], 0.6, color=_BLUE)
+    axes.set_yticks(range(len(groups)), groups.index)
+    axes.set_ylim(len(groups) - 0.5, -0.5)  # as the rows of the heat map beside it
+    axes.set(title="Groups: linear", xlabel=_GROUP_UNIT)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _draw_pairs(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
+    # Each pair is shown once: the lower triangle repeats the upper one.
+    strengths = np.where(np.tri(len(groups), k=-1), np.nan, groups[list(groups.index)])
+    image = axes.imshow(strengths, cmap="YlOrBr", vmin=0, aspect="auto")
+    if len(groups) <= _MOST_LABELED:
+        for i, j in zip(*np.triu_indices(len(groups)), strict=True):
+            is_dark = strengths[i, j] > 0.6 * np.nanmax(strengths)
+            axes.text(j, i, f"{strengths[i, j]:.2g}", ha="center", va="center", fontsize=8,
+                      color="white" if is_dark else "black")  # fmt: skip
+    axes.set_xticks(range(len(groups)), groups.index, rotation=40, ha="right")
+    axes.set_yticks(range(len(groups)), groups.index)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Groups: pairs between them, and within")
+    figure.colorbar(image, ax=axes, label=_GROUP_UNIT)

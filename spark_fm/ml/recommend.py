@@ -1,4 +1,4 @@
-"""``model.recommend`` and the vectors of contexts and candidates; driver only."""
+"""The best candidates for each context, and the vectors of both; driver only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pyspark.sql.types import (
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.learner.spec import require
+from spark_fm.learner.spec import Loss, require
 from spark_fm.ml.base import FittedModel
 from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.ranking import (
@@ -43,7 +43,7 @@ from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_outputs, quoted
 from spark_fm.spark.session import SparkCluster, tagged
 
-SHIPPED_BYTES = 128 * 2**20  # candidate vectors that every task may hold
+BROADCAST_BYTES = 128 * 2**20  # candidate vectors that every task may hold
 GROUP_BYTES = 64 * 2**20  # vectors of one group where larger sets are joined in groups
 ID_BYTES = 16  # about what an id takes beside its vector
 SECONDS_A_TASK = 1.0
@@ -57,26 +57,8 @@ ARROW_TYPES: dict[DataType, pa.DataType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RecommendQuery:
-    """What to recommend, and the caller's names of columns.
-
-    Parameters
-    ----------
-    k : int
-    context_col, candidate_col : str
-    exclude : DataFrame or None
-        Pairs that must not come up.
-    """
-
-    k: int
-    context_col: str
-    candidate_col: str
-    exclude: DataFrame | None
-
-
-class Recommending(FittedModel):
-    """The methods of a model that find the best candidates for a context."""
+class RecommendMethods(FittedModel):
+    """The methods of a model that rank candidates for contexts."""
 
     def recommend(
         self,
@@ -95,20 +77,20 @@ class Recommending(FittedModel):
         contexts : DataFrame
             Ids and the features of a user or situation.
         candidates : DataFrame
-            Ids and the features of an item. No feature may be in a context too.
+            Ids and the features of an item, none of which may occur in a context.
         k : int
-            Candidates a context (>= 1); fewer come back when there are fewer.
+            Candidates per context (>= 1); fewer if there are not as many.
         contextCol, candidateCol : str
             Columns of ids: int, bigint or string, unique, not null.
         exclude : DataFrame, optional
-            Pairs of both ids that must not come up; unknown ones and nulls do not matter.
+            Pairs of both ids to leave out; unknown ids and nulls are ignored.
 
         Returns
         -------
         DataFrame
-            contextCol, candidateCol, scoreCol ("score" if it is unset) as ``transform`` gives
-            for the sum of both vectors, and ``rank`` from 1. Equal scores rank by candidate
-            id.
+            contextCol, candidateCol, scoreCol ("score" if it is unset), the score that
+            ``transform`` gives the sum of both vectors, and ``rank`` from 1. Ties rank by
+            candidate id.
 
         Raises
         ------
@@ -116,18 +98,63 @@ class Recommending(FittedModel):
             At once.
         InvalidDataError
             At once for null or repeated ids. When the result is used, and then as Spark's
-            PythonException, for a feature in a context and in a candidate, and for rows that
-            cannot be scored; handleInvalid "skip" and "keep" both leave these out.
+            PythonException, for a feature in both a context and a candidate, and for rows
+            that cannot be scored; handleInvalid "skip" and "keep" both leave these out.
 
         Notes
         -----
-        Reads ids and candidates now, contexts when the result is used. O(nnz k) a row and about
-        3 ns a pair at 16 factors. Up to 128 MiB, candidate vectors are sent to every task;
-        more are joined in groups of 64 MiB. The formula is in docs/recommending.md.
+        Reads ids and candidates at once, contexts when the result is used. O(nnz k) per row
+        and about 3 ns per pair at 16 factors. Up to 128 MiB of candidate vectors are sent to
+        every task; more are joined in groups of 64 MiB. See docs/recommending.md.
         """
-        return recommend(
-            self, contexts, candidates, RecommendQuery(k, contextCol, candidateCol, exclude)
+        require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number of at least 1")
+        params = ("contextCol", "candidateCol", "scoreCol", "the column of ranks")
+        names = (contextCol, candidateCol, self.getScoreCol() or "score", RANK)
+        check_outputs(StructType(), dict(zip(params, names, strict=True)))
+        id_types = (
+            _id_type(contexts, contextCol, "contextCol"),
+            _id_type(candidates, candidateCol, "candidateCol"),
         )
+        seen = None
+        if exclude is not None:
+            pairs = _excluded_pairs(exclude, (contextCol, candidateCol), id_types)
+            # Pairs of contexts that nobody asks about are not grouped.
+            asked = contexts.select(quoted(contextCol).alias(CONTEXT))
+            pairs = pairs.join(asked, CONTEXT, "left_semi")
+            seen = pairs.groupBy(CONTEXT).agg(F.collect_set(CANDIDATE).alias(SEEN))
+        session = contexts.sparkSession
+        cluster = SparkCluster.of(session)
+        with tagged(session, "recommend"):
+            n_contexts, n_candidates = _counts((contexts, contextCol), (candidates, candidateCol))
+            size = ProblemSize(n_contexts, n_candidates, self.weights.k + 1)
+            candidate_rows = _rows_with_vectors(
+                candidates, candidateCol, CANDIDATE, self._candidate_column(candidates)
+            )
+            n_bytes = size.n_candidates * size.row_bytes
+            is_small = n_bytes <= min(BROADCAST_BYTES, cluster.result_limit)
+            table = candidate_rows.toArrow() if is_small else None
+            features = candidate_rows.select("features").toArrow() if table is None else table
+            candidate_features = _distinct_features(features)
+        shared_features = session_broadcast(
+            session, candidate_features, n_bytes=candidate_features.nbytes
+        )
+        context_rows = _rows_with_vectors(
+            contexts, contextCol, CONTEXT, self._context_column(contexts, shared_features)
+        ).drop("features")
+        if seen is not None:
+            context_rows = context_rows.join(seen, CONTEXT, "left")
+        schema, task = _rank_task(self._loss, k, id_types)
+        n_tasks = size.n_tasks(cluster.task_slots)
+        if table is None:
+            candidate_rows = candidate_rows.drop("features")
+            ranked = _ranked_in_groups(context_rows, candidate_rows, (task, schema), size, n_tasks)
+        else:
+            shared = session_broadcast(session, Candidates.of(table), n_bytes=n_bytes)
+            if n_tasks > 1:
+                context_rows = context_rows.repartition(n_tasks, CONTEXT)
+            ranked = context_rows.mapInArrow(RankAllTask(task, shared), schema)
+        columns = (CONTEXT, CANDIDATE, "score", RANK)
+        return ranked.select(*(F.col(c).alias(n) for c, n in zip(columns, names, strict=True)))
 
     def context_vectors(
         self, contexts: DataFrame, *, vectorCol: str = "vector", constantCol: str = "constant"
@@ -150,13 +177,15 @@ class Recommending(FittedModel):
 
         Notes
         -----
-        Right only where contexts and candidates have no feature in common, which is not
+        Correct only if contexts and candidates have no feature in common, which is not
         checked here.
         """
-        return context_vectors(self, contexts, vectorCol, constantCol)
+        check_outputs(contexts.schema, {"vectorCol": vectorCol, "constantCol": constantCol})
+        parts = self._context_column(contexts, candidate_features=None)
+        return self._with_parts(contexts, parts, {"vector": vectorCol, "constant": constantCol})
 
     def candidate_vectors(self, candidates: DataFrame, *, vectorCol: str = "vector") -> DataFrame:
-        """Add the vector of each candidate, to be put into a maximum inner product index.
+        """Add the vector of each candidate, for a maximum inner product index.
 
         Parameters
         ----------
@@ -170,12 +199,38 @@ class Recommending(FittedModel):
         DataFrame
             See ``context_vectors``.
         """
-        return candidate_vectors(self, candidates, vectorCol)
+        check_outputs(candidates.schema, {"vectorCol": vectorCol})
+        parts = self._candidate_column(candidates)
+        return self._with_parts(candidates, parts, {"vector": vectorCol})
+
+    def _context_column(self, contexts: DataFrame, candidate_features: Broadcast | None) -> Column:
+        """Return the struct VECTORS of contexts, which may have no feature of candidates."""
+        reader = self._reader(contexts)
+        weights = self._broadcast(contexts.sparkSession)
+        kind = contexts.schema[reader.features_col].dataType
+        task = ContextTask(__version__, weights, reader, candidate_features)
+        return struct_column(task, kind, VECTORS)
+
+    def _candidate_column(self, candidates: DataFrame) -> Column:
+        """Return the struct VECTORS of candidates."""
+        reader = self._reader(candidates)
+        weights = self._broadcast(candidates.sparkSession)
+        kind = candidates.schema[reader.features_col].dataType
+        return struct_column(CandidateTask(__version__, weights, reader), kind, VECTORS)
+
+    def _with_parts(self, dataset: DataFrame, parts: Column, names: dict[str, str]) -> DataFrame:
+        """Add the named fields of a struct as columns."""
+        internal = f"spark_fm_{uuid4().hex}"
+        result = force_row_input(dataset).select("*", parts.alias(internal))
+        if self.getHandleInvalid() == "skip":
+            result = result.where(F.col(internal)["vector"].isNotNull())
+        columns = (F.col(internal)[part].alias(name) for part, name in names.items())
+        return result.select("*", *columns).drop(internal)
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemSize:
-    """How much there is to rank: rows of both sides, and numbers in a vector."""
+    """Number of rows to rank on both sides, and of numbers in a vector."""
 
     n_contexts: int
     n_candidates: int
@@ -187,55 +242,11 @@ class ProblemSize:
         return 4 * self.width + ID_BYTES
 
     def n_tasks(self, slots: int) -> int:
-        """Return how many tasks the products are worth; a pair takes 1 ns + 0.1 ns a number."""
+        """Return how many tasks are worthwhile; a pair takes 1 ns + 0.1 ns per number."""
         seconds = 1e-9 * (1 + 0.1 * self.width) * self.n_contexts * self.n_candidates
         if seconds <= SECONDS_A_TASK:
             return 1
         return slots * min(math.ceil(seconds / SECONDS_A_TASK / slots), MOST_TASKS_A_SLOT)
-
-
-def recommend(
-    model: FittedModel,
-    contexts: DataFrame,
-    candidates: DataFrame,
-    question: RecommendQuery,
-) -> DataFrame:
-    """Do what ``Recommending.recommend`` says."""
-    require(isinstance(question.k, Integral) and question.k >= 1, "k", question.k,
-            "a whole number of at least 1")  # fmt: skip
-    params = ("contextCol", "candidateCol", "scoreCol", "the column of ranks")
-    names = (question.context_col, question.candidate_col, model.getScoreCol() or "score", RANK)
-    check_outputs(StructType(), dict(zip(params, names, strict=True)))
-    kinds = (
-        _id_type(contexts, question.context_col, "contextCol"),
-        _id_type(candidates, question.candidate_col, "candidateCol"),
-    )
-    seen = None if question.exclude is None else _seen(contexts, question, kinds)
-    session = contexts.sparkSession
-    cluster = SparkCluster.of(session)
-    with tagged(session, "recommend"):
-        extent = _extent(contexts, candidates, question, model.weights.k + 1)
-        items = _vectors(candidates, question.candidate_col, CANDIDATE,
-                         candidate_column(model, candidates))  # fmt: skip
-        n_bytes = extent.n_candidates * extent.row_bytes
-        is_small = n_bytes <= min(SHIPPED_BYTES, cluster.result_limit)
-        table = items.toArrow() if is_small else None
-        taken = _features(items.select("features").toArrow() if table is None else table)
-    handle = session_broadcast(session, taken, n_bytes=taken.nbytes)
-    asked = _vectors(contexts, question.context_col, CONTEXT,
-                     context_column(model, contexts, taken=handle)).drop("features")  # fmt: skip
-    if seen is not None:
-        asked = asked.join(seen, CONTEXT, "left")
-    schema, ranking = _ranking(model, question.k, kinds)
-    n_tasks = extent.n_tasks(cluster.task_slots)
-    if table is None:
-        ranked = _in_groups(asked, items.drop("features"), (ranking, schema), extent, n_tasks)
-    else:
-        found = session_broadcast(session, Candidates.of(table), n_bytes=n_bytes)
-        asked = asked.repartition(n_tasks, CONTEXT) if n_tasks > 1 else asked
-        ranked = asked.mapInArrow(RankAllTask(ranking, found), schema)
-    columns = (CONTEXT, CANDIDATE, "score", RANK)
-    return ranked.select(*(F.col(c).alias(n) for c, n in zip(columns, names, strict=True)))
 
 
 def _id_type(dataset: DataFrame, name: str, param: str) -> DataType:
@@ -254,20 +265,16 @@ def _id_type(dataset: DataFrame, name: str, param: str) -> DataType:
     return kind
 
 
-def _extent(
-    contexts: DataFrame, candidates: DataFrame, question: RecommendQuery, width: int
-) -> ProblemSize:
-    """Count both sides in one job, and raise InvalidDataError for null or repeated ids."""
-    counted: list[DataFrame] = []
-    for dataset, name in ((contexts, question.context_col), (candidates, question.candidate_col)):
-        n = len(counted)
-        column = quoted(name)
-        counts = (F.count("*"), F.count(column), F.count_distinct(column))
-        counted.append(dataset.agg(*(c.alias(f"c{n}{i}") for i, c in enumerate(counts))))
+def _counts(*sides: tuple[DataFrame, str]) -> tuple[int, int]:
+    """Count contexts and candidates in one job; raise InvalidDataError for bad ids."""
+    counted = []
+    for number, (dataset, name) in enumerate(sides):
+        counts = (F.count("*"), F.count(quoted(name)), F.count_distinct(quoted(name)))
+        counted.append(dataset.agg(*(c.alias(f"c{number}{i}") for i, c in enumerate(counts))))
     row = counted[0].crossJoin(counted[1]).collect()[0]
-    for what, param, name, (n_rows, n_ids, n_distinct) in (
-        ("contexts", "contextCol", question.context_col, row[:3]),
-        ("candidates", "candidateCol", question.candidate_col, row[3:]),
+    for what, param, (_, name), (n_rows, n_ids, n_distinct) in (
+        ("contexts", "contextCol", sides[0], row[:3]),
+        ("candidates", "candidateCol", sides[1], row[3:]),
     ):
         if n_ids < n_rows:
             raise InvalidDataError(
@@ -279,57 +286,48 @@ def _extent(
                 f"{n_rows} {what} have {n_distinct} different ids in {param}={name!r}; every id "
                 f"may be there once. Call dropDuplicates([{name!r}])."
             )
-    return ProblemSize(row[0], row[3], width)
+    return row[0], row[3]
 
 
-def _vectors(dataset: DataFrame, name: str, alias: str, made: Column) -> DataFrame:
+def _rows_with_vectors(dataset: DataFrame, name: str, alias: str, parts: Column) -> DataFrame:
     """Return ids and the fields of VECTORS, without rows that cannot be scored."""
-    both = force_row_input(dataset).select(quoted(name).alias(alias), made.alias("made"))
-    # Not "made": PySpark 4.0 gives a struct of nulls for a null struct.
-    return both.where(F.col("made.vector").isNotNull()).select(alias, "made.*")
+    rows = force_row_input(dataset).select(quoted(name).alias(alias), parts.alias("parts"))
+    # Not "parts": PySpark 4.0 gives a struct of nulls for a null struct.
+    return rows.where(F.col("parts.vector").isNotNull()).select(alias, "parts.*")
 
 
-def _features(table: pa.Table) -> NDArray[np.int32]:
-    lists = table.column("features")
-    return np.unique(np.concatenate([np.empty(0, np.int32), *map(_flat, lists.chunks)]))
+def _distinct_features(table: pa.Table) -> NDArray[np.int32]:
+    chunks = table.column("features").chunks
+    flat = [np.asarray(lists.flatten()) for lists in chunks]
+    return np.unique(np.concatenate([np.empty(0, np.int32), *flat]))
 
 
-def _flat(lists: pa.Array) -> NDArray[np.int32]:
-    return np.asarray(lists.flatten())
-
-
-def _seen(
-    contexts: DataFrame, question: RecommendQuery, kinds: tuple[DataType, DataType]
+def _excluded_pairs(
+    exclude: DataFrame, names: tuple[str, str], id_types: tuple[DataType, DataType]
 ) -> DataFrame:
-    """Return for each context the candidates it has seen, as an array."""
-    assert question.exclude is not None  # noqa: S101 - the caller's condition
-    names = (question.context_col, question.candidate_col)
+    """Return pairs of both ids, in the types of the contexts and candidates."""
     columns = []
-    for name, kind, param, alias in zip(
-        names, kinds, ("contextCol", "candidateCol"), (CONTEXT, CANDIDATE), strict=True
+    for name, id_type, param, alias in zip(
+        names, id_types, ("contextCol", "candidateCol"), (CONTEXT, CANDIDATE), strict=True
     ):
-        own = _id_type(question.exclude, name, param)
-        if (own in INTEGERS) != (kind in INTEGERS):
+        given = _id_type(exclude, name, param)
+        if (given in INTEGERS) != (id_type in INTEGERS):
             raise InvalidColumnError(
-                f"exclude has {name!r} as {own.simpleString()}, but the ids are "
-                f"{kind.simpleString()}. Cast it."
+                f"exclude has {name!r} as {given.simpleString()}, but the ids are "
+                f"{id_type.simpleString()}. Cast it."
             )
-        columns.append(quoted(name).cast(kind).alias(alias))
-    pairs = question.exclude.select(*columns).dropna()
-    # Pairs of contexts that nobody asks about are not grouped.
-    asked = contexts.select(quoted(question.context_col).alias(CONTEXT))
-    pairs = pairs.join(asked, CONTEXT, "left_semi")
-    return pairs.groupBy(CONTEXT).agg(F.collect_set(CANDIDATE).alias(SEEN))
+        columns.append(quoted(name).cast(id_type).alias(alias))
+    return exclude.select(*columns).dropna()
 
 
-def _ranking(
-    model: FittedModel, k: int, kinds: tuple[DataType, DataType]
+def _rank_task(
+    loss: Loss, k: int, id_types: tuple[DataType, DataType]
 ) -> tuple[StructType, RankTask]:
-    """Return the task, and the Spark schema of what it makes."""
+    """Return the task and the schema of its rows."""
     schema = StructType(
         [
-            StructField(CONTEXT, kinds[0]),
-            StructField(CANDIDATE, kinds[1]),
+            StructField(CONTEXT, id_types[0]),
+            StructField(CANDIDATE, id_types[1]),
             StructField("margin", DoubleType()),
             StructField("score", DoubleType()),
             StructField(RANK, IntegerType()),
@@ -337,26 +335,26 @@ def _ranking(
     )
     arrow = {**ARROW_TYPES, DoubleType(): pa.float64()}
     fields = [pa.field(field.name, arrow[field.dataType]) for field in schema]
-    return schema, RankTask(__version__, k, model._loss, pa.schema(fields))
+    return schema, RankTask(__version__, k, loss, pa.schema(fields))
 
 
-def _in_groups(
-    asked: DataFrame,
-    items: DataFrame,
+def _ranked_in_groups(
+    context_rows: DataFrame,
+    candidate_rows: DataFrame,
     ranking: tuple[RankTask, StructType],
-    extent: ProblemSize,
+    size: ProblemSize,
     n_tasks: int,
 ) -> DataFrame:
-    """Rank groups of candidates for groups of contexts, then merge what each context got.
+    """Rank groups of candidates for groups of contexts, then merge the ranks of each context.
 
     A group of either side holds about GROUP_BYTES, whatever their number.
     """
     task, schema = ranking
-    limit = GROUP_BYTES // extent.row_bytes
-    n_right = max(1, math.ceil(extent.n_candidates / limit))
-    n_left = max(1, math.ceil(extent.n_contexts / limit), math.ceil(n_tasks / n_right))
-    left = _grouped(asked, CONTEXT, ("left", n_left), ("right", n_right))
-    right = _grouped(items, CANDIDATE, ("right", n_right), ("left", n_left))
+    limit = GROUP_BYTES // size.row_bytes
+    n_right = max(1, math.ceil(size.n_candidates / limit))
+    n_left = max(1, math.ceil(size.n_contexts / limit), math.ceil(n_tasks / n_right))
+    left = _grouped(context_rows, CONTEXT, ("left", n_left), ("right", n_right))
+    right = _grouped(candidate_rows, CANDIDATE, ("right", n_right), ("left", n_left))
 
     # A function: PySpark counts the parameters of what it is given.
     def rank(contexts: pa.Table, candidates: pa.Table) -> pa.Table:
@@ -369,53 +367,11 @@ def _in_groups(
     return merged.where(F.col(RANK) <= task.k)
 
 
-def _grouped(rows: DataFrame, key: str, own: tuple[str, int], others: tuple[str, int]) -> DataFrame:
-    """Give each row one of its own groups, and a copy for each group of the other side."""
-    (name, count), (other, copies) = own, others
-    group = F.pmod(F.xxhash64(key), F.lit(count)).alias(name)
-    copy = F.explode(F.sequence(F.lit(0), F.lit(copies - 1))).alias(other)
+def _grouped(
+    rows: DataFrame, key: str, groups: tuple[str, int], copies: tuple[str, int]
+) -> DataFrame:
+    """Assign each row to a group by its key, and copy it for each group of the other side."""
+    (group_name, n_groups), (copy_name, n_copies) = groups, copies
+    group = F.pmod(F.xxhash64(key), F.lit(n_groups)).alias(group_name)
+    copy = F.explode(F.sequence(F.lit(0), F.lit(n_copies - 1))).alias(copy_name)
     return rows.select("*", group, copy)
-
-
-def context_vectors(
-    model: FittedModel, contexts: DataFrame, vector_col: str, constant_col: str
-) -> DataFrame:
-    """Do what ``Recommending.context_vectors`` says."""
-    outputs = {"vectorCol": vector_col, "constantCol": constant_col}
-    check_outputs(contexts.schema, outputs)
-    made = context_column(model, contexts, taken=None)
-    return _with_parts(model, contexts, made, {"vector": vector_col, "constant": constant_col})
-
-
-def candidate_vectors(model: FittedModel, candidates: DataFrame, vector_col: str) -> DataFrame:
-    """Do what ``Recommending.candidate_vectors`` says."""
-    check_outputs(candidates.schema, {"vectorCol": vector_col})
-    made = candidate_column(model, candidates)
-    return _with_parts(model, candidates, made, {"vector": vector_col})
-
-
-def context_column(model: FittedModel, contexts: DataFrame, *, taken: Broadcast | None) -> Column:
-    """Return the column of VECTORS of contexts, none of which may have a ``taken`` feature."""
-    reader = model._reader(contexts)
-    handle = model._handle(contexts.sparkSession)
-    kind = contexts.schema[reader.features_col].dataType
-    return struct_column(ContextTask(__version__, handle, reader, taken), kind, VECTORS)
-
-
-def candidate_column(model: FittedModel, candidates: DataFrame) -> Column:
-    """Return the column of VECTORS of candidates."""
-    reader = model._reader(candidates)
-    handle = model._handle(candidates.sparkSession)
-    kind = candidates.schema[reader.features_col].dataType
-    return struct_column(CandidateTask(__version__, handle, reader), kind, VECTORS)
-
-
-def _with_parts(
-    model: FittedModel, dataset: DataFrame, made: Column, outputs: dict[str, str]
-) -> DataFrame:
-    whole = f"spark_fm_{uuid4().hex}"
-    result = force_row_input(dataset).select("*", made.alias(whole))
-    if model.getHandleInvalid() == "skip":
-        result = result.where(F.col(whole)["vector"].isNotNull())
-    parts = (F.col(whole)[part].alias(name) for part, name in outputs.items())
-    return result.select("*", *parts).drop(whole)

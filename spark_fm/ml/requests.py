@@ -23,7 +23,7 @@ def instance_vector(
     content_type: str = JSONLINES,
     handle_invalid: HandleInvalid = "error",
 ) -> Column:
-    """Return the vector of the one instance that each cell of a column holds.
+    """Return the vector of the single instance in each cell of a column.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def instance_vector(
         One of "application/jsonlines", "application/json" (a document with one instance)
         and "application/x-recordio-protobuf".
     handle_invalid : {"error", "keep"}
-        Whether a cell that cannot be read is an error; otherwise its vector is null.
+        Whether a cell that cannot be read is an error or gives a null vector.
 
     Returns
     -------
@@ -46,11 +46,11 @@ def instance_vector(
     Raises
     ------
     InvalidParamError
-        For another content type or a number of features that no vector has.
+        For another content type, or a ``feature_dim`` out of range.
 
     Notes
     -----
-    What is right and what is wrong is as in ``spark_fm.formats.requests.decode_request``.
+    Cells are valid or invalid by the rules of ``spark_fm.formats.requests.decode_request``.
     Works on Classic and Connect, in batch and streaming queries.
 
     Examples
@@ -71,7 +71,7 @@ def request_vectors(
     content_type: str,
     handle_invalid: HandleInvalid = "error",
 ) -> Column:
-    """Return the vectors of all instances of the request that each cell holds.
+    """Return the vectors of all instances of the request in each cell.
 
     Parameters
     ----------
@@ -115,13 +115,13 @@ def response_body(
     *,
     accept: str = JSONLINES,
 ) -> Column:
-    """Return scores as bodies of responses, one for each row.
+    """Return scores as response bodies, one per row.
 
     Parameters
     ----------
     score : Column or str
     predicted_label : Column or str, optional
-        None leaves labels out: a regressor's responses have none.
+        None omits labels, as in a regressor's responses.
     accept : str
         "application/jsonlines" (an object without the end of its line), "application/json"
         (a document with one prediction) or "application/x-recordio-protobuf" (a framed
@@ -130,8 +130,8 @@ def response_body(
     Returns
     -------
     Column
-        Strings, of records binary; null where score or label is null. A score that is not
-        finite is an error (on PySpark 4.0 NaN gives null).
+        Strings, or binary for records; null where score or label is null. A score that is
+        not finite is an error (on PySpark 4.0 NaN gives null).
 
     Raises
     ------

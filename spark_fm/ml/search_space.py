@@ -1,4 +1,7 @@
-"""What a search draws from, and how: ranges, choices, samplers."""
+"""The space of a search: ranges, choices and samplers; driver only.
+
+Samplers propose points of the unit cube, one coordinate per Param searched.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,28 @@ import numpy as np
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.ml.params import DEFAULT_LR
-from spark_fm.ml.trials import COMPLETE, Trial
+from spark_fm.ml.trials import COMPLETE, Trial, UnitPoint
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``.
-
-    Parameters
-    ----------
-    low, high : float
-        Ends, both included; ``low < high``.
-    log : bool
-        Draw the logarithm evenly (``low > 0``).
-    whole : bool
-        Round to whole numbers.
-    relative : bool
-        In units of the optimizer's default step size.
-    """
+    """Numbers from ``low`` to ``high``, both included."""
 
     low: float
     high: float
-    log: bool = False
-    whole: bool = False
-    relative: bool = False
+    log: bool = False  # draw the logarithm evenly (low > 0)
+    whole: bool = False  # round to whole numbers
+    relative: bool = False  # in units of the optimizer's default learning rate
 
-    def at(self, place: float) -> int | float:
-        """Return the value at a place from 0 to 1."""
+    def from_unit(self, unit: float) -> int | float:
+        """Return the value at a coordinate from 0 to 1."""
         low, high = self._ends
-        value = low * (high / low) ** place if self.log else low + (high - low) * place
+        value = low * (high / low) ** unit if self.log else low + (high - low) * unit
         value = min(max(round(value) if self.whole else value, self.low), self.high)
         return int(value) if self.whole else value
 
-    def place(self, value: float) -> float:
-        """Return the place of a value, the nearest end for one outside."""
+    def to_unit(self, value: float) -> float:
+        """Return the coordinate of a value; outside the range, that of the nearest end."""
         value = min(max(value, self.low), self.high)
         low, high = self._ends
         if self.log:
@@ -55,29 +46,23 @@ class Range:
 
     @property
     def _ends(self) -> tuple[float, float]:
-        # A whole number owns the stretch from half below to half above it.
+        # A whole number gets the interval from half below to half above it.
         half = 0.5 if self.whole else 0.0
         return self.low - half, self.high + half
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One of some values.
-
-    Parameters
-    ----------
-    values : tuple
-        At least one.
-    """
+    """One of at least one value."""
 
     values: tuple[Any, ...]
 
-    def at(self, place: float) -> Any:
-        """Return the value at a place from 0 to 1."""
-        return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
+    def from_unit(self, unit: float) -> Any:
+        """Return the value at a coordinate from 0 to 1."""
+        return self.values[min(int(unit * len(self.values)), len(self.values) - 1)]
 
-    def place(self, value: Any) -> float:
-        """Return the middle of a value's stretch; raise ValueError for one that is no choice."""
+    def to_unit(self, value: Any) -> float:
+        """Return the middle of a value's interval; raise ValueError for one that is no choice."""
         return (self.values.index(value) + 0.5) / len(self.values)
 
     @property
@@ -90,10 +75,10 @@ class Choices:
 Dimension = Range | Choices
 
 _LR = Range(1 / 8, 4.0, log=True, relative=True)
-_SPREAD = Range(1e-3, 0.1, log=True)
+_SIGMA = Range(1e-3, 0.1, log=True)
 _METHODS = Choices(("constant", "normal", "uniform"))
 
-# Searched unless they are set; docs/tuning.md says why these and why so far.
+# Searched unless they are set; docs/tuning.md gives the reasons.
 SEARCHED: dict[str, Dimension] = {
     "optimizer": Choices(("adagrad", "adam", "sgd")),
     "numFactors": Choices((4, 8, 16, 32, 64)),
@@ -107,7 +92,7 @@ SEARCHED: dict[str, Dimension] = {
     "factorsInitScale": Range(0.005, 0.5, log=True),
     "adagradInit": Range(0.1, 10.0, log=True),
 }
-# Searched when asked for by name: they change little, or are seldom worth a change.
+# Searched only on request: they change little, or are seldom worth changing.
 ON_REQUEST: dict[str, Dimension] = {
     "miniBatchSize": Range(1, 256, log=True, whole=True),
     "biasWd": Range(1e-6, 1e-2, log=True),
@@ -119,12 +104,12 @@ ON_REQUEST: dict[str, Dimension] = {
     "averageEpochs": Choices((True, False)),
     "standardizeLabel": Choices((True, False)),
     "biasInitMethod": _METHODS,
-    "biasInitSigma": _SPREAD,
-    "biasInitScale": _SPREAD,
+    "biasInitSigma": _SIGMA,
+    "biasInitScale": _SIGMA,
     "biasInitValue": Range(-1.0, 1.0),
     "linearInitMethod": _METHODS,
-    "linearInitSigma": _SPREAD,
-    "linearInitScale": _SPREAD,
+    "linearInitSigma": _SIGMA,
+    "linearInitScale": _SIGMA,
     "linearInitValue": Range(-0.1, 0.1),
     "factorsInitMethod": Choices(("normal", "uniform")),
     "factorsInitValue": Range(1e-3, 0.1, log=True),
@@ -132,7 +117,7 @@ ON_REQUEST: dict[str, Dimension] = {
 USUAL = {**SEARCHED, **ON_REQUEST}
 _WHOLE = {"numFactors", "miniBatchSize"}
 
-# A Param counts only where another has this value.
+# A Param has an effect only where another one has this value.
 _CONDITIONS: dict[str, tuple[str, Any]] = {
     "adagradInit": ("optimizer", "adagrad"),
     "biasLr": ("useBias", True),
@@ -148,20 +133,13 @@ _CONDITIONS: dict[str, tuple[str, Any]] = {
 
 
 class SearchSpace:
-    """The Params of a search, and the values that the others have.
-
-    Parameters
-    ----------
-    dimensions : mapping of str to Range or Choices
-    fixed : mapping of str to Any
-        Values of Params that are not searched, as far as they decide which others count.
-    """
+    """The Params that are searched, and the values of those on which their effect depends."""
 
     def __init__(self, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> None:
         self._fixed = {name: v for name, v in fixed.items() if name not in dimensions}
         self.dimensions = {
             name: dimension for name, dimension in dimensions.items()
-            if self._may_count(name, dimensions)
+            if self._may_matter(name, dimensions)
         }  # fmt: skip
 
     @classmethod
@@ -172,55 +150,49 @@ class SearchSpace:
         is_set: Sequence[str] = (),
         overrides: Mapping[str, Dimension] | None = None,
     ) -> SearchSpace:
-        """Return the usual space: all of SEARCHED but what is set, and the overrides.
+        """Return the usual space: all of SEARCHED but the Params set, and the overrides.
 
-        Parameters
-        ----------
-        values : mapping of str to Any
-            Every Param's value, default or set.
-        is_set : sequence of str
-            Params that keep their value, unless they have an override.
-        overrides : mapping of str to Range or Choices, optional
+        ``values`` holds every Param's value, default or set.
         """
         usual = {name: d for name, d in SEARCHED.items() if name not in is_set}
         # In the order of the table, whatever order the overrides are given in.
-        chosen = {**usual, **(overrides or {})}
-        return cls({name: chosen[name] for name in USUAL if name in chosen}, values)
+        dimensions = {**usual, **(overrides or {})}
+        return cls({name: dimensions[name] for name in USUAL if name in dimensions}, values)
 
-    def params(self, places: Mapping[str, float]) -> dict[str, Any]:
-        """Return the values at the places, of those Params that count.
+    def params(self, point: UnitPoint) -> dict[str, Any]:
+        """Return the values at a point, of those Params that have an effect.
 
-        Six digits are kept: what is written down is what was trained.
+        Rounded to six digits, so that the values in trials.jsonl are the values trained.
         """
         values: dict[str, Any] = {}
         for name, dimension in self.dimensions.items():
-            values[name] = dimension.at(places[name])
+            values[name] = dimension.from_unit(point[name])
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range) and dimension.relative:
                 values[name] *= self._unit(values)
         return {
             name: float(f"{value:.6g}") if isinstance(value, float) else value
-            for name, value in values.items() if self._counts(name, values)
+            for name, value in values.items() if self._matters(name, values)
         }  # fmt: skip
 
-    def counting(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those of ``values`` that are searched, defined, and count together."""
+    def searched(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of ``values`` that are searched, defined, and have an effect."""
         return {
             name: values[name] for name in self.dimensions
-            if values.get(name) is not None and self._counts(name, values)
+            if values.get(name) is not None and self._matters(name, values)
         }  # fmt: skip
 
-    def places(self, params: Mapping[str, Any]) -> dict[str, float]:
-        """Return the places of values, of all that have one."""
-        found = {}
+    def unit_point(self, params: Mapping[str, Any]) -> UnitPoint:
+        """Return the coordinates of values, of all that have one."""
+        point = {}
         for name, dimension in self.dimensions.items():
             value = params.get(name)
             if value is None or (isinstance(dimension, Choices) and value not in dimension.values):
                 continue
             if isinstance(dimension, Range) and dimension.relative:
                 value /= self._unit(params)
-            found[name] = dimension.place(value)
-        return found
+            point[name] = dimension.to_unit(value)
+        return point
 
     def corners(self) -> list[dict[str, Any]]:
         """Return every choice and both ends of every range, each by itself."""
@@ -229,12 +201,12 @@ class SearchSpace:
             for name, dimension in self.dimensions.items()
             for value in (
                 dimension.values if isinstance(dimension, Choices)
-                else (dimension.at(0.0), dimension.at(1.0))
+                else (dimension.from_unit(0.0), dimension.from_unit(1.0))
             )
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Return the space as JSON gives it back."""
+        """Return the space in the types of JSON."""
         return {
             name: list(d.values) if isinstance(d, Choices) else asdict(d)
             for name, d in self.dimensions.items()
@@ -242,40 +214,28 @@ class SearchSpace:
 
     def _unit(self, values: Mapping[str, Any]) -> float:
         optimizer = values.get("optimizer") or self._fixed["optimizer"]
-        return DEFAULT_LR.get(optimizer, 1.0)  # of one unknown the check of the trial will tell
+        return DEFAULT_LR.get(optimizer, 1.0)  # the trial checks its name
 
-    def _counts(self, name: str, values: Mapping[str, Any]) -> bool:
+    def _matters(self, name: str, values: Mapping[str, Any]) -> bool:
         if name not in _CONDITIONS:
             return True
-        other, wanted = _CONDITIONS[name]
+        other, required = _CONDITIONS[name]
         value = values.get(other, self._fixed.get(other))
-        return bool(value == wanted)
+        return bool(value == required)
 
-    def _may_count(self, name: str, dimensions: Mapping[str, Dimension]) -> bool:
-        """Tell whether any draw makes the Param count."""
-        other, wanted = _CONDITIONS.get(name, (name, None))
-        dimension = dimensions.get(other)
-        if wanted is None:
+    def _may_matter(self, name: str, dimensions: Mapping[str, Dimension]) -> bool:
+        """Return whether the Param has an effect in any trial."""
+        if name not in _CONDITIONS:
             return True
+        other, required = _CONDITIONS[name]
+        dimension = dimensions.get(other)
         if isinstance(dimension, Choices):
-            return wanted in dimension.values
-        return bool(self._fixed.get(other) == wanted)
+            return required in dimension.values
+        return bool(self._fixed.get(other) == required)
 
 
 def dimension_of(name: str, given: Any) -> Dimension:
-    """Return what to search a Param over.
-
-    Parameters
-    ----------
-    name : str
-    given : tuple, list or None
-        ``(low, high)`` or ``(low, high, "log")``; choices; None for the usual range.
-
-    Raises
-    ------
-    InvalidParamError
-        For a Param that cannot be searched, or that cannot be searched over this.
-    """
+    """Return the dimension of a Param: ``given``, as ``tune`` takes it, or the usual one."""
     if name not in USUAL:
         raise InvalidParamError(
             f"{name} cannot be searched: expected one of {', '.join(sorted(USUAL))}."
@@ -301,47 +261,24 @@ def dimension_of(name: str, given: Any) -> Dimension:
     return Range(float(low), float(high), log=log, whole=name in _WHOLE)
 
 
-Places = dict[str, float]
-Sampler = Callable[[SearchSpace, int, Sequence[int], Sequence[Trial]], list[Places]]
+# From the space, the seed, the numbers of the trials to propose, and all trials before these.
+Sampler = Callable[[SearchSpace, int, Sequence[int], Sequence[Trial]], list[UnitPoint]]
 
 
-def random_places(
+def random_points(
     space: SearchSpace, seed: int, numbers: Sequence[int], earlier: Sequence[Trial]
-) -> list[Places]:
-    """Draw evenly and independently; ``earlier`` trials change nothing.
-
-    Parameters
-    ----------
-    space : SearchSpace
-    seed : int
-    numbers : sequence of int
-        Of the trials to draw.
-    earlier : sequence of Trial
-    """
+) -> list[UnitPoint]:
+    """Draw evenly and independently, whatever ``earlier`` trials were."""
     return [
         {name: float(rng.random()) for name in space.dimensions}
-        for rng in (np.random.default_rng(_words(seed, number)) for number in numbers)
+        for rng in (np.random.default_rng(_seed_of(seed, number)) for number in numbers)
     ]
 
 
-def tpe_places(
+def tpe_points(
     space: SearchSpace, seed: int, numbers: Sequence[int], earlier: Sequence[Trial]
-) -> list[Places]:
+) -> list[UnitPoint]:
     """Propose by Optuna's tree-structured Parzen estimator [1]_, the first ten at random.
-
-    Parameters
-    ----------
-    space : SearchSpace
-    seed : int
-    numbers : sequence of int
-        Of the trials to propose, which do not know of each other's results.
-    earlier : sequence of Trial
-        All trials before these.
-
-    Raises
-    ------
-    ImportError
-        Without Optuna: install ``spark-fm[tune]``.
 
     References
     ----------
@@ -355,48 +292,48 @@ def tpe_places(
     distributions: dict[str, Any] = {}
     for name, dimension in space.dimensions.items():
         if isinstance(dimension, Choices) and not dimension.ordered:
-            every = [dimension.place(value) for value in dimension.values]
-            distributions[name] = optuna.distributions.CategoricalDistribution(every)
+            units = [dimension.to_unit(value) for value in dimension.values]
+            distributions[name] = optuna.distributions.CategoricalDistribution(units)
         else:
             distributions[name] = optuna.distributions.FloatDistribution(0.0, 1.0)
-    with _quiet(optuna):
-        words = _words(seed, numbers[0]).generate_state(1)
+    with _quiet_optuna(optuna):
+        words = _seed_of(seed, numbers[0]).generate_state(1)
         sampler = optuna.samplers.TPESampler(seed=int(words[0]), constant_liar=True)
         study = optuna.create_study(sampler=sampler)
         for trial in earlier:
-            study.add_trial(_told(optuna, trial, space, distributions))
+            study.add_trial(_to_optuna(optuna, trial, space, distributions))
         return [dict(study.ask(distributions).params) for _ in numbers]
 
 
-SAMPLERS: dict[str, Sampler] = {"random": random_places, "tpe": tpe_places}
+SAMPLERS: dict[str, Sampler] = {"random": random_points, "tpe": tpe_points}
 
 
-def _told(
+def _to_optuna(
     optuna: Any, trial: Trial, space: SearchSpace, distributions: dict[str, Any]
 ) -> Any:  # fmt: skip
-    """Return a trial in Optuna's terms: it ranks those that were stopped last."""
-    places = dict(trial.places)
+    """Return a trial in Optuna's terms; all but complete ones are pruned, and ranked last."""
+    point = dict(trial.places)
     for name, dimension in space.dimensions.items():
-        if name in places and isinstance(dimension, Choices):
-            places[name] = dimension.place(dimension.at(places[name]))
+        if name in point and isinstance(dimension, Choices):
+            point[name] = dimension.to_unit(dimension.from_unit(point[name]))
     complete = trial.state == COMPLETE
-    reached = {} if complete else {e: c for e, c in enumerate(trial.costs) if np.isfinite(c)}
+    costs = {} if complete else {e: c for e, c in enumerate(trial.costs) if np.isfinite(c)}
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.PRUNED,
         value=trial.cost if complete else None,
-        params=places,
-        distributions={name: distributions[name] for name in places},
-        intermediate_values=reached,
+        params=point,
+        distributions={name: distributions[name] for name in point},
+        intermediate_values=costs,
     )
 
 
-def _words(seed: int, number: int) -> np.random.SeedSequence:
+def _seed_of(seed: int, number: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, number])
 
 
 @contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Keep Optuna from telling of a study that lives for a moment."""
+def _quiet_optuna(optuna: Any) -> Iterator[None]:
+    """Suppress Optuna's log of a short-lived study, and its warning."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,16 +1,18 @@
-"""What a training did, epoch by epoch; driver only."""
+"""The summary of a training, epoch by epoch; driver only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.metrics import ScoreGroups
+from spark_fm.ml.evaluation import EvaluateMethods, FMEvaluation
 from spark_fm.ml.plots import (
+    CALIBRATION_GROUPS,
     draw_calibration,
     draw_errors,
     draw_losses,
@@ -21,12 +23,6 @@ from spark_fm.ml.plots import (
     new_figure,
 )
 
-if TYPE_CHECKING:
-    from spark_fm.ml.evaluation import FMEvaluation
-    from spark_fm.ml.model import FactorizationMachineModel
-
-CALIBRATION_GROUPS = 20
-
 
 @dataclass(frozen=True, slots=True)
 class FMTrainingSummary:
@@ -35,23 +31,23 @@ class FMTrainingSummary:
     Parameters
     ----------
     rows : list of dict
-        One an epoch: losses and validation metrics, rows per second, seconds by phase,
-        step scale and the learning rates that it leaves.
+        One per epoch: losses and validation metrics, rows per second, seconds by phase,
+        and the learning rates with their scale after rollbacks.
     facts : dict
-        Rows, features, skipped rows, partitions, averagings, best epoch, what the
-        safety net did (``stepScale``, ``rejectedAttempts``, ``warnings``), seconds of
-        packing, compiling and refitting, and a classifier's ``validationCurve``.
+        Numbers of rows, features, skipped rows, partitions and averagings, the best epoch,
+        rollbacks of diverging epochs (``stepScale``, ``rejectedAttempts``, ``warnings``),
+        seconds of packing, compiling and refitting, and a classifier's ``validationCurve``.
     model : FactorizationMachineModel, optional
-        Whose training this was, for ``evaluate``; ``model.summary`` has it.
+        The trained model, for ``evaluate``; set in ``model.summary``.
     """
 
     rows: list[dict[str, Any]]
     facts: dict[str, Any]
-    model: FactorizationMachineModel | None = field(default=None, compare=False)
+    model: EvaluateMethods | None = field(default=None, compare=False)
 
     @property
     def history(self) -> pd.DataFrame:
-        """Return a pandas DataFrame with one row an epoch."""
+        """Return a pandas DataFrame with one row per epoch."""
         return pd.DataFrame(self.rows)
 
     @property
@@ -61,17 +57,17 @@ class FMTrainingSummary:
 
     @property
     def totalIterations(self) -> int:
-        """Return the number of epochs that were run."""
+        """Return the number of epochs run."""
         return len(self.rows)
 
     @property
     def bestEpoch(self) -> int:
-        """Return the epoch, from 0, that the model comes from."""
+        """Return the number, from 0, of the epoch whose parameters the model has."""
         return int(self.facts["bestEpoch"])
 
     @property
     def warnings(self) -> list[str]:
-        """Return what the statistics pass and the safety net had to say."""
+        """Return the warnings about the data and about rollbacks."""
         return list(self.facts["warnings"])
 
     @property
@@ -85,13 +81,13 @@ class FMTrainingSummary:
 
     @property
     def pr(self) -> pd.DataFrame | None:
-        """Return recall, precision and threshold likewise."""
+        """Return the best epoch's recall, precision and threshold on the validation rows."""
         groups = self._groups()
         return None if groups is None else pd.DataFrame(groups.precision_recall())
 
     @property
     def calibration(self) -> pd.DataFrame | None:
-        """Return mean score, rate of label 1 and weight of groups of rows likewise."""
+        """Return mean score, rate of label 1 and weight of groups of validation rows."""
         groups = self._groups()
         if groups is None:
             return None
@@ -99,16 +95,16 @@ class FMTrainingSummary:
 
     @property
     def running(self) -> list[dict[str, Any]]:
-        """Return what SageMaker's algorithm would print of each epoch.
+        """Return what SageMaker's algorithm would log of each epoch.
 
-        Only after a training with ``sageMakerTraining``: a dict an epoch with ``epoch``,
-        ``rows``, ``seconds`` (of arithmetic), ``metrics`` and ``batches``, see
-        ``spark_fm.learner.metrics.running_metrics``; otherwise an empty list.
+        After a training with ``sageMakerTraining`` one dict per epoch with ``epoch``,
+        ``rows``, ``seconds`` (of arithmetic), ``metrics`` and ``batches``; otherwise an
+        empty list.
         """
         return list(self.facts.get("running", []))
 
     def evaluate(self, dataset: DataFrame) -> FMEvaluation:
-        """Measure the model on rows with labels: the same as ``model.evaluate(dataset)``.
+        """Measure the model on rows with labels, as ``model.evaluate(dataset)`` does.
 
         Parameters
         ----------
@@ -118,7 +114,7 @@ class FMTrainingSummary:
         ------
         InvalidColumnError, InvalidDataError
         SparkFMError
-            For a summary that was made without its model.
+            For a summary without a model.
         """
         if self.model is None:
             raise SparkFMError(
@@ -132,7 +128,7 @@ class FMTrainingSummary:
         return {"rows": self.rows, "facts": self.facts}
 
     def plot(self, path: str | None = None) -> Any:
-        """Draw the training, without data: also of a loaded model.
+        """Draw the training; needs no data, and works for loaded models too.
 
         Losses by epoch; of a classifier also ROC, precision-recall and calibration on the
         validation rows at the best epoch, of a regressor the metrics by epoch.
@@ -140,7 +136,7 @@ class FMTrainingSummary:
         Parameters
         ----------
         path : str, optional
-            Also save the picture there; the suffix gives the format.
+            File to save the picture to; the suffix gives the format.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Trials of a search, and the file from which an interrupted search goes on; driver only."""
+"""Trials of a search, and the file from which an interrupted search resumes; driver only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ COMPLETE, PRUNED, DIVERGED, TOO_LARGE = "complete", "pruned", "diverged", "too l
 FILE_NAME = "trials.jsonl"
 _FORMAT = 1
 
+UnitPoint = dict[str, float]  # a coordinate from 0 to 1 for each Param searched
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -28,25 +30,24 @@ class Trial:
     number : int
         From 0, which is the estimator as it was given.
     params : dict of str to Any
-        Values of the Params searched, as far as they count together.
+        Values of the searched Params that have an effect.
     places : dict of str to float
-        Where the sampler put them, 0 to 1 in every dimension.
+        The sampler's point in the unit cube.
     state : {"complete", "pruned", "diverged", "too large"}
     larger_is_better : bool
         Direction of the metric that decides.
     curve : list of float
-        That metric on the validation rows after each epoch, up to where the trial ended;
-        empty without a model.
+        That metric on the validation rows after each epoch of the trial; empty without a
+        model.
     metrics : dict of str to float
         All validation metrics of the best epoch; empty without one.
     seconds : float
-        Wall time of its epochs, those included that a job had begun before the trial was
-        stopped.
+        Wall time of its epochs, including those already running when the trial was pruned.
     """
 
     number: int
     params: dict[str, Any]
-    places: dict[str, float]
+    places: UnitPoint
     state: str
     larger_is_better: bool
     curve: list[float]
@@ -55,18 +56,18 @@ class Trial:
 
     @property
     def costs(self) -> list[float]:
-        """Return the curve with small values the better ones, infinity where undefined."""
+        """Return the curve with smaller values better, and infinity where undefined."""
         sign = -1.0 if self.larger_is_better else 1.0
         return [math.inf if math.isnan(value) else sign * value for value in self.curve]
 
     @property
     def cost(self) -> float:
-        """Return the least cost, infinity where there is none."""
+        """Return the least cost; infinity without one."""
         return min(self.costs, default=math.inf)
 
     @property
     def best_epoch(self) -> int | None:
-        """Return the epoch of the least cost, the first of several."""
+        """Return the first epoch of the least cost."""
         return self.costs.index(self.cost) if math.isfinite(self.cost) else None
 
     @property
@@ -80,7 +81,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, line: str) -> Trial:
-        """Return the trial that ``to_json`` wrote."""
+        """Return the trial from a line of ``to_json``."""
         fields = json.loads(line)
         for name in ("curve", "metrics"):
             fields[name] = _with_nan(fields[name])
@@ -88,20 +89,13 @@ class Trial:
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """Return the complete trial of the least cost, the first of several; None without one."""
+    """Return the first complete trial of the least cost; None without one."""
     complete = [trial for trial in trials if trial.state == COMPLETE and trial.cost < math.inf]
     return min(complete, key=lambda trial: trial.cost, default=None)
 
 
 def trials_frame(trials: Sequence[Trial], metric: str) -> pd.DataFrame:
-    """Return a row a trial: number, state, epochs, metrics, seconds, Params.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-    metric : str
-        The one that decides; it stands before the others.
-    """
+    """Return one row per trial: number, state, epochs, metrics, seconds, Params."""
     rows = []
     for trial in trials:
         others = {name: value for name, value in trial.metrics.items() if name != metric}
@@ -117,19 +111,10 @@ def trials_frame(trials: Sequence[Trial], metric: str) -> pd.DataFrame:
 
 
 class TrialsFile:
-    """Lines of JSON, the first about the search, then one a trial, appended as they end.
+    """Lines of JSON: the first describes the search, the others a trial each.
 
-    Parameters
-    ----------
-    folder : str or path
-        On the driver's own disk; made when it is not there.
-    about : dict
-        What must agree for a search to go on, as JSON gives it back.
-
-    Raises
-    ------
-    CheckpointError
-        When the folder holds the trials of another search, or a damaged file.
+    ``about`` must agree for a search to resume, else CheckpointError is raised, as it is for a
+    damaged file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -140,7 +125,7 @@ class TrialsFile:
             self._write("w", [json.dumps({"format": _FORMAT, "about": about}, allow_nan=False)])
 
     def append(self, trials: Sequence[Trial]) -> None:
-        """Add trials; they are on the disk when this returns."""
+        """Add trials; they are on disk when this returns."""
         self._write("a", [trial.to_json() for trial in trials])
         self.trials += trials
 
@@ -151,43 +136,43 @@ class TrialsFile:
             os.fsync(file.fileno())
 
     def _read(self, about: dict[str, Any]) -> bool:
-        """Take over the trials that are there; False when not even the first line is whole."""
+        """Read the saved trials; return False if even the first line is incomplete."""
         text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a killed process may leave a part of a line
-        if not whole:
+        complete = text[: text.rfind("\n") + 1]  # a killed process may leave a partial line
+        if not complete:
             return False
         advice = f"give another folder, or remove {self.path} to start over."
-        head, *lines = whole.splitlines()
+        head, *lines = complete.splitlines()
         try:
-            there = json.loads(head)["about"]
+            saved_about = json.loads(head)["about"]
             self.trials = [Trial.from_json(line) for line in lines]
             if [trial.number for trial in self.trials] != list(range(len(lines))):
                 raise ValueError("trials are missing or stand twice")
         except (ValueError, KeyError, TypeError) as err:
             raise CheckpointError(f"{self.path} is damaged ({err}); {advice}") from err
-        differences = _differences(there, about)
+        differences = _differences(saved_about, about)
         if differences:
             raise CheckpointError(
                 f"{self.path} holds the trials of another search: {'; '.join(differences)}. Use "
                 f"the same data and Params to go on with it, or {advice}"
             )
-        if len(whole) < len(text):
-            os.truncate(self.path, len(whole.encode()))
+        if len(complete) < len(text):
+            os.truncate(self.path, len(complete.encode()))
         return True
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file that appears under its name when it is whole."""
+    """Write a file that appears under its name once it is complete."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(content, encoding="utf-8")
     partial.replace(path)
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return what differs, one text a name; groups are compared name by name."""
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Describe each difference; dicts are compared key by key."""
     texts = []
-    for name in sorted(there.keys() | here.keys()):
-        before, now = there.get(name), here.get(name)
+    for name in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(name), current.get(name)
         if before == now:
             continue
         if name == "data":

@@ -1,4 +1,4 @@
-"""``tune``: search hyperparameters by trials that share the packed rows; driver only."""
+"""Hyperparameter search by trials that share the packed rows; driver only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from spark_fm.learner.metrics import METRICS
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.plots import plot_trials
-from spark_fm.ml.search_space import SAMPLERS, Places, SearchSpace, dimension_of
+from spark_fm.ml.search_space import SAMPLERS, SearchSpace, dimension_of
 from spark_fm.ml.trials import (
     COMPLETE,
     DIVERGED,
@@ -36,6 +36,7 @@ from spark_fm.ml.trials import (
     TOO_LARGE,
     Trial,
     TrialsFile,
+    UnitPoint,
     best_trial,
     trials_frame,
     write_text,
@@ -50,16 +51,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """What a search found.
+    """Result of a search.
 
     Parameters
     ----------
     model : FactorizationMachineModel
-        Trained with the best Params, as the estimator says (``refit`` included).
+        Trained with the best Params and the estimator's own (``refit`` included).
     bestParams : dict of str to Any
-        Keyword arguments of the estimator of that model: what was set, and what was found.
+        Keyword arguments of that model's estimator: the Params set, and the best ones.
     metric : str
-        The validation metric that decided.
+        The validation metric by which trials were compared.
     trials : list of Trial
     space : SearchSpace
     """
@@ -72,15 +73,15 @@ class TuningResult:
 
     @property
     def best(self) -> Trial:
-        """Return the best trial; number 0 is the estimator as it was given."""
-        found = best_trial(self.trials)
-        if found is None:
+        """Return the best trial; number 0 is the estimator as given."""
+        trial = best_trial(self.trials)
+        if trial is None:
             raise RuntimeError("a search without a complete trial has no result")
-        return found
+        return trial
 
     @property
     def frame(self) -> pd.DataFrame:
-        """Return a row a trial: number, state, epochs, metrics, seconds, Params."""
+        """Return one row per trial: number, state, epochs, metrics, seconds, Params."""
         return trials_frame(self.trials, self.metric)
 
     def plot(self, path: str | None = None) -> Any:
@@ -89,7 +90,7 @@ class TuningResult:
         Parameters
         ----------
         path : str, optional
-            Also save the picture there; the suffix gives the format.
+            File to save the picture to; the suffix gives the format.
 
         Returns
         -------
@@ -114,35 +115,35 @@ def tune(
     max_seconds: float = math.inf,
     folder: str | PathLike[str] | None = None,
 ) -> TuningResult:
-    """Search for the hyperparameters that do best on the validation rows.
+    """Search for the hyperparameters with the best metric on the validation rows.
 
     Parameters
     ----------
     estimator : FactorizationMachine
         Trial 0. Params that are set keep their value, those left at their default are
         searched over the ranges of docs/tuning.md. Its ``validationIndicatorCol`` or
-        ``validationFraction``, ``validationMetric`` and ``seed`` hold for all trials.
+        ``validationFraction``, ``validationMetric`` and ``seed`` apply to all trials.
     dataset : DataFrame
         Packed once.
     trials : int, default 30
-        Trainings of the whole search, those in ``folder`` included (>= 1).
+        Total number of trials, including those already in ``folder`` (>= 1).
     space : dict, optional
-        What to search in place of the usual ranges, by Param, also Params that are set: a
-        tuple ``(low, high)`` or ``(low, high, "log")``, a list of choices, or None for
-        the usual range.
+        Replaces the usual range of Params, also of those that are set: by Param, a tuple
+        ``(low, high)`` or ``(low, high, "log")``, a list of choices, or None for the
+        usual range.
     sampler : {"random", "tpe"}
         Even draws, or Optuna's tree-structured Parzen estimator, which learns from earlier
         rounds (extra ``[tune]``).
     parallel : int, default 4
-        Trials a round (>= 1). They share every pass over the rows, and are compared with
+        Trials per round (>= 1). They share every pass over the rows, and are compared with
         the trials of earlier rounds.
     max_seconds : float
-        Begin no round later than this many seconds after the call. The first round is
-        always run.
+        Start no round later than this many seconds after the call. The first round always
+        runs.
     folder : str or path, optional
-        On the driver's own disk. ``trials.jsonl`` there takes every trial as its round
-        ends; a later call with the same data, Params, space and sampler goes on from it.
-        At the end, also by an error, ``trials.csv``, ``trials.png`` (where matplotlib is
+        On the driver's disk. After each round its trials are appended to ``trials.jsonl``
+        there; a later call with the same data, Params, space and sampler resumes from it.
+        At the end, also after an error, ``trials.csv``, ``trials.png`` (if matplotlib is
         installed) and ``best.json``, the best Params, are written.
 
     Returns
@@ -152,33 +153,34 @@ def tune(
     Raises
     ------
     InvalidParamError, InvalidColumnError, InvalidDataError
-        Also for a space with values that no training takes, and without validation rows.
+        Also for a space with values that are out of range, and without validation rows.
     CheckpointError
         When ``folder`` holds the trials of another search.
     TrainingDivergedError
-        When not one trial came to a model.
+        When no trial produced a model.
     ImportError
         For "tpe" without Optuna.
 
     Notes
     -----
     The same seed, input partitions and ``parallel`` give the same trials, however often
-    the search was interrupted. Trials that are hopeless by their validation curve are
-    stopped (``is_hopeless``). Trials are not refit on all rows; the best Params are.
+    the search was interrupted. Trials whose validation curve is worse than the median are
+    pruned (``should_prune``). Only the final model is refit on all rows.
     """
     started = time.monotonic()
     check_batch_frame(dataset, "tune")
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
-    with open_trainer(internal_rows(dataset, search.request.columns), search.request) as data:
-        if not data.has_validation:
+    with open_trainer(internal_rows(dataset, search.config.columns), search.config) as trainer:
+        if not trainer.has_validation:
             raise InvalidDataError(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
                 "raise validationFraction, or give more rows."
             )
-        end = started + max_seconds
-        done = _searched(search, data, trials=trials, folder=folder, limit=end)
+        done = _run_trials(
+            search, trainer, n_trials=trials, folder=folder, deadline=started + max_seconds
+        )
         best = best_trial(done)
         if best is None:
             raise TrainingDivergedError(
@@ -187,67 +189,53 @@ def tune(
                 "lower step sizes and fewer factors."
             )
         log.info("training with the Params of trial %d", best.number)
-        stage = search.stage(best.params)
-        [outcome] = data.train([stage._request(dataset)])
+        best_estimator = search.estimator_with(best.params)
+        [outcome] = trainer.train([best_estimator._train_config(dataset)])
     if isinstance(outcome, TrainingDivergedError):
         raise outcome
-    model, found = stage._fitted(outcome), {**search.set_params, **best.params}
-    return TuningResult(model, found, search.metric, done, search.space)
+    return TuningResult(
+        best_estimator._model(outcome), {**search.set_params, **best.params}, search.metric, done,
+        search.space,
+    )  # fmt: skip
 
 
-def _searched(
+def _run_trials(
     search: Search,
-    data: Trainer,
+    trainer: Trainer,
     *,
-    trials: int,
+    n_trials: int,
     folder: str | PathLike[str] | None,
-    limit: float,
+    deadline: float,
 ) -> list[Trial]:
-    """Return the trials, those of ``folder`` first; leave the reports there, come what may."""
-    file = TrialsFile(folder, search.about(data.fingerprint)) if folder is not None else None
+    """Return the trials, those of ``folder`` first; write the reports there, even on error."""
+    file = TrialsFile(folder, search.about(trainer.fingerprint)) if folder is not None else None
     done = file.trials if file is not None else []
     if done:
-        log.info("going on from %d trial(s) in %s", len(done), folder)
+        log.info("resuming from %d trial(s) in %s", len(done), folder)
     try:
-        while len(done) < trials and (not done or time.monotonic() < limit):
-            fresh = search.round(data, done, trials)
+        while len(done) < n_trials and (not done or time.monotonic() < deadline):
+            new_trials = search.run_round(trainer, done, n_trials)
             if file is not None:
-                file.append(fresh)
+                file.append(new_trials)
             else:
-                done += fresh
-            search.tell(done, len(fresh))  # of what is safe on the disk
+                done += new_trials
+            search.log_trials(done, len(new_trials))  # once they are safe on disk
     finally:
-        done = done[:trials]
+        done = done[:n_trials]
         if folder is not None and done:
             search.report(done, Path(folder))
     return done
 
 
-# Params that change neither the trials nor how they are judged.
-_BESIDE_THE_SEARCH = {
+# Params that change neither the trials nor how they are compared.
+_WITHOUT_EFFECT = {
     "refit", "keepTrainingState", "checkpointDir", "checkpointInterval", "threshold", "scoreCol",
     "predictedLabelCol", "predictionCol", "probabilityCol", "rawPredictionCol",
 }  # fmt: skip
 
 
 class Search:
-    """Says where trials lie, and trains them.
-
-    Parameters
-    ----------
-    estimator : FactorizationMachine
-    dataset : DataFrame
-    space : mapping of str to Any
-        As ``tune`` takes it.
-    sampler : str
-    parallel : int
-        Trials a round.
-
-    Raises
-    ------
-    InvalidParamError, InvalidColumnError
-        Before any job.
-    """
+    """Proposes trials and trains them; wrong arguments, as of ``tune``, raise before any job."""
 
     def __init__(
         self,
@@ -268,16 +256,15 @@ class Search:
         self._dataset = dataset
         self._sampler = sampler
         self._parallel = parallel
-        self.request = estimator._request(dataset)
-        self.request.check()
-        check_training_columns(dataset.schema, self.request.columns)
-        if self.request.columns.validation is None and not self.request.validation_fraction:
+        self.config = estimator._train_config(dataset)
+        check_training_columns(dataset.schema, self.config.columns)
+        if self.config.columns.validation is None and not self.config.validation_fraction:
             raise InvalidParamError(
                 "validationFraction=0.0 leaves no rows to judge trials by: set it above 0, or set "
                 "validationIndicatorCol."
             )
-        self.metric = self.request.metric
-        self._larger_is_better = METRICS[self.request.spec.loss][self.metric]
+        self.metric = self.config.metric
+        self._larger_is_better = METRICS[self.config.spec.loss][self.metric]
         values = {p.name: estimator.getOrDefault(p) for p in estimator.params
                   if estimator.isDefined(p)}  # fmt: skip
         self._values = values
@@ -287,18 +274,18 @@ class Search:
             values, is_set=list(self.set_params), overrides=dimensions
         )  # fmt: skip
         for corner in self.space.corners():
-            self._trial_request(corner).check()
-        if sampler == "tpe":  # says at once when Optuna is missing
-            self._places([], [0])
+            self._trial_config(corner)
+        if sampler == "tpe":  # raises at once if Optuna is missing
+            self._propose([], [0])
 
-    def stage(self, params: Mapping[str, Any]) -> FactorizationMachine:
+    def estimator_with(self, params: Mapping[str, Any]) -> FactorizationMachine:
         """Return the estimator with the Params of a trial."""
         estimator = self._estimator
         return estimator.copy({estimator.getParam(name): v for name, v in params.items()})
 
     def about(self, fingerprint: str) -> dict[str, Any]:
-        """Return what must agree for a search to go on."""
-        values = {n: v for n, v in self._values.items() if n not in _BESIDE_THE_SEARCH}
+        """Return what must agree for a search to resume."""
+        values = {n: v for n, v in self._values.items() if n not in _WITHOUT_EFFECT}
         return {
             "version": __version__,
             "data": fingerprint,
@@ -307,40 +294,42 @@ class Search:
             "params": values,
         }
 
-    def round(self, data: Trainer, done: Sequence[Trial], n_trials: int) -> list[Trial]:
-        """Train the trials of the next round, up to ``n_trials`` in all, and return them."""
+    def run_round(self, trainer: Trainer, done: Sequence[Trial], n_trials: int) -> list[Trial]:
+        """Train and return the trials of the next round, up to ``n_trials`` in all."""
         # Rounds begin at multiples of their size, also after a round that was cut short.
         first = len(done) - len(done) % self._parallel
         earlier = done[:first]
         numbers = range(first, min(first + self._parallel, n_trials))
-        drawn = list(zip(numbers, self._places(earlier, numbers), strict=True))[len(done) - first :]
+        points = list(zip(numbers, self._propose(earlier, numbers), strict=True))
         settings = []
-        for number, places in drawn:
+        for number, point in points[len(done) - first :]:
             if number == 0:
-                params = self._start()
-                settings.append((number, params, self.space.places(params)))
+                params = self._initial_params()
+                settings.append((number, params, self.space.unit_point(params)))
             else:
-                settings.append((number, self.space.params(places), places))
-        curves = [self._curve(earlier) for _ in settings]
-        requests = [self._trial_request(params if number else {}) for number, params, _ in settings]
-        outcomes = self._train(data, requests, curves)
+                settings.append((number, self.space.params(point), point))
+        rivals = [trial.costs for trial in earlier if trial.curve]
+        curves = [
+            _Curve(self.metric, larger_is_better=self._larger_is_better, rivals=rivals)
+            for _ in settings
+        ]
+        configs = [self._trial_config(params if number else {}) for number, params, _ in settings]
+        outcomes = self._train(trainer, configs, curves)
         trials: list[Trial] = []
-        for (number, params, places), curve, outcome in zip(
-            settings, curves, outcomes, strict=True
-        ):
+        for (number, params, point), curve, outcome in zip(settings, curves, outcomes, strict=True):
             state = _state(outcome, curve)
             has_model = state in (COMPLETE, PRUNED)
             trial = Trial(
-                number=number, params=params, places=places, state=state,
+                number=number, params=params, places=point, state=state,
                 larger_is_better=self._larger_is_better, curve=curve.values if has_model else [],
                 metrics=curve.best_metrics if has_model else {}, seconds=curve.seconds,
             )  # fmt: skip
             trials.append(trial)
         return trials
 
-    def tell(self, done: Sequence[Trial], n_fresh: int) -> None:
+    def log_trials(self, done: Sequence[Trial], n_new: int) -> None:
         """Log a line for each of the last trials."""
-        for count in range(len(done) - n_fresh + 1, len(done) + 1):
+        for count in range(len(done) - n_new + 1, len(done) + 1):
             trial, best = done[count - 1], best_trial(done[:count])
             log.info(
                 "trial %d %s: %s after %d epoch(s), %.1f s%s",
@@ -357,50 +346,43 @@ class Search:
         write_text(folder / "trials.csv", table.to_csv(index=False))
         best = best_trial(trials)
         if best is not None:
-            found = {**self.set_params, **best.params}
-            write_text(folder / "best.json", json.dumps(found, indent=2) + "\n")
+            params = {**self.set_params, **best.params}
+            write_text(folder / "best.json", json.dumps(params, indent=2) + "\n")
         try:
             plot_trials(trials, self.space, self.metric, str(folder / "trials.png"))
         except ImportError as err:
             log.warning("no trials.png: %s", err)
 
-    def _places(self, earlier: Sequence[Trial], numbers: Sequence[int]) -> list[Places]:
-        return SAMPLERS[self._sampler](self.space, self.request.spec.seed, numbers, earlier)
+    def _propose(self, earlier: Sequence[Trial], numbers: Sequence[int]) -> list[UnitPoint]:
+        return SAMPLERS[self._sampler](self.space, self.config.spec.seed, numbers, earlier)
 
-    def _start(self) -> dict[str, Any]:
-        """Return the values of the estimator as it is, the optimizer's step sizes filled in."""
-        spec = self.request.spec
+    def _initial_params(self) -> dict[str, Any]:
+        """Return the estimator's values of the Params searched, learning rates filled in."""
+        spec = self.config.spec
         rates = {f"{group}Lr": getattr(spec, group).lr for group in ("bias", "linear", "factors")}
-        return self.space.counting({**self._values, **rates})
+        return self.space.searched({**self._values, **rates})
 
-    def _trial_request(self, params: Mapping[str, Any]) -> TrainConfig:
-        request = self.stage(params)._request(self._dataset)
-        return replace(request, refit="never", keep_snapshot=False, checkpoint_dir="")
-
-    def _curve(self, earlier: Sequence[Trial]) -> _Curve:
-        return _Curve(
-            self.metric,
-            larger_is_better=self._larger_is_better,
-            rivals=[trial.costs for trial in earlier if trial.curve],
-        )
+    def _trial_config(self, params: Mapping[str, Any]) -> TrainConfig:
+        config = self.estimator_with(params)._train_config(self._dataset)
+        return replace(config, refit="never", keep_snapshot=False, checkpoint_dir="")
 
     def _train(
-        self, data: Trainer, requests: Sequence[TrainConfig], curves: Sequence[_Curve]
+        self, trainer: Trainer, configs: Sequence[TrainConfig], curves: Sequence[_Curve]
     ) -> Sequence[Outcome | ModelTooLargeError]:
-        """Train together; when one is too large for the memory, each by itself."""
+        """Train together; if one is too large for the memory, train each by itself."""
         try:
-            return data.train(requests, callbacks=curves)
+            return trainer.train(configs, callbacks=curves)
         except ModelTooLargeError as err:
-            if len(requests) == 1:
+            if len(configs) == 1:
                 return [err]
         for curve in curves:
             curve.clear()
-        pairs = zip(requests, curves, strict=True)
-        return [self._train(data, [request], [curve])[0] for request, curve in pairs]
+        pairs = zip(configs, curves, strict=True)
+        return [self._train(trainer, [config], [curve])[0] for config, curve in pairs]
 
 
 class _Curve:
-    """Takes in the epochs of a trial; ends it when it is hopeless."""
+    """Epoch callback of a trial: records its validation metric, and prunes the trial."""
 
     def __init__(
         self, metric: str, *, larger_is_better: bool, rivals: Sequence[Sequence[float]]
@@ -419,10 +401,10 @@ class _Curve:
         self._costs: list[float] = []
 
     def __call__(self, report: EpochReport) -> bool:
-        """Take in an epoch; return whether to go on."""
+        """Record an epoch; return whether to continue."""
         self.seconds += report.seconds
         if self.pruned:
-            return False  # of a job that had begun: no part of the trial
+            return False  # a job already running: its epochs are not part of the trial
         prefix = "validation_"
         metrics = {
             name.removeprefix(prefix): float(value)
@@ -451,25 +433,13 @@ FEWEST_RIVALS = 3
 
 
 def should_prune(costs: Sequence[float], rivals: Sequence[Sequence[float]]) -> bool:
-    """Tell whether a trial is to be stopped: the median stopping rule [1]_.
+    """Return whether to stop a trial by the median stopping rule [1]_.
 
-    Its least cost so far is above the median of what the trials of earlier rounds had
-    reached by the same epoch, or by their end where that came sooner. Trials that were
-    stopped count too: a median of the survivors alone would rise until it stopped good
-    ones.
-
-    Parameters
-    ----------
-    costs : sequence of float
-        Of the trial after each epoch, small ones better; infinity where undefined.
-    rivals : sequence of sequence of float
-        Costs of the trials of earlier rounds.
-
-    Returns
-    -------
-    bool
-        False during the first ``GRACE_EPOCHS`` epochs, and with fewer than
-        ``FEWEST_RIVALS`` rivals.
+    ``costs`` are the trial's after each epoch, smaller ones better; ``rivals`` are the costs of
+    the trials of earlier rounds. A trial is stopped if its least cost so far is above the median
+    of the rivals' least costs by the same epoch, or by their end if that came sooner. Pruned
+    trials count too: a median of the survivors alone would rise until it stopped good ones.
+    Never during the first ``GRACE_EPOCHS`` epochs or with fewer than ``FEWEST_RIVALS`` rivals.
 
     References
     ----------

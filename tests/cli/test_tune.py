@@ -109,7 +109,7 @@ def test_a_search_cut_off_in_the_middle_goes_on_to_the_same_trials(rows, tmp_pat
     assert main(command(rows, out, *settings, trials=kept + 3)) == 0
     assert main(command(rows, straight, *settings, trials=kept + 3)) == 0
     assert lines(out) == lines(straight)
-    assert f"going on from {kept} trial(s)" in capfd.readouterr().err
+    assert f"resuming from {kept} trial(s)" in capfd.readouterr().err
 
 
 def test_another_search_in_the_folder_is_a_mistake_of_the_command(rows, tmp_path, capfd):

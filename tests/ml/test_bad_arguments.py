@@ -87,7 +87,7 @@ def test_a_matrix_that_cannot_be_scored_is_refused(
         classifier.predict(X)
 
 
-def test_a_row_of_nan_keeps_its_place_where_the_model_says_so(
+def test_a_row_of_nan_is_kept_under_handle_invalid_keep(
     classifier: FactorizationMachineModel,
 ) -> None:
     scores = classifier.copy({classifier.handleInvalid: "keep"}).predict(

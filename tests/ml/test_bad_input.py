@@ -211,7 +211,7 @@ def test_one_bad_row_is_an_error_naming_column_reason_and_value(
         ("negative weight", "skip"),
     ],
 )
-def test_bad_rows_are_left_out_and_counted_when_told_to(
+def test_bad_rows_are_skipped_and_counted_on_request(
     spark: SparkSession, case: str, how: str
 ) -> None:
     build, _, reason, _ = BAD_ROWS[case]
@@ -271,7 +271,7 @@ def test_skipping_trains_on_the_other_rows_alone(spark: SparkSession) -> None:
     assert model.summary.facts["skippedRows"] == 3
 
 
-def test_every_kind_of_fault_is_told_with_its_count(spark: SparkSession) -> None:
+def test_every_kind_of_fault_is_reported_with_its_count(spark: SparkSession) -> None:
     rows = [*good_rows(), (2.0, one(1)), (5.0, one(1)), (1.0, None), (NAN, one(2))]
 
     with pytest.raises(InvalidDataError) as caught:

@@ -1,4 +1,4 @@
-"""A training that was killed goes on from its checkpoint and ends with the same model."""
+"""A killed training resumes from its checkpoint and ends with the same model."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def one_epoch_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
 def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
     """Let the training stop as it reports that many epochs, refits counted."""
     seen: list[int] = []
-    told = Progress.__call__
+    log_epoch = Progress.__call__
 
-    def tell(self: Progress, report: EpochReport, of: str = "") -> None:
-        told(self, report, of)
+    def logs_and_stops(self: Progress, report: EpochReport, of: str = "") -> None:
+        log_epoch(self, report, of)
         seen.append(report.record.epoch)
         if len(seen) == n_reports:
             raise CrashError
 
-    monkeypatch.setattr(Progress, "__call__", tell)
+    monkeypatch.setattr(Progress, "__call__", logs_and_stops)
 
 
 def machine(folder: Path, **changes: Any) -> FactorizationMachine:
@@ -75,7 +75,7 @@ def crashed(
 @pytest.mark.parametrize("interval", [1, 3])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [8, 13], ids=["in epoch 7", "in the refit"])
-def test_a_training_stopped_at_any_place_ends_with_the_same_model(
+def test_a_training_stopped_anywhere_ends_with_the_same_model(
     train: DataFrame,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -272,13 +272,13 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_training(
 ) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("no folder")
-    told: list[object] = []
-    monkeypatch.setattr(Progress, "__call__", lambda *arguments, **_: told.append(arguments))
+    reports: list[object] = []
+    monkeypatch.setattr(Progress, "__call__", lambda *arguments, **_: reports.append(arguments))
 
     with pytest.raises(CheckpointError, match=r"checkpointDir='.*file/x' cannot be written to"):
         machine(in_the_way / "x").fit(train)
 
-    assert not told
+    assert not reports
 
 
 def test_a_store_that_fsspec_knows_holds_checkpoints_too(

@@ -27,7 +27,7 @@ from tests.ml.builders import VALUES, column, fast_fm
 # What a grid cannot vary here: columns that the data lack, and what the evaluator reads.
 DATA_PARAMS = {"featuresCol", "labelCol", "weightCol", "validationIndicatorCol"}
 EVALUATED = {"predictorType", "scoreCol", "validationMetric"}
-STILL, MOVING = 1e-6, 0.2  # step sizes: one that changes nothing in two epochs, one that learns
+STILL, MOVING = 1e-6, 0.2  # learning rates: one that changes nothing in two epochs, one that learns
 
 
 def by_area() -> BinaryClassificationEvaluator:

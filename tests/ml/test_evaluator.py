@@ -177,7 +177,7 @@ def test_none_leaves_a_param_at_its_default() -> None:
 # -- rows -----------------------------------------------------------------------------
 
 
-def test_rows_without_a_score_are_left_out_and_told(
+def test_rows_without_a_score_are_left_out_with_a_warning(
     scored: DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     more = scored.unionByName(scored.withColumn("score", F.lit(None).cast("double")))

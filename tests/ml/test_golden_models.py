@@ -23,7 +23,7 @@ from tests.ml.builders import column
 GOLDEN = Path(__file__).parent.parent / "golden" / "models" / "0.1.0.dev"
 SCORES = json.loads((GOLDEN / "scores.json").read_text())
 PARAMS = {"numFactors": 3, "seed": 3}
-TOLERANCE = 1e-6  # another processor adds floats in another order
+TOLERANCE = 1e-6  # another CPU adds floats in another order
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_defaults_written_without_spark_are_those_of_the_params() -> None:
         assert DEFAULTS[name] == value
 
 
-def test_what_is_wrong_is_told_as_without_spark(tmp_path: Path) -> None:
+def test_errors_are_the_same_as_without_spark(tmp_path: Path) -> None:
     with pytest.raises(InvalidParamError, match="is a regressor"):
         FactorizationMachineModel.from_sagemaker(
             GOLDEN / "dense.tar.gz", predictorType="binary_classifier"

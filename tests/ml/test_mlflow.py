@@ -88,9 +88,9 @@ def test_a_store_that_fails_costs_one_warning_and_no_training(
         model = fast_fm(epochs=3).fit(train)
 
     assert model.summary.totalIterations == 3
-    told = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
-    assert len(told) == 1
-    assert "ConnectionError: the server is gone" in told[0]
+    warnings = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "ConnectionError: the server is gone" in warnings[0]
 
 
 # Models ---------------------------------------------------------------------------------

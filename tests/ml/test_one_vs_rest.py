@@ -49,7 +49,7 @@ def accuracy(scored: DataFrame) -> float:
     return scored.select(hits).first()[0]
 
 
-def test_ten_digits_are_told_apart(
+def test_ten_digits_are_distinguished(
     fitted: OneVsRestModel, digits: tuple[DataFrame, DataFrame]
 ) -> None:
     scored = fitted.transform(digits[1])

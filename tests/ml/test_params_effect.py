@@ -169,7 +169,7 @@ def test_labels_as_they_are_move_the_weights_otherwise(fitted: Any) -> None:
 # Where the effect is known exactly ------------------------------------------------------
 
 
-def test_a_step_size_of_zero_freezes_its_group(fitted: Any) -> None:
+def test_a_learning_rate_of_zero_freezes_its_group(fitted: Any) -> None:
     frozen = fitted(biasLr=0.0, linearLr=0.0, factorsLr=0.0, biasInitValue=0.25)
 
     assert frozen.bias == 0.25

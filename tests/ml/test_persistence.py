@@ -266,7 +266,7 @@ def test_another_stage_is_named(tmp_path: Path) -> None:
     fails_to_load(tmp_path / "assembler", re.escape("holds a org.apache.spark.ml.feature."))
 
 
-def test_model_and_estimator_are_told_apart(saved_once: Path, tmp_path: Path) -> None:
+def test_model_and_estimator_are_distinguished(saved_once: Path, tmp_path: Path) -> None:
     FactorizationMachine().save(str(tmp_path / "fm"))
 
     fails_to_load(tmp_path / "fm", re.escape("holds a spark_fm.ml.estimator.Factorization"))

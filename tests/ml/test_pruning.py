@@ -33,7 +33,7 @@ def test_a_curve_below_the_median_is_never_stopped():
     assert not any(should_prune(costs[:n], RIVALS) for n in range(1, LONG + 1))
 
 
-def test_a_trial_as_good_as_the_median_goes_on():
+def test_a_trial_as_good_as_the_median_continues():
     assert not should_prune(RIVALS[2], RIVALS)
 
 
@@ -69,12 +69,12 @@ def test_planted_searches_save_epochs_and_keep_their_best(seed):
         for _ in range(40)
     ]
     curves[23] = np.array(curve(0.48, 0.3)) + rng.normal(0, 0.003, LONG)
-    told: list[list[float]] = []
+    costs_so_far: list[list[float]] = []
     for first in range(0, 40, 4):
-        rivals = list(told)
+        rivals = list(costs_so_far)
         for costs in curves[first : first + 4]:
             ends = [n for n in range(1, LONG) if should_prune(list(costs[:n]), rivals)]
-            told.append(list(costs[: ends[0]] if ends else costs))
+            costs_so_far.append(list(costs[: ends[0]] if ends else costs))
 
-    assert sum(map(len, told)) < 0.8 * 40 * LONG
-    assert min(range(40), key=lambda i: min(told[i])) == 23
+    assert sum(map(len, costs_so_far)) < 0.8 * 40 * LONG
+    assert min(range(40), key=lambda i: min(costs_so_far[i])) == 23

@@ -28,7 +28,7 @@ Pairs = dict[Any, list[Any]]
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send candidates to all tasks, or join them in several groups."""
     if request.param == "in groups":
-        monkeypatch.setattr(recommend, "SHIPPED_BYTES", 0)
+        monkeypatch.setattr(recommend, "BROADCAST_BYTES", 0)
         monkeypatch.setattr(recommend, "GROUP_BYTES", 300)
 
 
@@ -117,7 +117,7 @@ def test_both_ways_give_the_same_rows(
     contexts, items = asked(spark)[0], offered(spark)[0]
 
     broadcast = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
-    monkeypatch.setattr(recommend, "SHIPPED_BYTES", 0)
+    monkeypatch.setattr(recommend, "BROADCAST_BYTES", 0)
     monkeypatch.setattr(recommend, "GROUP_BYTES", 300)
     grouped = classifier.recommend(contexts, items, 4, contextCol="user", candidateCol="item")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from spark_fm.errors import InvalidParamError
-from spark_fm.ml.params import DEFAULT_LR, DEFAULTS, FMParamDeclarations
+from spark_fm.ml.accessors import FMParams
+from spark_fm.ml.params import DEFAULT_LR, DEFAULTS
 from spark_fm.ml.search_space import (
     SEARCHED,
     USUAL,
@@ -37,14 +38,16 @@ def drawn(searched, n_draws=300, seed=5):
 
 
 def test_a_logarithmic_range_gives_each_decade_its_share():
-    values = np.array([Range(1e-4, 1e-1, log=True).at(place) for place in np.linspace(0, 1, 3001)])
+    values = np.array(
+        [Range(1e-4, 1e-1, log=True).from_unit(unit) for unit in np.linspace(0, 1, 3001)]
+    )
 
     for low in (1e-4, 1e-3, 1e-2):
         assert np.mean((values >= low) & (values < 10 * low)) == pytest.approx(1 / 3, abs=2e-3)
 
 
 def test_whole_numbers_of_a_range_are_drawn_equally_often_ends_included():
-    values = [Range(1, 4, whole=True).at(place) for place in np.linspace(0, 1, 4001)]
+    values = [Range(1, 4, whole=True).from_unit(unit) for unit in np.linspace(0, 1, 4001)]
 
     counts = np.bincount(values)
     assert all(type(value) is int for value in values)
@@ -56,10 +59,10 @@ def test_whole_numbers_of_a_range_are_drawn_equally_often_ends_included():
     [Range(0.5, 8, log=True), Range(-1, 1), Range(2, 9, whole=True), Choices(("a", "b", "c"))],
     ids=str,
 )
-def test_the_place_of_a_drawn_value_leads_back_to_it(dimension):
-    for place in np.linspace(0, 1, 23):
-        value = dimension.at(place)
-        assert dimension.at(dimension.place(value)) == pytest.approx(value)
+def test_the_coordinate_of_a_drawn_value_leads_back_to_it(dimension):
+    for unit in np.linspace(0, 1, 23):
+        value = dimension.from_unit(unit)
+        assert dimension.from_unit(dimension.to_unit(value)) == pytest.approx(value)
 
 
 def test_every_default_lies_in_its_usual_range():
@@ -80,18 +83,18 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         "aggregationDepth", "device", "predictorType", "featureDim", "handleInvalid", "threshold",
         "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
-    names = {p.name for p in FMParamDeclarations().params if not p.name.endswith("Col")}
+    names = {p.name for p in FMParams().params if not p.name.endswith("Col")}
 
     assert names - beside == set(USUAL)
 
 
-def test_step_sizes_are_drawn_around_the_default_of_the_optimizer_drawn():
+def test_learning_rates_are_drawn_around_the_default_of_the_optimizer_drawn():
     for params in drawn(space()):
         for name in RATES:
             assert 1 / 8.01 <= params[name] / DEFAULT_LR[params["optimizer"]] <= 4.01
 
 
-def test_a_range_of_step_sizes_that_is_given_holds_for_every_optimizer():
+def test_a_given_range_of_learning_rates_holds_for_every_optimizer():
     for params in drawn(space(factorsLr=(0.5, 0.6))):
         assert 0.5 <= params["factorsLr"] <= 0.6
 
@@ -128,11 +131,11 @@ def test_the_order_of_overrides_changes_nothing():
     assert drawn(first) == drawn(second)
 
 
-def test_places_of_drawn_params_lead_back_to_them():
+def test_the_point_of_drawn_params_leads_back_to_them():
     searched = space(miniBatchSize=None)
     for params in drawn(searched, 50):
         again = searched.params({**dict.fromkeys(searched.dimensions, 0.5),
-                                 **searched.places(params)})  # fmt: skip
+                                 **searched.unit_point(params)})  # fmt: skip
         assert again.pop("optimizer") == params.pop("optimizer")
         assert again == pytest.approx(params, rel=1e-5)
 

@@ -38,7 +38,7 @@ def test_a_saved_estimator_keeps_what_is_set_and_what_is_not(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("spark")
-def test_saving_an_estimator_replaces_another_only_when_told_to(tmp_path: Path) -> None:
+def test_saving_an_estimator_replaces_another_only_with_overwrite(tmp_path: Path) -> None:
     path = str(tmp_path / "fm")
     FactorizationMachine(epochs=3).save(path)
 

@@ -1,4 +1,4 @@
-"""Trials, the file they are kept in, and how samplers go on from them; no session."""
+"""Trials, their file, and the samplers that learn from them; no session."""
 
 from __future__ import annotations
 

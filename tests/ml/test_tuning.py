@@ -1,4 +1,4 @@
-"""A search on planted rows: its trials, what it stops, and how it goes on."""
+"""A search on planted rows: its trials, pruning, and how it resumes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_trials_are_those_of_the_fits_that_they_stand_for(rows, whole):
 
 
 @pytest.mark.parametrize("kept", [0, 3, 5])
-def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(rows, whole, tmp_path, kept):
+def test_a_killed_search_resumes_as_if_it_had_not_been(rows, whole, tmp_path, kept):
     """Killed while it wrote a line, in the middle of a round too."""
     result, folder = whole
     written = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
@@ -231,7 +231,7 @@ def test_a_model_too_large_for_the_memory_is_a_trial_without_a_model(rows, monke
 
 
 def test_a_search_without_any_model_says_so(rows, monkeypatch):
-    diverged = TrainingDivergedError("no step size")
+    diverged = TrainingDivergedError("no learning rate")
     monkeypatch.setattr(
         tuning.Trainer, "train", lambda self, requests, **more: [diverged] * len(requests)
     )

@@ -80,7 +80,7 @@ def test_metrics_of_all_tasks_are_those_of_the_scores(
         assert history[f"validation_{name}"] == pytest.approx(value, **tolerance)
 
 
-def test_a_metric_that_is_never_defined_is_told(train: DataFrame) -> None:
+def test_a_metric_that_is_never_defined_is_reported(train: DataFrame) -> None:
     one_class = train.withColumn("held", (F.col("label") == 1) & (F.hash("features") % 2 == 0))
 
     summary = fast_fm(

@@ -1,4 +1,4 @@
-"""A training goes on from a model, and bit for bit where its state was kept."""
+"""A training continues from a model, bit for bit if its state was kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_five_and_five_epochs_are_ten_bit_for_bit(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_regressor_goes_on_bit_for_bit_too(ratings: DataFrame, workers: int) -> None:
+def test_a_regressor_continues_bit_for_bit_too(ratings: DataFrame, workers: int) -> None:
     def fm(epochs: int) -> FactorizationMachine:
         return keeping(epochs=epochs, predictorType="regressor", numWorkers=workers)
 
@@ -61,7 +61,7 @@ def test_a_regressor_goes_on_bit_for_bit_too(ratings: DataFrame, workers: int) -
     assert_same_model(fm(4).fit(ratings), fm(2).fit(ratings, warmStart=half))
 
 
-def test_going_on_changes_nothing_in_the_model_it_goes_on_from(train: DataFrame) -> None:
+def test_a_warm_start_does_not_change_its_model(train: DataFrame) -> None:
     half = keeping(epochs=2).fit(train)
     table, state = half.weights.table.copy(), half.trainingState.arrays["state"].copy()
 
@@ -228,7 +228,7 @@ def test_a_state_to_keep_excludes_a_refit(train: DataFrame) -> None:
     assert not keeping(epochs=1).fit(train).summary.facts["refit"]
 
 
-def test_movielens_goes_on_bit_for_bit(spark: SparkSession, data_folder: object) -> None:
+def test_movielens_continues_bit_for_bit(spark: SparkSession, data_folder: object) -> None:
     frame = to_frame(spark, ml100k_regression().train, 2).cache()
 
     def fm(epochs: int) -> FactorizationMachine:

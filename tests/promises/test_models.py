@@ -50,7 +50,7 @@ def model(adult: DataFrame) -> FactorizationMachineModel:
 class TestMultiClass:
     """Under OneVsRest."""
 
-    def test_digits_are_told_apart_and_the_model_comes_back(
+    def test_digits_are_distinguished_and_the_model_comes_back(
         self, spark: SparkSession, data_folder: Path, tmp_path: Path
     ) -> None:
         train, test = (

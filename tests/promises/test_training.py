@@ -36,7 +36,7 @@ from tests.ml.builders import column
 from tests.promises.conftest import head
 
 COLUMNS = ["age", "education", "occupation", "relationship", "capital_gain", "hours_per_week"]
-STILL, MOVING = 1e-6, 0.2  # step sizes: one that learns nothing, one that learns
+STILL, MOVING = 1e-6, 0.2  # learning rates: one that learns nothing, one that learns
 
 
 def machine(**changes: Any) -> FactorizationMachine:
@@ -215,7 +215,7 @@ class TestCrossValidation:
 class TestTuning:
     """spark_fm.tune and ``spark-fm tune``: the command is shown in tests/cli/test_tune.py."""
 
-    def test_a_search_finds_better_params_and_goes_on_where_it_was_cut_off(
+    def test_a_search_finds_better_params_and_resumes_after_an_interruption(
         self, apps: DataFrame, tmp_path: Path
     ) -> None:
         # Weak steps to begin with: there is something to find.
@@ -291,7 +291,7 @@ class TestValidationMetrics:
 
 
 class TestWarmStart:
-    """Training goes on from a model: bit for bit, with new features, with other rates."""
+    """Training continues from a model: bit for bit, with new features, with other rates."""
 
     def test_five_and_five_epochs_are_ten(self, stars: DataFrame, tmp_path: Path) -> None:
         def fm(epochs: int) -> FactorizationMachine:
@@ -313,15 +313,15 @@ class TestWarmStart:
         old = machine(epochs=4).fit(known)
         new = machine(epochs=2, factorsLr=0.05, linearLr=0.05, refit="never")
 
-        going_on, anew = new.fit(liked, warmStart=old), new.fit(liked)
+        continued, anew = new.fit(liked, warmStart=old), new.fit(liked)
 
-        assert going_on.summary.facts["numFeaturesSeen"] > old.summary.facts["numFeaturesSeen"]
-        losses = [model.summary.history["trainLoss"][0] for model in (going_on, anew)]
+        assert continued.summary.facts["numFeaturesSeen"] > old.summary.facts["numFeaturesSeen"]
+        losses = [model.summary.history["trainLoss"][0] for model in (continued, anew)]
         assert losses[0] < losses[1]
 
 
 class TestCheckpoints:
-    """A job killed in epoch 7 goes on by the same command (the process: tests/ml)."""
+    """A job killed in epoch 7 resumes by the same command (the process: tests/ml)."""
 
     def test_a_training_stopped_in_epoch_7_ends_with_the_same_model(
         self, apps: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,11 +332,11 @@ class TestCheckpoints:
         params = {"epochs": 10, "patience": 0, "numWorkers": 2, "refit": "never"}
         whole = machine(**params).fit(apps)
         fm = machine(checkpointDir=str(tmp_path / "checkpoints"), **params)
-        tell = Progress.__call__
+        log_epoch = Progress.__call__
         trained: list[int] = []
 
         def stop_in_epoch_7(self: Progress, report: EpochReport, of: str = "") -> None:
-            tell(self, report, of)
+            log_epoch(self, report, of)
             trained.append(report.record.epoch)
             if trained[0] == 0 and report.record.epoch == 6:
                 raise StoppedError

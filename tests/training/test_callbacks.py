@@ -15,7 +15,7 @@ pytestmark = pytest.mark.spark
 def test_a_listener_that_says_no_ends_its_training_there(spark, workers):
     frame = planted_frame(spark, 300, seed=3)
     machine = fast_fm(epochs=4, validationFraction=0.2, patience=0, numWorkers=workers)
-    request = machine._request(frame)
+    request = machine._train_config(frame)
     heard = []
 
     def two_epochs(report):
