@@ -171,7 +171,8 @@ class FactorizationMachineModel(
         session = dataset.sparkSession
         task = make_task(
             self._broadcast(session), loss=self._loss, features_col=reader.features_col,
-            handle_invalid=reader.handle_invalid, gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
+            handle_invalid=reader.handle_invalid,
+            gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
         kind = dataset.schema[reader.features_col].dataType

@@ -77,10 +77,10 @@ Outcome = TrainResult | TrainingDivergedError
 def open_trainer(rows: DataFrame, config: TrainConfig) -> Iterator[Trainer]:
     """Pack ``rows`` (internal column names); inside the block any number of models train on them.
 
-    Raises InvalidParamError, InvalidDataError, and, before any row is read, GpuNotFoundError.
+    ``config`` has been checked. Raises InvalidDataError and, before any row is read,
+    GpuNotFoundError.
     Everything persisted or broadcast is released on the way out, however that is reached.
     """
-    config.check()
     session = rows.sparkSession
     use_driver_interpreter(session)
     cluster = SparkCluster.of(session)
@@ -138,7 +138,6 @@ class Trainer:
         model that no learning rate keeps finite.
         """
         for config in configs:
-            config.check()
             if packing_key(config) != self._packing_key:
                 raise InvalidParamError("These Params need rows that are packed another way.")
         several = len(configs) > 1

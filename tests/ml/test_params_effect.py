@@ -82,7 +82,9 @@ def config_leaves(**params: Any) -> dict[str, Any]:
         inner = [leaves(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)]
         return {name: leaf for part in inner for name, leaf in part.items()}
 
-    return leaves(FactorizationMachine(**params)._request(SimpleNamespace(schema=StructType())), "")
+    return leaves(
+        FactorizationMachine(**params)._train_config(SimpleNamespace(schema=StructType())), ""
+    )
 
 
 @pytest.mark.parametrize("name", FIELDS)
