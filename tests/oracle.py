@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spark_fm.learner import averaging
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.spec import TrainSpec
+from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import TrainState
 
 Entries = list[tuple[int, float]]
@@ -144,7 +144,7 @@ def train(
     batch: CsrBatch,
     order: Sequence[int] | NDArray[np.int64],
     *,
-    spec: TrainSpec,
+    spec: Hyperparameters,
     step_scale: float = 1.0,
 ) -> tuple[float, float]:
     """Change ``twin`` by one pass; return weighted loss before each update, and weight."""
@@ -184,7 +184,7 @@ def _update(
     twin: Twin,
     by_bias: float,
     by_feature: dict[int, Floats],
-    spec: TrainSpec,
+    spec: Hyperparameters,
     factors: tuple[float, float, float],
 ) -> None:
     """Rescale, then decay, then clip, then step: first the bias, then each feature."""
@@ -221,7 +221,7 @@ def _update(
             model.w[i] -= linear_lr * move[k]
 
 
-def _bias_step(twin: Twin, g: float, lr: float, spec: TrainSpec) -> float:
+def _bias_step(twin: Twin, g: float, lr: float, spec: Hyperparameters) -> float:
     """Move w0; return Adam's bias correction of this step, which counts whole updates."""
     kept = twin.bias_statistics
     if spec.optimizer == "sgd":
@@ -239,7 +239,7 @@ def _bias_step(twin: Twin, g: float, lr: float, spec: TrainSpec) -> float:
     return 1.0
 
 
-def objective(model: Model, batch: CsrBatch, spec: TrainSpec) -> float:
+def objective(model: Model, batch: CsrBatch, spec: Hyperparameters) -> float:
     """Return what one gradient step over a row descends: weighted loss plus L2 terms.
 
     The squared error counts half, decay of a group is ``wd / 2 * value^2``, and only
