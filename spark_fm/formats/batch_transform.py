@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -16,6 +14,7 @@ from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError, S
 from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
+    atomic_write,
     folder_of_glob,
     list_files,
     reaches,
@@ -183,7 +182,7 @@ def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
         store, folder = store_of(job.output)
         with (
             work.file.open() as stream,
-            _placed(store, posixpath.join(folder, work.target)) as out,
+            atomic_write(posixpath.join(folder, work.target), store=store) as out,
         ):
             n_rows = transform(unzipped(stream), out, Scorer(model), job)
     except GZIP_ERRORS as err:
@@ -244,35 +243,6 @@ class Scorer:
         if self._model.loss != "logistic":
             return Predictions(scores, None)
         return Predictions(scores, predicted_labels(scores, self._threshold))
-
-
-class _placed:  # noqa: N801 - used like a function
-    """Open a file of a store that gets its name when the block ends well."""
-
-    def __init__(self, store: Any, target: str) -> None:
-        self._store, self._target = store, target
-        folder, name = posixpath.split(target)
-        self._temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-        store.create_dir(folder, recursive=True)
-
-    def __enter__(self) -> BinaryIO:
-        self._out = self._store.open_output_stream(self._temporary)
-        return cast(BinaryIO, self._out)
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            self._out.close()
-            if kind is None:
-                self._store.move(self._temporary, self._target)
-                return
-        except BaseException:
-            self._discard()
-            raise
-        self._discard()
-
-    def _discard(self) -> None:
-        with suppress(OSError):
-            self._store.delete_file(self._temporary)
 
 
 MEMBER = b'"SageMakerOutput": '

@@ -16,11 +16,11 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.files import (
     GZIP_SUFFIXES,
     DataFile,
+    atomic_write,
     is_stream,
     list_files,
     local_path,
     open_input,
-    replacing,
     unzipped,
 )
 from spark_fm.formats.npz import NpzSink, read_npz
@@ -113,8 +113,7 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
         width = _common_width(job, sources, listener)
     done = Converted(width=width or 0)
     with ExitStack() as stack:
-        target = stack.enter_context(replacing(path))
-        out: Any = stack.enter_context(open(target, "wb"))
+        out: Any = stack.enter_context(atomic_write(path))
         if path.endswith(GZIP_SUFFIXES):
             if kind in ("parquet", "npz"):
                 raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")

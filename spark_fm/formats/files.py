@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
@@ -343,23 +344,41 @@ def local_path(path: object, name: str) -> str:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Give a path to write to, and move it to its place only when all went well."""
-    path = os.path.realpath(path)  # a link stays one, and its target gets the data
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder; make it first", folder)
-    if os.path.exists(path) and not os.path.isfile(path):
-        yield path  # a pipe or a device cannot be replaced
-        return
-    # In the same folder, as files move in one step within a file system only.
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    ``path`` is local, or a path in ``store``, whose missing folders are made.
+    """
+    create: Any
+    if store is None:
+        create, move, delete = partial(open, mode="wb"), os.replace, os.unlink
+        path = os.path.realpath(path)  # a link stays one, and its target gets the data
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(
+                errno.ENOENT, "There is no such folder; make it first", os.path.dirname(path)
+            )
+        if os.path.exists(path) and not os.path.isfile(path):
+            with create(path) as file:
+                yield file  # a pipe or a device cannot be replaced
+            return
+    else:
+        store.create_dir(posixpath.dirname(path), recursive=True)
+        create, move, delete = store.open_output_stream, store.move, store.delete_file
+    folder, name = posixpath.split(path)
+    # In the same folder, since files move in one step within a file system only.
+    temporary = posixpath.join(folder, temporary_prefix(name) + f"{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with create(temporary) as file:
+            yield file
+        move(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            delete(temporary)
         raise
+
+
+def temporary_prefix(name: str) -> str:
+    """Return what names of temporary files begin with that `atomic_write` makes for a file."""
+    return f".{name[:60]}."  # no name grows beyond the 255 bytes that file systems allow

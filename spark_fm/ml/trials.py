@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from spark_fm.errors import CheckpointError
+from spark_fm.formats.files import atomic_write
 
 COMPLETE, PRUNED, DIVERGED, TOO_LARGE = "complete", "pruned", "diverged", "too large"
 FILE_NAME = "trials.jsonl"
@@ -178,9 +179,8 @@ class TrialsFile:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file that appears under its name when it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    with atomic_write(str(path)) as file:
+        file.write(content.encode())
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

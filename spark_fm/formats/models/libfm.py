@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, open_plain_file, replacing
+from spark_fm.formats.files import atomic_write, local_path, open_plain_file
 from spark_fm.formats.models.native import SavedModel, check_sizes, checked_weights, imported_model
 
 BIAS = "#global bias W0"
@@ -123,7 +123,7 @@ def write_libfm(path: str, model: SavedModel) -> None:
         block[weights.features[first:last] - place.start] = weights.table[first:last]
         return block
 
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         file.write(f"{BIAS}\n{weights.bias!r}\n{LINEAR}\n".encode())
         write_lines(file, weights.feature_dim, lambda place: [rows(place)[:, -1]])
         file.write(f"{FACTORS}\n".encode())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
-from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.models.native import SavedModel
 
 DENSE, SPARSE = "dense", "sparse"
@@ -74,7 +74,7 @@ def write_onnx(path: str, model: SavedModel, *, inputs: str = DENSE) -> None:
         "threshold": repr(float(model.params["threshold"])),
     })  # fmt: skip
     onnx.checker.check_model(whole)
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         file.write(whole.SerializeToString(deterministic=True))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.models.archives import MAX_BYTES, read_members, read_zip
 from spark_fm.formats.models.mxnet import CSR as CSR_STORAGE
 from spark_fm.formats.models.mxnet import (
@@ -489,11 +489,12 @@ def write_sagemaker(
     meta = _meta_of(model, hyperparameters or {})
     documents = {"symbol.json": symbol_of(model, network), META: meta}
     # The zip must be complete before the tar can say how long it is.
-    with replacing(path) as place, tempfile.TemporaryFile(dir=os.path.dirname(place)) as inner:
+    folder = os.path.dirname(os.path.realpath(path))
+    with atomic_write(path) as out, tempfile.TemporaryFile(dir=folder) as inner:
         _write_zip(cast(BinaryIO, inner), documents, arrays)
         size = inner.tell()
         inner.seek(0)
-        with open(place, "wb") as out, gzip.GzipFile("", "wb", COMPRESSION, out, 0) as zipped:
+        with gzip.GzipFile("", "wb", COMPRESSION, out, 0) as zipped:
             member = tarfile.TarInfo(MEMBER)
             member.size, member.mode = size, 0o644
             with tarfile.open(

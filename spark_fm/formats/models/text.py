@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, open_plain_file, replacing
+from spark_fm.formats.files import atomic_write, local_path, open_plain_file
 from spark_fm.formats.models.libfm import read_lines, write_lines
 from spark_fm.formats.models.native import (
     LOSSES,
@@ -64,7 +64,7 @@ def write_text(path: str, model: SavedModel) -> None:
         shown = np.arange(place.start, place.stop, dtype=np.int32) if ids is None else ids[place]
         return [shown, weights.linear[place], *weights.factors[place].T]
 
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         header = "".join(f"{name} {value}\n" for name, value in fields.items())
         file.write(f"{FIRST}\n{NOTES}{header}{' '.join(columns)}\n".encode())
         write_lines(file, len(weights.table), block)
