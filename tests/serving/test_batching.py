@@ -43,7 +43,7 @@ def run(*jobs, on_call=lambda requests, rows: None):
     async def together():
         with ThreadPoolExecutor(1) as thread:
             batcher = Batcher(thread, on_call)
-            return await asyncio.collect_rows(
+            return await asyncio.gather(
                 *(batcher.score(*job) for job in jobs), return_exceptions=True
             )
 
@@ -94,7 +94,7 @@ def test_a_call_that_cannot_begin_is_its_requests_error_and_the_next_are_scored(
             ended.shutdown()
             batcher = Batcher(ended if fails == "the thread" else sound, count)
             asked = [batcher.score(Model(), batch) for _ in range(2)]
-            first = await asyncio.wait_for(asyncio.collect_rows(*asked, return_exceptions=True), 30)
+            first = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
             is_broken, batcher._thread = False, sound
             return first, await asyncio.wait_for(batcher.score(Model(), batch), 30)
 
@@ -137,7 +137,7 @@ def test_the_loop_goes_on_and_requests_gather_while_a_large_one_is_scored(monkey
             await asyncio.sleep(0)
             turn = time.perf_counter() - started
             may_end.set()
-            await asyncio.collect_rows(first, *more)
+            await asyncio.gather(first, *more)
             return turn
 
     assert asyncio.run(scenario()) < 1  # nothing in the loop waited for `may_end`
