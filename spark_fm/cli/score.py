@@ -38,9 +38,9 @@ from spark_fm.formats.batch_transform import (
     plan,
     transform_file,
 )
+from spark_fm.formats.content_types import CONTENT_TYPES, content_type_of
 from spark_fm.formats.files import is_stream
 from spark_fm.formats.models.native import read_model
-from spark_fm.formats.requests import CONTENT_TYPES, plain_type
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
@@ -193,7 +193,7 @@ def _names() -> str:
 
 def _type_name(text: str) -> str:
     try:
-        return plain_type(_SHORT.get(text, text))
+        return content_type_of(_SHORT.get(text, text)).name
     except InvalidParamError:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {_names()}") from None
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
-import numpy as np
-
-from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError, SparkFMError
+from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
+from spark_fm.formats.content_types import Predictions, content_type_of
 from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
@@ -21,29 +20,9 @@ from spark_fm.formats.files import (
     store_of,
     unzipped,
 )
-from spark_fm.formats.json_instances import decode_lines
 from spark_fm.formats.models.native import SavedModel
-from spark_fm.formats.recordio.decode import Frames
-from spark_fm.formats.recordio.framing import HEADER_SIZE, MAGIC_BYTES, MAX_PAYLOAD, padded
-from spark_fm.formats.recordio.reader import RecordReader
-from spark_fm.formats.requests import (
-    JSON,
-    JSONLINES,
-    RECORDIO_PROTOBUF,
-    checked_records,
-    decode_request,
-    line_blocks,
-    read_document,
-    read_requests,
-    refuse_record,
-)
-from spark_fm.formats.responses import (
-    Predictions,
-    encode_each,
-    encode_response,
-    prediction_texts,
-    write_responses,
-)
+from spark_fm.formats.requests import read_requests
+from spark_fm.formats.responses import write_responses
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
 
@@ -107,8 +86,8 @@ class Outcome:
 
 
 def default_accept(content_type: str, *, join: bool) -> str:
-    """Return what the output is when nobody says: lines for records, else as the input."""
-    return JSONLINES if content_type == RECORDIO_PROTOBUF and not join else content_type
+    """Return the default type of the output: lines for records, else the input's."""
+    return content_type if join else content_type_of(content_type).batch_accept or content_type
 
 
 def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]:
@@ -214,11 +193,8 @@ def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -
     if not job.join:
         batches = read_requests(stream, job.content_type, feature_dim=scorer.feature_dim)
         return write_responses(map(scorer, batches), out, job.accept)
-    join: Callable[..., Iterator[tuple[bytes, int]]] = {
-        JSON: join_document, JSONLINES: join_lines, RECORDIO_PROTOBUF: join_records,
-    }[job.content_type]  # fmt: skip
     n_rows = 0
-    for data, n in join(stream, scorer, feature_dim=scorer.feature_dim):
+    for data, n in content_type_of(job.content_type).join(stream, scorer, scorer.feature_dim):
         out.write(data)
         n_rows += n
     return n_rows
@@ -243,99 +219,3 @@ class Scorer:
         if self._model.loss != "logistic":
             return Predictions(scores, None)
         return Predictions(scores, predicted_labels(scores, self._threshold))
-
-
-MEMBER = b'"SageMakerOutput": '
-
-
-def join_document(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield a JSON document with its response in it, and the number of rows."""
-    body = read_document(stream)
-    rows = decode_request(body, JSON, feature_dim=feature_dim)
-    found = scorer(rows)
-    yield _with_member(body.strip(), encode_response(found.scores, found.labels, JSON)), rows.n_rows
-
-
-def join_lines(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield JSON lines with their predictions in them, and their number."""
-    first = 0
-    for block in line_blocks(stream):
-        rows = decode_lines(block, feature_dim, first)
-        if rows is None:
-            continue
-        found = scorer(rows)
-        texts = prediction_texts(found.scores, found.labels, first)
-        lines = filter(None, (line.strip(b" \t\r") for line in block.split(b"\n")))
-        joined = [_with_member(*each) + b"\n" for each in zip(lines, texts, strict=True)]
-        yield b"".join(joined), rows.n_rows
-        first += rows.n_rows
-
-
-def _with_member(instance: bytes, prediction: bytes) -> bytes:
-    """Return an object, which has members already, with one more."""
-    return instance[:-1] + b", " + MEMBER + prediction + b"}"
-
-
-def join_records(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield records with score and label in their label maps, and their number.
-
-    All else in a record stays as it is; parts of one are put together.
-    """
-    kept = _Kept(stream)
-    first = 0
-    for batch in RecordReader(cast(BinaryIO, kept), on_malformed=refuse_record):
-        found = scorer(checked_records(batch, feature_dim, first))
-        entries = [
-            record[HEADER_SIZE : HEADER_SIZE + int.from_bytes(record[4:8], "little")]
-            for record in encode_each(found.scores, found.labels, RECORDIO_PROTOBUF, first)
-        ]
-        payloads = kept.payloads(batch.offsets.tolist())
-        joined = [
-            _framed(payload + entry, first + row)
-            for row, (payload, entry) in enumerate(zip(payloads, entries, strict=True))
-        ]
-        yield b"".join(joined), batch.n_rows
-        first += batch.n_rows
-
-
-def _framed(payload: bytes, number: int) -> bytes:
-    size = len(payload)
-    if size > MAX_PAYLOAD:
-        raise RequestError(
-            f"Instance {number} has {size} bytes with its prediction; a record has up to "
-            f"{MAX_PAYLOAD}. Leave zeros out.",
-            instance=number,
-        )
-    return MAGIC_BYTES + size.to_bytes(4, "little") + payload + bytes(padded(size) - size)
-
-
-class _Kept:
-    """A stream whose bytes are kept until their records have been taken out."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._bytes = bytearray()
-        self._start = 0  # place of the first kept byte in the stream
-
-    def read(self, size: int) -> bytes:
-        taken: bytes = self._stream.read(size)
-        self._bytes += taken
-        return taken
-
-    def payloads(self, offsets: list[int]) -> list[bytes]:
-        """Return the payloads of the records at these places, which rise, and forget them."""
-        data = np.frombuffer(bytes(self._bytes), np.uint8)
-        frames = Frames(data, True, MAX_PAYLOAD)
-        found, end = [], 0
-        for offset in offsets:
-            parts, end = frames.extent(offset - self._start)
-            found.append(frames.payload(parts))
-        del self._bytes[:end]
-        self._start += end
-        return found
