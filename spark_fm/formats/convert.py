@@ -1,4 +1,4 @@
-"""Convert between file formats in one process and bounded memory, without Spark."""
+"""Convert between file formats in one process, without Spark."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
 
     Notes
     -----
-    Memory: some 100 MB whatever the size of the files, if no single row is larger.
+    Memory: some 100 MB whatever the size of the files, if no single row is larger; a
+    matrix in an ``.npz`` is held as a whole.
     """
     path = local_path(job.output, "output")
     kind = _chosen_format(path, job.output_format, "--output-format")
