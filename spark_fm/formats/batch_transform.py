@@ -1,4 +1,4 @@
-"""Batch transform as SageMaker has it: a ``.out`` file for each input file, joined on request."""
+"""SageMaker's batch transform: a ``.out`` file for each input file, joined on request."""
 
 from __future__ import annotations
 
@@ -33,27 +33,14 @@ SUFFIX = ".out"
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is done to every file.
+    """What is done to every file."""
 
-    Parameters
-    ----------
-    content_type : str
-        Of the input: one of CONTENT_TYPES.
-    accept : str
-        Of the output; with ``join`` it is the input's.
-    output : str
-        Folder, of any store that pyarrow or fsspec knows.
-    join : bool
-        Write each instance together with its prediction.
-    """
-
-    content_type: str
-    accept: str
-    output: str
-    join: bool = False
+    content_type: str  # of the input: one of CONTENT_TYPES
+    accept: str  # of the output; with ``join`` it is the input's
+    output: str  # folder, of any store that pyarrow or fsspec knows
+    join: bool = False  # write each instance together with its prediction
 
     def __post_init__(self) -> None:
-        """Check that the formats go together."""
         if self.join and self.accept != self.content_type:
             raise InvalidParamError(
                 f"A join writes instances as they came, {self.content_type}, and not as "
@@ -63,17 +50,10 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A file and where its output goes.
-
-    Parameters
-    ----------
-    file : DataFile
-    target : str
-        Path below the output folder.
-    """
+    """A file and where its output goes."""
 
     file: DataFile
-    target: str
+    target: str  # path below the output folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +73,9 @@ def default_accept(content_type: str, *, join: bool) -> str:
 def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]:
     """Return the files to score, each with the name of its output.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Files, folders, globs or manifests. Folders in a folder, or below the part of a
-        glob before its first wildcard, keep their names.
-    job : Transform
-    overwrite : bool
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no file, two files would have the same output, an output exists that
-        may not be replaced, or the outputs would lie among the inputs.
+    Folders in a folder, or below the part of a glob before its first wildcard, keep their
+    names. Raises InvalidDataError without a file, for two files with the same output, for an
+    output that may not be replaced, and for outputs among the inputs.
     """
     store, folder = store_of(job.output)
     folder = folder.rstrip("/")
@@ -132,23 +102,23 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
         raise InvalidDataError(f"There is no data in {', '.join(paths)}.")
     if not overwrite:
         infos = store.get_file_info([posixpath.join(folder, target) for target in found])
-        there = [info.path for info in infos if info.type.name != "NotFound"]
-        if there:
+        existing = [info.path for info in infos if info.type.name != "NotFound"]
+        if existing:
             raise InvalidDataError(
-                f"{there[0]} exists ({len(there)} of {len(found)} outputs do). Give another "
+                f"{existing[0]} exists ({len(existing)} of {len(found)} outputs do). Give another "
                 "folder, or allow to overwrite."
             )
     return list(found.values())
 
 
 def _name_below(root: str, inner: str) -> str:
-    """Return a file's name below the folder, or below the fixed folder of the glob, given."""
+    """Return a file's name below the root folder, or the fixed folder of a glob."""
     base = (folder_of_glob(root) or root).rstrip("/") + "/"
     return inner[len(base) :] if inner.startswith(base) else posixpath.basename(inner)
 
 
 def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
-    """Tell whether outputs in a folder would be among the files of an input."""
+    """Return whether outputs in a folder would be among the files of an input."""
     fixed = folder_of_glob(root)
     if not f"{folder}/".startswith((fixed or root).rstrip("/") + "/"):
         return False
@@ -156,7 +126,7 @@ def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
 
 
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
-    """Score a file; whatever goes wrong is in the outcome, and then there is no output."""
+    """Score a file; an error is returned in the outcome, and then there is no output."""
     try:
         store, folder = store_of(job.output)
         with (
@@ -181,14 +151,8 @@ def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
 def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -> int:
     """Score a stream into another, and return the number of rows.
 
-    Raises
-    ------
-    RequestError
-        For the first instance that cannot be scored; those before it may be written.
-
-    Notes
-    -----
-    Memory is bounded as in `read_requests`.
+    Raises RequestError for the first instance that cannot be scored; those before it may be
+    written. Memory is bounded as in `read_requests`.
     """
     if not job.join:
         batches = read_requests(stream, job.content_type, feature_dim=scorer.feature_dim)
@@ -201,12 +165,7 @@ def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -
 
 
 class Scorer:
-    """A saved model as a function of rows.
-
-    Parameters
-    ----------
-    model : SavedModel
-    """
+    """A saved model as a function of rows."""
 
     def __init__(self, model: SavedModel) -> None:
         self._model = model

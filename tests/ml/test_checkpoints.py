@@ -147,7 +147,7 @@ def test_what_a_killed_writer_left_is_removed_at_the_end_and_nothing_else_is(
         return chunks(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "array_pieces", spy)
+        patch.setattr(checkpoints, "to_chunks", spy)
         fm.fit(train)
     assert not list(tmp_path.iterdir())
     left = (while_writing - {tmp_path / FILE}).pop()
