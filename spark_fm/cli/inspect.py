@@ -79,7 +79,7 @@ def _is_folder_of_ours(path: str) -> bool:
 
 
 def _of_folder(model: SavedModel) -> dict[str, Any]:
-    facts = model.facts
+    facts = model.metadata
     found = {
         "kind": "model of spark_fm",
         "version": facts["version"],

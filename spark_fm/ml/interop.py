@@ -166,14 +166,14 @@ class InteropMethods(FittedModel):
 
     @classmethod
     def _of_saved(cls, saved: SavedModel) -> FactorizationMachineModel:
-        model = cls(saved.weights, origin=saved.facts["origin"])  # type: ignore[call-arg]
+        model = cls(saved.weights, origin=saved.metadata["origin"])  # type: ignore[call-arg]
         model._set(**{name: saved.params[name] for name in IMPORTED_PARAMS})
         return model  # type: ignore[return-value]  # the model mixes this class in
 
     def _saved(self) -> SavedModel:
         params = {p.name: self.getOrDefault(p) for p in self.params if self.isDefined(p)}
-        facts = {"summary": None, "origin": self._origin}
-        return SavedModel(self.weights, self._loss, params, facts, None)
+        metadata = {"summary": None, "origin": self._origin}
+        return SavedModel(self.weights, self._loss, params, metadata, None)
 
 
 # Params with the same meaning there and here, by MLlib's name.

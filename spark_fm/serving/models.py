@@ -112,7 +112,7 @@ def publish(path: str, shared: Path, name: str) -> str:
         "feature_dim": weights.feature_dim,
         "loss": saved.loss,
         "threshold": float(saved.params["threshold"]),
-        "version": str(saved.facts["version"]),
+        "version": str(saved.metadata["version"]),
     }
     seed = json.dumps([facts, _digest_of(saved)], sort_keys=True)
     digest = hashlib.sha256(seed.encode()).hexdigest()
@@ -185,8 +185,8 @@ def _read(path: str) -> SavedModel:
 def _digest_of(saved: SavedModel) -> str:
     from spark_fm.formats.models.native import model_arrays, model_metadata
 
-    if "sha256" in saved.facts:
-        return str(saved.facts["sha256"])
+    if "sha256" in saved.metadata:
+        return str(saved.metadata["sha256"])
     return str(model_metadata(saved.weights, model_arrays(saved.weights, None), None)["sha256"])
 
 

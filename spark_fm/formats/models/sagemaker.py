@@ -66,7 +66,7 @@ def read_sagemaker(
     Returns
     -------
     SavedModel
-        ``facts["origin"]`` keeps the training's hyperparameters.
+        ``metadata["origin"]`` keeps the training's hyperparameters.
 
     Raises
     ------
@@ -644,7 +644,7 @@ def _write_zip(file: BinaryIO, documents: dict[str, Any], arrays: _Arrays) -> No
 
 
 def _meta_of(model: SavedModel, hyperparameters: Mapping[str, str]) -> dict[str, Any]:
-    origin = model.facts.get("origin") or {}
+    origin = model.metadata.get("origin") or {}
     weights = model.weights
     known = {
         "feature_dim": str(weights.feature_dim),
