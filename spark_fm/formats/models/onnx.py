@@ -161,12 +161,12 @@ def _sparse_margin(graph: _Graph, model: SavedModel) -> str:
     if weights.features is not None:
         n = len(weights.features)  # the row of zeros for what is not there
         table = np.concatenate([table, np.zeros((1, weights.k + 1), np.float32)])
-        places = {
+        encoding = {
             "keys_int64s": weights.features.tolist() or [-1],
             "values_int64s": list(range(n)) or [0],
         }
         indices = graph.node(
-            "LabelEncoder", [indices], "places", domain=ML_DOMAIN, default_int64=n, **places
+            "LabelEncoder", [indices], "places", domain=ML_DOMAIN, default_int64=n, **encoding
         )
     rows = graph.node("Gather", [graph.constant("table", table), indices], "rows_of_table", axis=0)
     last = graph.constant("last", np.array([-1], np.int64))
