@@ -40,7 +40,7 @@ class RequestError(InvalidDataError):
     message : str
     instance : int, optional
         Number of the instance at fault, counted from 0; None when it is the request as a
-        whole, or when the place cannot be told.
+        whole, or when its number is not known.
     """
 
     def __init__(self, message: str, *, instance: int | None = None) -> None:
@@ -73,7 +73,7 @@ class ServerError(SparkFMError, RuntimeError):
     status : int, optional
         HTTP status of the answer; None without a usable answer.
     message : str
-        What the server said.
+        The server's message.
     row : int, optional
         Number of the row at fault in what was to be scored, when the server named it.
     """
@@ -88,7 +88,7 @@ class ServerError(SparkFMError, RuntimeError):
 
 
 class TrainingDivergedError(SparkFMError, ArithmeticError):
-    """Training found no step size that keeps the model finite."""
+    """Training found no learning rate that keeps the model finite."""
 
 
 class VersionMismatchError(SparkFMError, RuntimeError):

@@ -7,7 +7,7 @@ import argparse
 from spark_fm.cli.errors import UsageError
 from spark_fm.formats.models.archives import MAX_BYTES
 from spark_fm.formats.models.libfm import read_libfm
-from spark_fm.formats.models.native import LOSSES, SavedModel, check_place, save_model
+from spark_fm.formats.models.native import LOSSES, SavedModel, check_replaceable, save_model
 from spark_fm.formats.models.sagemaker import read_sagemaker
 from spark_fm.formats.models.text import read_text
 
@@ -49,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.max_bytes < 1:
         raise UsageError(f"--max-bytes {args.max_bytes} is not allowed: expected 1 or more.")
-    check_place(args.model, overwrite=args.overwrite)
+    check_replaceable(args.model, overwrite=args.overwrite)
     model = _read(args)
     save_model(args.model, model, overwrite=args.overwrite)
     weights = model.weights

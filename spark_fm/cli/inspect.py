@@ -79,7 +79,7 @@ def _is_saved_model(path: str) -> bool:
 
 
 def _describe_saved(model: SavedModel) -> dict[str, Any]:
-    metadata = model.facts
+    metadata = model.metadata
     description = {
         "kind": "model of spark_fm",
         "version": metadata["version"],

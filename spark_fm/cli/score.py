@@ -37,9 +37,9 @@ from spark_fm.formats.batch_transform import (
     plan,
     transform_file,
 )
+from spark_fm.formats.content_types import CONTENT_TYPES, content_type_of
 from spark_fm.formats.files import is_stream
 from spark_fm.formats.models.native import read_model
-from spark_fm.formats.requests import CONTENT_TYPES, plain_type
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import BINARY
@@ -188,7 +188,7 @@ def _content_type_names() -> str:
 
 def _content_type(text: str) -> str:
     try:
-        return plain_type(_CONTENT_TYPES.get(text, text))
+        return content_type_of(_CONTENT_TYPES.get(text, text)).name
     except InvalidParamError:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {_content_type_names()}") from None
 

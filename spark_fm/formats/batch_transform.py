@@ -1,50 +1,28 @@
-"""Batch transform as SageMaker has it: a ``.out`` file for each input file, joined on request."""
+"""SageMaker's batch transform: a ``.out`` file for each input file, joined on request."""
 
 from __future__ import annotations
 
 import logging
 import posixpath
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
-import numpy as np
-
-from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError, SparkFMError
+from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
+from spark_fm.formats.content_types import Predictions, content_type_of
 from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
+    atomic_write,
     folder_of_glob,
     list_files,
     reaches,
     store_of,
     unzipped,
 )
-from spark_fm.formats.json_instances import decode_lines
 from spark_fm.formats.models.native import SavedModel
-from spark_fm.formats.recordio.decode import Frames
-from spark_fm.formats.recordio.framing import HEADER_SIZE, MAGIC_BYTES, MAX_PAYLOAD, padded
-from spark_fm.formats.recordio.reader import RecordReader
-from spark_fm.formats.requests import (
-    JSON,
-    JSONLINES,
-    RECORDIO_PROTOBUF,
-    checked_records,
-    decode_request,
-    line_blocks,
-    read_document,
-    read_requests,
-    refuse_record,
-)
-from spark_fm.formats.responses import (
-    Predictions,
-    encode_each,
-    encode_response,
-    prediction_texts,
-    write_responses,
-)
+from spark_fm.formats.requests import read_requests
+from spark_fm.formats.responses import write_responses
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
 
@@ -55,27 +33,14 @@ SUFFIX = ".out"
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is done to every file.
+    """What is done to every file."""
 
-    Parameters
-    ----------
-    content_type : str
-        Of the input: one of CONTENT_TYPES.
-    accept : str
-        Of the output; with ``join`` it is the input's.
-    output : str
-        Folder, of any store that pyarrow or fsspec knows.
-    join : bool
-        Write each instance together with its prediction.
-    """
-
-    content_type: str
-    accept: str
-    output: str
-    join: bool = False
+    content_type: str  # of the input: one of CONTENT_TYPES
+    accept: str  # of the output; with ``join`` it is the input's
+    output: str  # folder, of any store that pyarrow or fsspec knows
+    join: bool = False  # write each instance together with its prediction
 
     def __post_init__(self) -> None:
-        """Check that the formats go together."""
         if self.join and self.accept != self.content_type:
             raise InvalidParamError(
                 f"A join writes instances as they came, {self.content_type}, and not as "
@@ -85,17 +50,10 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A file and where its output goes.
-
-    Parameters
-    ----------
-    file : DataFile
-    target : str
-        Path below the output folder.
-    """
+    """A file and where its output goes."""
 
     file: DataFile
-    target: str
+    target: str  # path below the output folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +66,16 @@ class Outcome:
 
 
 def default_accept(content_type: str, *, join: bool) -> str:
-    """Return what the output is when nobody says: lines for records, else as the input."""
-    return JSONLINES if content_type == RECORDIO_PROTOBUF and not join else content_type
+    """Return the default type of the output: lines for records, else the input's."""
+    return content_type if join else content_type_of(content_type).batch_accept or content_type
 
 
 def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]:
     """Return the files to score, each with the name of its output.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Files, folders, globs or manifests. Folders in a folder, or below the part of a
-        glob before its first wildcard, keep their names.
-    job : Transform
-    overwrite : bool
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no file, two files would have the same output, an output exists that
-        may not be replaced, or the outputs would lie among the inputs.
+    Folders in a folder, or below the part of a glob before its first wildcard, keep their
+    names. Raises InvalidDataError without a file, for two files with the same output, for an
+    output that may not be replaced, and for outputs among the inputs.
     """
     store, folder = store_of(job.output)
     folder = folder.rstrip("/")
@@ -154,23 +102,23 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
         raise InvalidDataError(f"There is no data in {', '.join(paths)}.")
     if not overwrite:
         infos = store.get_file_info([posixpath.join(folder, target) for target in found])
-        there = [info.path for info in infos if info.type.name != "NotFound"]
-        if there:
+        existing = [info.path for info in infos if info.type.name != "NotFound"]
+        if existing:
             raise InvalidDataError(
-                f"{there[0]} exists ({len(there)} of {len(found)} outputs do). Give another "
+                f"{existing[0]} exists ({len(existing)} of {len(found)} outputs do). Give another "
                 "folder, or allow to overwrite."
             )
     return list(found.values())
 
 
 def _name_below(root: str, inner: str) -> str:
-    """Return a file's name below the folder, or below the fixed folder of the glob, given."""
+    """Return a file's name below the root folder, or the fixed folder of a glob."""
     base = (folder_of_glob(root) or root).rstrip("/") + "/"
     return inner[len(base) :] if inner.startswith(base) else posixpath.basename(inner)
 
 
 def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
-    """Tell whether outputs in a folder would be among the files of an input."""
+    """Return whether outputs in a folder would be among the files of an input."""
     fixed = folder_of_glob(root)
     if not f"{folder}/".startswith((fixed or root).rstrip("/") + "/"):
         return False
@@ -178,12 +126,12 @@ def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
 
 
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
-    """Score a file; whatever goes wrong is in the outcome, and then there is no output."""
+    """Score a file; an error is returned in the outcome, and then there is no output."""
     try:
         store, folder = store_of(job.output)
         with (
             work.file.open() as stream,
-            _placed(store, posixpath.join(folder, work.target)) as out,
+            atomic_write(posixpath.join(folder, work.target), store=store) as out,
         ):
             n_rows = transform(unzipped(stream), out, Scorer(model), job)
     except GZIP_ERRORS as err:
@@ -203,35 +151,21 @@ def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:
 def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -> int:
     """Score a stream into another, and return the number of rows.
 
-    Raises
-    ------
-    RequestError
-        For the first instance that cannot be scored; those before it may be written.
-
-    Notes
-    -----
-    Memory is bounded as in `read_requests`.
+    Raises RequestError for the first instance that cannot be scored; those before it may be
+    written. Memory is bounded as in `read_requests`.
     """
     if not job.join:
         batches = read_requests(stream, job.content_type, feature_dim=scorer.feature_dim)
         return write_responses(map(scorer, batches), out, job.accept)
-    join: Callable[..., Iterator[tuple[bytes, int]]] = {
-        JSON: join_document, JSONLINES: join_lines, RECORDIO_PROTOBUF: join_records,
-    }[job.content_type]  # fmt: skip
     n_rows = 0
-    for data, n in join(stream, scorer, feature_dim=scorer.feature_dim):
+    for data, n in content_type_of(job.content_type).join(stream, scorer, scorer.feature_dim):
         out.write(data)
         n_rows += n
     return n_rows
 
 
 class Scorer:
-    """A saved model as a function of rows.
-
-    Parameters
-    ----------
-    model : SavedModel
-    """
+    """A saved model as a function of rows."""
 
     def __init__(self, model: SavedModel) -> None:
         self._model = model
@@ -244,128 +178,3 @@ class Scorer:
         if self._model.loss != "logistic":
             return Predictions(scores, None)
         return Predictions(scores, predicted_labels(scores, self._threshold))
-
-
-class _placed:  # noqa: N801 - used like a function
-    """Open a file of a store that gets its name when the block ends well."""
-
-    def __init__(self, store: Any, target: str) -> None:
-        self._store, self._target = store, target
-        folder, name = posixpath.split(target)
-        self._temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-        store.create_dir(folder, recursive=True)
-
-    def __enter__(self) -> BinaryIO:
-        self._out = self._store.open_output_stream(self._temporary)
-        return cast(BinaryIO, self._out)
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            self._out.close()
-            if kind is None:
-                self._store.move(self._temporary, self._target)
-                return
-        except BaseException:
-            self._discard()
-            raise
-        self._discard()
-
-    def _discard(self) -> None:
-        with suppress(OSError):
-            self._store.delete_file(self._temporary)
-
-
-MEMBER = b'"SageMakerOutput": '
-
-
-def join_document(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield a JSON document with its response in it, and the number of rows."""
-    body = read_document(stream)
-    rows = decode_request(body, JSON, feature_dim=feature_dim)
-    found = scorer(rows)
-    yield _with_member(body.strip(), encode_response(found.scores, found.labels, JSON)), rows.n_rows
-
-
-def join_lines(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield JSON lines with their predictions in them, and their number."""
-    first = 0
-    for block in line_blocks(stream):
-        rows = decode_lines(block, feature_dim, first)
-        if rows is None:
-            continue
-        found = scorer(rows)
-        texts = prediction_texts(found.scores, found.labels, first)
-        lines = filter(None, (line.strip(b" \t\r") for line in block.split(b"\n")))
-        joined = [_with_member(*each) + b"\n" for each in zip(lines, texts, strict=True)]
-        yield b"".join(joined), rows.n_rows
-        first += rows.n_rows
-
-
-def _with_member(instance: bytes, prediction: bytes) -> bytes:
-    """Return an object, which has members already, with one more."""
-    return instance[:-1] + b", " + MEMBER + prediction + b"}"
-
-
-def join_records(
-    stream: BinaryIO, scorer: Scorer, *, feature_dim: int
-) -> Iterator[tuple[bytes, int]]:
-    """Yield records with score and label in their label maps, and their number.
-
-    All else in a record stays as it is; parts of one are put together.
-    """
-    kept = _Kept(stream)
-    first = 0
-    for batch in RecordReader(cast(BinaryIO, kept), on_malformed=refuse_record):
-        found = scorer(checked_records(batch, feature_dim, first))
-        entries = [
-            record[HEADER_SIZE : HEADER_SIZE + int.from_bytes(record[4:8], "little")]
-            for record in encode_each(found.scores, found.labels, RECORDIO_PROTOBUF, first)
-        ]
-        payloads = kept.payloads(batch.offsets.tolist())
-        joined = [
-            _framed(payload + entry, first + row)
-            for row, (payload, entry) in enumerate(zip(payloads, entries, strict=True))
-        ]
-        yield b"".join(joined), batch.n_rows
-        first += batch.n_rows
-
-
-def _framed(payload: bytes, number: int) -> bytes:
-    size = len(payload)
-    if size > MAX_PAYLOAD:
-        raise RequestError(
-            f"Instance {number} has {size} bytes with its prediction; a record has up to "
-            f"{MAX_PAYLOAD}. Leave zeros out.",
-            instance=number,
-        )
-    return MAGIC_BYTES + size.to_bytes(4, "little") + payload + bytes(padded(size) - size)
-
-
-class _Kept:
-    """A stream whose bytes are kept until their records have been taken out."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._bytes = bytearray()
-        self._start = 0  # place of the first kept byte in the stream
-
-    def read(self, size: int) -> bytes:
-        taken: bytes = self._stream.read(size)
-        self._bytes += taken
-        return taken
-
-    def payloads(self, offsets: list[int]) -> list[bytes]:
-        """Return the payloads of the records at these places, which rise, and forget them."""
-        data = np.frombuffer(bytes(self._bytes), np.uint8)
-        frames = Frames(data, True, MAX_PAYLOAD)
-        found, end = [], 0
-        for offset in offsets:
-            parts, end = frames.extent(offset - self._start)
-            found.append(frames.payload(parts))
-        del self._bytes[:end]
-        self._start += end
-        return found

@@ -1,4 +1,4 @@
-"""Convert between file formats in one process and bounded memory, without Spark."""
+"""Convert between file formats in one process, without Spark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -16,11 +15,11 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.files import (
     GZIP_SUFFIXES,
     DataFile,
+    atomic_write,
     is_stream,
     list_files,
     local_path,
     open_input,
-    replacing,
     unzipped,
 )
 from spark_fm.formats.npz import NpzSink, read_npz
@@ -38,39 +37,23 @@ _SUFFIXES = {
     ".rec": RECORDIO, ".protobuf": RECORDIO,
 }  # fmt: skip
 
-# Called with what is being done, and bytes done and in all (0: not known).
-Listener = Callable[[str, int, int], None]
+# Called with what is being done, and the bytes done and in all (0: not known).
+ProgressCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What is converted into what.
+    """The arguments of a conversion."""
 
-    Parameters
-    ----------
-    inputs : tuple of str
-        Files, folders, globs, named pipes; ``-`` is standard input.
-    output : str
-        A local file; compressed when a file of text or records is called ``.gz``.
-    input_format, output_format : str, optional
-        One of FORMATS; by default what the names end in.
-    num_features : int, optional
-        Width of the rows; by default what the files say, or else the largest index in
-        them, for which files of text are read twice.
-    label_col, features_col : str
-        Columns of Parquet files.
-    missing_label : float, optional
-        Label of rows that have none.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    input_format: str | None = None
+    inputs: tuple[str, ...]  # files, folders, globs, named pipes; "-" is standard input
+    output: str  # a local file; text and records are compressed when it is called .gz
+    input_format: str | None = None  # one of FORMATS; None: that of each name's suffix
     output_format: str | None = None
+    # None: as in the files, or else the largest index, for which text is read twice.
     num_features: int | None = None
-    label_col: str = "label"
+    label_col: str = "label"  # of Parquet files
     features_col: str = "features"
-    missing_label: float | None = None
+    missing_label: float | None = None  # of rows without a label
 
 
 @dataclass(slots=True)
@@ -83,12 +66,14 @@ class Converted:
 
 
 def format_of(path: str) -> str | None:
-    """Return the format that a name ends in, None when it does not tell."""
+    """Return the format of a name's suffix, None for another suffix."""
     stem = path.removesuffix(".gz").removesuffix(".gzip")
     return _SUFFIXES.get(os.path.splitext(stem)[1].lower())
 
 
-def convert(job: Conversion, listener: Listener = lambda what, done, total: None) -> Converted:
+def convert(
+    job: Conversion, on_progress: ProgressCallback = lambda what, done, total: None
+) -> Converted:
     """Read all inputs, one after the other, and write the output.
 
     The output appears under its name only when it is complete.
@@ -96,32 +81,32 @@ def convert(job: Conversion, listener: Listener = lambda what, done, total: None
     Raises
     ------
     InvalidParamError
-        When formats cannot be told, or the number of features is needed and cannot be
+        When a format is not known, or the number of features is needed and cannot be
         found because the input can be read once only.
     InvalidDataError, InvalidColumnError
         For content that cannot be read, or that the output cannot hold.
 
     Notes
     -----
-    Memory: some 100 MB whatever the size of the files, if no single row is larger.
+    Memory: some 100 MB whatever the size of the files, if no single row is larger; a
+    matrix in an ``.npz`` is held as a whole.
     """
     path = local_path(job.output, "output")
     kind = _chosen_format(path, job.output_format, "--output-format")
     sources = _sources(job)
     width = job.num_features
     if kind in (RECORDIO, "parquet") and width is None:
-        width = _common_width(job, sources, listener)
+        width = _common_width(job, sources, on_progress)
     done = Converted(width=width or 0)
     with ExitStack() as stack:
-        target = stack.enter_context(replacing(path))
-        out: Any = stack.enter_context(open(target, "wb"))
+        out: Any = stack.enter_context(atomic_write(path))
         if path.endswith(GZIP_SUFFIXES):
             if kind in ("parquet", "npz"):
                 raise InvalidParamError(f"{path}: {kind} files compress by themselves. Drop .gz.")
             out = stack.enter_context(gzip.GzipFile("", "wb", fileobj=out, mtime=0))
         sink = _sink(kind, out, job)
         stack.callback(sink.discard)
-        for rows in _all_rows(job, sources, lambda at, n: listener("converting", at, n)):
+        for rows in _all_rows(job, sources, lambda at, n: on_progress("converting", at, n)):
             rows = _completed(rows, width, job, done.n_rows)
             sink.write(rows)
             done.n_rows += rows.n_rows
@@ -175,7 +160,7 @@ def _chosen_format(path: str, choice: str | None, flag: str) -> str:
     return kind
 
 
-def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -> int:
+def _common_width(job: Conversion, sources: list[_Source], on_progress: ProgressCallback) -> int:
     """Return the number of features of all rows; reads text twice, other files a little."""
     first = sources[0]
     if not first.is_stream and first.file_format not in TEXT_FORMATS:
@@ -190,7 +175,7 @@ def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -
             "--num-features."
         )
     width = 0
-    for rows in _all_rows(job, sources, lambda at, n: listener("counting features", at, n)):
+    for rows in _all_rows(job, sources, lambda at, n: on_progress("counting features", at, n)):
         width = max(width, rows.n_features)
     if not width:
         raise InvalidParamError("No row has a feature. Say their number with --num-features.")
@@ -198,29 +183,29 @@ def _common_width(job: Conversion, sources: list[_Source], listener: Listener) -
 
 
 def _all_rows(
-    job: Conversion, sources: list[_Source], tell: Callable[[int, int], None]
+    job: Conversion, sources: list[_Source], on_bytes: Callable[[int, int], None]
 ) -> Iterator[Rows]:
+    """Yield the rows of all files; ``on_bytes`` is called with the bytes read and in all."""
     total = 0 if any(s.is_stream for s in sources) else sum(s.size for s in sources)
     before = 0
     for source in sources:
-        yield from _rows_of(job, source, partial(_tell_whole, tell, total, before))
+
+        def report(n: int, start: int = before) -> None:
+            on_bytes(start + n, total)
+
+        yield from _rows_of(job, source, report)
         before += source.size
 
 
-def _tell_whole(tell: Callable[[int, int], None], total: int, before: int, at: int) -> None:
-    """Tell how far all inputs are read, of which those before this one have so many bytes."""
-    tell(before + at, total)
-
-
 def _rows_of(
-    job: Conversion, source: _Source, tell: Callable[[int], None]
+    job: Conversion, source: _Source, on_bytes: Callable[[int], None]
 ) -> Generator[Rows, None, None]:
-    """Yield the rows of one file; ``tell`` gets the bytes that were read."""
+    """Yield the rows of one file; ``on_bytes`` is called with the bytes read."""
     with open_input(source.path) if source.file is None else source.file.open() as stream:
         if source.file_format in ("parquet", "npz"):
 
-            def advance(share: float) -> None:
-                tell(int(share * source.size))
+            def advance(fraction: float) -> None:
+                on_bytes(int(fraction * source.size))
 
             if source.file_format == "npz":
                 yield from read_npz(stream, source=source.path, advance=advance)
@@ -230,7 +215,7 @@ def _rows_of(
                     source=source.path, advance=advance,
                 )  # fmt: skip
             return
-        counted = unzipped(cast(BinaryIO, _Counted(stream, tell)))
+        counted = unzipped(cast(BinaryIO, _Counted(stream, on_bytes)))
         if source.file_format == RECORDIO:
             yield from RecordReader(counted, source=source.path)
         else:
@@ -241,15 +226,15 @@ def _rows_of(
 
 
 class _Counted:
-    """A stream that tells how many bytes were read."""
+    """A stream that reports how many bytes were read."""
 
-    def __init__(self, stream: Any, tell: Callable[[int], None]) -> None:
-        self._stream, self._tell, self._n = stream, tell, 0
+    def __init__(self, stream: Any, on_bytes: Callable[[int], None]) -> None:
+        self._stream, self._on_bytes, self._n = stream, on_bytes, 0
 
     def read(self, size: int) -> bytes:
         taken = self._stream.read(size)
         self._n += len(taken)
-        self._tell(self._n)
+        self._on_bytes(self._n)
         return bytes(taken)
 
 

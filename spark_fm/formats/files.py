@@ -1,4 +1,4 @@
-"""Files and folders on any store: found, opened, decompressed, and replaced only when complete."""
+"""Files and folders on any store: list, open, decompress, and write whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,40 +17,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 
+STDIN = "-"
+GZIP_BYTES = b"\x1f\x8b"
+GZIP_SUFFIXES = (".gz", ".gzip")
+# What reading damaged or cut gzip data raises.
+GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 _MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file that holds data.
+    """A file that holds data."""
 
-    Parameters
-    ----------
-    path : str
-        Name for people: the local path, or scheme and path.
-    size : int
-        Bytes.
-    root : str
-        What the caller named, from which the store is known again.
-    inner : str
-        Path in the store.
-    """
-
-    path: str
-    size: int
-    root: str
-    inner: str
+    path: str  # as messages show it: the local path, or scheme and path
+    size: int  # bytes
+    root: str  # the path that the caller gave, which names the store
+    inner: str  # path in the store
 
     @property
     def is_compressed(self) -> bool:
-        """Tell by the name: such a file cannot be read from the middle."""
+        """Whether its name is that of a gzip file, which cannot be read from the middle."""
         return self.path.endswith(GZIP_SUFFIXES)
 
     def open(self) -> BinaryIO:
@@ -60,13 +54,7 @@ class DataFile:
 
 
 def store_of(path: str) -> tuple[Any, str]:
-    """Return the file system of a path or URI, and the path in it.
-
-    Raises
-    ------
-    InvalidDataError
-        When neither pyarrow nor fsspec knows the scheme.
-    """
+    """Return the file system of a path or URI, and the path in it."""
     if path.startswith("file:"):
         return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path)
     if not _SCHEME.match(path):
@@ -79,7 +67,7 @@ def store_of(path: str) -> tuple[Any, str]:
 
             filesystem, inner = fsspec.core.url_to_fs(path)
             store = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
-        except Exception as err:  # noqa: BLE001 - likewise
+        except Exception as err:  # noqa: BLE001 - as does fsspec
             raise InvalidDataError(
                 f"No reader for {path!r}: {unknown}; {err}. Install the fsspec package of its "
                 "store, or use a local, s3://, gs://, abfs:// or hdfs:// path."
@@ -88,43 +76,23 @@ def store_of(path: str) -> tuple[Any, str]:
 
 
 def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFile]:
-    """Return the data files behind paths, sorted within each path.
+    """Return the data files of paths, sorted within each path; raise InvalidDataError for none.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Files, folders, globs (where no file has that very name), or manifests
-        (``*.manifest``: a JSON list of ``{"prefix": ...}`` and names).
-    recursive : bool
-        Look into folders of folders.
-
-    Notes
-    -----
-    As in Spark, names that start with ``_`` or ``.`` and empty files are passed over,
-    but not a file that is named itself.
-
-    Raises
-    ------
-    InvalidDataError
-        For a path with nothing behind it.
+    Paths are files, folders, globs (unless a file has that very name), or manifests
+    (``*.manifest``: a JSON list of ``{"prefix": ...}`` and names). As in Spark, empty files
+    and names that start with ``_`` or ``.`` are skipped, but not a file that is named itself.
     """
-    found: list[DataFile] = []
+    files: list[DataFile] = []
     for path in paths:
         if path.endswith((".manifest", ".manifest.txt")):
-            found += list_files(_manifest(path))
+            files += list_files(_manifest(path))
         else:
-            found += _behind(path, recursive)
-    return found
+            files += _files_at(path, recursive)
+    return files
 
 
 def files_in(folder: str) -> list[DataFile]:
-    """Return the data files directly in a folder, sorted; its path is literal, never a glob.
-
-    Raises
-    ------
-    InvalidDataError
-        When there is no such folder.
-    """
+    """Return the data files directly in a folder, sorted; its path is literal, never a glob."""
     store, inner = store_of(folder)
     info = store.get_file_info(inner.rstrip("/") or "/")
     if info.type != pafs.FileType.Directory:
@@ -139,7 +107,7 @@ def folder_of_glob(inner: str) -> str | None:
 
 
 def reaches(glob: str, inner: str) -> bool:
-    """Tell whether a file matches a glob, or lies in a folder that does, and is not hidden."""
+    """Return whether a glob reads a file: matches it, or its folder, and it is not hidden."""
     base, depth = folder_of_glob(glob) or glob, glob.count("/")
     names = inner.split("/")
     return (
@@ -149,11 +117,11 @@ def reaches(glob: str, inner: str) -> bool:
     )
 
 
-def _behind(path: str, recursive: bool) -> list[DataFile]:
+def _files_at(path: str, recursive: bool) -> list[DataFile]:
     store, inner = store_of(path)
     info = store.get_file_info(inner.rstrip("/") or "/")
     base = folder_of_glob(inner)
-    # Where there is such a file, the characters are its name's own.
+    # If such a file exists, the characters belong to its name.
     if base is not None and info.type == pafs.FileType.NotFound:
         depth = inner.count("/")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
@@ -187,7 +155,7 @@ def _data_files(infos: list[Any], path: str, inner: str) -> list[DataFile]:
 
 
 def _shown_prefix(path: str, inner: str) -> str:
-    """Return what stands before paths of a store in messages."""
+    """Return what messages show before the paths of a store."""
     if path.startswith("file:") or not _SCHEME.match(path) or _SCHEME.match(inner):
         return ""
     return path.split(":", 1)[0] + "://"
@@ -237,13 +205,7 @@ def open_file(path: str) -> BinaryIO:
 
 
 def open_plain_file(path: str) -> BinaryIO:
-    """Open what must be a file of its own: no folder, pipe or device, which might block.
-
-    Raises
-    ------
-    InvalidDataError
-        When it is none, or cannot be opened.
-    """
+    """Open a regular file; raise InvalidDataError for folders, pipes and devices, which block."""
     try:
         if _SCHEME.match(path):
             return open_file(path)
@@ -256,15 +218,8 @@ def open_plain_file(path: str) -> BinaryIO:
         raise InvalidDataError(f"{path} cannot be opened: {err}.") from err
 
 
-STDIN = "-"
-GZIP_BYTES = b"\x1f\x8b"
-GZIP_SUFFIXES = (".gz", ".gzip")
-# What reading damaged or cut gzip data raises.
-GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
-
-
 def is_stream(path: str) -> bool:
-    """Tell whether a path is standard input or a named pipe, which can be read once."""
+    """Return whether a path is standard input or a named pipe, which can be read only once."""
     if path == STDIN:
         return True
     try:
@@ -293,7 +248,7 @@ def unzipped(stream: IO[bytes]) -> BinaryIO:
 
 
 class _Gunzip:
-    """Decompress a stream; all that comes before damage is given out before the error."""
+    """Decompress a stream; all data before damage is returned before the error."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._file = gzip.GzipFile(fileobj=stream)
@@ -332,7 +287,7 @@ class _Readable(io.RawIOBase):
 
 
 def local_path(path: object, name: str) -> str:
-    """Return a path as text, or raise if it is none or lies on another machine."""
+    """Return a path as text, or raise if it is not a local path."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "://" in text:
         raise InvalidParamError(
@@ -343,23 +298,41 @@ def local_path(path: object, name: str) -> str:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Give a path to write to, and move it to its place only when all went well."""
-    path = os.path.realpath(path)  # a link stays one, and its target gets the data
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "There is no such folder; make it first", folder)
-    if os.path.exists(path) and not os.path.isfile(path):
-        yield path  # a pipe or a device cannot be replaced
-        return
-    # In the same folder, as files move in one step within a file system only.
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    ``path`` is local, or a path in ``store``, whose missing folders are made.
+    """
+    create: Any
+    if store is None:
+        create, move, delete = partial(open, mode="wb"), os.replace, os.unlink
+        path = os.path.realpath(path)  # a link stays one, and its target gets the data
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "This is a folder; name a file in it", path)
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(
+                errno.ENOENT, "There is no such folder; make it first", os.path.dirname(path)
+            )
+        if os.path.exists(path) and not os.path.isfile(path):
+            with create(path) as file:
+                yield file  # a pipe or a device cannot be replaced
+            return
+    else:
+        store.create_dir(posixpath.dirname(path), recursive=True)
+        create, move, delete = store.open_output_stream, store.move, store.delete_file
+    folder, name = posixpath.split(path)
+    # In the same folder, since files move in one step within a file system only.
+    temporary = posixpath.join(folder, temporary_prefix(name) + f"{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with create(temporary) as file:
+            yield file
+        move(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            delete(temporary)
         raise
+
+
+def temporary_prefix(name: str) -> str:
+    """Return what names of temporary files begin with that `atomic_write` makes for a file."""
+    return f".{name[:60]}."  # no name grows beyond the 255 bytes that file systems allow

@@ -46,25 +46,12 @@ _VECTOR_UDT = {
 
 def read_parquet(
     file: Any, *, label_col: str, features_col: str, source: str,
-    advance: Callable[[float], None] = lambda share: None,
+    advance: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[Rows]:  # fmt: skip
     """Yield the rows of a Parquet file, in bounded memory.
 
-    Parameters
-    ----------
-    file : file object that can seek
-    label_col : str
-        A column of numbers; rows have no labels when it is missing.
-    features_col : str
-        Vectors as Spark writes them, or lists of float or double.
-    source : str
-        Name for messages.
-    advance : callable
-        Called with the share of the file that was read, from 0 to 1.
-
-    Raises
-    ------
-    InvalidColumnError, InvalidDataError
+    ``features_col`` holds Spark's vectors, or lists of float or double; without a column
+    ``label_col`` rows have no labels. ``advance`` is called with the fraction read so far.
     """
     try:
         parquet = pq.ParquetFile(file)
@@ -131,13 +118,7 @@ def _rows(
 
 
 class ParquetSink:
-    """Write rows as a Parquet file that Spark reads with a vector column.
-
-    Parameters
-    ----------
-    file : binary file
-    label_col, features_col : str
-    """
+    """Write rows as a Parquet file that Spark reads with a vector column."""
 
     def __init__(self, file: BinaryIO, *, label_col: str, features_col: str) -> None:
         fields = [_field(label_col, "double"), _field(features_col, _VECTOR_UDT)]

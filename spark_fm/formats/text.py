@@ -25,19 +25,8 @@ def read_text(
 ) -> Iterator[Rows]:
     """Yield the rows of a stream of lines, in bounded memory.
 
-    Parameters
-    ----------
-    stream : binary file
-        Only ``read`` is called.
-    parser : LineParser
-    source : str
-        Name for messages.
-    chunk_bytes : int
-
-    Raises
-    ------
-    InvalidDataError
-        Naming file, line number and reason, at the first line that cannot be read.
+    Raises InvalidDataError with ``source``, line number and reason for a line that cannot be
+    read.
     """
     n_lines, rest = 0, b""
     while True:
@@ -81,26 +70,10 @@ def _parsed(lines: list[str], parser: LineParser, source: str, first_line: int) 
 
 
 def text_lines(rows: Rows, text_format: TextFormat, *, first_row: int = 0) -> bytes:
-    """Return rows as lines.
+    """Return rows as lines; ``first_row`` is the number of the first row in errors.
 
-    Parameters
-    ----------
-    rows : Rows
-    text_format : {"libsvm", "libfm"}
-    first_row : int
-        What errors call the first row.
-
-    Returns
-    -------
-    bytes
-        Numbers are the shortest decimals that give the same number again: the same
-        float32 where all numbers of the batch are such, else the same float64. Zeros of
-        dense rows are left out.
-
-    Raises
-    ------
-    InvalidDataError
-        For a row without a label, which a line cannot say.
+    Numbers are the shortest decimals that read back the same: as float32 if all numbers of
+    the batch are float32, else as float64. Zeros of dense rows are left out.
     """
     unlabelled = np.isnan(rows.labels)
     if unlabelled.any():
@@ -145,30 +118,15 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ParsedLines:
-    """The rows of a batch of lines, blank ones left out.
+    """The rows of a batch of lines without the blank ones."""
 
-    Parameters
-    ----------
-    labels : ndarray of shape (n_rows,), float64
-        NaN where ``has_label`` is false.
-    has_label : ndarray of shape (n_rows,), bool
-    indptr : ndarray of shape (n_rows + 1,), int64
-    indices : ndarray of shape (nnz,), int32
-        From 0, in the order of the line.
-    values : ndarray of shape (nnz,), float64
-    positions : ndarray of shape (n_rows,), int64
-        Which line of the batch each row is.
-    errors : dict of int to str
-        What is wrong with a row, by row number. Such a row has no entries.
-    """
-
-    labels: NDArray[np.float64]
+    labels: NDArray[np.float64]  # (n_rows,): NaN without a label
     has_label: NDArray[np.bool_]
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: NDArray[np.float64]
-    positions: NDArray[np.int64]
-    errors: dict[int, str]
+    indptr: NDArray[np.int64]  # (n_rows + 1,)
+    indices: NDArray[np.int32]  # (nnz,), from 0, in the order of the line
+    values: NDArray[np.float64]  # (nnz,)
+    positions: NDArray[np.int64]  # the line of the batch of each row
+    errors: dict[int, str]  # why a row is invalid, by row; it has no entries
 
     @property
     def n_rows(self) -> int:
@@ -176,7 +134,7 @@ class ParsedLines:
         return len(self.labels)
 
     def sizes(self, num_features: int) -> NDArray[np.int64]:
-        """Return the length of each vector; as long as it needs to be when 0 is given."""
+        """Return the length of each vector, for 0 up to its last index."""
         sizes = np.full(self.n_rows, num_features, np.int64)
         if not num_features and len(self.indices):
             filled = np.flatnonzero(np.diff(self.indptr))
@@ -186,23 +144,14 @@ class ParsedLines:
 
 @dataclass(frozen=True, slots=True)
 class LineParser:
-    """How lines are read.
-
-    Parameters
-    ----------
-    text_format : {"libsvm", "libfm"}
-    num_features : int
-        Indices must be below; 0 means any, and each vector is as long as it needs to be.
-    needs_label : bool
-        Whether a line without a label is an error.
-    """
+    """How lines are read."""
 
     text_format: TextFormat
-    num_features: int = 0
-    needs_label: bool = True
+    num_features: int = 0  # indices are below; 0: any, and vectors end with their last index
+    needs_label: bool = True  # a line without a label is an error
 
     def parse(self, lines: pa.Array) -> ParsedLines:
-        """Parse a batch: all at once, or line by line when something in it is odd."""
+        """Parse a batch: all at once, or line by line if it has anything unusual."""
         found = self._parse_fast(lines)
         return self._parse_each(lines) if found is None else found
 
@@ -250,7 +199,7 @@ class LineParser:
         return self.num_features - 1 if self.num_features else MAX_FEATURE_ID
 
     def _parse_each(self, lines: pa.Array) -> ParsedLines:
-        """Parse line by line, saying what is wrong with each that cannot be read."""
+        """Parse line by line, with the reason for each that cannot be read."""
         labels: list[float | None] = []
         lengths, positions = [0], []
         indices: list[int] = []
@@ -282,7 +231,7 @@ class LineParser:
         )
 
     def parse_tokens(self, tokens: list[str]) -> tuple[float | None, list[tuple[int, float]]]:
-        """Return label and entries of one line's tokens; raise ValueError saying what is off."""
+        """Return label and entries of one line's tokens, or raise ValueError with the reason."""
         label: float | None = None
         if ":" in tokens[0]:
             if self.needs_label:

@@ -15,29 +15,15 @@ from spark_fm.errors import InvalidDataError
 
 @dataclass(frozen=True, slots=True)
 class VectorColumn:
-    """Vectors of one record batch, before any check of their content.
+    """Vectors of one record batch, before any check of their content."""
 
-    Parameters
-    ----------
-    indptr : ndarray of shape (n_rows + 1,), int64
-    indices : ndarray of shape (nnz,), int32
-    values : ndarray of shape (nnz,), float64
-    sizes : ndarray of shape (n_rows,), int64
-        Declared length of each vector; 0 for a null one.
-    is_null : ndarray of shape (n_rows,), bool
-    is_dense : ndarray of shape (n_rows,), bool
-        Rows that came as dense vectors.
-    is_broken : ndarray of shape (n_rows,), bool
-        Sparse vectors with unequally many indices and values, given no entries here.
-    """
-
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: NDArray[np.float64]
-    sizes: NDArray[np.int64]
+    indptr: NDArray[np.int64]  # (n_rows + 1,)
+    indices: NDArray[np.int32]  # (nnz,)
+    values: NDArray[np.float64]  # (nnz,)
+    sizes: NDArray[np.int64]  # (n_rows,): declared lengths; 0 for a null vector
     is_null: NDArray[np.bool_]
     is_dense: NDArray[np.bool_]
-    is_broken: NDArray[np.bool_]
+    is_broken: NDArray[np.bool_]  # unequally many indices and values, and no entries here
 
 
 VECTOR_TYPE = pa.struct(
@@ -216,7 +202,7 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> None:
 
 
 def as_float32(array: NDArray[Any]) -> tuple[NDArray[np.float32], int | None]:
-    """Return numbers as float32, and the place of the first that is not finite in it."""
+    """Return numbers as float32, and the index of the first that is not finite in it."""
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32, copy=False)
     finite = np.isfinite(numbers)

@@ -157,14 +157,15 @@ class InteropMethods(HyperparameterMethods):
 
     @classmethod
     def _of_saved(cls, saved: SavedModel) -> Self:
-        model = cls(saved.weights, origin=saved.facts["origin"])  # type: ignore[call-arg]  # of the model
+        origin = saved.metadata["origin"]
+        model = cls(saved.weights, origin=origin)  # type: ignore[call-arg]  # of the model
         model._set(**{name: saved.params[name] for name in IMPORTED_PARAMS})
         return model
 
     def _saved(self) -> SavedModel:
         params = {p.name: self.getOrDefault(p) for p in self.params if self.isDefined(p)}
-        facts = {"summary": None, "origin": self._origin}
-        return SavedModel(self.weights, self._loss, params, facts, None)
+        metadata = {"summary": None, "origin": self._origin}
+        return SavedModel(self.weights, self._loss, params, metadata, None)
 
 
 # Params with the same meaning in MLlib and here, by MLlib's name.

@@ -7,7 +7,7 @@ from typing import Literal
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.formats.requests import JSONLINES, plain_type
+from spark_fm.formats.content_types import JSONLINES, content_type_of
 from spark_fm.learner.csr import MAX_FEATURE_ID
 from spark_fm.learner.spec import require
 from spark_fm.scoring.requests import VectorsTask, responses_of, vectors_of
@@ -104,7 +104,8 @@ def _vectors(
     require(
         handle_invalid in ("error", "keep"), "handle_invalid", handle_invalid, '"error" or "keep"'
     )
-    task = VectorsTask(plain_type(content_type), int(feature_dim), one_each, handle_invalid)
+    kind = content_type_of(content_type).name
+    task = VectorsTask(kind, int(feature_dim), one_each, handle_invalid)
     _use_driver_interpreter()
     return vectors_of(task, _column(column))
 
@@ -138,7 +139,7 @@ def response_body(
     InvalidParamError
         For another type.
     """
-    kind = plain_type(accept, "accept")
+    kind = content_type_of(accept, "accept").name
     _use_driver_interpreter()
     label = None if predicted_label is None else _column(predicted_label)
     return responses_of(kind, _column(score), label)

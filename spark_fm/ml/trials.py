@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from spark_fm.errors import CheckpointError
+from spark_fm.formats.files import atomic_write
 
 COMPLETE, PRUNED, DIVERGED, TOO_LARGE = "complete", "pruned", "diverged", "too large"
 FILE_NAME = "trials.jsonl"
@@ -162,10 +163,9 @@ class TrialsFile:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file that appears under its name once it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    """Write a file that appears under its name when it is whole."""
+    with atomic_write(str(path)) as file:
+        file.write(content.encode())
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

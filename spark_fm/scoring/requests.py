@@ -21,8 +21,8 @@ from pyspark.sql.types import ArrayType, BinaryType, DataType, StringType
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.formats.requests import RECORDIO_PROTOBUF, Cells, decode_cells
-from spark_fm.formats.responses import encode_each
+from spark_fm.formats.content_types import REGISTRY
+from spark_fm.formats.requests import Cells, decode_cells
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
@@ -139,7 +139,7 @@ def vectors_of(task: VectorsTask, column: Column) -> Column:
 def responses_of(accept: str, score: Column, label: Column | None) -> Column:
     """Return the column of responses, one for each row with a score, else null."""
     parts = [part.cast("double") for part in (score, label) if part is not None]
-    returns = BinaryType() if accept == RECORDIO_PROTOBUF else StringType()
+    returns = StringType() if REGISTRY[accept].is_text else BinaryType()
     if not hasattr(F, "arrow_udf"):
         make: Any = pandas_udf  # its overloads know no such functions
         return cast(Column, make(_pandas_encoder(accept, len(parts)), returns)(*parts))
@@ -151,7 +151,7 @@ def responses_of(accept: str, score: Column, label: Column | None) -> Column:
             numbers = [np.asarray(part.fill_null(0)) for part in arrays]
             rows = encoded(accept, numbers, is_null)
             yield pa.array(rows, pa.binary()).cast(
-                pa.binary() if accept == RECORDIO_PROTOBUF else pa.string()
+                pa.string() if REGISTRY[accept].is_text else pa.binary()
             )
 
     kind = pa.Array if len(parts) == 1 else GenericAlias(tuple, (pa.Array,) * len(parts))
@@ -171,7 +171,7 @@ def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
                       (each if isinstance(each, tuple) else (each,))]  # fmt: skip
             is_null = np.logical_or.reduce([np.isnan(part) for part in arrays])
             rows: list[Any] = encoded(accept, arrays, is_null)
-            if accept != RECORDIO_PROTOBUF:
+            if REGISTRY[accept].is_text:
                 rows = [None if row is None else row.decode() for row in rows]
             yield pd.Series(rows, dtype=object)
 
@@ -186,5 +186,5 @@ def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
 def encoded(accept: str, parts: list[Any], is_null: Any) -> list[bytes | None]:
     """Return the responses of rows, None for null ones."""
     kept = [part[~is_null].astype(np.float32) for part in parts]
-    texts = iter(encode_each(kept[0], kept[1] if len(kept) > 1 else None, accept))
-    return [None if null else next(texts) for null in is_null.tolist()]
+    bodies = iter(REGISTRY[accept].responses(kept[0], kept[1] if len(kept) > 1 else None))
+    return [None if null else next(bodies) for null in is_null.tolist()]

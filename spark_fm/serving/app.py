@@ -21,7 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spark_fm.errors import RequestError
-from spark_fm.formats.requests import JSONLINES, RECORDIO_PROTOBUF, decode_request
+from spark_fm.formats.content_types import REGISTRY
+from spark_fm.formats.requests import decode_request
 from spark_fm.formats.responses import encode_response
 from spark_fm.serving.batching import (
     RETRY_AFTER_SECONDS,
@@ -216,8 +217,8 @@ def negotiate(headers: Headers, settings: ServeSettings) -> tuple[str, str]:
         )
     content_type = request_format(headers.get("content-type"))
     default = content_type
-    if content_type == RECORDIO_PROTOBUF and settings.is_batch:
-        default = JSONLINES  # as SageMaker's batch transform of recordIO answers
+    if settings.is_batch:
+        default = REGISTRY[content_type].batch_accept or content_type
     accepts = headers.getlist("accept")
     return content_type, response_format(", ".join(accepts) if accepts else None, default)
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError
-from spark_fm.formats.requests import RECORDIO_PROTOBUF, encode_request, plain_type
+from spark_fm.formats.content_types import RECORDIO_PROTOBUF, content_type_of
+from spark_fm.formats.requests import encode_request
 from spark_fm.formats.responses import Predictions, decode_response
 from spark_fm.formats.vectors import rows_of
 
@@ -84,8 +85,8 @@ class Predictor:
             if not low < value < math.inf:
                 raise InvalidParamError(f"{name}={value!r}; expected a number above {low}.")
         self.url = _full_url(url)
-        self.content_type = plain_type(content_type)
-        self.accept = plain_type(accept or content_type, "accept")
+        self.content_type = content_type_of(content_type).name
+        self.accept = content_type_of(accept or content_type, "accept").name
         self.max_payload_bytes = max_payload_bytes
         self._headers = (headers or {}) | {
             "Content-Type": self.content_type, "Accept": self.accept,

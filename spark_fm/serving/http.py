@@ -9,7 +9,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from spark_fm.formats.requests import CONTENT_TYPES, RECORDIO_PROTOBUF
+from spark_fm.formats.content_types import CONTENT_TYPES, REGISTRY
 
 MAX_HEAD_BYTES = 2**16
 
@@ -157,7 +157,7 @@ def request_format(content_type: str | None) -> str:
         raise UnsupportedTypeError(f"Content-Type {shown(content_type)} is not served. {allowed}")
     media, parameters = parsed
     charset = parameters.get("charset", "utf-8").lower()
-    if media != RECORDIO_PROTOBUF and charset not in ("utf-8", "utf8", "us-ascii"):
+    if REGISTRY[media].is_text and charset not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedTypeError(f"Charset {shown(charset)} is not read. Encode JSON as UTF-8.")
     return media
 

@@ -80,7 +80,7 @@ def publish(path: str, shared: Path, name: str) -> str:
         "feature_dim": weights.feature_dim,
         "loss": saved.loss,
         "threshold": float(saved.params["threshold"]),
-        "version": str(saved.facts["version"]),
+        "version": str(saved.metadata["version"]),
     }
     content = json.dumps([metadata, _digest_of(saved)], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -167,6 +167,6 @@ def _read(path: str) -> SavedModel:
 def _digest_of(saved: SavedModel) -> str:
     from spark_fm.formats.models.native import model_arrays, model_metadata
 
-    if "sha256" in saved.facts:
-        return str(saved.facts["sha256"])
+    if "sha256" in saved.metadata:
+        return str(saved.metadata["sha256"])
     return str(model_metadata(saved.weights, model_arrays(saved.weights, None), None)["sha256"])

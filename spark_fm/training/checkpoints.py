@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 
 from spark_fm._version import __version__
 from spark_fm.errors import CheckpointError
-from spark_fm.formats.files import store_of
+from spark_fm.formats.files import atomic_write, store_of, temporary_prefix
 from spark_fm.learner.training import TrainingState
 from spark_fm.spark.collect import CHUNK_SCHEMA, from_chunks, to_chunks
 from spark_fm.training.config import TrainConfig
@@ -27,7 +27,6 @@ from spark_fm.training.config import TrainConfig
 log = logging.getLogger(__name__)
 
 SUFFIX = ".spark-fm-checkpoint"
-PARTIAL = ".partial"
 # Names of a configuration's fields that are not their Param's name in snake case.
 _PARAMS = {
     "k": "numFactors",
@@ -87,7 +86,7 @@ class Checkpoint:
 
     def check_writable(self) -> None:
         """Make the folder if need be; raise CheckpointError unless it can be written to."""
-        trial = self._partial()
+        trial = f"{self._inner_folder}/{temporary_prefix(self._name)}{uuid4().hex}"
         try:
             self._store.create_dir(self._inner_folder, recursive=True)
             self._store.open_output_stream(trial).close()
@@ -100,36 +99,22 @@ class Checkpoint:
 
     def write(self, training_state: TrainingState) -> None:
         """Replace the checkpoint."""
-        self._store.create_dir(self._inner_folder, recursive=True)
-        partial = self._partial()
-        metadata = {
-            **training_state.facts,
-            "about": self._about(training_state.facts["fingerprint"]),
-        }
-        try:
-            with self._store.open_output_stream(partial) as sink, pa.ipc.new_stream(
-                sink, CHUNK_SCHEMA
-            ) as writer:  # fmt: skip
-                for batch in to_chunks(0, metadata, training_state.arrays):
-                    writer.write_batch(batch)
-            self._store.move(partial, self._inner)
-        except BaseException:
-            if self._store.get_file_info(partial).type != pafs.FileType.NotFound:
-                self._store.delete_file(partial)
-            raise
+        about = self._about(training_state.facts["fingerprint"])
+        metadata = {**training_state.facts, "about": about}
+        with (
+            atomic_write(self._inner, store=self._store) as sink,
+            pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer,
+        ):
+            for batch in to_chunks(0, metadata, training_state.arrays):
+                writer.write_batch(batch)
 
     def remove(self) -> None:
         """Delete the checkpoint, if any, and what killed writers of it have left."""
         there = pafs.FileSelector(self._inner_folder, allow_not_found=True)
         for file in self._store.get_file_info(there):
             name = file.base_name
-            left = name.startswith(f".{self._name}.") and name.endswith(PARTIAL)
-            if left or name == self._name:
+            if name == self._name or name.startswith(temporary_prefix(self._name)):
                 self._store.delete_file(file.path)
-
-    def _partial(self) -> str:
-        """Return a new path for a file until it is complete, known as this checkpoint's."""
-        return f"{self._inner_folder}/.{self._name}.{uuid4().hex}{PARTIAL}"
 
     def _about(self, fingerprint: str) -> dict[str, Any]:
         return {"version": __version__, "data": fingerprint, "request": self._request}

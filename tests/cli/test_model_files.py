@@ -115,7 +115,7 @@ def test_metrics_of_the_best_epoch_are_shown(
 ) -> None:
     model = imported_model(planted_weights(5, 2, seed=1), "regressor", threshold=0.5, origin={})
     rows = [{"epoch": 0, "validation_rmse": 2.0}, {"epoch": 1, "validation_rmse": float("nan")}]
-    model.facts["summary"] = {"rows": rows, "facts": {"bestEpoch": 0, "numRows": 1234}}
+    model.metadata["summary"] = {"rows": rows, "facts": {"bestEpoch": 0, "numRows": 1234}}
     save_model(str(tmp_path / "m"), model)
 
     found = inspected(tmp_path / "m", capsys)
@@ -172,7 +172,7 @@ def test_orders_to_a_terminal_are_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = read_sagemaker(ARTIFACT)
-    model.facts["origin"]["hyperparameters"]["\x1b[2Jname"] = "\x1b]0;title\x07"
+    model.metadata["origin"]["hyperparameters"]["\x1b[2Jname"] = "\x1b]0;title\x07"
     save_model(str(tmp_path / "m"), model)
 
     assert run("inspect", tmp_path / "m") == 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
-from spark_fm.formats import requests
+from spark_fm.formats import content_types
 from spark_fm.formats.batch_transform import (
     Scorer,
     Transform,
@@ -121,7 +121,7 @@ def test_a_bad_instance_fails_its_file_and_the_others_are_written(model, folder,
 def test_an_error_far_on_leaves_no_half_of_an_output_nor_an_old_one_harmed(
     model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 100)
     source = tmp_path / "a"
     source.write_bytes(encode_request(X, JSONLINES) * 50 + b"{}")
     job = Transform(JSONLINES, JSONLINES, str(tmp_path / "out"))
@@ -328,7 +328,7 @@ def test_joining_refuses_what_scoring_refuses(model):
 
 
 def test_scores_that_overflow_are_refused_with_their_number(regressor, monkeypatch):
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 200)
     rows = np.zeros((30, 4))
     rows[25] = 3e38
     for content_type in CONTENT_TYPES:

@@ -139,8 +139,7 @@ def test_scipy_reads_what_is_written_with_the_labels_beside(source, matrix, labe
     np.testing.assert_array_equal(np.load(path)["y"], labels)
 
 
-def test_large_rows_and_many_rows_of_npz_are_cut_into_batches(tmp_path, monkeypatch, matrix):
-    monkeypatch.setattr("spark_fm.formats.npz.BATCH_ENTRIES", 7)
+def test_many_rows_of_npz_are_cut_into_batches(tmp_path, monkeypatch, matrix):
     monkeypatch.setattr("spark_fm.formats.npz.BATCH_ROWS", 11)
     sp.save_npz(tmp_path / "a.npz", sp.csr_matrix(matrix))
 
@@ -175,6 +174,23 @@ def test_a_broken_npz_is_told_with_its_reason(tmp_path, change, reason):
         convert(Conversion((str(tmp_path / "a.npz"),), str(tmp_path / "a.pbr")))
 
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize("content", [b"text", b"\x93NUMPY\x01\x00", b"\x80\x04N."])
+def test_what_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+
+    with pytest.raises(InvalidDataError, match=r"a\.npz is no file of scipy\.sparse\.save_npz"):
+        convert(Conversion((str(tmp_path / "a.npz"),), str(tmp_path / "a.pbr")))
+
+
+def test_an_index_outside_another_sparse_format_is_refused(tmp_path):
+    X = sp.csc_matrix(np.eye(3))
+    X.indices[1] = 100_000
+    sp.save_npz(tmp_path / "a.npz", X)
+
+    with pytest.raises(InvalidDataError, match="ind"):
+        convert(Conversion((str(tmp_path / "a.npz"),), str(tmp_path / "a.pbr")))
 
 
 def test_damaged_input_of_every_kind_names_the_file(source, tmp_path):

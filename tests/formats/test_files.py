@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from contextlib import suppress
 
 import pytest
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.files import list_files, open_file, store_of
+from spark_fm.formats.files import atomic_write, list_files, open_file, store_of
 
 
 @pytest.fixture
@@ -87,3 +89,37 @@ def test_an_unknown_store_and_a_missing_path_are_named(tmp_path):
         list_files(["nope://x"])
     with pytest.raises(InvalidDataError, match=r"Path does not exist: .*nothing"):
         list_files([f"{tmp_path}/nothing"])
+
+
+@pytest.mark.parametrize("of_store", [False, True])
+def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path, of_store):
+    path = str(tmp_path / ("n" * 255))
+    store = store_of(path)[0] if of_store else None
+
+    with atomic_write(path, store=store) as file:
+        file.write(b"old")
+        assert not os.path.exists(path)
+    with suppress(KeyboardInterrupt), atomic_write(path, store=store) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+
+    assert os.listdir(tmp_path) == ["n" * 255]
+    with open(path, "rb") as file:
+        assert file.read() == b"old"
+
+
+def test_a_link_stays_a_link_and_its_target_gets_the_data(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+
+    with atomic_write(str(tmp_path / "link")) as file:
+        file.write(b"data")
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"data"
+
+
+def test_a_folder_and_a_file_in_a_missing_folder_cannot_be_written(tmp_path):
+    with pytest.raises(IsADirectoryError), atomic_write(str(tmp_path)):
+        pass
+    with pytest.raises(FileNotFoundError), atomic_write(str(tmp_path / "missing" / "file")):
+        pass

@@ -82,7 +82,7 @@ def test_a_model_comes_back_bit_for_bit(uri: str, tmp_path: Path) -> None:
     assert model.weights.features is None
     assert model.state is None
     assert model.params == {"predictorType": "binary_classifier", "threshold": 0.25}
-    assert model.facts["summary"]["facts"] == {"numRows": 3}
+    assert model.metadata["summary"]["facts"] == {"numRows": 3}
 
 
 @pytest.mark.parametrize("kind", ["binary_classifier", "regressor"])

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from spark_fm.errors import RequestError
-from spark_fm.formats import requests
+from spark_fm.formats import content_types
 from spark_fm.formats.requests import (
     CONTENT_TYPES,
     JSON,
@@ -27,7 +27,7 @@ from tests.formats.request_twins import rows_of
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)
 @pytest.mark.parametrize("max_rows", [1, 3, 100])
 def test_reading_a_stream_gives_the_rows_in_batches(content_type, max_rows, monkeypatch):
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 50)
     X = sp.csr_array(sp.random(40, 9, density=0.3, format="csr", random_state=1))
     body = encode_request(X, content_type)
     batches = list(read_requests(io.BytesIO(body), content_type, feature_dim=9, max_rows=max_rows))
@@ -39,7 +39,7 @@ def test_reading_a_stream_gives_the_rows_in_batches(content_type, max_rows, monk
 
 
 def test_a_bad_line_far_on_is_named_by_its_number(monkeypatch):
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 64)
     lines = b'{"features": [1, 2]}\n\r\n' * 100 + b'{"features": [1]}\n'
     with pytest.raises(RequestError, match="Instance 100 has 1 dense") as caught:
         list(read_requests(io.BytesIO(lines), JSONLINES, feature_dim=2))
@@ -49,7 +49,7 @@ def test_a_bad_line_far_on_is_named_by_its_number(monkeypatch):
 
 @pytest.mark.parametrize(("content_type", "size"), [(JSONLINES, 2**22), (RECORDIO_PROTOBUF, 2**28)])
 def test_a_long_stream_takes_bounded_memory(content_type, size, monkeypatch):
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 2**15)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 2**15)
     body = encode_request(np.ones((50, 100)), content_type)
 
     class Long(io.RawIOBase):
@@ -77,9 +77,9 @@ def test_streams_without_instances_have_no_batches_and_documents_are_refused():
 
 
 def test_what_is_too_long_to_read_at_once_is_refused(monkeypatch):
-    monkeypatch.setattr(requests, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(requests, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(requests, "MAX_DOCUMENT_BYTES", 1000)
+    monkeypatch.setattr(content_types, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(content_types, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(content_types, "MAX_DOCUMENT_BYTES", 1000)
     long = b'{"features": [' + b"1, " * 1000
     for content_type in (JSON, JSONLINES):
         with pytest.raises(RequestError, match="more than"):

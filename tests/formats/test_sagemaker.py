@@ -92,8 +92,8 @@ def test_what_mxnet_trained_and_saved_scores_as_in_mxnet(network: str, kind: str
     assert scores == pytest.approx(expected["scores"], abs=1e-6)  # float32 sums of 12 terms
     assert np.ptp(scores) > 0.2
     assert found.params["predictorType"] == kind
-    assert found.facts["origin"]["network"] == network
-    assert found.facts["origin"]["hyperparameters"]["epochs"] == "5"
+    assert found.metadata["origin"]["network"] == network
+    assert found.metadata["origin"]["hyperparameters"]["epochs"] == "5"
 
 
 @pytest.mark.parametrize("form", ["dense", "row_sparse"])
@@ -348,7 +348,7 @@ def test_hyperparameters_of_an_artifact_go_out_again(tmp_path: Path) -> None:
 
     write_sagemaker(path, trained)
 
-    assert open_sagemaker(path).hyperparameters == trained.facts["origin"]["hyperparameters"]
+    assert open_sagemaker(path).hyperparameters == trained.metadata["origin"]["hyperparameters"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) -> None:

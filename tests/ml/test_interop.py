@@ -77,7 +77,7 @@ def test_an_artifact_keeps_its_hyperparameters_through_save_load_and_copy(
         assert kept.origin == expected
         assert kept.hyperparameters() == expected["hyperparameters"]
         assert kept.getThreshold() == 0.4
-    assert read_model(str(tmp_path / "model")).facts["origin"] == expected
+    assert read_model(str(tmp_path / "model")).metadata["origin"] == expected
 
 
 def test_a_model_that_was_trained_here_has_no_origin(
@@ -100,7 +100,7 @@ def test_a_model_written_without_spark_is_one_that_spark_loads(
 
     assert loaded.features.tolist() == ids.tolist()
     assert (loaded.getThreshold(), loaded.getFeatureDim()) == (0.2, N_FEATURES)
-    assert loaded.origin == saved.facts["origin"]
+    assert loaded.origin == saved.metadata["origin"]
     direct = FactorizationMachineModel.from_sagemaker(path)
     expected = direct.transform(hand_made).drop("features").collect()
     assert loaded.transform(hand_made).drop("features").collect() == expected

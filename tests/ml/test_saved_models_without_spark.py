@@ -35,7 +35,7 @@ def test_a_saved_model_scores_without_spark_as_with_it(
     assert saved.weights.bias == model.bias
     assert saved.params["threshold"] == 0.3
     assert saved.params["predictorType"] == model.getPredictorType()
-    assert saved.facts["summary"]["facts"]["numRows"] == model.summary.facts["numRows"]
+    assert saved.metadata["summary"]["facts"]["numRows"] == model.summary.facts["numRows"]
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])

@@ -1,4 +1,4 @@
-"""Members of archives that nobody vouches for: read in memory, under a limit, never unpacked.
+"""Members of untrusted archives: read in memory, under a limit, never unpacked.
 
 Nothing is written to disk, so no name in an archive can lead anywhere. Names that try to,
 links, devices, two members of one name, and more bytes than the limit are refused.
@@ -36,40 +36,25 @@ _DAMAGE = (
 
 
 def read_members(
-    path: str, wanted: Callable[[str], bool], *, max_bytes: int = MAX_BYTES
+    path: str, selects: Callable[[str], bool], *, max_bytes: int = MAX_BYTES
 ) -> dict[str, bytes]:
-    """Return the wanted members of a tar, tar.gz or zip file, or of a folder, by name.
+    """Return the members of a tar, tar.gz or zip file, or of a folder, that are selected by name.
 
-    Parameters
-    ----------
-    path : str
-        Local, or a file of a store that pyarrow or fsspec knows.
-    wanted : callable
-        Tells by a member's name whether to read it.
-    max_bytes : int
-        Most bytes that may be uncompressed.
-
-    Raises
-    ------
-    ModelFormatError
-        For what is no such archive, is damaged, or holds something that is refused.
-
-    Notes
-    -----
-    O(uncompressed size) in time; in memory the wanted members, at most ``max_bytes``.
+    Raises ModelFormatError for any other file, a damaged archive, and refused members. Memory:
+    the selected members, at most ``max_bytes``.
     """
     if os.path.isdir(path):
-        return _of_folder(path, wanted, max_bytes)
+        return _of_folder(path, selects, max_bytes)
     with open_plain_file(path) as stream:
         head = stream.read(TAR_MAGIC_AT + len(TAR_MAGIC))
         stream.seek(0)
         if head.startswith(GZIP_BYTES):
             unzipped = cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-            return _of_tar(unzipped, wanted, path, max_bytes)
+            return _of_tar(unzipped, selects, path, max_bytes)
         if head[TAR_MAGIC_AT:] == TAR_MAGIC:
-            return _of_tar(stream, wanted, path, max_bytes)
+            return _of_tar(stream, selects, path, max_bytes)
         if head.startswith(ZIP_BYTES):
-            return read_zip(stream, wanted, path, max_bytes=max_bytes)
+            return read_zip(stream, selects, path, max_bytes=max_bytes)
     raise ModelFormatError(
         f"{path} is neither a tar, tar.gz or zip archive nor a folder: it begins with the bytes "
         f"{head[:8].hex(' ') or '(none)'}. Name the model.tar.gz that the training left."
@@ -77,9 +62,9 @@ def read_members(
 
 
 def read_zip(
-    file: BinaryIO, wanted: Callable[[str], bool], source: str, *, max_bytes: int = MAX_BYTES
+    file: BinaryIO, selects: Callable[[str], bool], source: str, *, max_bytes: int = MAX_BYTES
 ) -> dict[str, bytes]:
-    """Return the wanted members of a zip file; see ``read_members``."""
+    """Return the selected members of a zip file; see ``read_members``."""
     try:
         capped = _Capped(file, source)
         with zipfile.ZipFile(cast(IO[bytes], capped)) as archive:
@@ -91,7 +76,7 @@ def read_zip(
             found: dict[str, bytes] = {}
             left = max_bytes
             for member in members:
-                if member.is_dir() or not wanted(_plain(member.filename)):
+                if member.is_dir() or not selects(_plain(member.filename)):
                     continue
                 if member.file_size > left:
                     raise _too_large(source, member.filename, max_bytes)
@@ -131,7 +116,7 @@ class _Capped:
 
 
 class _Names:
-    """What may stand in an archive, checked name by name."""
+    """The names in an archive, checked one by one."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -159,7 +144,7 @@ class _Names:
 
 
 class _Limited:
-    """A stream that ends in an error once it has given more bytes than allowed."""
+    """A stream that raises an error once it has returned more bytes than allowed."""
 
     def __init__(self, stream: IO[bytes], source: str, max_bytes: int) -> None:
         self._stream, self._source, self._max = stream, source, max_bytes
@@ -175,7 +160,7 @@ class _Limited:
 
 
 def _of_tar(
-    stream: IO[bytes], wanted: Callable[[str], bool], source: str, max_bytes: int
+    stream: IO[bytes], selects: Callable[[str], bool], source: str, max_bytes: int
 ) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     names = _Names(source)
@@ -185,7 +170,7 @@ def _of_tar(
         with tarfile.open(fileobj=limited, mode="r|", bufsize=BLOCK) as archive:
             for member in archive:
                 plain = names.add(member.name, _tar_kind(member))
-                if member.isdir() or not wanted(plain):
+                if member.isdir() or not selects(plain):
                     continue
                 if member.size > max_bytes:
                     raise _too_large(source, member.name, max_bytes)
@@ -201,12 +186,12 @@ def _of_tar(
     return found
 
 
-def _of_folder(path: str, wanted: Callable[[str], bool], max_bytes: int) -> dict[str, bytes]:
+def _of_folder(path: str, selects: Callable[[str], bool], max_bytes: int) -> dict[str, bytes]:
     """Read from a folder what someone has unpacked there; links are not followed."""
     found: dict[str, bytes] = {}
     left = max_bytes
     for name in sorted(os.listdir(path)):
-        if not wanted(name):
+        if not selects(name):
             continue
         inner = os.path.join(path, name)
         info = os.lstat(inner)

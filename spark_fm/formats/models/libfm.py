@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, open_plain_file, replacing
+from spark_fm.formats.files import atomic_write, local_path, open_plain_file
 from spark_fm.formats.models.native import SavedModel, check_sizes, checked_weights, imported_model
 
 BIAS = "#global bias W0"
@@ -44,7 +44,7 @@ def read_libfm(path: str, *, predictor_type: str, threshold: float = 0.5) -> Sav
     path : str
         Local file, or one of a store.
     predictor_type : {"binary_classifier", "regressor"}
-        libFM's ``-task c`` or ``r``, which its file does not tell.
+        libFM's ``-task c`` or ``r``, which its file does not show.
     threshold : float
         Score from which the label is 1.
 
@@ -103,7 +103,7 @@ def write_libfm(path: str, model: SavedModel) -> None:
 
     Notes
     -----
-    float32 with the fewest digits that give it back, the bias as float64 likewise. libFM
+    The shortest digits that read back as the same float32, for the bias float64. libFM
     takes the number of features from its data, which must have the model's.
     """
     weights = model.weights
@@ -115,19 +115,19 @@ def write_libfm(path: str, model: SavedModel) -> None:
             "sagemaker format, which list the features that were seen."
         )
 
-    def rows(place: slice) -> NDArray[np.float32]:
+    def rows(span: slice) -> NDArray[np.float32]:
         if weights.features is None:
-            return weights.table[place]
-        block: NDArray[np.float32] = np.zeros((place.stop - place.start, weights.k + 1), np.float32)
-        first, last = np.searchsorted(weights.features, [place.start, place.stop])
-        block[weights.features[first:last] - place.start] = weights.table[first:last]
+            return weights.table[span]
+        block: NDArray[np.float32] = np.zeros((span.stop - span.start, weights.k + 1), np.float32)
+        first, last = np.searchsorted(weights.features, [span.start, span.stop])
+        block[weights.features[first:last] - span.start] = weights.table[first:last]
         return block
 
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         file.write(f"{BIAS}\n{weights.bias!r}\n{LINEAR}\n".encode())
-        write_lines(file, weights.feature_dim, lambda place: [rows(place)[:, -1]])
+        write_lines(file, weights.feature_dim, lambda span: [rows(span)[:, -1]])
         file.write(f"{FACTORS}\n".encode())
-        write_lines(file, weights.feature_dim, lambda place: list(rows(place)[:, :-1].T))
+        write_lines(file, weights.feature_dim, lambda span: list(rows(span)[:, :-1].T))
 
 
 def _sections(data: memoryview, path: str) -> dict[str, _Section]:
@@ -142,8 +142,8 @@ def _sections(data: memoryview, path: str) -> dict[str, _Section]:
     line = 1
     for match, end in zip(titles, ends, strict=True):
         title = bytes(match.group()).decode(errors="replace").strip()
-        places = [SECTIONS.index(name) for name in found]
-        if title not in SECTIONS or SECTIONS.index(title) <= max(places, default=-1):
+        sections_so_far = [SECTIONS.index(name) for name in found]
+        if title not in SECTIONS or SECTIONS.index(title) <= max(sections_so_far, default=-1):
             raise ModelFormatError(
                 f"{path} is damaged: line {line} is {title[:80]!r}, which no section of libFM "
                 "begins with there."
@@ -157,7 +157,7 @@ def _sections(data: memoryview, path: str) -> dict[str, _Section]:
 
 def _bias(section: _Section, path: str) -> float:
     try:
-        return float(bytes(section.text))  # a float64, as libFM has it
+        return float(bytes(section.text))  # a float64, as in libFM
     except ValueError:
         raise ModelFormatError(
             f"{_where(section, path)} is damaged: expected one number."
@@ -236,7 +236,7 @@ def read_lines(
     try:
         table = csv.read_csv(
             pa.BufferReader(pa.py_buffer(text)),
-            # One thread, because only then an error says in which row it is.
+            # One thread, because only then an error names the row.
             csv.ReadOptions(
                 column_names=names, use_threads=False,
                 block_size=min(max(BLOCK_BYTES, 64 * n_columns), 2**30),

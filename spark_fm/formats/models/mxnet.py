@@ -144,7 +144,7 @@ def write_ndarrays(file: BinaryIO, arrays: Sequence[tuple[str, NDArray[Any] | Ro
     file : binary file object
         Written from front to back.
     arrays : sequence of (str, ndarray or RowSparse)
-        No array has zero dimensions, which V2 cannot tell from an empty one.
+        No array has zero dimensions, which V2 cannot distinguish from an empty one.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def write_ndarrays(file: BinaryIO, arrays: Sequence[tuple[str, NDArray[Any] | Ro
 
 
 class _Cursor:
-    """A place in the bytes that never goes past their end."""
+    """A position in the bytes that never goes past their end."""
 
     def __init__(self, data: memoryview, source: str) -> None:
         self.data, self.source, self.at = data, source, 0

@@ -1,10 +1,10 @@
-"""A model as a folder: what its files hold, how they are checked, and both ways without Spark.
+"""The model folder: what its files hold, how they are checked, and how to read and write them.
 
-A model folder holds ``data`` (Parquet: the chunks of the parameter table and, where
-there are such, the table of ids and the state of the training) and ``metadata`` (one line
-of JSON, as Spark ML writes it). The metadata names the digest of every array, and is
-written last, so an interrupted save leaves nothing that loads. Models of other formats
-become a ``SavedModel`` too, with the Params that scoring needs.
+A model folder holds ``data`` (Parquet: the chunks of the parameter table and, if the model
+has them, of the table of ids and the training state) and ``metadata`` (one line of JSON, as
+Spark ML writes it). The metadata holds the digest of every array, and is written last, so an
+interrupted save leaves nothing that loads. Models of other formats become a ``SavedModel``
+too, with the Params that scoring needs. No Spark.
 """
 
 from __future__ import annotations
@@ -46,38 +46,34 @@ READ_ROWS = 16
 CHUNKS = pa.schema(
     [pa.field("name", pa.string()), pa.field("part", pa.int32()), pa.field("payload", pa.binary())]
 )
+# Defaults of the Params that scoring without Spark needs; ml.params has the same.
+SCORING_DEFAULTS: dict[str, Any] = {
+    "featuresCol": "features",
+    "labelCol": "label",
+    "scoreCol": "score",
+    "predictedLabelCol": "predicted_label",
+    "threshold": 0.5,
+    "predictorType": "binary_classifier",
+    "handleInvalid": "error",
+}
+# Spark's reader asks which Spark wrote the metadata; this layout is that of 2.4 and newer.
+METADATA_VERSION = "4.0.0"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedModel:
-    """A model as it was saved, without Spark ML around it.
-
-    Parameters
-    ----------
-    weights : FMWeights
-    loss : {"logistic", "squared"}
-        Of a classifier, or of a regressor.
-    params : dict
-        Value of every Param that is set or has a default, by its name in camelCase.
-    facts : dict
-        What else the metadata says: ``version`` of the writer, ``summary``, ``origin``.
-    state : TrainingState or None
-        Where the training stands, if it was kept.
-    """
+    """A model as it was saved, without Spark ML around it."""
 
     weights: FMWeights
     loss: Loss
-    params: dict[str, Any]
-    facts: dict[str, Any]
+    params: dict[str, Any]  # every Param that is set or has a default, by its camelCase name
+    metadata: dict[str, Any]  # ``version`` of the writer, ``summary``, ``origin``, ...
     state: TrainingState | None
 
     def predict(self, batch: CsrBatch) -> NDArray[np.float32]:
         """Return probabilities of label 1, or values; float32 of shape (n_rows,).
 
-        Raises
-        ------
-        InvalidDataError
-            For an index outside the model's features.
+        Raises InvalidDataError for an index outside the model's features.
         """
         return self.weights.predict(batch, self.loss)
 
@@ -89,39 +85,28 @@ class SavedModel:
 
 
 def read_model(path: str) -> SavedModel:
-    """Read a model folder, as ``model.save(path)`` leaves it, and check that it is whole.
+    """Read a model folder, as ``model.save(path)`` writes it; local, or of any store.
 
-    Parameters
-    ----------
-    path : str
-        Local, or a URI that pyarrow or fsspec knows.
-
-    Raises
-    ------
-    ModelFormatError
-        For a folder that is not a model, is damaged or comes from a newer version.
-
-    Notes
-    -----
-    No Spark and no Java: for servers and notebooks. The arrays, the bias and the summary
-    have digests; the Params do not, only their names and ranges are checked.
+    Raises ModelFormatError for a folder that is not a model, is damaged, or comes from a newer
+    version. The arrays, the bias and the summary have digests; of the Params only the names
+    and ranges are checked.
     """
     base = path.rstrip("/")
     try:
         lines = [line for file in files_in(f"{base}/metadata") for line in _lines(file)]
     except (SparkFMError, OSError, UnicodeDecodeError) as err:
         raise unreadable_metadata(path, MODEL_CLASS, str(err)) from err
-    metadata = parse_metadata(lines, path, MODEL_CLASS)
-    facts = check_metadata(metadata, path)
+    stage = parse_metadata(lines, path, MODEL_CLASS)
+    metadata = check_metadata(stage, path)
     try:
-        arrays = join_arrays(_chunks(f"{base}/data"), facts["arrays"], path)
-        weights, state = weights_of(facts, arrays), state_of(arrays)
+        arrays = join_arrays(_chunks(f"{base}/data"), metadata["arrays"], path)
+        weights, state = weights_of(metadata, arrays), state_of(arrays)
     except ModelFormatError:
         raise
     except (SparkFMError, OSError, KeyError, TypeError, ValueError) as err:
         raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
     try:
-        params = {**metadata["defaultParamMap"], **metadata["paramMap"]}
+        params = {**stage["defaultParamMap"], **stage["paramMap"]}
         loss = LOSSES[params["predictorType"]]
         if not 0 <= params["threshold"] <= 1:
             raise ValueError(f"threshold={params['threshold']!r} is outside 0 to 1")
@@ -130,21 +115,11 @@ def read_model(path: str) -> SavedModel:
             f"{path}/metadata has Params that spark_fm {__version__} cannot set: {reason(err)}. "
             "It is damaged, or comes from another spark_fm."
         ) from err
-    return SavedModel(weights, loss, params, facts, state)
+    return SavedModel(weights, loss, params, metadata, state)
 
 
 def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a model folder without a Spark job, for ``read_model`` and for Spark alike.
-
-    Parameters
-    ----------
-    path : str
-        Folder to make, of any store that pyarrow or fsspec knows.
-    metadata : str
-        The line of JSON, with the ``model_facts`` of these arrays.
-    arrays : dict of str to ndarray
-        As ``model_arrays`` gives them.
-    """
+    """Write a model folder that ``read_model`` and Spark load; ``metadata`` is its JSON line."""
     store, inner = store_of(path.rstrip("/"))
     for folder in ("data", "metadata"):
         store.create_dir(f"{inner}/{folder}", recursive=True)
@@ -159,7 +134,7 @@ def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> No
 
 
 def model_arrays(weights: FMWeights, state: TrainingState | None) -> dict[str, NDArray[Any]]:
-    """Return all arrays of a model by name; a state's facts are the bytes of their JSON."""
+    """Return all arrays of a model by name; a state's facts are bytes of JSON."""
     arrays: dict[str, NDArray[Any]] = {"table": weights.table}
     if weights.features is not None:
         arrays["features"] = weights.features
@@ -176,11 +151,11 @@ def model_metadata(
     *,
     origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what the metadata says of a model, with digests of its arrays and of itself.
+    """Return a model's part of the metadata, with digests of its arrays and of itself.
 
-    ``origin`` says where a model comes from that was not trained here.
+    ``origin`` describes where an imported model comes from.
     """
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "version": __version__,
         "bias": weights.bias.hex(),
@@ -196,9 +171,9 @@ def model_metadata(
         "summary": summary,
     }
     if origin is not None:
-        facts["origin"] = origin
-    facts["sha256"] = _facts_digest(facts)
-    return facts
+        metadata["origin"] = origin
+    metadata["sha256"] = _metadata_digest(metadata)
+    return metadata
 
 
 def chunk_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int, bytes]]]:
@@ -219,52 +194,54 @@ def chunk_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int,
         yield rows
 
 
-def parse_metadata(lines: list[str], path: str, wanted: str) -> dict[str, Any]:
-    """Return a stage's metadata; raise ModelFormatError for anything but class ``wanted``."""
+def parse_metadata(lines: list[str], path: str, stage_class: str) -> dict[str, Any]:
+    """Return the metadata of a stage; raise ModelFormatError for one of another class."""
     try:
-        metadata: dict[str, Any] = json.loads(lines[0])
-        found = metadata["class"]
+        stage: dict[str, Any] = json.loads(lines[0])
+        found = stage["class"]
     except (IndexError, KeyError, TypeError, ValueError) as err:
         raise ModelFormatError(
             f"{path}/metadata is not the metadata of a Spark ML stage. Restore it or save the "
             "stage again."
         ) from err
-    if found != wanted:
-        raise ModelFormatError(f"{path} holds a {found}, not a {wanted}. Load it as what it is.")
-    return metadata
+    if found != stage_class:
+        raise ModelFormatError(
+            f"{path} holds a {found}, not a {stage_class}. Load it as what it is."
+        )
+    return stage
 
 
-def unreadable_metadata(path: str, wanted: str, why: str) -> ModelFormatError:
+def unreadable_metadata(path: str, stage_class: str, why: str) -> ModelFormatError:
     """Return the error for a folder whose metadata cannot be read."""
     return ModelFormatError(
-        f"{path} holds no {wanted.rsplit('.', 1)[-1]}: its metadata cannot be read ({why}). It may "
-        "be another folder, or a save that was interrupted."
+        f"{path} holds no {stage_class.rsplit('.', 1)[-1]}: its metadata cannot be read ({why}). "
+        "It may be another folder, or a save that was interrupted."
     )
 
 
-def check_metadata(metadata: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return a model's facts; raise ModelFormatError when damaged or of a newer version."""
+def check_metadata(stage: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a model's part of the metadata; raise ModelFormatError if damaged or too new."""
     try:
-        facts: dict[str, Any] = metadata["spark_fm"]
-        version = int(facts["format_version"])
+        metadata: dict[str, Any] = stage["spark_fm"]
+        version = int(metadata["format_version"])
     except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise ModelFormatError(f"{path}/metadata lacks the model's facts; it is damaged.") from err
     if version > FORMAT_VERSION:
         raise ModelFormatError(
-            f"{path} has model format {version}, written by spark_fm {facts.get('version')}; "
+            f"{path} has model format {version}, written by spark_fm {metadata.get('version')}; "
             f"this is spark_fm {__version__}, which reads up to format {FORMAT_VERSION}. "
             "Upgrade spark_fm."
         )
-    if facts.get("sha256") != _facts_digest(facts):
+    if metadata.get("sha256") != _metadata_digest(metadata):
         raise ModelFormatError(
             f"{path}/metadata is damaged: it was changed since it was written. Restore the "
             "folder or train again."
         )
-    return facts
+    return metadata
 
 
 def n_bytes_of(forms: dict[str, Any]) -> int:
-    """Return the bytes of all arrays, from the facts' ``arrays``."""
+    """Return the bytes of all arrays, from ``arrays`` of the metadata."""
     return sum(_size(form) for form in forms.values())
 
 
@@ -273,10 +250,7 @@ def join_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return arrays from their chunks (name, part, payload), in any order.
 
-    Raises
-    ------
-    ModelFormatError
-        When bytes are missing, too many, or not those that were written.
+    Raises ModelFormatError when bytes are missing, too many, or not those that were written.
     """
     arrays = {name: np.zeros(form["shape"], form["dtype"]) for name, form in forms.items()}
     flats = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
@@ -297,18 +271,18 @@ def join_arrays(
     return arrays
 
 
-def weights_of(facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> FMWeights:
-    """Return the parameters of a model from its facts and arrays."""
+def weights_of(metadata: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> FMWeights:
+    """Return the parameters of a model from its metadata and arrays."""
     return FMWeights(
-        bias=float.fromhex(facts["bias"]),
+        bias=float.fromhex(metadata["bias"]),
         table=arrays["table"],
-        feature_dim=facts["feature_dim"],
+        feature_dim=metadata["feature_dim"],
         features=arrays.get("features"),
     )
 
 
 def state_of(arrays: dict[str, NDArray[Any]]) -> TrainingState | None:
-    """Return the state of the training among a model's arrays, if it is there."""
+    """Return the training state among a model's arrays, None without one."""
     found = {name[len(STATE) :]: a for name, a in arrays.items() if name.startswith(STATE)}
     if not found:
         return None
@@ -346,10 +320,10 @@ def _size(form: dict[str, Any]) -> int:
     return int(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize)
 
 
-def _facts_digest(facts: dict[str, Any]) -> str:
-    """Return the digest of a model's facts, its own entry left out."""
-    rest = {name: value for name, value in facts.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _metadata_digest(metadata: dict[str, Any]) -> str:
+    """Return the digest of a model's metadata without that digest."""
+    digested = {name: value for name, value in metadata.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: NDArray[Any]) -> str:
@@ -357,33 +331,13 @@ def _digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(flat.data).hexdigest()
 
 
-# Of the Params that scoring without Spark looks at; those of ml.params have the same.
-SCORING_DEFAULTS: dict[str, Any] = {
-    "featuresCol": "features",
-    "labelCol": "label",
-    "scoreCol": "score",
-    "predictedLabelCol": "predicted_label",
-    "threshold": 0.5,
-    "predictorType": "binary_classifier",
-    "handleInvalid": "error",
-}
-# Spark's reader asks which Spark wrote the metadata; this layout is that of 2.4 and newer.
-METADATA_VERSION = "4.0.0"
-
-
 def imported_model(
     weights: FMWeights, predictor_type: str, *, threshold: float, origin: dict[str, Any]
 ) -> SavedModel:
     """Return a model that came from another format.
 
-    Parameters
-    ----------
-    weights : FMWeights
-    predictor_type : {"binary_classifier", "regressor"}
-    threshold : float
-        Score from which the label is 1.
-    origin : dict
-        Where the model comes from, kept with it: ``format``, ``hyperparameters``, ...
+    ``threshold`` is the score from which the label is 1, ``origin`` what is kept about the
+    format: ``format``, ``hyperparameters``, ...
     """
     if predictor_type not in LOSSES:
         raise InvalidParamError(
@@ -397,9 +351,9 @@ def imported_model(
         "numFactors": weights.k,
         "featureDim": weights.feature_dim,
     }
-    facts = {"version": __version__, "summary": None, "origin": origin}
+    metadata = {"version": __version__, "summary": None, "origin": origin}
     loss = LOSSES[predictor_type]
-    return SavedModel(weights, loss, {**SCORING_DEFAULTS, **params}, facts, None)
+    return SavedModel(weights, loss, {**SCORING_DEFAULTS, **params}, metadata, None)
 
 
 def checked_weights(
@@ -410,7 +364,7 @@ def checked_weights(
     features: NDArray[np.int32] | None = None,
     source: str,
 ) -> FMWeights:
-    """Return parameters that came from a file, or say why no model can have them.
+    """Return parameters that came from a file; raise ModelFormatError if no model can have them.
 
     Raises
     ------
@@ -445,10 +399,7 @@ def check_sizes(feature_dim: int, k: int, source: str) -> None:
 def full_table(model: SavedModel, *, max_bytes: int, what: str, instead: str) -> NDArray[Any]:
     """Return the parameter table with a row for every feature.
 
-    Raises
-    ------
-    InvalidParamError
-        When a table of the features seen would grow beyond ``max_bytes``.
+    Raises InvalidParamError when a table of the features seen would grow beyond ``max_bytes``.
     """
     weights = model.weights
     if weights.features is None:
@@ -466,43 +417,28 @@ def full_table(model: SavedModel, *, max_bytes: int, what: str, instead: str) ->
 
 
 def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None:
-    """Write a model folder that Spark and ``read_model`` load; needs no Spark.
+    """Write a model folder that Spark and ``read_model`` load; local, or of any store.
 
-    Parameters
-    ----------
-    path : str
-        Local, or of any store that pyarrow or fsspec knows.
-    model : SavedModel
-    overwrite : bool
-        Replace a model, or an empty folder, that is there; anything else is never
-        replaced.
-
-    Raises
-    ------
-    InvalidParamError
-        When something is there that may not be replaced.
-
-    Notes
-    -----
-    A local folder appears under its name when it is complete.
+    With ``overwrite`` an existing model or an empty folder is replaced; anything else raises
+    InvalidParamError. A local folder appears under its name when it is complete.
     """
     path = path.rstrip("/")
-    check_place(path, overwrite=overwrite)
+    check_replaceable(path, overwrite=overwrite)
     arrays = model_arrays(model.weights, model.state)
-    facts = model_metadata(
-        model.weights, arrays, model.facts.get("summary"), origin=model.facts.get("origin")
+    metadata = model_metadata(
+        model.weights, arrays, model.metadata.get("summary"), origin=model.metadata.get("origin")
     )
     set_params = {n: v for n, v in model.params.items() if SCORING_DEFAULTS.get(n) != v}
-    metadata = {
+    stage = {
         "class": MODEL_CLASS,
         "timestamp": round(time.time() * 1000),
         "sparkVersion": METADATA_VERSION,
         "uid": f"FactorizationMachineModel_{uuid.uuid4().hex[-12:]}",
         "paramMap": set_params,
         "defaultParamMap": SCORING_DEFAULTS,
-        "spark_fm": facts,
+        "spark_fm": metadata,
     }
-    text = json.dumps(metadata, separators=(",", ":"))
+    text = json.dumps(stage, separators=(",", ":"))
     store, inner = store_of(path)
     if not isinstance(store, pafs.LocalFileSystem):
         _replace_remote(store, path, inner, text, arrays)
@@ -547,8 +483,8 @@ def _replace_remote(
     store.delete_dir(inner + mark)
 
 
-def check_place(path: str, *, overwrite: bool) -> None:
-    """Raise InvalidParamError when a model folder cannot be put at ``path``."""
+def check_replaceable(path: str, *, overwrite: bool) -> None:
+    """Raise InvalidParamError when no model folder may be written to ``path``."""
     store, inner = store_of(path.rstrip("/"))
     info = store.get_file_info(inner)
     if info.type == pafs.FileType.NotFound:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
-from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.models.native import SavedModel
 
 DENSE, SPARSE = "dense", "sparse"
@@ -74,7 +74,7 @@ def write_onnx(path: str, model: SavedModel, *, inputs: str = DENSE) -> None:
         "threshold": repr(float(model.params["threshold"])),
     })  # fmt: skip
     onnx.checker.check_model(whole)
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         file.write(whole.SerializeToString(deterministic=True))
 
 
@@ -161,12 +161,12 @@ def _sparse_margin(graph: _Graph, model: SavedModel) -> str:
     if weights.features is not None:
         n = len(weights.features)  # the row of zeros for what is not there
         table = np.concatenate([table, np.zeros((1, weights.k + 1), np.float32)])
-        places = {
+        encoding = {
             "keys_int64s": weights.features.tolist() or [-1],
             "values_int64s": list(range(n)) or [0],
         }
         indices = graph.node(
-            "LabelEncoder", [indices], "places", domain=ML_DOMAIN, default_int64=n, **places
+            "LabelEncoder", [indices], "places", domain=ML_DOMAIN, default_int64=n, **encoding
         )
     rows = graph.node("Gather", [graph.constant("table", table), indices], "rows_of_table", axis=0)
     last = graph.constant("last", np.array([-1], np.int64))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.models.archives import MAX_BYTES, read_members, read_zip
 from spark_fm.formats.models.mxnet import CSR as CSR_STORAGE
 from spark_fm.formats.models.mxnet import (
@@ -40,6 +40,28 @@ from spark_fm.formats.models.native import (
 )
 from spark_fm.learner.weights import FMWeights
 
+LAYER = "model_algo-"
+META = "meta.json"
+SPARSE, DENSE = "sparse", "dense"
+# Factors, linear weights and bias of each network.
+NAMES = {
+    SPARSE: ("v", "w1_weight", "w0_weight"),
+    DENSE: ("v", "Linear_Plus_Bias_weight", "Linear_Plus_Bias_bias"),
+}
+# Layers of MXNet whose loss shows the kind of model.
+HEADS = {
+    "LogisticRegressionOutput": "binary_classifier",
+    "LinearRegressionOutput": "regressor",
+}
+ARGUMENT = "arg:"
+MAX_JSON_BYTES = 2**22
+MAX_NESTING = 64
+LINEAR_LEARNER = "additional-params.json"
+MEMBER = "model_algo-1"
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+COMPRESSION = 1  # more takes longer and finds nothing in weights
+MXNET_VERSION = 10301  # whose networks SageMaker saves, as MXNet counts versions
+KINDS = {loss: kind for kind, loss in LOSSES.items()}
 SWITCHES = ("", "use_linear", "use_bias")  # with which a network has no such array
 
 
@@ -57,16 +79,16 @@ def read_sagemaker(
     path : str
         As in ``open_sagemaker``.
     predictor_type : {"binary_classifier", "regressor"}, optional
-        Needed when neither ``meta.json`` nor the network tells.
+        Needed when neither ``meta.json`` nor the network shows it.
     threshold : float, optional
-        Score from which the label is 1; default 0.5, as SageMaker has it.
+        Score from which the label is 1; default 0.5, SageMaker's.
     max_bytes : int
         Most bytes that a layer may unpack to.
 
     Returns
     -------
     SavedModel
-        ``facts["origin"]`` keeps the training's hyperparameters.
+        ``metadata["origin"]`` keeps the training's hyperparameters.
 
     Raises
     ------
@@ -113,18 +135,18 @@ def model_of(
 
 
 def _kind_of(artifact: SageMakerArtifact, asked: str | None) -> str:
-    told = artifact.predictor_type
-    if told is None and asked is None:
+    declared = artifact.predictor_type
+    if declared is None and asked is None:
         raise InvalidParamError(
             f"{artifact.source} does not tell whether it is a classifier or a regressor: pass "
             'predictorType="binary_classifier" or "regressor" (--predictor-type).'
         )
-    if told is not None and asked is not None and told != asked:
+    if declared is not None and asked is not None and declared != asked:
         raise InvalidParamError(
-            f"predictorType={asked!r} was asked for, but {artifact.source} is a {told}. Leave "
+            f"predictorType={asked!r} was asked for, but {artifact.source} is a {declared}. Leave "
             "predictorType out."
         )
-    return str(told or asked)
+    return str(declared or asked)
 
 
 def _weights_of(artifact: SageMakerArtifact, network: str, max_bytes: int) -> FMWeights:
@@ -230,57 +252,26 @@ def _plain(array: Stored, what: str, max_bytes: int) -> NDArray[Any]:
 
 
 def _check_size(artifact: SageMakerArtifact, name: str, size: int) -> None:
-    told = artifact.hyperparameters.get(name)
+    declared = artifact.hyperparameters.get(name)
     try:
-        agrees = told is None or float(told) == size
+        agrees = declared is None or float(declared) == size
     except (TypeError, ValueError, OverflowError):
         agrees = False
     if not agrees:
         raise ModelFormatError(
-            f"{artifact.source} has {name} {told!r} in {META}, but arrays of {size:,}. The file "
-            "is damaged, or put together from two."
+            f"{artifact.source} has {name} {declared!r} in {META}, but arrays of {size:,}. The "
+            "file is damaged, or put together from two."
         )
-
-
-LAYER = "model_algo-"
-META = "meta.json"
-SPARSE, DENSE = "sparse", "dense"
-# Factors, linear weights and bias of each network.
-NAMES = {
-    SPARSE: ("v", "w1_weight", "w0_weight"),
-    DENSE: ("v", "Linear_Plus_Bias_weight", "Linear_Plus_Bias_bias"),
-}
-# Layers of MXNet whose loss tells the kind of model.
-HEADS = {
-    "LogisticRegressionOutput": "binary_classifier",
-    "LinearRegressionOutput": "regressor",
-}
-ARGUMENT = "arg:"
-MAX_JSON_BYTES = 2**22
-MAX_NESTING = 64
-LINEAR_LEARNER = "additional-params.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SageMakerArtifact:
-    """What lies in an artifact of an algorithm of SageMaker that uses MXNet.
+    """The content of an artifact of one of SageMaker's algorithms that use MXNet."""
 
-    Parameters
-    ----------
-    source : str
-        Where it was read.
-    arrays : dict of str to array
-        By name, without MXNet's ``arg:``; None where MXNet saved none.
-    symbol : dict
-        The network; empty when it is not there.
-    documents : dict
-        The other JSON members by name, such as ``meta.json``.
-    """
-
-    source: str
-    arrays: dict[str, Stored | None]
-    symbol: dict[str, Any]
-    documents: dict[str, Any]
+    source: str  # where it was read
+    arrays: dict[str, Stored | None]  # by name, without MXNet's ``arg:``; None if not saved
+    symbol: dict[str, Any]  # the network; may be empty
+    documents: dict[str, Any]  # the other JSON members by name, such as ``meta.json``
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -317,22 +308,22 @@ class SageMakerArtifact:
 
     @property
     def predictor_type(self) -> str | None:
-        """What ``meta.json`` or the network's last layer says; None when neither does."""
-        told = self.hyperparameters.get("predictor_type")
-        if told is not None:
-            if not isinstance(told, str) or told not in LOSSES:
+        """From ``meta.json`` or the network's last layer; None when neither shows it."""
+        declared = self.hyperparameters.get("predictor_type")
+        if declared is not None:
+            if not isinstance(declared, str) or declared not in LOSSES:
                 raise ModelFormatError(
-                    f"{self.source} has predictor_type {told!r} in {META}; expected "
+                    f"{self.source} has predictor_type {declared!r} in {META}; expected "
                     f"{' or '.join(LOSSES)}."
                 )
-            return told
+            return declared
         nodes = self.symbol.get("nodes", [])
         operators = [node.get("op") for node in nodes if isinstance(node, dict)]
         kinds = {kind for operator, kind in HEADS.items() if operator in operators}
         return kinds.pop() if len(kinds) == 1 else None
 
     def describe(self) -> str:
-        """Say in a few words what the artifact is."""
+        """Return a description of the artifact in a few words."""
         arrays = ", ".join(
             f"{_printable(name)} {'without a shape' if array is None else array.shape}"
             for name, array in list(self.arrays.items())[:10]
@@ -392,13 +383,13 @@ def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifac
 
 def _innermost(path: str, max_bytes: int) -> dict[str, bytes]:
     """Return the members of the zip; the layers around it are let go."""
-    members = read_members(path, _is_wanted, max_bytes=max_bytes)
+    members = read_members(path, _is_needed, max_bytes=max_bytes)
     layers = [name for name in members if _base(name).startswith(LAYER)]
     if not layers:
         return members
     layer = min(layers)
     inner = io.BytesIO(members.pop(layer))
-    return read_zip(inner, _is_wanted, f"{path}: {layer}", max_bytes=max_bytes)
+    return read_zip(inner, _is_needed, f"{path}: {layer}", max_bytes=max_bytes)
 
 
 def _json(data: bytes, path: str, name: str) -> Any:
@@ -423,7 +414,7 @@ def _json(data: bytes, path: str, name: str) -> Any:
 
 
 def _printable(name: str) -> str:
-    return name[:100].encode("unicode_escape").decode()  # no orders to a terminal
+    return name[:100].encode("unicode_escape").decode()  # no control sequences for a terminal
 
 
 def _base(name: str) -> str:
@@ -434,16 +425,9 @@ def _is_params(name: str) -> bool:
     return name == "params" or name.endswith(".params")
 
 
-def _is_wanted(name: str) -> bool:
+def _is_needed(name: str) -> bool:
     base = _base(name)
     return base.startswith(LAYER) or base.endswith(".json") or _is_params(base)
-
-
-MEMBER = "model_algo-1"
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
-COMPRESSION = 1  # more takes longer and finds nothing in weights
-MXNET_VERSION = 10301  # whose networks SageMaker saves, as MXNet counts versions
-KINDS = {loss: kind for kind, loss in LOSSES.items()}
 
 
 def write_sagemaker(
@@ -488,12 +472,13 @@ def write_sagemaker(
     arrays = _sparse_arrays(model) if network == SPARSE else _dense_arrays(model, max_bytes)
     meta = _meta_of(model, hyperparameters or {})
     documents = {"symbol.json": symbol_of(model, network), META: meta}
-    # The zip must be complete before the tar can say how long it is.
-    with replacing(path) as place, tempfile.TemporaryFile(dir=os.path.dirname(place)) as inner:
+    # The tar's header holds the length of the complete zip.
+    folder = os.path.dirname(os.path.realpath(path))
+    with atomic_write(path) as out, tempfile.TemporaryFile(dir=folder) as inner:
         _write_zip(cast(BinaryIO, inner), documents, arrays)
         size = inner.tell()
         inner.seek(0)
-        with open(place, "wb") as out, gzip.GzipFile("", "wb", COMPRESSION, out, 0) as zipped:
+        with gzip.GzipFile("", "wb", COMPRESSION, out, 0) as zipped:
             member = tarfile.TarInfo(MEMBER)
             member.size, member.mode = size, 0o644
             with tarfile.open(
@@ -519,7 +504,7 @@ def symbol_of(model: SavedModel, network: str) -> dict[str, Any]:
     graph = _Graph()
     nodes = _sparse_score(graph, n, k) if network == SPARSE else _dense_score(graph, n, k)
     kind = KINDS[model.loss]
-    head = next(operator for operator, told in HEADS.items() if told == kind)
+    head = next(operator for operator, head_kind in HEADS.items() if head_kind == kind)
     graph.node(head, "out", [nodes, graph.variable("out_label")])
     return graph.described()
 
@@ -643,7 +628,7 @@ def _write_zip(file: BinaryIO, documents: dict[str, Any], arrays: _Arrays) -> No
 
 
 def _meta_of(model: SavedModel, hyperparameters: Mapping[str, str]) -> dict[str, Any]:
-    origin = model.facts.get("origin") or {}
+    origin = model.metadata.get("origin") or {}
     weights = model.weights
     known = {
         "feature_dim": str(weights.feature_dim),

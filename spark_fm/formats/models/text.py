@@ -1,4 +1,4 @@
-"""A model as plain text that people read, and that gives the same scores bit for bit.
+"""A model as plain text that people can read, with the same scores bit for bit.
 
 The layout is described in docs/artifacts.md: lines of ``name value``, a line that names the
 columns, one line a feature, and a line ``end``.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import local_path, open_plain_file, replacing
+from spark_fm.formats.files import atomic_write, local_path, open_plain_file
 from spark_fm.formats.models.libfm import read_lines, write_lines
 from spark_fm.formats.models.native import (
     LOSSES,
@@ -46,7 +46,7 @@ def write_text(path: str, model: SavedModel) -> None:
     Notes
     -----
     One line for each feature that the model has a row for. O(size of the model) in time,
-    a few MiB in memory. The same model gives the same bytes.
+    a few MiB in memory. The same model has the same bytes.
     """
     weights = model.weights
     fields = {
@@ -59,12 +59,12 @@ def write_text(path: str, model: SavedModel) -> None:
     }
     columns = ["id", "w", *(f"v{f}" for f in range(1, weights.k + 1))]
 
-    def block(place: slice) -> list[NDArray[np.int32 | np.float32]]:
+    def block(rows: slice) -> list[NDArray[np.int32 | np.float32]]:
         ids = weights.features
-        shown = np.arange(place.start, place.stop, dtype=np.int32) if ids is None else ids[place]
-        return [shown, weights.linear[place], *weights.factors[place].T]
+        shown = np.arange(rows.start, rows.stop, dtype=np.int32) if ids is None else ids[rows]
+        return [shown, weights.linear[rows], *weights.factors[rows].T]
 
-    with replacing(local_path(path, "path")) as place, open(place, "wb") as file:
+    with atomic_write(local_path(path, "path")) as file:
         header = "".join(f"{name} {value}\n" for name, value in fields.items())
         file.write(f"{FIRST}\n{NOTES}{header}{' '.join(columns)}\n".encode())
         write_lines(file, len(weights.table), block)
@@ -81,9 +81,9 @@ def read_text(
     path : str
         Local file, or one of a store.
     predictor_type : {"binary_classifier", "regressor"}, optional
-        Must be the file's own where it is given.
+        Must be the file's own.
     threshold : float, optional
-        In place of the file's.
+        Replaces the file's.
 
     Raises
     ------

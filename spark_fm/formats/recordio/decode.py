@@ -19,11 +19,22 @@ from spark_fm.learner.jit import njit
 # Why the kernel stopped.
 AT_STOP, INCOMPLETE, BAD_MAGIC, MULTIPART, UNSURE, FULL = range(6)
 SPARSE, DENSE, UNSORTED = 0, 1, 2  # kinds of a row
+TENSORS = ("float32_tensor", "float64_tensor", "int32_tensor")
+ENDS_INSIDE = "the file ends inside a record"
+MAX_PARTS = 2**16
+# Work spent on offsets that turn out to be no records: bytes parsed, before the search
+# after a broken frame steps over whole frames instead of trying every offset in them.
+SEARCH_BYTES = 2**26
+HEADER_COST = 64  # bytes that looking at a header counts for
+WINDOW_BYTES = 2**20  # read on either side of a boundary
+REACH_BYTES = 2**24  # searched for any record without a proven boundary
 
 _FLOAT32, _FLOAT64, _INT32 = 2, 3, 7  # fields of Value
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _NO_WIDTH = -1
 _KEY = np.frombuffer(b"values", np.uint8)
+_MAGIC = re.compile(re.escape(MAGIC_BYTES))
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # flags of a length word
 
 
 def _read_varint(buf, p, end):  # type: ignore[no-untyped-def]
@@ -321,9 +332,6 @@ def _decode(  # type: ignore[no-untyped-def]
 decode_float64 = njit(_decode, tag="recordio-decode-float64")
 
 
-TENSORS = ("float32_tensor", "float64_tensor", "int32_tensor")
-
-
 class MalformedMessageError(ValueError):
     """A payload is no row; the text says why."""
 
@@ -334,41 +342,20 @@ class NotAMessageError(MalformedMessageError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of features.
+    """One row of features."""
 
-    Parameters
-    ----------
-    indices : ndarray of shape (nnz,), int32
-        In the order of the record: not always sorted, sometimes repeated.
-    values : ndarray of shape (nnz,), float64
-    width : int
-        Number of features that the record claims; -1 when it does not say.
-    is_dense : bool
-        Every feature has a value.
-    label : float
-        NaN when the record has none.
-    uid, metadata : bytes or None
-    """
-
-    indices: NDArray[np.int32]
-    values: NDArray[np.float64]
-    width: int
-    is_dense: bool
-    label: float
+    indices: NDArray[np.int32]  # (nnz,), as in the record: possibly unsorted or repeated
+    values: NDArray[np.float64]  # (nnz,)
+    width: int  # number of features that the record claims; -1 for no claim
+    is_dense: bool  # every feature has a value
+    label: float  # NaN for none
     uid: bytes | None
     metadata: bytes | None
 
 
 def read_row(payload: bytes) -> Row:
-    """Return the row of a serialized Record.
+    """Return the row of a serialized Record, or raise MalformedMessageError.
 
-    Raises
-    ------
-    MalformedMessageError
-        When the bytes are no Record, or one that is no row.
-
-    Notes
-    -----
     Values without keys are a dense row, a shape alone is a row of zeros, and keys may
     be unsorted or repeated (then their values add up). A matrix of one row is a row.
     """
@@ -448,19 +435,8 @@ def _width(shape: list[int]) -> int:
     return int(shape[-1])
 
 
-ENDS_INSIDE = "the file ends inside a record"
-MAX_PARTS = 2**16
-# Work spent on places that turn out to be no records: bytes parsed, before the search
-# after a broken frame steps over whole frames instead of trying every place in them.
-SEARCH_BYTES = 2**26
-HEADER_COST = 64  # bytes that looking at a header counts for
-
-_MAGIC = re.compile(re.escape(MAGIC_BYTES))
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # what the flag of a length word says
-
-
 class NeedMoreError(Exception):
-    """The bytes at hand do not tell; ``keep`` is the first place that is still needed."""
+    """More bytes are needed to decide; ``keep`` is the first offset that is still needed."""
 
     def __init__(self, keep: int = 0) -> None:
         super().__init__(keep)
@@ -469,34 +445,18 @@ class NeedMoreError(Exception):
 
 @dataclass(slots=True)
 class Frames:
-    """Bytes of a file, from some place on.
-
-    Parameters
-    ----------
-    buffer : ndarray of uint8
-    at_end : bool
-        Nothing follows in the file.
-    max_record_bytes : int
-    end_reason : str
-        Why there is no more.
-    spent : int
-        Work done since the last broken frame.
-    """
+    """Bytes of a file, from some offset on."""
 
     buffer: NDArray[np.uint8]
-    at_end: bool
+    at_end: bool  # nothing follows in the file
     max_record_bytes: int
-    end_reason: str = ENDS_INSIDE
-    spent: int = 0
+    end_reason: str = ENDS_INSIDE  # why there is no more
+    spent: int = 0  # work done since the last broken frame
 
     def extent(self, position: int) -> tuple[list[slice], int]:
         """Return where the parts of the record at ``position`` lie, and where it ends.
 
-        Raises
-        ------
-        MalformedMessageError
-            When no whole record of frames starts there.
-        NeedMoreError
+        Raises MalformedMessageError unless a whole record of frames starts there.
         """
         parts: list[slice] = []
         place, total = position, 0
@@ -546,21 +506,17 @@ class Frames:
         return MAGIC_BYTES.join(self.buffer[part].tobytes() for part in parts)
 
     def is_followed(self, after: int) -> bool:
-        """Tell whether a magic stands at ``after``, or the end of the file."""
+        """Return whether a magic, or the end of the file, is at ``after``."""
         there = self.buffer[after : after + len(MAGIC_BYTES)].tobytes()
         if len(there) < len(MAGIC_BYTES) and not self.at_end:
             raise NeedMoreError
         return there == MAGIC_BYTES[: len(there)]
 
     def next_record(self, position: int) -> int | None:
-        """Return the next place from ``position`` on where a record is; None for none.
+        """Return the next offset from ``position`` on of a record, None without one.
 
-        It is complete, readable, and followed by another frame or the end.
-
-        Raises
-        ------
-        NeedMoreError
-            Its ``keep`` is where to search on.
+        It is complete, readable, and followed by another frame or the end. ``keep`` of a
+        NeedMoreError is where to continue the search.
         """
         while True:
             found = _MAGIC.search(self.buffer, position)  # type: ignore[call-overload]
@@ -597,10 +553,6 @@ class Frames:
         return -1
 
 
-WINDOW_BYTES = 2**20
-REACH_BYTES = 2**24
-
-
 def find_boundary(
     read_at: Callable[[int, int], bytes],
     size: int,
@@ -610,30 +562,15 @@ def find_boundary(
     max_record_bytes: int = 2**26,
     reach: int = REACH_BYTES,
 ) -> int:
-    """Return the first proven start of a record at or after ``start``.
+    """Return the first proven start of a record at or after ``start``; the size without one.
 
-    Parameters
-    ----------
-    read_at : callable
-        ``read_at(offset, length)`` returns these bytes of the file.
-    size : int
-        Bytes of the file; returned when no record starts in the rest of it.
-    start : int
-    window : int
-        Bytes looked at on either side, quadrupled until there is a proof.
-    max_record_bytes : int
-        The window grows no further than this.
-    reach : int
-        Without a proof, how far to look for any readable record.
-
-    Notes
-    -----
-    Reads two windows as a rule. A proof needs a true boundary among the bytes before
-    ``start``, so records longer than the window are proven by widening it. Around broken
-    bytes there is no proof; then the first readable record that another one follows is
-    taken, or, without any, the end of the reach. Everybody who asks gets the same answer.
-    A payload that holds a valid recordIO file of its own, longer than the window, would
-    be taken for records.
+    ``read_at(offset, length)`` returns bytes of the file, which has ``size`` of them. Reads
+    ``window`` bytes on either side as a rule. A proof needs a true boundary among the bytes
+    before ``start``, so the window is quadrupled, up to ``max_record_bytes``, until there is
+    one. Around broken bytes there is no proof; then the first readable record that another
+    one follows is taken, or, without any, the end of ``reach`` bytes. Every caller gets the
+    same answer. A payload that holds a valid recordIO file itself, longer than the window,
+    would be taken for records.
     """
     if start <= 0:
         return 0

@@ -40,32 +40,11 @@ def encode_csr(
     *,
     first_row: int = 0,
 ) -> bytes:
-    """Return sparse rows as framed records.
+    """Return sparse rows as framed records with a shape of ``n_features``.
 
-    Parameters
-    ----------
-    indptr : ndarray of shape (n_rows + 1,), int64
-        Row ``r`` owns the entries ``indptr[r]:indptr[r + 1]``.
-    indices : ndarray of shape (nnz,), int32 or int64
-        Written as they are: neither sorted nor added up.
-    values : ndarray of shape (nnz,), float32
-        Zeros are written too.
-    n_features : int
-        Written into each record as its shape.
-    labels : ndarray of shape (n_rows,), float32, optional
-        Without them the records have no label.
-    first_row : int, default 0
-        What errors call the first row.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    InvalidDataError
-        If a record is too long for a frame, an index is negative, or the arrays do
-        not fit together.
+    Indices, int32 or int64, are written as they are: neither sorted nor added up; zeros are
+    written too. ``first_row`` is the number of the first row in errors. Raises InvalidDataError
+    for a record too long for a frame, a negative index, and arrays that do not fit together.
     """
     n_rows = len(indptr) - 1
     used = slice(indptr[0], indptr[-1])
@@ -83,24 +62,7 @@ def encode_csr(
 def encode_dense(
     X: NDArray[np.float32], labels: NDArray[np.float32] | None = None, *, first_row: int = 0
 ) -> bytes:
-    """Return the rows of a matrix as framed records without keys and shape.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_rows, n_features), float32
-    labels : ndarray of shape (n_rows,), float32, optional
-    first_row : int, default 0
-        What errors call the first row.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    InvalidDataError
-        If a record is too long for a frame.
-    """
+    """Return the rows of a matrix as framed records without keys and shape."""
     n_rows, width = X.shape
     return encode_rows(
         np.arange(n_rows + 1, dtype=np.int64) * width,
@@ -231,7 +193,7 @@ _varint_size = njit(_count_varint, variant="varint-size")
 
 
 def _store_varint(out, at, number):  # type: ignore[no-untyped-def]
-    """Write a number at a place and return the place behind it."""
+    """Write a number at an offset and return the offset behind it."""
     while number >= 128:
         out[at] = (number & 127) | 128
         number >>= 7

@@ -86,36 +86,13 @@ class _Rows:
 
 
 class RecordReader:
-    """Iterate over the rows of a stream in batches.
+    """Iterate over the rows of a stream, of which only ``read`` is called, in batches.
 
-    Parameters
-    ----------
-    stream : binary file
-        Only ``read`` is called.
-    source : str
-        Name for messages.
-    offset : int
-        Byte of the file at which the stream stands; a record starts there.
-    stop : int, optional
-        Read the records that start before this byte of the file.
-    on_malformed : callable, optional
-        Called with each Malformed; by default InvalidDataError is raised.
-    with_texts : bool
-        Return uid and metadata too.
-    chunk_bytes : int
-        Bytes taken from the stream at a time; a batch holds their rows.
-    max_record_bytes : int
-        A record that claims more is malformed.
-    advice : str
-        What the error says to do.
+    The stream is at byte ``offset`` of the file, where a record starts; records that start
+    before byte ``stop`` are read, ``chunk_bytes`` at a time. A malformed record, or one that
+    claims more than ``max_record_bytes``, raises InvalidDataError with ``advice``, unless
+    ``on_malformed`` takes it. ``source`` is the name in messages.
 
-    Raises
-    ------
-    InvalidDataError
-        At the first malformed record, unless ``on_malformed`` is given.
-
-    Notes
-    -----
     Memory: about five times the larger of chunk_bytes and the largest record.
     """
 
@@ -141,13 +118,13 @@ class RecordReader:
         self._chunk_bytes = chunk_bytes
         self._frames = Frames(np.empty(0, np.uint8), False, max_record_bytes)
         self._since = offset
-        self._origin = offset  # place of the buffer's first byte in the file
+        self._origin = offset  # offset of the buffer's first byte in the file
         self._n_records = self._first_record = 0
         self._malformed: list[Malformed] = []
         self._in_gap = False  # between a broken frame and the next record
 
     def __iter__(self) -> Iterator[RowBatch]:
-        """Yield batches; the last may have no rows, when only malformed ones remain."""
+        """Yield batches; the last may have no rows, if only malformed ones remain."""
         position, done = 0, False
         while not done:
             position = self._refill(position)
@@ -198,7 +175,7 @@ class RecordReader:
         return self._stop is not None and self._origin + position >= self._stop
 
     def _decode_sure(self, rows: _Rows, position: int) -> tuple[int, int]:
-        """Let the kernel read what it is sure of; return where and why it stopped."""
+        """Let the kernel read all that it is sure of; return where and why it stopped."""
         buffer, a = self._frames.buffer, rows.arrays
         limit = len(buffer)
         if self._stop is not None:
@@ -226,7 +203,7 @@ class RecordReader:
         )
 
     def _look_closer(self, rows: _Rows, position: int) -> int:
-        """Read or report the record at ``position``; return where to go on.
+        """Read or report the record at ``position``; return where to continue.
 
         After a message that is no row the next frame is trusted if there is one; after
         a frame that is none, or that holds no message, the next record is searched for.
@@ -254,7 +231,7 @@ class RecordReader:
         return after
 
     def _cross_gap(self, position: int) -> tuple[int, bool]:
-        """Return where the next record is, or where to search on, and which of both."""
+        """Return the next record, or where to continue the search, and whether it was found."""
         try:
             found = self._frames.next_record(position)
         except NeedMoreError as err:
@@ -382,12 +359,9 @@ def read_records(
 
 
 def common_width(widths: NDArray[np.int64], n_features: int | None = None) -> int:
-    """Return the number of features that records agree on; -1 when none says.
+    """Return the number of features that records agree on; -1 if no record claims one.
 
-    Raises
-    ------
-    InvalidDataError
-        When two records say differently and ``n_features`` is not given.
+    Raises InvalidDataError when two records differ and ``n_features`` is not set.
     """
     if n_features is not None:
         return n_features
@@ -418,7 +392,7 @@ def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A place in a file that holds no readable record.
+    """A part of a file that holds no readable record.
 
     Parameters
     ----------
@@ -461,7 +435,7 @@ class Rows:
     labels : ndarray of shape (n,), float64
         NaN where a row has none.
     widths : ndarray of shape (n,), int64
-        Number of features a row claims; -1 where it does not say.
+        Number of features a row claims; -1 for no claim.
     is_dense : ndarray of shape (n,), bool
     """
 
@@ -490,18 +464,10 @@ class Rows:
         return tops
 
     def misfits(self, width: int, *, is_set: bool) -> NDArray[np.bool_]:
-        """Tell which rows are no vectors of ``width`` features.
+        """Return which rows are no vectors of ``width`` features.
 
-        Parameters
-        ----------
-        width : int
-        is_set : bool
-            The caller chose the width: it holds for sparse rows whatever they claim,
-            while dense ones must have just as many features.
-
-        Returns
-        -------
-        ndarray of shape (n,), bool
+        With ``is_set`` the caller chose the width: it holds for sparse rows whatever they
+        claim, while dense ones must have exactly as many features.
         """
         differs: NDArray[np.bool_] = (self.widths >= 0) & (self.widths != width)
         if is_set:

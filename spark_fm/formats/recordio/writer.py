@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.files import local_path, replacing
+from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.recordio.encode import encode_csr, encode_dense
 from spark_fm.formats.vectors import array_of, as_float32, check_dtype, raise_value, rows_of
 from spark_fm.learner.csr import MAX_FEATURE_ID
@@ -75,7 +75,7 @@ def write_records(file: _Path | BinaryIO, X: Any, y: Any = None) -> int:
     rows = rows_of(X)
     labels = None if y is None else _labels_of(y, rows.shape[0])
     if isinstance(file, str | os.PathLike):
-        with replacing(local_path(file, "file")) as path, open(path, "wb") as out:
+        with atomic_write(local_path(file, "file")) as out:
             _write(out, rows, labels, 0, rows.shape[0])
     elif callable(getattr(file, "write", None)) and not isinstance(file, io.TextIOBase):
         _write(file, rows, labels, 0, rows.shape[0])
@@ -149,12 +149,10 @@ def write_record_set(
     manifest = os.path.join(base, MANIFEST_NAME)
     entries = [{"prefix": base if base.endswith("/") else base + "/"}, *names]
     with ExitStack() as stack:  # unwound backwards: the manifest comes last
-        path = stack.enter_context(replacing(manifest))
-        with open(path, "w", encoding="utf-8") as listing:
-            json.dump(entries, listing)
+        with stack.enter_context(atomic_write(manifest)) as listing:
+            listing.write(json.dumps(entries).encode())
         for name, start, stop in zip(names, bounds, bounds[1:], strict=False):
-            path = stack.enter_context(replacing(os.path.join(base, name)))
-            with open(path, "wb") as out:
+            with stack.enter_context(atomic_write(os.path.join(base, name))) as out:
                 _write(out, rows, labels, start, stop)
     return manifest
 
