@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.jit import njit
+from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.learner.state import Layout, TrainState
 
 # Constants of the progress estimate; chosen in docs/averaging.md.
@@ -108,7 +109,7 @@ class AveragingRule:
         Progress a touch where updates count, or 0; gain over residual; step of the factors
         and of the linear weights; share of a partition.
         """
-        fixed = 0.0 if self.layout.optimizer == "adagrad" else 1 / TOUCHES_TO_SETTLE
+        fixed = 0.0 if OPTIMIZERS[self.layout.optimizer].sums_squares else 1 / TOUCHES_TO_SETTLE
         gain = PROGRESS_GAIN / max(self.residual, 1e-12)
         return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
 

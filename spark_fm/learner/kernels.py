@@ -22,15 +22,7 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
 from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.optimizers import (
-    CLIP,
-    FACTORS_WD,
-    LINEAR_WD,
-    RESCALE,
-    hyperparameters,
-    make_bias_update,
-    make_feature_update,
-)
+from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
 from spark_fm.learner.predict import make_score_row
 from spark_fm.learner.simd import (
     LINE_FLOATS,
@@ -46,7 +38,7 @@ from spark_fm.learner.simd import (
     store,
     store_at,
 )
-from spark_fm.learner.spec import Hyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import Hyperparameters, LossName, OptimizerName
 from spark_fm.learner.state import Layout, TrainState
 
 
@@ -91,7 +83,7 @@ def train_inplace(
     slots = np.full(state.n_features, -1, np.int32) if mini_batch else _NO_SLOTS
     loss_sum, weight_sum = kernel(
         state.rows, state.bias, frozen(order), *_inputs(batch),
-        hyperparameters(spec, step_scale), slots, spec.mini_batch_size,
+        spec.kernel_vector(step_scale), slots, spec.mini_batch_size,
         _NO_SCORES if scores is None else scores,
     )  # fmt: skip
     return PassStats(loss_sum, weight_sum, compile_seconds, order)
@@ -107,7 +99,7 @@ def _inputs(batch: CsrBatch) -> list[NDArray[Any]]:
 
 
 @lru_cache(maxsize=64)
-def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) -> Any:
+def training_kernel(k: int, loss: LossName, optimizer: OptimizerName, mini_batch: bool) -> Any:
     """Return the compiled pass for these constants, compiling or loading it now."""
     make = _make_mini_batch_pass if mini_batch else _make_row_pass
     form = "batch" if mini_batch else "row"
@@ -123,11 +115,11 @@ def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) 
     return kernel
 
 
-def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
-    loss_of, gradient_of = LOSSES[loss]
+def _make_row_pass(k: int, loss: LossName, optimizer: OptimizerName) -> Any:
+    loss_of, gradient_of = LOSSES[loss].value, LOSSES[loss].gradient
     score_row = make_score_row(k)
-    update_feature = make_feature_update(k, optimizer)
-    update_bias = make_bias_update(optimizer)
+    update_feature = OPTIMIZERS[optimizer].make_feature_update(k)
+    update_bias = OPTIMIZERS[optimizer].make_bias_update()
     layout = Layout(k, optimizer)
     decay_column, touch_column = layout.decay, layout.n_updates
     stride = layout.stride
@@ -208,11 +200,11 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
     return row_pass
 
 
-def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
-    loss_of, gradient_of = LOSSES[loss]
+def _make_mini_batch_pass(k: int, loss: LossName, optimizer: OptimizerName) -> Any:
+    loss_of, gradient_of = LOSSES[loss].value, LOSSES[loss].gradient
     score_row = make_score_row(k)
-    update_feature = make_feature_update(k, optimizer)
-    update_bias = make_bias_update(optimizer)
+    update_feature = OPTIMIZERS[optimizer].make_feature_update(k)
+    update_bias = OPTIMIZERS[optimizer].make_bias_update()
     decay_column = Layout(k, optimizer).decay
     touch_column = Layout(k, optimizer).n_updates
     n_lanes = k // WIDTH * WIDTH

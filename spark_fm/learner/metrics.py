@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Hyperparameters, Loss
+from spark_fm.learner.spec import Hyperparameters, LossName
 
 Floats = NDArray[np.float64]
 
@@ -269,7 +269,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 # Metric name -> whether larger is better, by loss.
-METRICS: dict[Loss, dict[str, bool]] = {
+METRICS: dict[LossName, dict[str, bool]] = {
     "logistic": {
         "logloss": False, "accuracy": True, "f1": True, "roc_auc": True, "pr_auc": True,
     },
@@ -317,7 +317,7 @@ class MetricSums:
         """Return the weighted mean loss (log loss, or squared error)."""
         return self.loss / self.weight if self.weight else float("nan")
 
-    def values(self, loss: Loss) -> dict[str, float]:
+    def values(self, loss: LossName) -> dict[str, float]:
         """Return the metrics of ``METRICS[loss]`` by name; NaN where undefined.
 
         A NaN score makes every metric NaN. The areas, ``roc_auc`` and ``pr_auc`` (average
@@ -346,7 +346,7 @@ class MetricSums:
 
 
 def metric_sums(
-    loss: Loss,
+    loss: LossName,
     scores: NDArray[np.float32],
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
@@ -367,7 +367,7 @@ def metric_sums(
 
 
 def loss_sum(
-    loss: Loss,
+    loss: LossName,
     scores: NDArray[np.float32],
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
@@ -385,7 +385,7 @@ def loss_sum(
 PUBLISH_INTERVAL = 500  # mini-batches from one published state of the metrics to the next
 CROSS_ENTROPY = "binary_classification_cross_entropy"
 # Name as SageMaker publishes it -> whether larger is better, by loss.
-RUNNING_METRICS: dict[Loss, dict[str, bool]] = {
+RUNNING_METRICS: dict[LossName, dict[str, bool]] = {
     "logistic": {
         "binary_classification_accuracy": True, CROSS_ENTROPY: False, "binary_f_1.000": True,
     },
@@ -430,7 +430,7 @@ def running_metrics(
 
 
 def _cumulative(
-    scores: NDArray[np.float64], labels: NDArray[np.float64], loss: Loss, scale: float
+    scores: NDArray[np.float64], labels: NDArray[np.float64], loss: LossName, scale: float
 ) -> dict[str, NDArray[np.float64]]:
     """Return running sums over the rows of what the metrics are made of."""
     if loss == "squared":
@@ -447,7 +447,7 @@ def _cumulative(
     return {name: np.cumsum(term, dtype=np.float64) for name, term in terms.items()}
 
 
-def _metrics(sums: dict[str, NDArray[np.float64]], n_rows: int, loss: Loss) -> dict[str, float]:
+def _metrics(sums: dict[str, NDArray[np.float64]], n_rows: int, loss: LossName) -> dict[str, float]:
     if not n_rows:
         return dict.fromkeys(RUNNING_METRICS[loss], float("nan"))
     now = {name: float(total[n_rows - 1]) for name, total in sums.items()}

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import (
+    BIAS_LR,
+    BIAS_WD,
+    CLIP,
+    EPS,
+    FACTORS_LR,
+    FACTORS_WD,
+    LINEAR_LR,
+    LINEAR_WD,
+    OPTIMIZERS,
+    RESCALE,
+)
 
-Loss = Literal["logistic", "squared"]
-Optimizer = Literal["adagrad", "sgd", "adam"]
+LossName = str  # a key of LOSSES
+OptimizerName = str  # a key of OPTIMIZERS
 InitMethod = Literal["normal", "uniform", "constant"]
 
 MAX_FACTORS = 16384
-ADAM_BETA1 = 0.9
-ADAM_BETA2 = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +126,8 @@ class Hyperparameters:
     """
 
     k: int
-    loss: Loss
-    optimizer: Optimizer
+    loss: LossName
+    optimizer: OptimizerName
     epochs: int
     bias: GroupHyperparameters
     linear: GroupHyperparameters
@@ -136,12 +149,9 @@ class Hyperparameters:
         """Raise InvalidParamError naming the Param whose value is out of range."""
         finite = math.isfinite
         require(1 <= self.k <= MAX_FACTORS, "numFactors", self.k, f"1 to {MAX_FACTORS}")
-        require(self.loss in ("logistic", "squared"), "loss", self.loss, '"logistic" or "squared"')
+        require(self.loss in LOSSES, "loss", self.loss, quoted_choices(LOSSES))
         require(
-            self.optimizer in ("adagrad", "sgd", "adam"),
-            "optimizer",
-            self.optimizer,
-            '"adagrad", "sgd" or "adam"',
+            self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, quoted_choices(OPTIMIZERS)
         )
         require(1 <= self.epochs <= 1_000_000, "epochs", self.epochs, "1 to 1,000,000")
         require(-(2**63) <= self.seed < 2**63, "seed", self.seed, "a 64-bit integer")
@@ -170,8 +180,13 @@ class Hyperparameters:
             "a number > 0, or leave it unset",
         )
         require(self.eps >= 0 and finite(self.eps), "eps", self.eps, "a finite number >= 0")
-        started = self.optimizer == "sgd" or (self.optimizer == "adagrad" and self.adagrad_init > 0)
-        require(self.eps > 0 or started, "eps", self.eps, "more than 0, or a zero gradient is 0/0")
+        optimizer = OPTIMIZERS[self.optimizer]
+        never_zero = not optimizer.divides_by_root or (
+            optimizer.sums_squares and self.adagrad_init > 0
+        )
+        require(
+            self.eps > 0 or never_zero, "eps", self.eps, "more than 0, or a zero gradient is 0/0"
+        )
         require(
             self.rescale_grad is None or (self.rescale_grad > 0 and finite(self.rescale_grad)),
             "rescaleGrad",
@@ -182,10 +197,30 @@ class Hyperparameters:
         self.linear.check("linear")
         self.factors.check("factors")
 
+    def kernel_vector(self, lr_scale: float) -> NDArray[np.float64]:
+        """Return what kernels read, by the indices of ``optimizers``; learning rates scaled."""
+        vector = np.zeros(9)
+        vector[BIAS_LR] = self.bias.lr * lr_scale if self.use_bias else 0.0
+        vector[LINEAR_LR] = self.linear.lr * lr_scale if self.use_linear else 0.0
+        vector[FACTORS_LR] = self.factors.lr * lr_scale
+        vector[BIAS_WD] = self.bias.wd
+        vector[LINEAR_WD] = self.linear.wd
+        vector[FACTORS_WD] = self.factors.wd
+        vector[CLIP] = np.inf if self.clip_gradient is None else self.clip_gradient
+        vector[EPS] = self.eps
+        vector[RESCALE] = 0.0 if self.rescale_grad is None else self.rescale_grad
+        return vector
+
     @property
     def init_key(self) -> tuple[int, int]:
         """Non-negative words that seed a generator."""
         return (self.seed & 0xFFFFFFFF, (self.seed >> 32) & 0xFFFFFFFF)
+
+
+def quoted_choices(names: Iterable[str]) -> str:
+    """Return '"a", "b" or "c"', for messages and help."""
+    *others, last = (f'"{name}"' for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:

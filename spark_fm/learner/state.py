@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Optimizer
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import OPTIMIZERS
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, OptimizerName
 
 ALIGNMENT = 64  # bytes: a cache line
 # Bias vector, float64: value, AdaGrad sum or Adam's first moment, Adam's second
@@ -29,12 +31,12 @@ class Layout:
     """Columns of a state row for k factors and an optimizer."""
 
     k: int
-    optimizer: Optimizer
+    optimizer: OptimizerName
 
     @property
     def n_statistics(self) -> int:
         """Optimizer columns: 2 row-wise sums (AdaGrad), 2(k+1) moments (Adam), 0 (SGD)."""
-        return {"sgd": 0, "adagrad": 2, "adam": 2 * (self.k + 1)}[self.optimizer]
+        return OPTIMIZERS[self.optimizer].n_statistics(self.k)
 
     @property
     def n_synced(self) -> int:
@@ -149,14 +151,14 @@ def initial_state(
         _fill(rows[:, k : k + 1], spec.linear, linear_rng)
     if not spec.sagemaker:
         rows[:, : k + 1] *= (counts > 0)[:, None]
-    if spec.optimizer == "adagrad":
+    if OPTIMIZERS[spec.optimizer].sums_squares:
         rows[:, k + 1 : k + 3] = spec.adagrad_init
     scale = (np.maximum(counts, 1) / DECAY_REFERENCE) ** -spec.decay_frequency_power
     rows[:, layout.decay] = scale
     bias = np.zeros(BIAS_SLOTS)
     if spec.use_bias:
         bias[0] = _first_bias(spec, label_mean, bias_rng)
-    if spec.optimizer == "adagrad":
+    if OPTIMIZERS[spec.optimizer].sums_squares:
         bias[1] = spec.adagrad_init
     return TrainState(layout, rows, bias)
 
@@ -164,10 +166,7 @@ def initial_state(
 def _first_bias(spec: Hyperparameters, label_mean: float, rng: np.random.Generator) -> float:
     group = spec.bias
     if group.init_method == "constant" and group.init_value is None:
-        if spec.loss == "squared":
-            return label_mean
-        share = min(max(label_mean, 1e-6), 1 - 1e-6)  # one class only: keep it finite
-        return float(np.log(share / (1 - share)))
+        return LOSSES[spec.loss].initial_bias(label_mean)
     cell = np.zeros((1, 1), np.float32)
     _fill(cell, group, rng)
     return float(cell[0, 0])

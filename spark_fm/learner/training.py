@@ -15,9 +15,10 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import move_towards_inplace
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import CPU_BACKEND, Backend, RowOrder
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums, running_metrics
 from spark_fm.learner.predict import margins, scoring_kernel
-from spark_fm.learner.spec import Hyperparameters, Optimizer, Scaling
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.weights import FMWeights
 
@@ -247,7 +248,7 @@ class TrainingProgress:
 
 def loss_scale(spec: Hyperparameters, label_scale: float) -> float:
     """Return what one unit of internal loss is in the caller's units."""
-    return label_scale**2 if spec.loss == "squared" else 1.0
+    return label_scale ** LOSSES[spec.loss].label_power
 
 
 def new_stopping(spec: Hyperparameters, metric: str, *, patience: int, tol: float) -> EarlyStopping:
@@ -313,8 +314,7 @@ class TrainingState:
     @property
     def layout(self) -> Layout:
         """Columns of the state."""
-        optimizer: Optimizer = self.facts["optimizer"]
-        return Layout(int(self.facts["k"]), optimizer)
+        return Layout(int(self.facts["k"]), self.facts["optimizer"])
 
     @property
     def ids(self) -> NDArray[np.int32]:
@@ -417,10 +417,7 @@ def divergence_limit(start: float, nothing: float) -> float:
 
 def null_model_loss(batch: CsrBatch, spec: Hyperparameters) -> float:
     """Return the weighted loss sum of a model that says 0 of every row."""
-    weights = batch.weights.astype(np.float64)
-    if spec.loss == "logistic":
-        return math.log(2.0) * float(weights.sum())
-    return float(weights @ np.square(batch.labels, dtype=np.float64))
+    return LOSSES[spec.loss].null_model_loss(batch.labels, batch.weights.astype(np.float64))
 
 
 def sample_loss(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> tuple[float, float]:

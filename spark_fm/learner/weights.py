@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import margins, sigmoid
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.predict import margins
+from spark_fm.learner.spec import LossName
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class FMWeights:
                 )
         return margins(batch, self.table, self.bias, features=self.features)
 
-    def predict(self, batch: CsrBatch, loss: Loss) -> NDArray[np.float32]:
+    def predict(self, batch: CsrBatch, loss: LossName) -> NDArray[np.float32]:
         """Return scores: probabilities under logistic loss, values under squared loss."""
         raw = self.margins(batch)
-        return sigmoid(raw) if loss == "logistic" else raw
+        return LOSSES[loss].link(raw)  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 
 P = TypeVar("P", bound="FMParamDeclarations")
 
@@ -287,7 +287,7 @@ class FMParams(FMParamDeclarations):
     """The Params with their getters; what estimator and model build on."""
 
     @property
-    def _loss(self) -> Loss:
+    def _loss(self) -> LossName:
         return "logistic" if self.getPredictorType() == BINARY else "squared"
 
     def _optional(self, param: Param[Any]) -> Any:

@@ -23,7 +23,7 @@ from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import quoted
@@ -53,7 +53,7 @@ class ScoreTask:
 
     version: str
     model: Broadcast
-    loss: Loss
+    loss: LossName
     features_col: str
     handle_invalid: HandleInvalid
     gpu: GpuAssignment | None = None
@@ -245,7 +245,7 @@ def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
 def make_task(
     model: Broadcast,
     *,
-    loss: Loss,
+    loss: LossName,
     features_col: str,
     handle_invalid: HandleInvalid,
     gpu: GpuAssignment | None = None,

@@ -15,7 +15,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, Str
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.learner.topk import best_candidates, sums_and_own
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.spark.broadcast import Broadcast
@@ -193,7 +193,7 @@ class RankTask:
 
     version: str
     k: int
-    loss: Loss
+    loss: LossName
     schema: pa.Schema
 
     def rank(self, contexts: pa.RecordBatch | pa.Table, candidates: Candidates) -> pa.RecordBatch:

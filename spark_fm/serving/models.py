@@ -24,7 +24,7 @@ from spark_fm.formats.requests import CONTENT_TYPES, decode_request, encode_requ
 from spark_fm.formats.responses import encode_response
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import predicted_labels
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.settings import CURRENT, current_name, write_whole
 
@@ -54,7 +54,7 @@ class ServedModel:
     """
 
     weights: FMWeights
-    loss: Loss
+    loss: LossName
     threshold: float
     digest: str
     version: str

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.learner.statistics import FeatureCounter, validation_rows
 from spark_fm.spark.worker import check_version, partition_number
 
@@ -128,7 +128,7 @@ class PackTask:
     """
 
     version: str
-    loss: Loss
+    loss: LossName
     feature_dim: int
     has_weight: bool
     has_indicator: bool

@@ -10,7 +10,8 @@ import numpy as np
 from numba import config
 
 from spark_fm.errors import GpuNotFoundError
-from spark_fm.learner.spec import Loss, Optimizer
+from spark_fm.learner.optimizers import OPTIMIZERS
+from spark_fm.learner.spec import LossName, OptimizerName
 
 INSTALL = "pip install 'spark-fm[gpu]' where tasks run"
 
@@ -166,8 +167,8 @@ class Shape:
     """
 
     k: int
-    loss: Loss
-    optimizer: Optimizer
+    loss: LossName
+    optimizer: OptimizerName
     per_row: bool
     shuffles: bool
 
@@ -213,7 +214,7 @@ class Shape:
     @property
     def tail(self) -> int:
         """Sums by factor of a chunk: Adam has their squares, too."""
-        return (2 if self.optimizer == "adam" else 1) * self.k
+        return (2 if OPTIMIZERS[self.optimizer].has_factor_squares else 1) * self.k
 
     @property
     def partial(self) -> int:

@@ -27,15 +27,14 @@ from spark_fm.learner.cuda.updates import (
     ONE,
     ZERO,
     bias_functions,
-    bias_rate_function,
     clipped,
     finish_function,
-    loss_functions,
-    rate_function,
+    gpu_update,
     share,
 )
-from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, RESCALE
-from spark_fm.learner.spec import Loss, Optimizer
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
+from spark_fm.learner.spec import LossName, OptimizerName
 from spark_fm.learner.state import Layout
 
 ALL = 0xFFFFFFFF
@@ -145,7 +144,7 @@ def margin_function(shape: Shape) -> Any:
 
 @lru_cache(maxsize=32)
 def passes(
-    k: int, loss: Loss, optimizer: Optimizer, per_row: bool, shuffles: bool | None = None
+    k: int, loss: LossName, optimizer: OptimizerName, per_row: bool, shuffles: bool | None = None
 ) -> Passes:
     """Return the passes for these constants, compiled at their first use.
 
@@ -220,9 +219,13 @@ def _score_function(shape: Shape) -> Any:
     width, groups, n_held = shape.width, shape.groups, shape.n_held
     sum_over, _ = make_sums(shape)
     margin = margin_function(shape)
-    loss_of, slope_of, curvature_of = loss_functions(shape.loss)
-    rate_of = rate_function(k, shape.optimizer)
-    bias_rate = bias_rate_function(shape.optimizer)
+    loss = LOSSES[shape.loss]
+    loss_of, slope_of, curvature_of = (
+        cuda.jit(device=True)(function)
+        for function in (loss.gpu_value, loss.gpu_gradient, loss.gpu_curvature)
+    )
+    update = gpu_update(shape)
+    rate_of, bias_rate = update.rate, update.bias_rate
 
     @cuda.jit(device=True)
     def score(  # type: ignore[no-untyped-def]
@@ -278,7 +281,7 @@ def _add_function(shape: Shape) -> Any:
     """Return ``add`` of a chunk: the step of its feature, or its part of what makes it."""
     k, per_row, lanes = shape.k, shape.per_row, shape.lanes
     width, groups, n_held, tail = shape.width, shape.groups, shape.n_held, shape.tail
-    is_adam = shape.optimizer == "adam"
+    needs_squares = OPTIMIZERS[shape.optimizer].has_factor_squares
     decay_column = Layout(k, shape.optimizer).decay
     sum_over, meet = make_sums(shape)
     finish = finish_function(shape, sum_over, meet)
@@ -312,7 +315,7 @@ def _add_function(shape: Shape) -> Any:
                     g_sum += g
             held[i] = sum_over(g_sum, lane, width)
             square += g_square
-            squares[i] = sum_over(g_square, lane, width) if is_adam else g_square
+            squares[i] = sum_over(g_square, lane, width) if needs_squares else g_square
         linear, linear_square, linear_bend, pull, n_updates = ZERO, ZERO, ZERO, ZERO, ZERO
         for p in range(start + lane, stop, lanes):
             place, x = places[p], values[p]
@@ -341,7 +344,7 @@ def _add_function(shape: Shape) -> Any:
                 f = i * width + column
                 if f < k:
                     partials[slot, f] = held[i]
-                    if is_adam:
+                    if needs_squares:
                         partials[slot, k + f] = squares[i]
         if lane == 0:
             for i in range(SCALARS):
@@ -353,7 +356,7 @@ def _add_function(shape: Shape) -> Any:
 def _add_shared_function(shape: Shape) -> Any:
     """Return ``add_shared`` of a feature of several chunks: its step, from their parts."""
     k, width, n_held, tail = shape.k, shape.width, shape.n_held, shape.tail
-    is_adam = shape.optimizer == "adam"
+    needs_squares = OPTIMIZERS[shape.optimizer].has_factor_squares
     finish = finish_function(shape, *make_sums(shape))
 
     @cuda.jit(device=True)
@@ -371,7 +374,7 @@ def _add_shared_function(shape: Shape) -> Any:
             if f < k:
                 for c in range(slot, slot + count):
                     held[i] += partials[c, f]
-                    if is_adam:
+                    if needs_squares:
                         squares[i] += partials[c, k + f]
         for i in range(SCALARS):
             scalars[i] = ZERO

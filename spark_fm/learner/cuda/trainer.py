@@ -23,9 +23,9 @@ from spark_fm.learner.cuda.memory import DeviceMemory, Piece, device_memory
 from spark_fm.learner.cuda.scorer import CudaScorer
 from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import PassStats
-from spark_fm.learner.optimizers import hyperparameters
+from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.learner.predict import margins
-from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Hyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import Hyperparameters, LossName, OptimizerName
 from spark_fm.learner.state import Layout, TrainState
 
 SAMPLED_ENTRIES = 2**16
@@ -106,7 +106,7 @@ class CudaBackend:
         table = self._memory.taken_table(state.rows)
         table = self._on_device(state.rows) if table is None else table
         bias = self._on_device(state.bias)
-        hyper = self._on_device(hyperparameters(spec, step_scale).astype(np.float32))
+        hyper = self._on_device(spec.kernel_vector(step_scale).astype(np.float32))
         sums = _PassSums(self._memory, batch.n_rows)
         rng, updates, shape = visit.rng(spec), int(state.bias[3]), compiled.shape
         for number in _mixed(rng, n_pieces, spec):
@@ -229,12 +229,13 @@ def _mixed(rng: np.random.Generator, n: int, spec: Hyperparameters) -> NDArray[n
 def _bias_corrections(
     spec: Hyperparameters, done: float, updates: NDArray[np.int64], per_row: bool
 ) -> NDArray[np.float32]:
-    """Return for each block the mean of Adam's correction over its updates; 1 for others."""
-    if spec.optimizer != "adam":
+    """Return for each block the mean bias correction of its updates; 1 without one."""
+    correction = OPTIMIZERS[spec.optimizer].bias_correction
+    if correction is None:
         return np.ones(len(updates), np.float32)
     counts = updates if per_row else np.ones(len(updates), np.int64)
     t = done + 1 + np.arange(int(counts.sum()))
-    corrections = np.sqrt(1 - ADAM_BETA2**t) / (1 - ADAM_BETA1**t)
+    corrections = correction(t)
     starts = np.cumsum(counts) - counts
     return (np.add.reduceat(corrections, starts) / counts).astype(np.float32)
 
@@ -256,7 +257,7 @@ def _fingerprint(batch: CsrBatch) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=32)
 def _compiled(
-    gpu: int, k: int, loss: Loss, optimizer: Optimizer, per_row: bool
+    gpu: int, k: int, loss: LossName, optimizer: OptimizerName, per_row: bool
 ) -> tuple[Passes, int]:
     """Return the passes, compiled by one over nothing, and the largest grid they take.
 
