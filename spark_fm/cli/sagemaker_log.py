@@ -21,9 +21,9 @@ ALGORITHM = "factorization-machines"
 HOST = "algo-1"
 # What follows a metric's name, by name; the order in which they are told.
 KINDS = {
-    name: "score" if larger_is_better else "loss"
+    name: "score" if metric.larger_is_better else "loss"
     for metrics in RUNNING_METRICS.values()
-    for name, larger_is_better in metrics.items()
+    for name, metric in metrics.items()
 }
 
 

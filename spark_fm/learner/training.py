@@ -16,7 +16,13 @@ from spark_fm.learner.averaging import move_towards_inplace
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import CPU_BACKEND, Backend, RowOrder
 from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums, running_metrics
+from spark_fm.learner.metrics import (
+    MetricSums,
+    loss_sum,
+    metric_sums,
+    running_metrics,
+    validation_metrics,
+)
 from spark_fm.learner.predict import margins, scoring_kernel
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
@@ -45,7 +51,7 @@ def advance(
         Labels in units of ``label_scale``.
     spec : Hyperparameters
     metric : str
-        Validation metric that decides, one of ``METRICS[spec.loss]``.
+        Validation metric that decides, one of ``validation_metrics(spec.loss)``.
     label_scale : float
         Unit of the labels, for losses in the caller's units.
     seconds : float
@@ -253,7 +259,7 @@ def loss_scale(spec: Hyperparameters, label_scale: float) -> float:
 
 def new_stopping(spec: Hyperparameters, metric: str, *, patience: int, tol: float) -> EarlyStopping:
     """Return a fresh EarlyStopping for one of the metrics of ``spec.loss``."""
-    return EarlyStopping(METRICS[spec.loss][metric], patience, tol)
+    return EarlyStopping(validation_metrics(spec.loss)[metric].larger_is_better, patience, tol)
 
 
 @dataclass(frozen=True, eq=False)

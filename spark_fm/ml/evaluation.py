@@ -10,7 +10,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.learner.metrics import Floats
+from spark_fm.learner.losses import Floats
 from spark_fm.ml.params import BINARY
 from spark_fm.ml.plots import (
     draw_calibration,
@@ -163,12 +163,12 @@ def _scorer(model: FactorizationMachineModel) -> FactorizationMachineModel:
 
 
 def _of_classifier(sums: ClassifierSums) -> FMEvaluation:
-    thinned = sums.groups.thinned(CURVE_POINTS)
+    thinned, inputs = sums.groups.thinned(CURVE_POINTS), sums.inputs
     return FMEvaluation(
         metrics=sums.metrics(),
         calibration=pd.DataFrame(sums.groups.equal_weights(CALIBRATION_GROUPS).calibration()),
         confusion=pd.DataFrame(
-            [[sums.tn, sums.fp], [sums.fn, sums.tp]],
+            [[inputs.tn, inputs.fp], [inputs.fn, inputs.tp]],
             index=["label 0", "label 1"],
             columns=["predicted 0", "predicted 1"],
         ),
