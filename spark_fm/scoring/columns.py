@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import GenericAlias
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from spark_fm._version import __version__
@@ -27,6 +25,7 @@ from spark_fm.learner.spec import LossName
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import quoted
+from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 VECTOR_FIELDS = ("type", "size", "indices", "values")
@@ -106,16 +105,22 @@ def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Colu
     Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
     """
     features = quoted(task.features_col)
-    if hasattr(F, "arrow_udf"):
-        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=returns)
+    if has_arrow_udf():
+        scorer = arrow_function("score", task, returns)
         return cast(Column, scorer.asNondeterministic()(features))
+    # A vector comes as its four fields, an array as itself: pandas would make a dict of
+    # every struct.
     parts = [features]
     if isinstance(kind, VectorUDT):
         plain = F.unwrap_udt(features)
         parts = [plain[name] for name in VECTOR_FIELDS]
-    # PySpark's overloads know no iterator of tuples with a struct result.
-    make: Any = pandas_udf
-    scorer = make(_pandas_scorer(task, len(parts)), returnType=returns)
+    to_arrow: Any = _vector_structs if len(parts) > 1 else _lists
+
+    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
+        for result in task(map(to_arrow, batches)):
+            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
+
+    scorer = pandas_function("score", score, returns, len(parts))
     return cast(Column, scorer.asNondeterministic()(*parts))
 
 
@@ -165,8 +170,8 @@ def sql_function(task: FunctionTask) -> Any:
     It is deterministic, unlike ``score_column``: only then may SQL use it under an
     aggregate, in a join or for a sort.
     """
-    if hasattr(F, "arrow_udf"):
-        return F.arrow_udf(_arrow_scorer(task), returnType=DoubleType())
+    if has_arrow_udf():
+        return arrow_function("score", task, DoubleType())
 
     def score(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
         # A vector comes as a frame of its fields, an array as a series.
@@ -179,12 +184,7 @@ def sql_function(task: FunctionTask) -> Any:
         for result in task(columns):
             yield result.to_pandas()
 
-    score.__annotations__ = {
-        "batches": GenericAlias(Iterator, (pd.Series,)),
-        "return": GenericAlias(Iterator, (pd.Series,)),
-    }
-    make: Any = pandas_udf
-    return make(score, returnType=DoubleType())
+    return pandas_function("score", score, DoubleType())
 
 
 def force_row_input(dataset: DataFrame) -> DataFrame:
@@ -195,36 +195,6 @@ def force_row_input(dataset: DataFrame) -> DataFrame:
     (UNSUPPORTED_DATATYPE). The filter keeps every row; the optimizer cannot know that.
     """
     return dataset.where(F.spark_partition_id() >= 0)
-
-
-def _arrow_scorer(task: StructTask | FunctionTask) -> Callable[..., Any]:
-    def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return task(columns)
-
-    # PySpark evaluates the annotations, which are strings in this module.
-    score.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    return score
-
-
-def _pandas_scorer(task: StructTask, n_columns: int) -> Callable[..., Any]:
-    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs.
-
-    A vector comes as its four fields, an array as itself: pandas would make a dict of
-    every struct.
-    """
-
-    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
-        columns = map(_vector_structs if n_columns == 4 else _lists, batches)
-        for result in task(columns):
-            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
-
-    # PySpark reads the kinds of columns from the annotations.
-    kind = pd.Series if n_columns == 1 else GenericAlias(tuple, (pd.Series,) * n_columns)
-    score.__annotations__ = {
-        "batches": GenericAlias(Iterator, (kind,)),
-        "return": Iterator[pd.DataFrame],
-    }
-    return score
 
 
 def _lists(values: pd.Series[Any]) -> pa.Array:

@@ -5,9 +5,8 @@ The functions here run on the driver, what they hand to Spark on executors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import GenericAlias
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,7 +15,6 @@ import pyarrow as pa
 from pyspark.ml.linalg import SparseVector, Vectors, VectorUDT
 from pyspark.sql import Column
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, DataType, StringType
 
 from spark_fm._version import __version__
@@ -24,6 +22,7 @@ from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.requests import RECORDIO_PROTOBUF, Cells, decode_cells
 from spark_fm.formats.responses import encode_each
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
+from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 
@@ -125,24 +124,16 @@ def _lists_of(vectors: pa.StructArray, cells: Cells) -> pa.ListArray:
 def vectors_of(task: VectorsTask, column: Column) -> Column:
     """Return the column of vectors, or of arrays of them, in a column of requests."""
     returns: DataType = VectorUDT() if task.one_each else ArrayType(VectorUDT())
-    if not hasattr(F, "arrow_udf"):
+    if not has_arrow_udf():
         return F.udf(task.read_one, returns)(column)
-
-    def decode(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return task(columns)
-
-    # PySpark evaluates the annotations, which are strings in this module.
-    decode.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    return cast(Column, F.arrow_udf(decode, returnType=returns)(column))
+    return cast(Column, arrow_function("decode", task, returns)(column))
 
 
 def responses_of(accept: str, score: Column, label: Column | None) -> Column:
     """Return the column of responses, one for each row with a score, else null."""
     parts = [part.cast("double") for part in (score, label) if part is not None]
     returns = BinaryType() if accept == RECORDIO_PROTOBUF else StringType()
-    if not hasattr(F, "arrow_udf"):
-        make: Any = pandas_udf  # its overloads know no such functions
-        return cast(Column, make(_pandas_encoder(accept, len(parts)), returns)(*parts))
+    is_text = accept != RECORDIO_PROTOBUF
 
     def encode(columns: Iterator[Any]) -> Iterator[pa.Array]:
         for each in columns:
@@ -150,41 +141,28 @@ def responses_of(accept: str, score: Column, label: Column | None) -> Column:
             is_null = np.logical_or.reduce([np.asarray(part.is_null()) for part in arrays])
             numbers = [np.asarray(part.fill_null(0)) for part in arrays]
             rows = encoded(accept, numbers, is_null)
-            yield pa.array(rows, pa.binary()).cast(
-                pa.binary() if accept == RECORDIO_PROTOBUF else pa.string()
-            )
+            yield pa.array(rows, pa.binary()).cast(pa.string() if is_text else pa.binary())
 
-    kind = pa.Array if len(parts) == 1 else GenericAlias(tuple, (pa.Array,) * len(parts))
-    encode.__annotations__ = {
-        "columns": GenericAlias(Iterator, (kind,)),
-        "return": Iterator[pa.Array],
-    }
-    return cast(Column, F.arrow_udf(encode, returnType=returns)(*parts))
-
-
-def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
-    """Return the same for PySpark 4.0; null and NaN are one in pandas, both become null."""
-
-    def encode(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+    def encode_pandas(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+        # Null and NaN are one in pandas: both become null.
         for each in batches:
-            arrays = [part.to_numpy(np.float64) for part in
-                      (each if isinstance(each, tuple) else (each,))]  # fmt: skip
-            is_null = np.logical_or.reduce([np.isnan(part) for part in arrays])
-            rows: list[Any] = encoded(accept, arrays, is_null)
-            if accept != RECORDIO_PROTOBUF:
+            series = each if isinstance(each, tuple) else (each,)
+            numbers = [part.to_numpy(np.float64) for part in series]
+            is_null = np.logical_or.reduce([np.isnan(part) for part in numbers])
+            rows: list[Any] = encoded(accept, numbers, is_null)
+            if is_text:
                 rows = [None if row is None else row.decode() for row in rows]
             yield pd.Series(rows, dtype=object)
 
-    kind = pd.Series if n_parts == 1 else GenericAlias(tuple, (pd.Series,) * n_parts)
-    encode.__annotations__ = {
-        "batches": GenericAlias(Iterator, (kind,)),
-        "return": GenericAlias(Iterator, (pd.Series,)),
-    }
-    return encode
+    if has_arrow_udf():
+        encoder = arrow_function("encode", encode, returns, len(parts))
+    else:
+        encoder = pandas_function("encode", encode_pandas, returns, len(parts))
+    return cast(Column, encoder(*parts))
 
 
 def encoded(accept: str, parts: list[Any], is_null: Any) -> list[bytes | None]:
     """Return the responses of rows, None for null ones."""
-    kept = [part[~is_null].astype(np.float32) for part in parts]
-    texts = iter(encode_each(kept[0], kept[1] if len(kept) > 1 else None, accept))
+    numbers = [part[~is_null].astype(np.float32) for part in parts]
+    texts = iter(encode_each(numbers[0], numbers[1] if len(numbers) > 1 else None, accept))
     return [None if null else next(texts) for null in is_null.tolist()]
