@@ -186,7 +186,7 @@ class _Learner:
         if self._candidate is not None:
             units, spec = self._part.units, self._part.spec
             self._sums += evaluate(
-                self._candidate, units.apply(rows), spec, units.label, trainer=self._trainer
+                self._candidate, units.apply(rows), spec, units.label, backend=self._trainer
             )
         self._facts["validate_seconds"] += time.perf_counter() - clock
 
@@ -201,7 +201,7 @@ class _Learner:
             self._sample = self._first_rows(rows)
         self._last = rows
         visit = RowOrder(part.epoch, part.round_index, partition_number(), shard)
-        stats = self._trainer.train_inplace(
+        stats = self._trainer.run_epoch(
             self._state, rows, visit, spec=part.spec, step_scale=part.step_scale
         )
         facts["n_rows"] += rows.n_rows
@@ -371,7 +371,7 @@ class SoloTask:
             with task_trainer(self.gpu, 0) as (trainer, gpu):  # all models train on the same rows
                 for _ in advance(
                     run, train, validation, part.spec, metric=part.metric,
-                    label_scale=part.units.label, trainer=trainer,
+                    label_scale=part.units.label, backend=trainer,
                     seconds=self.seconds - (time.perf_counter() - started),
                 ):  # fmt: skip
                     pass

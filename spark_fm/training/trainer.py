@@ -169,7 +169,7 @@ class ModelTraining:
             if "first" in saved.facts:
                 self._first = _first_of(saved)
                 return None
-            return Fit(saved.run(), spec, units, all_rows, has_validation)
+            return Fit(saved.progress(), spec, units, all_rows, has_validation)
         run = self._continued(units)
         if run is None:
             run = self._new_run(spec, units, all_rows=all_rows)
@@ -202,7 +202,7 @@ class ModelTraining:
         units = self._units(all_rows=True)
         spec = replace(self._request.spec, epochs=first.best_epoch + 1)
         if phase is None and self._snapshot is not None:
-            return Fit(self._snapshot.run(), spec, units, True, False)
+            return Fit(self._snapshot.progress(), spec, units, True, False)
         return Fit(self._new_run(spec, units, all_rows=True), spec, units, True, False)
 
     def single_task(self, phase: Fit, tell: EpochCallback) -> SingleTaskTrainer:
@@ -278,7 +278,7 @@ class ModelTraining:
     ) -> TrainingState:
         snapshot = TrainingState.of(
             run, fingerprint=self._data.fingerprint, metric=self._request.metric,
-            units=phase.units, ids=self.plan.ids, history=self._history,
+            scaling=phase.units, ids=self.plan.ids, history=self._history,
         )  # fmt: skip
         snapshot.facts["epochs"] = phase.spec.epochs
         snapshot.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
@@ -296,20 +296,20 @@ class ModelTraining:
     def _continued(self, units: Scaling) -> TrainingProgress | None:
         """Return the run of the model to go on from, when this is the same training."""
         request, start = self._request, self._start
-        if start is None or start.snapshot is None:
+        if start is None or start.training_state is None:
             return None
         layout = Layout(request.spec.k, request.spec.optimizer)
-        if not start.snapshot.continues(
+        if not start.training_state.continues(
             fingerprint=self._data.fingerprint, layout=layout, metric=request.metric,
-            units=units, n_features=self.plan.n_features,
+            scaling=units, n_features=self.plan.n_features,
         ):  # fmt: skip
             return None
-        run = start.snapshot.run()
+        run = start.training_state.progress()
         run.finished = False
         run.stopping.patience, run.stopping.tol = request.patience, request.tol
         if run.stopping.should_stop:
             run.stopping.waited = 0
-        self._history = start.snapshot.history
+        self._history = start.training_state.history
         return run
 
     def _new_run(
@@ -321,7 +321,7 @@ class ModelTraining:
         counts = plan.all_counts if all_rows else plan.train_counts
         state = initial_state(spec, counts, label_mean=mean)
         if self._start is not None:
-            warm_state_inplace(state, self._start, spec, ids=plan.ids, units=units)
+            warm_state_inplace(state, self._start, spec, ids=plan.ids, scaling=units)
         return TrainingProgress(
             state=state,
             stopping=new_stopping(spec, request.metric, patience=request.patience, tol=request.tol),

@@ -194,12 +194,12 @@ class _OneEpoch:
         self.margins = trainer.margins
         self._trainer = trainer
 
-    def train_inplace(
+    def run_epoch(
         self, state: TrainState, batch: CsrBatch, visit: RowOrder, **more: Any
     ) -> PassStats:
         if visit.epoch > 0:
             raise ModelTooLargeError("The GPU's memory has no room for others.")
-        return self._trainer.train_inplace(state, batch, visit, **more)
+        return self._trainer.run_epoch(state, batch, visit, **more)
 
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:

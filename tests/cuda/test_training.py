@@ -53,7 +53,7 @@ def test_a_pass_over_blocks_equals_its_float64_twin(
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    stats = CudaBackend("rows", size, memory=memory).train_inplace(
+    stats = CudaBackend("rows", size, memory=memory).run_epoch(
         state, batch, RowOrder(0), spec=spec, step_scale=0.5
     )
 
@@ -78,7 +78,7 @@ def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
     expected = state.copy()
     scores = np.zeros(10, np.float32)
 
-    stats = CudaBackend("rows", 1, memory=memory).train_inplace(
+    stats = CudaBackend("rows", 1, memory=memory).run_epoch(
         state, batch, RowOrder(0), spec=spec, scores=scores
     )
 
@@ -98,7 +98,7 @@ def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaBackend("rows", 3, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
+    CudaBackend("rows", 3, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
     twin.visit(batch, blocks_of(np.arange(6), 3))
     assert_state_is(state, twin.rows, twin.bias)
@@ -119,7 +119,7 @@ def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
     state = worn_state(spec, 40, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaBackend("rows", n_rows, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
+    CudaBackend("rows", n_rows, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
     twin.visit(batch, [np.arange(n_rows)])
     assert_state_is(state, twin.rows, twin.bias)
@@ -180,7 +180,7 @@ def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
     before = state.copy()
     weightless = replace(batch, weights=np.zeros(4, np.float32))
 
-    stats = CudaBackend("rows", 2, memory=memory).train_inplace(
+    stats = CudaBackend("rows", 2, memory=memory).run_epoch(
         state, weightless, RowOrder(0), spec=spec
     )
 

@@ -13,9 +13,9 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import (
-    MIXED_PIECES,
-    MIXED_WHOLE,
-    PIECE,
+    CHUNK_ROWS,
+    SHUFFLED_AT_ONCE,
+    SHUFFLED_CHUNKS,
     RowOrder,
     round_order,
     shuffled_order,
@@ -431,7 +431,9 @@ def test_rows_of_weight_zero_only_train_to_the_first_model(loss: LossName) -> No
     np.testing.assert_array_equal(run.result().table, first.parameters())
 
 
-@pytest.mark.parametrize("n_rows", [0, 1, MIXED_WHOLE, MIXED_WHOLE + 1, MIXED_WHOLE + 5 * PIECE])
+@pytest.mark.parametrize(
+    "n_rows", [0, 1, SHUFFLED_AT_ONCE, SHUFFLED_AT_ONCE + 1, SHUFFLED_AT_ONCE + 5 * CHUNK_ROWS]
+)
 def test_every_row_is_visited_once(n_rows):
     order = shuffled_order(np.random.default_rng(0), n_rows)
 
@@ -439,14 +441,14 @@ def test_every_row_is_visited_once(n_rows):
 
 
 def test_stretches_of_a_large_set_hold_rows_from_everywhere_in_mixed_order():
-    n_rows = 4 * MIXED_WHOLE
+    n_rows = 4 * SHUFFLED_AT_ONCE
     order = shuffled_order(np.random.default_rng(0), n_rows)
 
-    stretch = order[: MIXED_PIECES * PIECE]
-    pieces = np.unique(stretch // PIECE)
-    assert len(pieces) == MIXED_PIECES
-    assert pieces.min() < n_rows / PIECE / 4
-    assert pieces.max() > n_rows / PIECE * 3 / 4
+    stretch = order[: SHUFFLED_CHUNKS * CHUNK_ROWS]
+    chunks = np.unique(stretch // CHUNK_ROWS)
+    assert len(chunks) == SHUFFLED_CHUNKS
+    assert chunks.min() < n_rows / CHUNK_ROWS / 4
+    assert chunks.max() > n_rows / CHUNK_ROWS * 3 / 4
     # Neighbours in the order are as often of one piece as chance has it.
-    same = np.mean(stretch[1:] // PIECE == stretch[:-1] // PIECE)
-    assert abs(same - 1 / MIXED_PIECES) < 0.01
+    same = np.mean(stretch[1:] // CHUNK_ROWS == stretch[:-1] // CHUNK_ROWS)
+    assert abs(same - 1 / SHUFFLED_CHUNKS) < 0.01

@@ -29,7 +29,7 @@ def snapshot_of(spec, seed, ids=None):
     for _ in advance(run, batch, None, spec, metric="rmse"):
         pass
     return TrainingState.of(
-        run, fingerprint="", metric="rmse", units=Scaling(), ids=ids, history=[]
+        run, fingerprint="", metric="rmse", scaling=Scaling(), ids=ids, history=[]
     )
 
 
@@ -40,7 +40,7 @@ def test_scores_of_the_first_state_are_the_model_s_in_other_units(scale):
     batch = planted_batch(model, 30, seed=2)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
 
-    warm_state_inplace(state, WarmStart(model), spec, ids=None, units=Scaling(label=scale))
+    warm_state_inplace(state, WarmStart(model), spec, ids=None, scaling=Scaling(label=scale))
 
     started = FMWeights(float(state.bias[0]), state.parameters(), N)
     np.testing.assert_allclose(
@@ -56,7 +56,7 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
     state = initial_state(spec, np.ones(5), label_mean=0.0)
     drawn = state.parameters()
 
-    warm_state_inplace(state, WarmStart(known), spec, ids=ids, units=Scaling())
+    warm_state_inplace(state, WarmStart(known), spec, ids=ids, scaling=Scaling())
 
     np.testing.assert_array_equal(state.parameters()[[1, 2, 4]], model.table)
     np.testing.assert_array_equal(state.parameters()[[0, 3]], drawn[[0, 3]])
@@ -72,7 +72,7 @@ def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer
     state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
     fresh = state.rows[1::2].copy()
 
-    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, units=Scaling())
+    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, scaling=Scaling())
 
     columns = slice(spec.k + 1, state.layout.n_synced)
     np.testing.assert_array_equal(
@@ -89,7 +89,7 @@ def test_statistics_of_another_optimizer_begin_anew():
     state = initial_state(spec, np.ones(N), label_mean=0.0)
     start = WarmStart(planted_weights(N, spec.k, seed=4), snapshot)
 
-    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
+    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
 
     assert np.all(state.rows[:, spec.k + 1 : spec.k + 3] == np.float32(0.7))
 
@@ -100,7 +100,7 @@ def test_a_part_that_is_switched_off_stays_off(part):
     state = initial_state(spec, np.ones(N), label_mean=0.3)
 
     start = WarmStart(planted_weights(N, spec.k, seed=4))
-    warm_state_inplace(state, start, spec, ids=None, units=Scaling())
+    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
 
     values = state.bias[:1] if part == "bias" else state.rows[:, spec.k]
     assert not values.any()
@@ -112,7 +112,7 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=5)
     copied = TrainingState(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
 
-    one, other = snapshot.run(), copied.run()
+    one, other = snapshot.progress(), copied.progress()
 
     np.testing.assert_array_equal(one.state.synced_columns(), other.state.synced_columns())
     np.testing.assert_array_equal(one.state.bias, other.state.bias)

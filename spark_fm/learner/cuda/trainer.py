@@ -73,11 +73,11 @@ class CudaBackend:
         self._scratch = _Scratch(self._memory)
         self._known: tuple[CsrBatch, tuple[int, int, int]] | None = None
 
-    def train_inplace(
+    def run_epoch(
         self,
         state: TrainState,
         batch: CsrBatch,
-        visit: RowOrder,
+        row_order: RowOrder,
         *,
         spec: Hyperparameters,
         step_scale: float = 1.0,
@@ -94,13 +94,13 @@ class CudaBackend:
         )
         compile_seconds = time.perf_counter() - clock
         size = self._block_rows if per_row else spec.mini_batch_size
-        first_visit = RowOrder(0, visit.round_index, visit.partition, visit.shard)
+        first_order = RowOrder(0, row_order.round_index, row_order.partition, row_order.shard)
         mixed_by = spec.init_key if spec.shuffle else None
-        key = (self._rows_key, first_visit, self._fingerprint_of(batch), size, mixed_by)
+        key = (self._rows_key, first_order, self._fingerprint_of(batch), size, mixed_by)
         n_pieces, piece_of = self._memory.chunks(
             key, batch,
             lambda: BlockedRows.of(
-                batch, first_visit.order(spec, batch.n_rows), size, state.n_features
+                batch, first_order.order(spec, batch.n_rows), size, state.n_features
             ),
         )  # fmt: skip
         table = self._memory.taken_table(state.rows)
@@ -108,7 +108,7 @@ class CudaBackend:
         bias = self._on_device(state.bias)
         hyper = self._on_device(spec.kernel_vector(step_scale).astype(np.float32))
         sums = _PassSums(self._memory, batch.n_rows)
-        rng, updates, shape = visit.rng(spec), int(state.bias[3]), compiled.shape
+        rng, updates, shape = row_order.rng(spec), int(state.bias[3]), compiled.shape
         for number in _mixed(rng, n_pieces, spec):
             chunk = piece_of(int(number))
             order = _mixed(rng, chunk.n_blocks, spec)
