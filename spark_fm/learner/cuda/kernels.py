@@ -1,12 +1,12 @@
-"""Compiled passes of a GPU: rows of a block side by side, then features side by side.
+"""Experimental: compiled passes of a GPU: rows of a block side by side, then features side by side.
 
 Imported on a machine with a GPU, or under Numba's CUDA simulator. ``docs/gpu.md`` says why
 the rows of a block may train at once, and derives what is called pull and stiffness here.
 
 A group of 32 threads (a warp) works on one row, or on one chunk of one feature's entries;
 within it neighbouring threads have neighbouring factors, so that they read whole lines.
-All sums have a fixed order: equal inputs give equal bits. One launch visits all blocks of a
-chunk: starting a kernel takes the host longer than most blocks take the GPU, so the grid
+All sums have a fixed order: equal inputs give equal bits. One launch trains all blocks of a
+chunk of rows: starting a kernel takes the host longer than most blocks take the GPU, so the grid
 stays, and its threads wait for each other (a cooperative launch).
 """
 
@@ -30,7 +30,7 @@ from spark_fm.learner.cuda.updates import (
     clipped,
     finish_function,
     gpu_update,
-    share,
+    other_fraction,
 )
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
@@ -42,16 +42,9 @@ ALL = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """The passes of one specialisation.
+    """The passes of one specialisation."""
 
-    Parameters
-    ----------
-    visit : compiled kernel
-        Trains on the blocks of a chunk, one after the other.
-    shape : Shape
-    """
-
-    visit: Any
+    visit: Any  # kernel: trains on the blocks of a chunk of rows, one after the other
     shape: Shape
 
     def most_thread_blocks(self) -> int:
@@ -248,7 +241,7 @@ def _score_function(shape: Shape) -> Any:
             moved, count = ZERO, ZERO
             for p in range(start + group, stop, groups):
                 if repeats[p] > 1:
-                    j, x, others = indices[p], values[p], share(repeats[p])
+                    j, x, others = indices[p], values[p], other_fraction(repeats[p])
                     for i in range(n_held):
                         f = i * width + column
                         if f < k:
@@ -257,7 +250,7 @@ def _score_function(shape: Shape) -> Any:
                             moved += others * rate * e * e
             for p in range(start + lane, stop, lanes):
                 if repeats[p] > 1:
-                    j, x, others = indices[p], values[p], share(repeats[p])
+                    j, x, others = indices[p], values[p], other_fraction(repeats[p])
                     rate = rate_of(rows, j, k, slope * slope * x * x, hyper, step)
                     moved += others * rate * x * x
                     count += others * (ONE if rate > ZERO else ZERO)
@@ -265,8 +258,8 @@ def _score_function(shape: Shape) -> Any:
             moved = sum_over(moved, lane, 1)
             count = sum_over(count, lane, 1)
             rate = bias_rate(bias, slope * slope, hyper, step)
-            moved += share(n_rows) * rate
-            count += share(n_rows) * (ONE if rate > ZERO else ZERO)
+            moved += other_fraction(n_rows) * rate
+            count += other_fraction(n_rows) * (ONE if rate > ZERO else ZERO)
             pull = weight * rescale * curvature_of(value) * math.sqrt(count * moved)
         if lane == 0:
             scores[first + place] = value

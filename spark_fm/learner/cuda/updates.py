@@ -1,4 +1,4 @@
-"""What a row's score and a feature's gradients lead to, as functions of a GPU's threads.
+"""Experimental: the steps of features and of the bias, as functions of a GPU's threads.
 
 Imported with a GPU or under Numba's CUDA simulator. The formulas are those of ``losses``
 and ``optimizers``; of n rows that train side by side, the steps are those of n gradients of
@@ -44,8 +44,8 @@ def damping(stiffness):  # type: ignore[no-untyped-def]
 
 
 @cuda.jit(device=True)
-def share(n):  # type: ignore[no-untyped-def]
-    """Return which share of n entries are others."""
+def other_fraction(n):  # type: ignore[no-untyped-def]
+    """Return which fraction of n entries are others."""
     return np.float32(n - 1) / np.float32(n)
 
 
@@ -58,7 +58,7 @@ def clipped(gradient, bound):  # type: ignore[no-untyped-def]
 def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
     """Return ``finish`` of a feature: its step, from the sums over its entries.
 
-    ``sum_over`` and ``meet`` are those of ``cuda_kernels.make_sums``.
+    ``sum_over`` and ``meet`` are those of ``kernels.make_sums``.
     """
     k, per_row, width, n_held = shape.k, shape.per_row, shape.width, shape.n_held
     layout = Layout(k, shape.optimizer)
@@ -81,10 +81,10 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
             n_steps = np.float32(n)
             if n > 1:
                 rate = rate_of(rows, j, 0, square * one_kth / n_steps, hyper, step)
-                stiffness = share(n) * math.sqrt(scalars[3] * scalars[5])
+                stiffness = other_fraction(n) * math.sqrt(scalars[3] * scalars[5])
                 left = damping(stiffness * math.sqrt(rate))
                 rate = rate_of(rows, j, k, linear_square / n_steps, hyper, step)
-                linear_left = damping(share(n) * math.sqrt(rate * scalars[4] * scalars[5]))
+                linear_left = damping(other_fraction(n) * math.sqrt(rate * scalars[4] * scalars[5]))
         else:
             scale = hyper[RESCALE] if hyper[RESCALE] > ZERO else ONE / np.float32(n_rows)
             decay = rows[j, decay_column]
@@ -125,7 +125,7 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
 def bias_functions(shape: Shape, sum_over: Any) -> tuple[Any, Any]:
     """Return ``add_bias`` and ``step_bias``: every row of a block has the bias.
 
-    A warp adds up what CHUNK rows say of it; another one adds up these, and takes the step.
+    A warp adds up the gradients of CHUNK rows; another one adds up these sums and takes the step.
     """
     per_row, lanes = shape.per_row, shape.lanes
     update = gpu_update(shape)
@@ -170,7 +170,7 @@ def bias_functions(shape: Shape, sum_over: Any) -> tuple[Any, Any]:
             n_steps = np.float32(n_rows)
             if n_rows > 1:
                 rate = bias_rate(bias, square / n_steps, hyper, step)
-                left = damping(share(n_rows) * math.sqrt(rate) * pull)
+                left = damping(other_fraction(n_rows) * math.sqrt(rate) * pull)
         else:
             scale = hyper[RESCALE] if hyper[RESCALE] > ZERO else ONE / np.float32(n_rows)
             gradient = clipped(scale * gradient + hyper[BIAS_WD] * value, hyper[CLIP])
