@@ -6,7 +6,7 @@ should, while summing diverges on frequent ones. With N the partitions that touc
 feature, L its progress towards its optimum in all of them together, and
 s(L) = 1 - exp(-L) the fraction of the way that progress L takes,
 
-    new = old + mean over n_changes partitions (change_p) * s(L) / s(L / N)
+    new = old + mean over these partitions (change_p) * s(L) / s(L / N)
 
 adds where evidence is thin and averages where it is thick. AdaGrad's sums grow by the
 same rule, so that steps shrink as fast as the values move. docs/averaging.md derives

@@ -29,17 +29,8 @@ _LARGEST = 1e30  # so that an infinite margin has a bin too
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarginHistogram:
-    """Weight of either class by bin of the margin; empty bins are not kept.
+    """Weight of either class by bin of the margin, without empty bins.
 
-    Parameters
-    ----------
-    bins : ndarray of shape (n,), int16
-        Ascending, -4096 to 4096; negative bins hold the negative margins.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of the rows of either class.
-
-    Notes
-    -----
     A margin m (the log-odds of label 1) belongs to bin ``floor(4096 m / (4 + |m|))``:
     exact arithmetic on every machine, 0.001 wide at m = 0, 0.004 at 4, 0.01 at 9, and
     every finite margin has one of 8,193 bins. Margins of one bin count as ties, that is
@@ -48,8 +39,8 @@ class MarginHistogram:
     6e-6 at most and the average precision by 8e-5. O(n_rows).
     """
 
-    bins: NDArray[np.int16]
-    positive: Floats
+    bins: NDArray[np.int16]  # (n,), ascending, -4096 to 4096; negative ones of negative margins
+    positive: Floats  # (n,), weight of the rows of either class
     negative: Floats
 
     @classmethod
@@ -134,21 +125,12 @@ def _margin(edges: Floats) -> Floats:
 
 
 def areas(scores: NDArray[Any], positive: Floats, negative: Floats) -> tuple[float, float]:
-    """Return ROC AUC and average precision; NaN where a class is missing.
+    """Return ROC AUC and average precision of the weight of either class at distinct scores.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Distinct scores, in any order; NaN ones are left out.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of either class at each score.
-
-    Notes
-    -----
-    Ties count half in the ROC AUC: it is the chance that a positive row scores higher
-    than a negative one, plus half the chance that they score the same. The average
-    precision is the sum over scores, from the highest down, of the precision down to
-    there times the recall gained there. O(n log n).
+    NaN where a class is missing; NaN scores are left out. Ties count half in the ROC AUC: it is
+    the chance that a positive row scores higher than a negative one, plus half the chance that
+    they score the same. The average precision is the sum over scores, from the highest down, of
+    the precision down to there times the recall gained there. O(n log n).
     """
     scores = np.asarray(scores, np.float64)
     order = np.argsort(-scores)
@@ -165,21 +147,11 @@ def areas(scores: NDArray[Any], positive: Floats, negative: Floats) -> tuple[flo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreGroups:
-    """Rows grouped by score, from the highest score down.
+    """Rows grouped by score, from the highest score down."""
 
-    Parameters
-    ----------
-    score : ndarray of shape (n,), float64
-        Weighted mean score of each group.
-    threshold : ndarray of shape (n,), float64
-        Lowest score of each group.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of either class.
-    """
-
-    score: Floats
-    threshold: Floats
-    positive: Floats
+    score: Floats  # (n,), weighted mean of each group
+    threshold: Floats  # (n,), lowest score of each group
+    positive: Floats  # (n,), weight of either class
     negative: Floats
 
     def thinned(self, n_groups: int) -> ScoreGroups:
@@ -248,13 +220,9 @@ class ScoreGroups:
 
 
 def run_starts(mass: Floats, n_runs: int) -> NDArray[np.int64]:
-    """Return where at most ``n_runs`` runs of about equal mass start.
+    """Return where at most ``n_runs`` runs of about equal mass (>= 0) start.
 
-    Parameters
-    ----------
-    mass : ndarray of shape (n,), float64
-        >= 0; an element is never split, so one heavy element may be a run of its own.
-    n_runs : int
+    An element is never split: a heavy one may be a run by itself.
     """
     if not mass.sum() > 0:
         return np.arange(len(mass))[:1]
@@ -360,23 +328,15 @@ def metric_values(predictor_type: str, inputs: MetricInputs) -> dict[str, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricSums:
-    """Weighted sums over rows, float64; adding two gives those of both row sets.
-
-    Parameters
-    ----------
-    weight, loss : float
-        Of both kinds of model; the loss is log loss or squared error.
-    absolute_error, label, label_square : float
-        Of a regressor.
-    histogram : MarginHistogram
-        Of a classifier: its counts and areas come from here.
-    """
+    """Weighted sums over rows, float64; those of two row sets add up."""
 
     weight: float = 0.0
-    loss: float = 0.0
+    loss: float = 0.0  # log loss of a classifier, squared error of a regressor
+    # Of a regressor.
     absolute_error: float = 0.0
     label: float = 0.0
     label_square: float = 0.0
+    # Of a classifier: its counts and areas come from here.
     histogram: MarginHistogram = field(default_factory=MarginHistogram.empty)
 
     def __add__(self, other: MetricSums) -> MetricSums:
@@ -478,20 +438,10 @@ def running_metrics(
 ) -> dict[str, Any]:
     """Return the metrics of an epoch and of its published mini-batches; O(n_rows).
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n_rows,), float32
-        Raw scores in the order of training, each from before the row's update.
-    labels : ndarray of shape (n_rows,), float32
-    spec : Hyperparameters
-    label_scale : float
-        Unit of scores and labels.
-
-    Returns
-    -------
-    dict
-        ``metrics``: of all rows, by name. ``batches``: dicts of ``batch`` (0 and every
-        500th) and the ``metrics`` of the rows up to its end.
+    ``scores`` are raw, in the order of training, each from before the row's update;
+    ``label_scale`` is the unit of scores and labels. The result has ``metrics``, of all rows by
+    name, and ``batches``: dicts of ``batch`` (0 and every 500th) and the ``metrics`` of the rows up
+    to its end.
     """
     n_rows, size = len(scores), spec.mini_batch_size
     loss = LOSSES[spec.loss]

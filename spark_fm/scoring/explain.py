@@ -68,8 +68,8 @@ GROUP_SUMS = StructType(
         StructField("total", DoubleType()),
     ]
 )
-ALL_ROWS = -1  # in place of a feature or group: the number of rows
-LINEAR_PART = -1  # in place of the second group: the first one's linear parts
+ALL_ROWS = -1  # instead of a feature or group: the number of rows
+LINEAR_PART = -1  # instead of the second group: the first one's linear parts
 
 
 @dataclass(frozen=True)

@@ -79,24 +79,10 @@ def classifier_sums(
 ) -> ClassifierSums:
     """Return the sums of a classifier's scores against labels 0 and 1, or -1 and 1.
 
-    Parameters
-    ----------
-    scored : DataFrame
-    names : Names
-    threshold : float
-        Score from which the predicted label is 1.
-    curves : bool
-        Group the rows by score, for the areas and curves: a shuffle more.
-
-    Raises
-    ------
-    InvalidDataError
-        For other labels, weights that are negative or null, NaN scores, and no rows.
-
-    Notes
-    -----
-    One job. Loss and counts are exact; probabilities whose log-odds agree to 1e-4 share a
-    group.
+    From ``threshold`` on the predicted label is 1. ``curves`` groups the rows by score, for the
+    areas and curves, which costs a shuffle. Raises InvalidDataError for other labels, weights
+    that are negative or null, NaN scores, and no rows. One job. Loss and counts are exact;
+    probabilities whose log-odds agree to 1e-4 share a group.
     """
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     is_scored = score.isNotNull()
@@ -165,22 +151,9 @@ def regressor_sums(
 ) -> RegressorSums:
     """Return the sums of a regressor's scores against its labels.
 
-    Parameters
-    ----------
-    scored : DataFrame
-    names : Names
-    centre : float, optional
-        Group the rows by residual, and by score: finely around this score, and the wider
-        the further from it. None groups nothing.
-
-    Raises
-    ------
-    InvalidDataError
-        For null or NaN labels, bad weights, NaN scores, and no rows.
-
-    Notes
-    -----
-    One job. The groups' means are exact.
+    With a ``centre``, rows are also grouped by residual, and by score: finely around the centre,
+    and the wider the further from it. Raises InvalidDataError for null or NaN labels, bad
+    weights, NaN scores, and no rows. One job. The groups' means are exact.
     """
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     bad = label.isNull() | F.isnan(label)

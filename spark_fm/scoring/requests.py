@@ -1,7 +1,4 @@
-"""Columns of requests to vectors, and of scores to responses.
-
-The functions here run on the driver, what they hand to Spark on executors.
-"""
+"""Columns of requests to vectors, and of scores to responses; tasks run on executors."""
 
 from __future__ import annotations
 
@@ -28,23 +25,12 @@ from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 @dataclass(frozen=True)
 class VectorsTask:
-    """Decode cells that hold requests.
-
-    Parameters
-    ----------
-    content_type : str
-    feature_dim : int
-    one_each : bool
-        Return a vector a cell, otherwise an array of vectors.
-    handle_invalid : {"error", "keep"}
-        Whether a cell that cannot be read is an error; otherwise it becomes null.
-    version : str
-    """
+    """Decode cells that hold requests."""
 
     content_type: str
     feature_dim: int
-    one_each: bool
-    handle_invalid: Literal["error", "keep"]
+    one_each: bool  # a vector per cell, otherwise an array of vectors
+    handle_invalid: Literal["error", "keep"]  # "keep": a cell that cannot be read becomes null
     version: str = __version__
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
@@ -66,15 +52,15 @@ class VectorsTask:
         freeze_loaded_modules()
 
     def read(self, cells: list[bytes | None]) -> Cells:
-        """Return what the cells hold, or raise for a wrong one if that is an error."""
-        found = decode_cells(cells, self.content_type, self.feature_dim, one_each=self.one_each)
-        if found.reasons and self.handle_invalid == "error":
-            place, reason = next(iter(found.reasons.items()))
+        """Decode the cells; raise for an invalid one if that is an error."""
+        decoded = decode_cells(cells, self.content_type, self.feature_dim, one_each=self.one_each)
+        if decoded.reasons and self.handle_invalid == "error":
+            index, reason = next(iter(decoded.reasons.items()))
             raise InvalidDataError(
-                f"A request cannot be read ({(cells[place] or b'')[:60]!r}): {reason} Or set "
+                f"A request cannot be read ({(cells[index] or b'')[:60]!r}): {reason} Or set "
                 'handle_invalid="keep", which makes it null.'
             )
-        return found
+        return decoded
 
     def read_one(self, cell: bytes | str | None) -> SparseVector | list[SparseVector] | None:
         """Return the vector or vectors of a cell: for PySpark 4.0, which has no Arrow UDFs."""
