@@ -21,7 +21,7 @@ from tests.builders import planted_batch, planted_weights, started_state, train_
 N = 12
 
 
-def snapshot_of(spec, seed, ids=None):
+def training_state_of(spec, seed, ids=None):
     batch = planted_batch(planted_weights(N, spec.k, seed=seed), 60, seed=seed)
     run = TrainingProgress(
         started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0)
@@ -66,28 +66,28 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
 def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer):
     spec = train_spec(loss="squared", optimizer=optimizer)
     kept_ids = np.arange(0, 2 * N, 2, dtype=np.int32)
-    snapshot = snapshot_of(spec, seed=3, ids=kept_ids)
+    training_state = training_state_of(spec, seed=3, ids=kept_ids)
     model = FMWeights(0.5, planted_weights(N, spec.k, seed=4).table, 2 * N, kept_ids)
     ids = np.arange(2 * N, dtype=np.int32)
     state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
     fresh = state.rows[1::2].copy()
 
-    warm_state_inplace(state, WarmStart(model, snapshot), spec, ids=ids, scaling=Scaling())
+    warm_state_inplace(state, WarmStart(model, training_state), spec, ids=ids, scaling=Scaling())
 
     columns = slice(spec.k + 1, state.layout.n_synced)
     np.testing.assert_array_equal(
-        state.rows[kept_ids][:, columns], snapshot.arrays["state"][:, columns]
+        state.rows[kept_ids][:, columns], training_state.arrays["state"][:, columns]
     )
     np.testing.assert_array_equal(state.rows[1::2], fresh)
-    assert state.bias[1:].tolist() == snapshot.facts["run"]["bias"][1:]
+    assert state.bias[1:].tolist() == training_state.facts["run"]["bias"][1:]
     assert state.bias[0] == 0.5
 
 
 def test_statistics_of_another_optimizer_begin_anew():
-    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=3)
+    training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=3)
     spec = train_spec(loss="squared", optimizer="adagrad", adagrad_init=0.7)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
-    start = WarmStart(planted_weights(N, spec.k, seed=4), snapshot)
+    start = WarmStart(planted_weights(N, spec.k, seed=4), training_state)
 
     warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
 
@@ -109,10 +109,10 @@ def test_a_part_that_is_switched_off_stays_off(part):
 def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     import json
 
-    snapshot = snapshot_of(train_spec(loss="squared", optimizer="adam"), seed=5)
-    copied = TrainingState(json.loads(json.dumps(snapshot.facts)), snapshot.arrays)
+    training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=5)
+    copied = TrainingState(json.loads(json.dumps(training_state.facts)), training_state.arrays)
 
-    one, other = snapshot.progress(), copied.progress()
+    one, other = training_state.progress(), copied.progress()
 
     np.testing.assert_array_equal(one.state.synced_columns(), other.state.synced_columns())
     np.testing.assert_array_equal(one.state.bias, other.state.bias)
@@ -120,18 +120,18 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     assert one.stopping.best_epoch == other.stopping.best_epoch
 
 
-def test_a_training_goes_on_only_on_the_same_rows_and_in_the_same_form():
+def test_a_training_continues_only_on_the_same_rows_and_in_the_same_form():
     spec = train_spec(loss="squared", optimizer="adam")
-    snapshot = snapshot_of(spec, seed=5)
+    training_state = training_state_of(spec, seed=5)
     same = {
-        "fingerprint": "", "layout": snapshot.layout, "metric": "rmse", "units": Scaling(),
+        "fingerprint": "", "layout": training_state.layout, "metric": "rmse", "scaling": Scaling(),
         "n_features": N,
     }  # fmt: skip
-    assert snapshot.continues(**same)
+    assert training_state.continues(**same)
 
     others = {
-        "fingerprint": "x", "metric": "mae", "units": Scaling(2.0), "n_features": N + 1,
-        "layout": snapshot_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
+        "fingerprint": "x", "metric": "mae", "scaling": Scaling(2.0), "n_features": N + 1,
+        "layout": training_state_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
     }  # fmt: skip
     for name, value in others.items():
-        assert not snapshot.continues(**{**same, name: value}), name
+        assert not training_state.continues(**{**same, name: value}), name

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
 from spark_fm.formats.files import DataFile, files_in, store_of
+from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
 from spark_fm.learner.spec import MAX_FACTORS, LossName
 from spark_fm.learner.training import TrainingState
@@ -38,7 +39,7 @@ from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
 MODEL_CLASS = "spark_fm.ml.model.FactorizationMachineModel"
-LOSSES: dict[str, LossName] = {"binary_classifier": "logistic", "regressor": "squared"}
+LOSSES: dict[str, LossName] = {loss.predictor_type: loss.name for loss in losses.LOSSES.values()}
 STATE = "training/"  # begins the names of the arrays of a training state
 CHUNK_BYTES = 4 * 2**20  # of an array in one row of the data
 WRITE_BYTES = 64 * 2**20
