@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_fm.errors import InvalidParamError
 from spark_fm.learner.jit import njit
 from spark_fm.learner.predict import sigmoid
 
@@ -157,4 +158,9 @@ LOSSES = {
 
 def loss_of_predictor(predictor_type: str) -> Loss:
     """Return the loss that a predictor type trains with."""
-    return next(loss for loss in LOSSES.values() if loss.predictor_type == predictor_type)
+    for loss in LOSSES.values():
+        if loss.predictor_type == predictor_type:
+            return loss
+    raise InvalidParamError(
+        f'predictorType={predictor_type!r} is not allowed: expected "{BINARY}" or "{REGRESSOR}".'
+    )
