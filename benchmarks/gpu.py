@@ -80,7 +80,7 @@ def compare(k: int, epochs: int, sets: tuple[CsrBatch, CsrBatch], n_features: in
         core.run(train, epoch)
         gpu.seconds.append(
             seconds_of(
-                lambda e=epoch: trainer.train_inplace(gpu.state, train, RowOrder(e), spec=gpu.spec)
+                lambda e=epoch: trainer.run_epoch(gpu.state, train, RowOrder(e), spec=gpu.spec)
             )
         )
         for found, runner in zip(losses, (gpu, core), strict=True):

@@ -21,6 +21,7 @@ from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import predicted_labels
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Scorer:
         scores = np.full(batch.n_rows, np.nan)
         scores[~bad] = self.model.predict(canonical(batch.take(np.flatnonzero(~bad))))
         columns = {saved_params["scoreCol"]: scores}
-        if self.model.loss == "logistic" and saved_params["predictedLabelCol"]:
+        if LOSSES[self.model.loss].is_classifier and saved_params["predictedLabelCol"]:
             labels = np.where(bad, np.nan, predicted_labels(scores, saved_params["threshold"]))
             columns[saved_params["predictedLabelCol"]] = labels
         return pd.DataFrame(columns, index=index)

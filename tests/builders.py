@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, LossName
 from spark_fm.learner.state import TrainState, initial_state
 from spark_fm.learner.weights import FMWeights
 
@@ -29,7 +29,7 @@ def random_batch(
     *,
     seed: int,
     lengths: tuple[int, int] = (0, 6),
-    loss: Loss = "squared",
+    loss: LossName = "squared",
     weighted: bool = False,
 ) -> CsrBatch:
     """Draw canonical rows of ``lengths[0]`` to ``lengths[1]`` entries, signs mixed.
@@ -53,7 +53,7 @@ def random_batch(
 
 
 def planted_batch(
-    truth: FMWeights, n_rows: int, *, seed: int, loss: Loss = "squared", noise: float = 0.1
+    truth: FMWeights, n_rows: int, *, seed: int, loss: LossName = "squared", noise: float = 0.1
 ) -> CsrBatch:
     """Draw rows of 2 to 6 entries whose labels follow ``truth``."""
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def planted_batch(
     return replace(batch, labels=labels.astype(np.float32))
 
 
-def raw_counts(n_rows: int, n_features: int, *, seed: int, loss: Loss) -> CsrBatch:
+def raw_counts(n_rows: int, n_features: int, *, seed: int, loss: LossName) -> CsrBatch:
     """Draw dense rows of unscaled counts up to thousands, labels from their sum."""
     rng = np.random.default_rng(seed)
     X = np.floor(10 ** rng.uniform(0, 4, (n_rows, n_features)))

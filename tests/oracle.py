@@ -295,7 +295,7 @@ def merge(
             by_v = max(gain * rule.factors_lr * total[k + 1] / roots[0], floor)
             by_w = max(gain * rule.linear_lr * total[k + 2] / roots[1], floor)
         else:
-            by_v = by_w = touches / averaging.TOUCHES_TO_SETTLE
+            by_v = by_w = touches / averaging.UPDATES_TO_SETTLE
         new = start[: len(total)].copy()
         mean = total / len(hits)
         new[:k] += mean[:k] * _speed_up(by_v, len(hits))

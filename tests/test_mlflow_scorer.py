@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.models.native import SavedModel
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.mlflow import Scorer
 from tests import oracle
 from tests.builders import planted_weights, random_batch
@@ -22,7 +22,7 @@ BATCH = random_batch(50, N, seed=2)
 MATRIX = sp.csr_matrix((BATCH.values, BATCH.indices, BATCH.indptr), shape=(50, N))
 
 
-def scorer(loss: Loss = "logistic", **changes: Any) -> Scorer:
+def scorer(loss: LossName = "logistic", **changes: Any) -> Scorer:
     params = {
         "featuresCol": "features", "scoreCol": "score", "predictedLabelCol": "predicted_label",
         "threshold": 0.5, "handleInvalid": "error",

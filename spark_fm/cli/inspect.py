@@ -21,6 +21,7 @@ from spark_fm.formats.models.mxnet import CsrArray, RowSparse, Stored
 from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.formats.models.sagemaker import SageMakerArtifact, model_of, open_sagemaker
 from spark_fm.formats.models.text import FIRST, read_text
+from spark_fm.learner.losses import LOSSES
 
 USAGE = "PATH [--json] [more flags]"
 EXAMPLE = """examples:
@@ -117,7 +118,7 @@ def _describe_model(model: SavedModel) -> dict[str, Any]:
     weights = model.weights
     return {
         "predictor_type": model.params["predictorType"],
-        "threshold": model.params["threshold"] if model.loss == "logistic" else None,
+        "threshold": model.params["threshold"] if LOSSES[model.loss].is_classifier else None,
         "feature_dim": weights.feature_dim,
         "num_factors": weights.k,
         "features_with_parameters": len(weights.table),

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from spark_fm.cli.evaluate import ChannelMetrics
 from spark_fm.cli.outputs import write_line
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.metrics import RUNNING_METRICS
 from spark_fm.training.callbacks import EpochReport
 
@@ -22,9 +23,9 @@ ALGORITHM = "factorization-machines"
 HOST = "algo-1"
 # What follows a metric's name, by name, in the order in which metrics are logged.
 KINDS = {
-    name: "score" if larger_is_better else "loss"
+    name: "score" if metric.larger_is_better else "loss"
     for metrics in RUNNING_METRICS.values()
-    for name, larger_is_better in metrics.items()
+    for name, metric in metrics.items()
 }
 
 
@@ -302,7 +303,7 @@ def progressive_metrics(report: EpochReport) -> dict[str, Any]:
     if report.record.running is not None:
         return report.record.running
     loss = report.record.train_loss
-    names = {"logloss": loss} if report.spec.loss == "logistic" else {
+    names = {"logloss": loss} if LOSSES[report.spec.loss].is_classifier else {
         "rmse": math.sqrt(loss), "mse": loss,
     }  # fmt: skip
     return {"metrics": sagemaker_metrics(names), "batches": []}

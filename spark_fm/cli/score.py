@@ -40,9 +40,9 @@ from spark_fm.formats.batch_transform import (
 from spark_fm.formats.content_types import CONTENT_TYPES, content_type_of
 from spark_fm.formats.files import is_stream
 from spark_fm.formats.models.native import read_model
+from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
-from spark_fm.ml.params import BINARY
 from spark_fm.spark.files import replace_folder
 from spark_fm.spark.schema import quoted
 from spark_fm.spark.session import persisted

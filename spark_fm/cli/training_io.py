@@ -23,8 +23,8 @@ from spark_fm.cli.inputs import (
 )
 from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, collect_params
+from spark_fm.learner.losses import BINARY
 from spark_fm.ml.estimator import FactorizationMachine
-from spark_fm.ml.params import BINARY
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.ml.trials import write_text
 from spark_fm.spark.schema import ColumnNames, check_training_columns, quoted

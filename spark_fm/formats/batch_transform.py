@@ -24,6 +24,7 @@ from spark_fm.formats.models.native import SavedModel
 from spark_fm.formats.requests import read_requests
 from spark_fm.formats.responses import write_responses
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import predicted_labels
 
 log = logging.getLogger(__name__)
@@ -175,6 +176,6 @@ class Scorer:
     def __call__(self, batch: CsrBatch) -> Predictions:
         """Return scores and, of a classifier, labels."""
         scores = self._model.predict(batch)
-        if self._model.loss != "logistic":
+        if not LOSSES[self._model.loss].is_classifier:
             return Predictions(scores, None)
         return Predictions(scores, predicted_labels(scores, self._threshold))

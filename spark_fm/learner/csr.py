@@ -18,25 +18,14 @@ MAX_FEATURE_ID = 2**31 - 2  # the last index a Spark vector can hold
 
 @dataclass(frozen=True, slots=True)
 class CsrBatch:
-    """Sparse rows with labels and weights; driver and executors.
+    """Sparse rows with labels and weights; driver and executors."""
 
-    Parameters
-    ----------
-    indptr : ndarray of shape (n_rows + 1,), int64
-        Row ``r`` owns the entries ``indptr[r]:indptr[r + 1]``; ``indptr[0] == 0``.
-    indices : ndarray of shape (nnz,), int32
-        Feature of each entry, strictly increasing within a row.
-    values : ndarray of shape (nnz,), float32
-    labels : ndarray of shape (n_rows,), float32
-    weights : ndarray of shape (n_rows,), float32
-        Non-negative; a row of weight 0 counts for nothing.
-    """
-
+    # (n_rows + 1,); row r has the entries indptr[r] to indptr[r + 1], and indptr[0] == 0
     indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: NDArray[np.float32]
-    labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
+    indices: NDArray[np.int32]  # (nnz,), feature of each entry, increasing within a row
+    values: NDArray[np.float32]  # (nnz,)
+    labels: NDArray[np.float32]  # (n_rows,)
+    weights: NDArray[np.float32]  # (n_rows,), >= 0; a row of weight 0 has no effect
 
     @property
     def n_rows(self) -> int:
@@ -77,13 +66,7 @@ class CsrBatch:
 
     @classmethod
     def from_matrix(cls, X: Any, *, labels: Any = None, weights: Any = None) -> CsrBatch:
-        """Convert a SciPy sparse matrix or a 2-D array; repeated entries are added up.
-
-        Parameters
-        ----------
-        X : sparse matrix or array_like of shape (n_rows, n_features)
-        labels, weights : array_like of shape (n_rows,), optional
-        """
+        """Convert a SciPy sparse matrix or a 2-D array; repeated entries are added up."""
         matrix = sp.csr_matrix(X) if sp.issparse(X) else sp.csr_matrix(np.atleast_2d(np.asarray(X)))
         if matrix.nnz and int(matrix.indices.max()) > MAX_FEATURE_ID:
             raise InvalidDataError(

@@ -16,9 +16,9 @@ from spark_fm.learner.state import TrainState
 
 
 class Backend(Protocol):
-    """Makes passes over rows."""
+    """Trains on rows and scores them: ``CpuBackend``, or ``cuda.trainer.CudaBackend``."""
 
-    def train_inplace(
+    def run_epoch(
         self,
         state: TrainState,
         batch: CsrBatch,
@@ -28,9 +28,9 @@ class Backend(Protocol):
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
-        """Change ``state`` in place by one visit of all rows, as ``kernels.train_inplace``.
+        """Change ``state`` in place by one pass over all rows, as ``kernels.train_inplace``.
 
-        ``scores`` takes the raw scores in the order of the visit.
+        ``scores`` takes the raw scores in the order of training.
         """
 
     def margins(
@@ -40,9 +40,9 @@ class Backend(Protocol):
 
 
 class CpuBackend:
-    """Visits row after row on one core."""
+    """Trains row after row on one core."""
 
-    def train_inplace(
+    def run_epoch(
         self,
         state: TrainState,
         batch: CsrBatch,
@@ -52,7 +52,7 @@ class CpuBackend:
         step_scale: float = 1.0,
         scores: NDArray[np.float32] | None = None,
     ) -> PassStats:
-        """Change ``state`` in place by one visit of all rows."""
+        """Change ``state`` in place by one pass over all rows."""
         order = row_order.order(spec, batch.n_rows)
         return train_inplace(state, batch, order, spec=spec, step_scale=step_scale, scores=scores)
 
@@ -66,19 +66,14 @@ class CpuBackend:
 CPU_BACKEND = CpuBackend()
 
 
-# Rows that are mixed as a whole; of more, so many pieces of so many rows at a time.
-MIXED_WHOLE = 2**18
-PIECE, MIXED_PIECES = 512, 32
+# Up to so many rows are shuffled at once; of more, so many chunks of so many rows at a time.
+SHUFFLED_AT_ONCE = 2**18
+CHUNK_ROWS, SHUFFLED_CHUNKS = 512, 32
 
 
 @dataclass(frozen=True, slots=True)
 class RowOrder:
-    """One pass over the rows of a shard: it decides their order, whoever makes it.
-
-    Parameters
-    ----------
-    epoch, round, partition, shard : int
-    """
+    """The order of one pass over the rows of a shard, the same on every backend."""
 
     epoch: int
     round_index: int = 0
@@ -91,29 +86,29 @@ class RowOrder:
         return np.random.default_rng(np.random.SeedSequence(words))
 
     def order(self, spec: Hyperparameters, n_rows: int) -> NDArray[np.int64]:
-        """Return the order in which the rows are visited."""
+        """Return row numbers in the order of training."""
         return shuffled_order(self.rng(spec), n_rows) if spec.shuffle else np.arange(n_rows)
 
 
 def shuffled_order(rng: np.random.Generator, n_rows: int) -> NDArray[np.int64]:
     """Return the numbers below ``n_rows`` in random order, many of them near each other.
 
-    Up to MIXED_WHOLE any order is as likely as any other. Beyond, pieces of PIECE rows in
-    random order are mixed MIXED_PIECES at a time: a stretch of the order holds rows from
-    everywhere, whose pages the processor's caches can keep. One permutation mixes all
-    stretches, which hold other pieces in every pass: one for each would take three times
+    Up to SHUFFLED_AT_ONCE any order is as likely as any other. Beyond, chunks of CHUNK_ROWS
+    rows in random order are shuffled SHUFFLED_CHUNKS at a time: a stretch of the order holds
+    rows from everywhere, whose pages the CPU's caches can keep. One permutation shuffles all
+    stretches, which hold other chunks in every pass: one for each would take three times
     as long; O(n_rows).
     """
-    if n_rows <= MIXED_WHOLE:
+    if n_rows <= SHUFFLED_AT_ONCE:
         return rng.permutation(n_rows)
-    starts = rng.permutation(-(-n_rows // PIECE)) * PIECE
-    order = (starts[:, None] + np.arange(PIECE)).ravel()
+    starts = rng.permutation(-(-n_rows // CHUNK_ROWS)) * CHUNK_ROWS
+    order = (starts[:, None] + np.arange(CHUNK_ROWS)).ravel()
     order = order[order < n_rows]
-    stretch = MIXED_PIECES * PIECE
-    whole = n_rows - n_rows % stretch
-    mix = rng.permutation(stretch)
-    order[:whole] = np.take(order[:whole].reshape(-1, stretch), mix, axis=1).ravel()
-    rng.shuffle(order[whole:])
+    stretch = SHUFFLED_CHUNKS * CHUNK_ROWS
+    n_full = n_rows - n_rows % stretch
+    permutation = rng.permutation(stretch)
+    order[:n_full] = np.take(order[:n_full].reshape(-1, stretch), permutation, axis=1).ravel()
+    rng.shuffle(order[n_full:])
     return order
 
 

@@ -15,35 +15,17 @@ from spark_fm.learner.topk import offer, sort
 
 @dataclass(frozen=True, slots=True)
 class Explanations:
-    """Strongest parts of the margins of n rows, strongest first, equal ones by feature.
+    """Strongest parts of the margins of n rows, strongest first, equal ones by feature."""
 
-    Parameters
-    ----------
-    margin : ndarray of shape (n,), float64
-        ``bias`` plus all parts, listed or not.
-    linear_starts, pair_starts : ndarray of shape (n + 1,), int64
-        Where the parts of each row start in the arrays below.
-    linear_entries : ndarray of shape (n_linear,), int64
-        Entry of the batch that each linear part belongs to.
-    linear : ndarray of shape (n_linear,), float64
-        ``w_j x_j``.
-    pair_entries : ndarray of shape (n_pairs, 2), int64
-        The two entries of each pair part, the smaller feature first.
-    pairs : ndarray of shape (n_pairs,), float64
-        ``<v_i, v_j> x_i x_j``.
-    other_linear, other_pairs : ndarray of shape (n,), float64
-        Sums of the parts that are not listed.
-    """
-
-    margin: NDArray[np.float64]
-    linear_starts: NDArray[np.int64]
-    linear_entries: NDArray[np.int64]
-    linear: NDArray[np.float64]
-    other_linear: NDArray[np.float64]
-    pair_starts: NDArray[np.int64]
-    pair_entries: NDArray[np.int64]
-    pairs: NDArray[np.float64]
-    other_pairs: NDArray[np.float64]
+    margin: NDArray[np.float64]  # (n,), the bias plus all parts, listed or not
+    linear_starts: NDArray[np.int64]  # (n + 1,), where the linear parts of each row start
+    linear_entries: NDArray[np.int64]  # (n_linear,), entry of the batch
+    linear: NDArray[np.float64]  # (n_linear,), w_j x_j
+    other_linear: NDArray[np.float64]  # (n,), sum of the parts that are not listed
+    pair_starts: NDArray[np.int64]  # (n + 1,)
+    pair_entries: NDArray[np.int64]  # (n_pairs, 2), the smaller feature first
+    pairs: NDArray[np.float64]  # (n_pairs,), <v_i, v_j> x_i x_j
+    other_pairs: NDArray[np.float64]  # (n,)
 
 
 def explain(
@@ -55,30 +37,15 @@ def explain(
     num_pairs: int = 10,
     num_linear: int | None = None,
 ) -> Explanations:
-    """Take margins apart.
+    """Split margins of canonical rows into linear and pair parts.
 
-    Parameters
-    ----------
-    batch : CsrBatch
-        Canonical rows; without ``features``, ``indices < len(table)``, checked by the
-        caller.
-    table : ndarray of shape (n_features, k + 1), float32
-    bias : float
-    features : ndarray of shape (n_features,), int32, optional
-        Sorted feature ids of the table's rows. An id that is not there has a linear part
-        of 0 and no pairs.
-    num_pairs : int
-        Pairs to list a row (>= 0).
-    num_linear : int, optional
-        Linear parts to list a row (>= 0); None lists all.
-
-    Notes
-    -----
-    O(nnz^2 k) a row, because every pair is looked at, and O(nnz k) memory.
+    Without ``features``, ``indices < len(table)``, checked by the caller; ids outside
+    ``features`` have a linear part of 0 and no pairs. ``num_linear`` None lists all linear
+    parts. O(nnz^2 k) a row, because every pair is computed, and O(nnz k) memory.
     """
-    places = batch.indices if features is None else table_positions(features, batch.indices)
+    table_rows = batch.indices if features is None else table_positions(features, batch.indices)
     lengths = np.diff(batch.indptr)
-    known = np.concatenate([[0], np.cumsum(places >= 0)])[batch.indptr]
+    known = np.concatenate([[0], np.cumsum(table_rows >= 0)])[batch.indptr]
     n_known = np.diff(known)
     n_linear = lengths if num_linear is None else np.minimum(lengths, num_linear)
     n_pairs = np.minimum(n_known * (n_known - 1) // 2, num_pairs)
@@ -93,7 +60,7 @@ def explain(
         pairs=np.empty(int(n_pairs.sum())),
         other_pairs=np.empty(batch.n_rows),
     )
-    inputs = (np.ascontiguousarray(table, np.float32), batch.indptr, places, batch.values)
+    inputs = (np.ascontiguousarray(table, np.float32), batch.indptr, table_rows, batch.values)
     _explain_rows(
         *(frozen(array) for array in inputs), float(bias),
         result.margin,
@@ -108,7 +75,7 @@ def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _explain_into(  # type: ignore[no-untyped-def]
-    table, indptr, places, values, bias,
+    table, indptr, table_rows, values, bias,
     margin, linear_starts, linear_entries, linear, other_linear,
     pair_starts, pair_entries, pairs, other_pairs,
 ):  # fmt: skip
@@ -120,44 +87,44 @@ def _explain_into(  # type: ignore[no-untyped-def]
         most = max(most, linear_starts[r + 1] - linear_starts[r])
         most = max(most, pair_starts[r + 1] - pair_starts[r])
     scaled = np.empty((longest, k), np.float64)
-    own = np.empty(longest, np.int64)
+    known_entries = np.empty(longest, np.int64)
     keys = np.empty(most, np.float64)
-    kept = np.empty(most, np.int64)
+    entries = np.empty(most, np.int64)
     for r in range(n_rows):
         first = indptr[r]
         n = indptr[r + 1] - first
         # Linear parts.
         start = linear_starts[r]
         room = linear_starts[r + 1] - start
-        top, top_kept = keys[:room], kept[:room]  # views cost more than a pair
+        top, top_entries = keys[:room], entries[:room]  # views cost more than a pair
         size, linear_sum, n_known = 0, 0.0, 0
         for e in range(n):
-            j = places[first + e]
+            j = table_rows[first + e]
             part = 0.0
             if j >= 0:
                 x = np.float64(values[first + e])
                 part = table[j, k] * x
                 for f in range(k):
                     scaled[n_known, f] = table[j, f] * x
-                own[n_known] = first + e
+                known_entries[n_known] = first + e
                 n_known += 1
             linear_sum += part
-            size = offer(top, top_kept, size, abs(part), first + e)
-        sort(keys, kept, size)
-        rest = linear_sum
+            size = offer(top, top_entries, size, abs(part), first + e)
+        sort(keys, entries, size)
+        unlisted = linear_sum
         for i in range(size):
-            j = places[kept[i]]
-            part = table[j, k] * np.float64(values[kept[i]]) if j >= 0 else 0.0
-            linear_entries[start + i] = kept[i]
+            j = table_rows[entries[i]]
+            part = table[j, k] * np.float64(values[entries[i]]) if j >= 0 else 0.0
+            linear_entries[start + i] = entries[i]
             linear[start + i] = part
-            rest -= part
-        other_linear[r] = rest if size < n else 0.0
-        # Pair parts; a pair's place is the number of its two entries in one.
+            unlisted -= part
+        other_linear[r] = unlisted if size < n else 0.0
+        # Pair parts; the id of a pair combines its two entries.
         start = pair_starts[r]
         room = pair_starts[r + 1] - start
-        top, top_kept = keys[:room], kept[:room]
+        top, top_entries = keys[:room], entries[:room]
         size, pair_sum = 0, 0.0
-        weakest = -1.0 if room > 0 else np.inf  # of those kept, once there are enough
+        weakest = -1.0 if room > 0 else np.inf  # of those entries, once there are enough
         for a in range(n_known):
             for b in range(a + 1, n_known):
                 part = 0.0
@@ -165,21 +132,21 @@ def _explain_into(  # type: ignore[no-untyped-def]
                     part += scaled[a, f] * scaled[b, f]
                 pair_sum += part
                 if abs(part) > weakest:
-                    size = offer(top, top_kept, size, abs(part), a * n_known + b)
+                    size = offer(top, top_entries, size, abs(part), a * n_known + b)
                     if size == room:
                         weakest = top[0]
-        sort(keys, kept, size)
-        rest = pair_sum
+        sort(keys, entries, size)
+        unlisted = pair_sum
         for i in range(size):
-            a, b = kept[i] // n_known, kept[i] % n_known
+            a, b = entries[i] // n_known, entries[i] % n_known
             part = 0.0
             for f in range(k):
                 part += scaled[a, f] * scaled[b, f]
-            pair_entries[start + i, 0] = own[a]
-            pair_entries[start + i, 1] = own[b]
+            pair_entries[start + i, 0] = known_entries[a]
+            pair_entries[start + i, 1] = known_entries[b]
             pairs[start + i] = part
-            rest -= part
-        other_pairs[r] = rest if size < n_known * (n_known - 1) // 2 else 0.0
+            unlisted -= part
+        other_pairs[r] = unlisted if size < n_known * (n_known - 1) // 2 else 0.0
         margin[r] = bias + linear_sum + pair_sum
 
 
@@ -190,28 +157,15 @@ LINEAR, PAIRS, TOTAL = 0, 1, 2  # columns of a feature's sums
 
 
 class FeatureEffects:
-    """Sums of what each feature contributes to the margins of rows.
-
-    Parameters
-    ----------
-    table : ndarray of shape (n, k + 1), float32
-    features : ndarray of shape (n,), int32, optional
-        Sorted feature ids of the table's rows.
-
-    Attributes
-    ----------
-    counts : ndarray of shape (n,), int64
-        Rows in which the feature is not zero.
-    sums : ndarray of shape (n, 3), float64
-        Sums over rows of |linear part|, |all its pairs together| and |both together|.
-    """
+    """Sums of what each feature contributes to the margins of rows."""
 
     def __init__(
         self, table: NDArray[np.float32], features: NDArray[np.int32] | None = None
     ) -> None:
         self._table = frozen(np.ascontiguousarray(table, np.float32))
         self._features = features
-        self.counts = np.zeros(len(table), np.int64)
+        self.counts = np.zeros(len(table), np.int64)  # rows in which the feature is not zero
+        # Over rows: of |linear part|, |all its pairs together| and |both together|.
         self.sums = np.zeros((len(table), 3))
 
     def add(self, batch: CsrBatch) -> None:
@@ -223,22 +177,7 @@ class FeatureEffects:
 class GroupEffects:
     """Sums of what groups and pairs of groups contribute to the margins of rows.
 
-    Parameters
-    ----------
-    table : ndarray of shape (n, k + 1), float32
-    group_of : ndarray of shape (n,), int32
-        Group of each row of the table; -1 for none.
-    n_groups : int
-    features : ndarray of shape (n,), int32, optional
-        Sorted feature ids of the table's rows.
-
-    Attributes
-    ----------
-    linear : ndarray of shape (n_groups,), float64
-        Sums over rows of |sum of the group's linear parts|.
-    pairs : ndarray of shape (n_groups, n_groups), float64
-        Sums over rows of |sum of the pairs between a and b|, for ``a <= b``; with ``a == b``
-        the pairs within the group.
+    ``group_of`` has the group of each row of the table, -1 for none.
     """
 
     def __init__(
@@ -252,7 +191,8 @@ class GroupEffects:
         self._table = frozen(np.ascontiguousarray(table, np.float32))
         self._features = features
         self._group_of = frozen(group_of)
-        self.linear = np.zeros(n_groups)
+        self.linear = np.zeros(n_groups)  # over rows, of |sum of the group's linear parts|
+        # Over rows, of |sum of the pairs between a and b| for a <= b; a == b: within the group.
         self.pairs = np.zeros((n_groups, n_groups))
 
     def add(self, batch: CsrBatch) -> None:
@@ -262,24 +202,24 @@ class GroupEffects:
 
 
 def _entries(batch: CsrBatch, features: NDArray[np.int32] | None) -> tuple[NDArray[np.int64], ...]:
-    places = batch.indices if features is None else table_positions(features, batch.indices)
-    return tuple(frozen(array) for array in (batch.indptr, places, batch.values))
+    table_rows = batch.indices if features is None else table_positions(features, batch.indices)
+    return tuple(frozen(array) for array in (batch.indptr, table_rows, batch.values))
 
 
-def _add_features_inplace(table, indptr, places, values, counts, sums):  # type: ignore[no-untyped-def]
+def _add_features_inplace(table, indptr, table_rows, values, counts, sums):  # type: ignore[no-untyped-def]
     """Add the rows' contributions to ``counts`` and ``sums``, in place."""
     k = table.shape[1] - 1
     s = np.empty(k, np.float64)
     for r in range(len(indptr) - 1):
         s[:] = 0
         for p in range(indptr[r], indptr[r + 1]):
-            j = places[p]
+            j = table_rows[p]
             if j >= 0:
                 x = np.float64(values[p])
                 for f in range(k):
                     s[f] += table[j, f] * x
         for p in range(indptr[r], indptr[r + 1]):
-            j = places[p]
+            j = table_rows[p]
             if j >= 0:
                 x = np.float64(values[p])
                 pairs = 0.0
@@ -297,20 +237,20 @@ _add_features = njit(_add_features_inplace, tag="feature-effects")
 
 
 def _add_groups_inplace(  # type: ignore[no-untyped-def]
-    table, indptr, places, values, group_of, linear, pairs
+    table, indptr, table_rows, values, group_of, linear, pairs
 ):
     """Add the rows' contributions to ``linear`` and ``pairs``, in place."""
     k = table.shape[1] - 1
     n_groups = len(linear)
     s = np.zeros((n_groups, k), np.float64)
     squares = np.zeros(n_groups, np.float64)
-    own = np.zeros(n_groups, np.float64)
+    linear_sums = np.zeros(n_groups, np.float64)
     is_here = np.zeros(n_groups, np.bool_)
     here = np.empty(n_groups, np.int64)
     for r in range(len(indptr) - 1):
         n_here = 0
         for p in range(indptr[r], indptr[r + 1]):
-            j = places[p]
+            j = table_rows[p]
             if j < 0 or group_of[j] < 0:
                 continue
             g = group_of[j]
@@ -320,9 +260,9 @@ def _add_groups_inplace(  # type: ignore[no-untyped-def]
                 n_here += 1
                 s[g, :] = 0
                 squares[g] = 0
-                own[g] = 0
+                linear_sums[g] = 0
             x = np.float64(values[p])
-            own[g] += table[j, k] * x
+            linear_sums[g] += table[j, k] * x
             for f in range(k):
                 y = table[j, f] * x
                 s[g, f] += y
@@ -330,7 +270,7 @@ def _add_groups_inplace(  # type: ignore[no-untyped-def]
         for i in range(n_here):
             a = here[i]
             is_here[a] = False
-            linear[a] += abs(own[a])
+            linear[a] += abs(linear_sums[a])
             for m in range(i, n_here):
                 b = here[m]
                 product = 0.0

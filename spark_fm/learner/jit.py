@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# No "nnan" and no "ninf": the safety net must still see non-finite values.
+# No "nnan" and no "ninf": divergence checks must see non-finite values.
 FASTMATH_FLAGS = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
 _HAS_KERNELS = re.compile(r"^(from|import) .*\b(njit|llvmlite)\b", re.MULTILINE)
@@ -42,22 +42,10 @@ def njit(
 ) -> Any:
     """Compile ``function`` in nopython mode, lazily, with the project's flags.
 
-    Parameters
-    ----------
-    function : callable
-        The kernel; a closure may capture integers and other kernels.
-    tag : str, optional
-        Name of this specialisation, unique for the captured values. Given,
-        the machine code is cached on disk under that name.
-    variant : str, optional
-        The same for a helper that is not cached by itself but lies in a cached kernel.
+    ``function`` may be a closure over integers and other kernels; ``tag``, unique for the
+    captured values, names this specialisation, whose machine code is cached on disk under that
+    name. ``variant`` names a helper that is not cached by itself but inside a cached kernel.
 
-    Returns
-    -------
-    numba dispatcher
-
-    Notes
-    -----
     Numba's own cache is not used because its index is shared by all closures of
     one function: two processes that add specialisations at the same time can
     make it return the code of the other one. Here each specialisation has a file
@@ -73,7 +61,7 @@ def njit(
         function.__qualname__ = f"{function.__qualname__}_{unique.replace('-', '_')}"
     dispatcher = numba.njit(
         function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy",
-        # A helper left out of line is there twice where it was compiled, optimised by
+        # A helper left out of line exists twice where it was compiled, optimised by
         # itself and within the kernel; the linker's choice would decide about bits.
         forceinline=tag is None,
     )  # fmt: skip
@@ -87,8 +75,6 @@ def njit(
 def cache_folder() -> Path | None:
     """Return the folder of compiled kernels, or None when there is no safe one.
 
-    Notes
-    -----
     Candidates in order: ``SPARK_FM_CACHE_DIR``, ``XDG_CACHE_HOME`` or ``~/.cache``,
     the temporary folder. The index is a pickle, so a folder counts as safe only
     when it belongs to this user and nobody else may enter it.
@@ -106,9 +92,9 @@ def cache_folder() -> Path | None:
         try:
             base.parent.mkdir(parents=True, exist_ok=True)
             base.mkdir(mode=0o700, exist_ok=True)
-            facts = os.lstat(base)
-            private = stat.S_ISDIR(facts.st_mode) and not facts.st_mode & 0o077
-            if private and facts.st_uid == user and os.access(base, os.W_OK):
+            status = os.lstat(base)
+            private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+            if private and status.st_uid == user and os.access(base, os.W_OK):
                 folder = base / f"kernels-{__version__}-{_source_digest()}"
                 folder.mkdir(mode=0o700, exist_ok=True)
                 return folder
@@ -149,7 +135,7 @@ def _python_files(folder: Traversable, package: str) -> Iterator[tuple[str, str]
 
 
 class _KernelLocator:
-    """Tell Numba's cache machinery where one specialisation lives."""
+    """Locates one specialisation for Numba's cache machinery."""
 
     def __init__(self, py_func: Any, folder: Path) -> None:
         self._py_file = py_func.__code__.co_filename

@@ -22,15 +22,7 @@ from numpy.typing import NDArray
 from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.jit import njit
 from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.optimizers import (
-    CLIP,
-    FACTORS_WD,
-    LINEAR_WD,
-    RESCALE,
-    hyperparameters,
-    make_bias_update,
-    make_feature_update,
-)
+from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
 from spark_fm.learner.predict import make_score_row
 from spark_fm.learner.simd import (
     LINE_FLOATS,
@@ -46,18 +38,18 @@ from spark_fm.learner.simd import (
     store,
     store_at,
 )
-from spark_fm.learner.spec import Hyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import Hyperparameters, LossName, OptimizerName
 from spark_fm.learner.state import Layout, TrainState
 
 
 @dataclass(frozen=True, slots=True)
 class PassStats:
-    """What one pass over a batch did."""
+    """Result of one pass over a batch."""
 
     loss_sum: float  # weighted loss of each row before its update
     weight_sum: float
     compile_seconds: float
-    order: NDArray[np.int64]  # rows as they were visited
+    order: NDArray[np.int64]  # rows in the order of training
 
 
 def train_inplace(
@@ -69,20 +61,11 @@ def train_inplace(
     step_scale: float = 1.0,
     scores: NDArray[np.float32] | None = None,
 ) -> PassStats:
-    """Change ``state`` in place by one visit of the rows ``order``; O(nnz k).
+    """Change ``state`` in place by one pass over the rows ``order``; O(nnz k).
 
-    Parameters
-    ----------
-    state : TrainState
-    batch : CsrBatch
-        ``indices < state.n_features``, checked by the caller: kernels do not check.
-    order : ndarray of int64
-        Row numbers in the order of their visit.
-    spec : Hyperparameters
-    step_scale : float
-        Factor on the step sizes (> 0).
-    scores : ndarray of shape (len(order),), float32, optional
-        Takes the raw score of each visited row before the update of its mini-batch.
+    ``indices < state.n_features``, checked by the caller: kernels do not check. ``step_scale``
+    multiplies the learning rates. ``scores``, of shape (len(order),), takes the raw score of
+    each row before the update of its mini-batch.
     """
     started = time.perf_counter()
     mini_batch = spec.mini_batch_size > 1 or scores is not None
@@ -91,7 +74,7 @@ def train_inplace(
     slots = np.full(state.n_features, -1, np.int32) if mini_batch else _NO_SLOTS
     loss_sum, weight_sum = kernel(
         state.rows, state.bias, frozen(order), *_inputs(batch),
-        hyperparameters(spec, step_scale), slots, spec.mini_batch_size,
+        spec.kernel_vector(step_scale), slots, spec.mini_batch_size,
         _NO_SCORES if scores is None else scores,
     )  # fmt: skip
     return PassStats(loss_sum, weight_sum, compile_seconds, order)
@@ -107,7 +90,7 @@ def _inputs(batch: CsrBatch) -> list[NDArray[Any]]:
 
 
 @lru_cache(maxsize=64)
-def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) -> Any:
+def training_kernel(k: int, loss: LossName, optimizer: OptimizerName, mini_batch: bool) -> Any:
     """Return the compiled pass for these constants, compiling or loading it now."""
     make = _make_mini_batch_pass if mini_batch else _make_row_pass
     form = "batch" if mini_batch else "row"
@@ -123,13 +106,13 @@ def training_kernel(k: int, loss: Loss, optimizer: Optimizer, mini_batch: bool) 
     return kernel
 
 
-def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
-    loss_of, gradient_of = LOSSES[loss]
+def _make_row_pass(k: int, loss: LossName, optimizer: OptimizerName) -> Any:
+    loss_of, gradient_of = LOSSES[loss].value, LOSSES[loss].gradient
     score_row = make_score_row(k)
-    update_feature = make_feature_update(k, optimizer)
-    update_bias = make_bias_update(optimizer)
+    update_feature = OPTIMIZERS[optimizer].make_feature_update(k)
+    update_bias = OPTIMIZERS[optimizer].make_bias_update()
     layout = Layout(k, optimizer)
-    decay_column, touch_column = layout.decay, layout.n_updates
+    decay_column, updates_column = layout.decay, layout.n_updates
     stride = layout.stride
     n_lanes = k // WIDTH * WIDTH
 
@@ -159,13 +142,12 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
         weight_sum = 0.0
         for i in range(len(order)):
             r = order[i]
-            # The features of the row after this one come from memory while this one is
-            # being worked on.
+            # The features of the next row come from memory while this one is processed.
             ahead, ahead_stop = 0, 0
             if i + 1 < len(order):
                 ahead, ahead_stop = indptr[order[i + 1]], indptr[order[i + 1] + 1]
-            # Rows visited in a mixed order lie far apart: so do the entries of the row after
-            # that one, and the place that tells where those of the next are.
+            # Rows in a shuffled order lie far apart: so do the entries of the row after the
+            # next, and the offsets of the rows after that.
             if i + 4 < len(order):
                 prefetch_at(indptr, order[i + 4])
                 prefetch_at(labels, order[i + 2])
@@ -202,19 +184,19 @@ def _make_row_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                     gradient[f] = min(max(g1, -clip), clip)
                 g1 = gx + weight * linear_wd * rows[j, decay_column] * rows[j, k]
                 update_feature(rows, j, gradient, min(max(g1, -clip), clip), hyper, step)
-                rows[j, touch_column] += weight
+                rows[j, updates_column] += weight
         return loss_sum, weight_sum
 
     return row_pass
 
 
-def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
-    loss_of, gradient_of = LOSSES[loss]
+def _make_mini_batch_pass(k: int, loss: LossName, optimizer: OptimizerName) -> Any:
+    loss_of, gradient_of = LOSSES[loss].value, LOSSES[loss].gradient
     score_row = make_score_row(k)
-    update_feature = make_feature_update(k, optimizer)
-    update_bias = make_bias_update(optimizer)
+    update_feature = OPTIMIZERS[optimizer].make_feature_update(k)
+    update_bias = OPTIMIZERS[optimizer].make_bias_update()
     decay_column = Layout(k, optimizer).decay
-    touch_column = Layout(k, optimizer).n_updates
+    updates_column = Layout(k, optimizer).n_updates
     n_lanes = k // WIDTH * WIDTH
 
     def mini_batch_pass(  # type: ignore[no-untyped-def]
@@ -238,7 +220,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
         gradient = local_floats(k)
         capacity = 1024
         batch_gradient = np.empty((capacity, k + 1), np.float32)
-        touched = np.empty(capacity, np.int32)
+        updated = np.empty(capacity, np.int32)
         linear_wd = np.float32(hyper[LINEAR_WD])
         factors_wd = np.float32(hyper[FACTORS_WD])
         clip = np.float32(hyper[CLIP])
@@ -246,7 +228,7 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
         weight_sum = 0.0
         for first in range(0, len(order), batch_size):
             last = min(first + batch_size, len(order))
-            n_touched = 0
+            n_updated = 0
             n_rows = 0
             bias_gradient = 0.0
             batch_weight = 0.0
@@ -268,19 +250,19 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                     j = indices[p]
                     slot = slots[j]
                     if slot < 0:
-                        if n_touched == capacity:
+                        if n_updated == capacity:
                             capacity *= 2
                             grown = np.empty((capacity, k + 1), np.float32)
-                            grown[:n_touched] = batch_gradient
+                            grown[:n_updated] = batch_gradient
                             batch_gradient = grown
                             longer = np.empty(capacity, np.int32)
-                            longer[:n_touched] = touched
-                            touched = longer
-                        slot = np.int32(n_touched)
+                            longer[:n_updated] = updated
+                            updated = longer
+                        slot = np.int32(n_updated)
                         slots[j] = slot
-                        touched[slot] = j
+                        updated[slot] = j
                         batch_gradient[slot] = 0
-                        n_touched += 1
+                        n_updated += 1
                     x = values[p]
                     gx = np.float32(slope) * x
                     for f in range(0, n_lanes, WIDTH):
@@ -289,15 +271,15 @@ def _make_mini_batch_pass(k: int, loss: Loss, optimizer: Optimizer) -> Any:
                     for f in range(n_lanes, k):
                         batch_gradient[slot, f] += gx * (sums[f] - rows[j, f] * x)
                     batch_gradient[slot, k] += gx
-                    rows[j, touch_column] += weight
+                    rows[j, updates_column] += weight
             if batch_weight == 0:
                 continue
             weight_sum += batch_weight
             rescale = hyper[RESCALE] if hyper[RESCALE] > 0 else 1.0 / n_rows
             scale = np.float32(rescale)
             step = update_bias(bias, bias_gradient * rescale, 1.0, hyper)
-            for slot in range(n_touched):
-                j = touched[slot]
+            for slot in range(n_updated):
+                j = updated[slot]
                 slots[j] = -1
                 decay = rows[j, decay_column]
                 for f in range(k):

@@ -1,7 +1,8 @@
-"""Validation metrics as sums that add up over partitions, with their curves.
+"""Metrics: one ``Metric`` object each, in ``METRICS``, and the sums they are made of.
 
-ROC and precision-recall curves come from a histogram of scores, whose error has a bound.
-Running metrics are those of SageMaker's log lines.
+``evaluate`` and ``FMEvaluator`` have the sums from Spark's aggregates of any model's scores
+(``scoring.metrics``); validation and SageMaker's running metrics make them here, with ROC and
+precision-recall curves from a histogram of raw scores, whose error has a bound.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import math
 import zlib
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_fm.learner.losses import BINARY, LOSSES, REGRESSOR, Floats, log_losses, squared_errors
 from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Hyperparameters, Loss
-
-Floats = NDArray[np.float64]
+from spark_fm.learner.spec import Hyperparameters, LossName
 
 # Bins on either side of 0, and the margin below which half of them lie.
 BINS = 4096
@@ -28,17 +29,8 @@ _LARGEST = 1e30  # so that an infinite margin has a bin too
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarginHistogram:
-    """Weight of either class by bin of the margin; empty bins are not kept.
+    """Weight of either class by bin of the margin, without empty bins.
 
-    Parameters
-    ----------
-    bins : ndarray of shape (n,), int16
-        Ascending, -4096 to 4096; negative bins hold the negative margins.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of the rows of either class.
-
-    Notes
-    -----
     A margin m (the log-odds of label 1) belongs to bin ``floor(4096 m / (4 + |m|))``:
     exact arithmetic on every machine, 0.001 wide at m = 0, 0.004 at 4, 0.01 at 9, and
     every finite margin has one of 8,193 bins. Margins of one bin count as ties, that is
@@ -47,8 +39,8 @@ class MarginHistogram:
     6e-6 at most and the average precision by 8e-5. O(n_rows).
     """
 
-    bins: NDArray[np.int16]
-    positive: Floats
+    bins: NDArray[np.int16]  # (n,), ascending, -4096 to 4096; negative ones of negative margins
+    positive: Floats  # (n,), weight of the rows of either class
     negative: Floats
 
     @classmethod
@@ -70,8 +62,8 @@ class MarginHistogram:
     def _counted(cls, cells: NDArray[np.int64], weights: Floats) -> MarginHistogram:
         """Add up weights by cell: even ones are of negative rows, odd ones of positive."""
         table = np.bincount(cells, weights, 2 * (2 * BINS + 1)).reshape(-1, 2)
-        kept = np.flatnonzero(table.any(axis=1))
-        return cls((kept - BINS).astype(np.int16), table[kept, 1], table[kept, 0])
+        used = np.flatnonzero(table.any(axis=1))
+        return cls((used - BINS).astype(np.int16), table[used, 1], table[used, 0])
 
     def __add__(self, other: MarginHistogram) -> MarginHistogram:
         """Return the histogram of both sets of rows."""
@@ -89,12 +81,12 @@ class MarginHistogram:
 
     def confusion(self) -> tuple[float, float, float, float]:
         """Return true and false positives, false and true negatives, cut at margin 0."""
-        said = self.bins >= 0
+        predicted = self.bins >= 0
         return (
-            float(self.positive[said].sum()),
-            float(self.negative[said].sum()),
-            float(self.positive[~said].sum()),
-            float(self.negative[~said].sum()),
+            float(self.positive[predicted].sum()),
+            float(self.negative[predicted].sum()),
+            float(self.positive[~predicted].sum()),
+            float(self.negative[~predicted].sum()),
         )
 
     def groups(self) -> ScoreGroups:
@@ -127,27 +119,18 @@ class MarginHistogram:
 
 def _margin(edges: Floats) -> Floats:
     """Return the margins at bin edges: the inverse of the formula in the class."""
-    share = np.clip(edges / BINS, -1 + 1e-9, 1 - 1e-9)
-    margin: Floats = HALF * share / (1 - np.abs(share))
+    fraction = np.clip(edges / BINS, -1 + 1e-9, 1 - 1e-9)
+    margin: Floats = HALF * fraction / (1 - np.abs(fraction))
     return margin
 
 
 def areas(scores: NDArray[Any], positive: Floats, negative: Floats) -> tuple[float, float]:
-    """Return ROC AUC and average precision; NaN where a class is missing.
+    """Return ROC AUC and average precision of the weight of either class at distinct scores.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Distinct scores, in any order; NaN ones are left out.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of either class at each score.
-
-    Notes
-    -----
-    Ties count half in the ROC AUC: it is the chance that a positive row scores higher
-    than a negative one, plus half the chance that they score the same. The average
-    precision is the sum over scores, from the highest down, of the precision down to
-    there times the recall gained there. O(n log n).
+    NaN where a class is missing; NaN scores are left out. Ties count half in the ROC AUC: it is
+    the chance that a positive row scores higher than a negative one, plus half the chance that
+    they score the same. The average precision is the sum over scores, from the highest down, of
+    the precision down to there times the recall gained there. O(n log n).
     """
     scores = np.asarray(scores, np.float64)
     order = np.argsort(-scores)
@@ -164,27 +147,17 @@ def areas(scores: NDArray[Any], positive: Floats, negative: Floats) -> tuple[flo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreGroups:
-    """Rows grouped by score, from the highest score down.
+    """Rows grouped by score, from the highest score down."""
 
-    Parameters
-    ----------
-    score : ndarray of shape (n,), float64
-        Weighted mean score of each group.
-    threshold : ndarray of shape (n,), float64
-        Lowest score of each group.
-    positive, negative : ndarray of shape (n,), float64
-        Weight of either class.
-    """
-
-    score: Floats
-    threshold: Floats
-    positive: Floats
+    score: Floats  # (n,), weighted mean of each group
+    threshold: Floats  # (n,), lowest score of each group
+    positive: Floats  # (n,), weight of either class
     negative: Floats
 
     def thinned(self, n_groups: int) -> ScoreGroups:
         """Return at most ``n_groups`` groups, cut so that both axes of the ROC are covered."""
-        shares = (w / w.sum() if w.sum() else w for w in (self.positive, self.negative))
-        return self._merged(sum(shares, np.zeros(len(self.score))), n_groups)
+        fractions = (w / w.sum() if w.sum() else w for w in (self.positive, self.negative))
+        return self._merged(sum(fractions, np.zeros(len(self.score))), n_groups)
 
     def equal_weights(self, n_groups: int) -> ScoreGroups:
         """Return at most ``n_groups`` groups of about equal weight: for calibration."""
@@ -223,7 +196,7 @@ class ScoreGroups:
         return {"recall": recall, "precision": precision, "threshold": self.threshold}
 
     def calibration(self) -> dict[str, Floats]:
-        """Return mean ``score``, share of positives (``rate``) and ``weight`` by group."""
+        """Return mean ``score``, fraction of positives (``rate``) and ``weight`` by group."""
         weight = self.positive + self.negative
         columns = (self.score, _ratio(self.positive, weight), weight)
         return dict(zip(("score", "rate", "weight"), (c[::-1] for c in columns), strict=True))
@@ -247,13 +220,9 @@ class ScoreGroups:
 
 
 def run_starts(mass: Floats, n_runs: int) -> NDArray[np.int64]:
-    """Return where at most ``n_runs`` runs of about equal mass start.
+    """Return where at most ``n_runs`` runs of about equal mass (>= 0) start.
 
-    Parameters
-    ----------
-    mass : ndarray of shape (n,), float64
-        >= 0; an element is never split, so one heavy element may be a run of its own.
-    n_runs : int
+    An element is never split: a heavy one may be a run by itself.
     """
     if not mass.sum() > 0:
         return np.arange(len(mass))[:1]
@@ -268,34 +237,106 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return ratio
 
 
-# Metric name -> whether larger is better, by loss.
-METRICS: dict[Loss, dict[str, bool]] = {
-    "logistic": {
-        "logloss": False, "accuracy": True, "f1": True, "roc_auc": True, "pr_auc": True,
-    },
-    "squared": {"rmse": False, "mae": False, "r2": True},
-}  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class MetricInputs:
+    """What metrics are functions of: weighted sums over rows, and the areas.
+
+    Validation has them from ``MetricSums``, ``evaluate`` and ``FMEvaluator`` from Spark's
+    aggregates of scores.
+    """
+
+    weight: float
+    loss: float  # log loss of a classifier, squared error of a regressor
+    # Of a classifier: true and false positives, false and true negatives.
+    tp: float = 0.0
+    fp: float = 0.0
+    fn: float = 0.0
+    tn: float = 0.0
+    roc_auc: float = math.nan
+    pr_auc: float = math.nan
+    # Of a regressor.
+    absolute_error: float = 0.0
+    label: float = 0.0
+    label_square: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; ``METRICS`` has them all, in the order in which they are reported."""
+
+    name: str
+    predictor_type: str
+    larger_is_better: bool
+    value: Callable[[MetricInputs], float]  # NaN where undefined
+    in_validation: bool = True  # False: of ``evaluate`` only
+
+
+def f_beta(inputs: MetricInputs, beta: float) -> float:
+    """Return (1 + b^2) precision recall / (b^2 precision + recall), b = ``beta``."""
+    hits = (1 + beta**2) * inputs.tp
+    return _quotient(hits, hits + inputs.fp + beta**2 * inputs.fn)
+
+
+def _r2(inputs: MetricInputs) -> float:
+    variation = inputs.label_square - _quotient(inputs.label**2, inputs.weight)
+    return 1 - inputs.loss / variation if variation > 0 else math.nan
+
+
+def _mean_loss(inputs: MetricInputs) -> float:
+    return _quotient(inputs.loss, inputs.weight)
+
+
+def _quotient(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("logloss", BINARY, False, _mean_loss),
+        Metric("accuracy", BINARY, True, lambda s: _quotient(s.tp + s.tn, s.weight)),
+        Metric("precision", BINARY, True, lambda s: _quotient(s.tp, s.tp + s.fp), False),
+        Metric("recall", BINARY, True, lambda s: _quotient(s.tp, s.tp + s.fn), False),
+        Metric("f1", BINARY, True, lambda s: f_beta(s, 1.0)),
+        Metric("roc_auc", BINARY, True, lambda s: s.roc_auc),
+        Metric("pr_auc", BINARY, True, lambda s: s.pr_auc),
+        Metric("rmse", REGRESSOR, False, lambda s: math.sqrt(_mean_loss(s))),
+        Metric("mae", REGRESSOR, False, lambda s: _quotient(s.absolute_error, s.weight)),
+        Metric("r2", REGRESSOR, True, _r2),
+    )
+}
+
+
+def validation_metrics(loss: LossName) -> dict[str, Metric]:
+    """Return the metrics that models of a loss can be validated by."""
+    kind = LOSSES[loss].predictor_type
+    return {
+        name: metric
+        for name, metric in METRICS.items()
+        if metric.predictor_type == kind and metric.in_validation
+    }
+
+
+def metric_values(predictor_type: str, inputs: MetricInputs) -> dict[str, float]:
+    """Return all metrics of a predictor type by name."""
+    return {
+        name: metric.value(inputs)
+        for name, metric in METRICS.items()
+        if metric.predictor_type == predictor_type
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetricSums:
-    """Weighted sums over rows, float64; adding two gives those of both row sets.
-
-    Parameters
-    ----------
-    weight, loss : float
-        Of both kinds of model; the loss is log loss or squared error.
-    absolute_error, label, label_square : float
-        Of a regressor.
-    histogram : MarginHistogram
-        Of a classifier: its counts and areas come from here.
-    """
+    """Weighted sums over rows, float64; those of two row sets add up."""
 
     weight: float = 0.0
-    loss: float = 0.0
+    loss: float = 0.0  # log loss of a classifier, squared error of a regressor
+    # Of a regressor.
     absolute_error: float = 0.0
     label: float = 0.0
     label_square: float = 0.0
+    # Of a classifier: its counts and areas come from here.
     histogram: MarginHistogram = field(default_factory=MarginHistogram.empty)
 
     def __add__(self, other: MetricSums) -> MetricSums:
@@ -317,49 +358,43 @@ class MetricSums:
         """Return the weighted mean loss (log loss, or squared error)."""
         return self.loss / self.weight if self.weight else float("nan")
 
-    def values(self, loss: Loss) -> dict[str, float]:
-        """Return the metrics of ``METRICS[loss]`` by name; NaN where undefined.
+    def values(self, loss: LossName) -> dict[str, float]:
+        """Return ``validation_metrics(loss)`` by name; NaN where undefined.
 
         A NaN score makes every metric NaN. The areas, ``roc_auc`` and ``pr_auc`` (average
         precision), are those of the histogram's bins, within 1e-4 of the exact ones on
         real sets (see ``MarginHistogram``); the others are exact.
         """
+        metrics = validation_metrics(loss)
         if not self.weight or np.isnan(self.loss):
-            return dict.fromkeys(METRICS[loss], float("nan"))
-        if loss == "logistic":
-            tp, fp, fn, tn = self.histogram.confusion()
-            f1_base = 2 * tp + fp + fn
-            roc_auc, pr_auc = self.histogram.areas()
-            return {
-                "logloss": self.loss / self.weight,
-                "accuracy": (tp + tn) / self.weight,
-                "f1": 2 * tp / f1_base if f1_base else float("nan"),
-                "roc_auc": roc_auc,
-                "pr_auc": pr_auc,
-            }
-        spread = self.label_square - self.label**2 / self.weight
-        return {
-            "rmse": float(np.sqrt(self.loss / self.weight)),
-            "mae": self.absolute_error / self.weight,
-            "r2": 1 - self.loss / spread if spread > 0 else float("nan"),
-        }
+            return dict.fromkeys(metrics, float("nan"))
+        tp, fp, fn, tn = self.histogram.confusion()
+        roc_auc, pr_auc = self.histogram.areas()
+        inputs = MetricInputs(
+            self.weight, self.loss, tp, fp, fn, tn, roc_auc, pr_auc,
+            self.absolute_error, self.label, self.label_square,
+        )  # fmt: skip
+        return {name: metric.value(inputs) for name, metric in metrics.items()}
 
 
 def metric_sums(
-    loss: Loss,
+    loss: LossName,
     scores: NDArray[np.float32],
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
 ) -> MetricSums:
     """Return the sums for raw ``scores``; all arrays of shape (n_rows,). O(n_rows)."""
     score, label, weight = (a.astype(np.float64) for a in (scores, labels, weights))
-    total, cost = float(weight.sum()), loss_sum(loss, scores, labels, weights)
-    if loss == "logistic":
-        counts = MarginHistogram.of(score, label > 0.5, weight)
-        return MetricSums(weight=total, loss=cost, histogram=counts)
+    total = float(weight.sum())
+    if LOSSES[loss].is_classifier:
+        return MetricSums(
+            weight=total,
+            loss=float((weight * log_losses(score, label)).sum()),
+            histogram=MarginHistogram.of(score, label > 0.5, weight),
+        )
     return MetricSums(
         weight=total,
-        loss=cost,
+        loss=float((weight * squared_errors(score, label)).sum()),
         absolute_error=float((weight * np.abs(score - label)).sum()),
         label=float((weight * label).sum()),
         label_square=float((weight * label**2).sum()),
@@ -367,30 +402,31 @@ def metric_sums(
 
 
 def loss_sum(
-    loss: Loss,
+    loss: LossName,
     scores: NDArray[np.float32],
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
 ) -> float:
-    """Return the weighted sum of the loss alone; arrays as for ``metric_sums``."""
-    score, label = scores.astype(np.float64), labels.astype(np.float64)
-    if loss == "squared":
-        losses = (score - label) ** 2
-    else:
-        with np.errstate(invalid="ignore"):  # a NaN score gives a NaN loss
-            losses = np.logaddexp(0, np.where(label > 0.5, -score, score))
+    """Return the weighted sum of the training loss; arrays as for ``metric_sums``."""
+    losses = LOSSES[loss].row_losses(scores.astype(np.float64), labels.astype(np.float64))
     return float((weights.astype(np.float64) * losses).sum())
 
 
 PUBLISH_INTERVAL = 500  # mini-batches from one published state of the metrics to the next
 CROSS_ENTROPY = "binary_classification_cross_entropy"
-# Name as SageMaker publishes it -> whether larger is better, by loss.
-RUNNING_METRICS: dict[Loss, dict[str, bool]] = {
-    "logistic": {
-        "binary_classification_accuracy": True, CROSS_ENTROPY: False, "binary_f_1.000": True,
+# By the predictor type and the name that SageMaker publishes.
+RUNNING_METRICS = {
+    BINARY: {
+        "binary_classification_accuracy": METRICS["accuracy"],
+        CROSS_ENTROPY: METRICS["logloss"],
+        "binary_f_1.000": METRICS["f1"],
     },
-    "squared": {"rmse": False, "mse": False, "absolute_loss": False},
-}  # fmt: skip
+    REGRESSOR: {
+        "rmse": METRICS["rmse"],
+        "mse": Metric("mse", REGRESSOR, False, _mean_loss),
+        "absolute_loss": METRICS["mae"],
+    },
+}
 
 
 def running_metrics(
@@ -402,61 +438,50 @@ def running_metrics(
 ) -> dict[str, Any]:
     """Return the metrics of an epoch and of its published mini-batches; O(n_rows).
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n_rows,), float32
-        Raw scores in the order of training, each from before the row's update.
-    labels : ndarray of shape (n_rows,), float32
-    spec : Hyperparameters
-    label_scale : float
-        Unit of scores and labels.
-
-    Returns
-    -------
-    dict
-        ``metrics``: of all rows, by name. ``batches``: dicts of ``batch`` (0 and every
-        500th) and the ``metrics`` of the rows up to its end.
+    ``scores`` are raw, in the order of training, each from before the row's update;
+    ``label_scale`` is the unit of scores and labels. The result has ``metrics``, of all rows by
+    name, and ``batches``: dicts of ``batch`` (0 and every 500th) and the ``metrics`` of the rows up
+    to its end.
     """
     n_rows, size = len(scores), spec.mini_batch_size
-    sums = _cumulative(scores.astype(np.float64), labels.astype(np.float64), spec.loss, label_scale)
-    n_batches = -(-n_rows // size)
+    loss = LOSSES[spec.loss]
+    sums = _cumulative(
+        scores.astype(np.float64), labels.astype(np.float64), loss.is_classifier, label_scale
+    )
+
+    def metrics_of_first(n: int) -> dict[str, float]:
+        metrics = RUNNING_METRICS[loss.predictor_type]
+        if not n:
+            return dict.fromkeys(metrics, math.nan)
+        inputs = MetricInputs(n, **{name: float(total[n - 1]) for name, total in sums.items()})
+        values = {name: metric.value(inputs) for name, metric in metrics.items()}
+        if math.isnan(values.get("binary_f_1.000", 0.0)):
+            values["binary_f_1.000"] = 0.0  # as SageMaker reports it of no positives at all
+        return values
+
     return {
-        "metrics": _metrics(sums, n_rows, spec.loss),
+        "metrics": metrics_of_first(n_rows),
         "batches": [
-            {"batch": batch, "metrics": _metrics(sums, min(n_rows, (batch + 1) * size), spec.loss)}
-            for batch in range(0, n_batches, PUBLISH_INTERVAL)
+            {"batch": batch, "metrics": metrics_of_first(min(n_rows, (batch + 1) * size))}
+            for batch in range(0, -(-n_rows // size), PUBLISH_INTERVAL)
         ],
     }
 
 
 def _cumulative(
-    scores: NDArray[np.float64], labels: NDArray[np.float64], loss: Loss, scale: float
-) -> dict[str, NDArray[np.float64]]:
-    """Return running sums over the rows of what the metrics are made of."""
-    if loss == "squared":
-        errors = np.abs(scores - labels) * scale
-        terms: dict[str, NDArray[Any]] = {"squared": errors**2, "absolute": errors}
-    else:
-        positive, said = labels > 0.5, scores >= 0
-        terms = {
-            "loss": np.logaddexp(0, np.where(positive, -scores, scores)),
-            "right": positive == said,
-            "true_positive": positive & said,
-            "wrong": positive != said,
+    scores: Floats, labels: Floats, is_classifier: bool, scale: float
+) -> dict[str, Floats]:
+    """Return the fields of ``MetricInputs`` as running sums over the rows."""
+    if is_classifier:
+        positive, predicted = labels > 0.5, scores >= 0
+        terms: dict[str, NDArray[Any]] = {
+            "loss": log_losses(scores, labels),
+            "tp": positive & predicted,
+            "fp": ~positive & predicted,
+            "fn": positive & ~predicted,
+            "tn": ~positive & ~predicted,
         }
+    else:
+        errors = np.abs(scores - labels) * scale
+        terms = {"loss": errors**2, "absolute_error": errors}
     return {name: np.cumsum(term, dtype=np.float64) for name, term in terms.items()}
-
-
-def _metrics(sums: dict[str, NDArray[np.float64]], n_rows: int, loss: Loss) -> dict[str, float]:
-    if not n_rows:
-        return dict.fromkeys(RUNNING_METRICS[loss], float("nan"))
-    now = {name: float(total[n_rows - 1]) for name, total in sums.items()}
-    if loss == "squared":
-        mse = now["squared"] / n_rows
-        return {"rmse": mse**0.5, "mse": mse, "absolute_loss": now["absolute"] / n_rows}
-    f1_base = 2 * now["true_positive"] + now["wrong"]
-    return {
-        "binary_classification_accuracy": now["right"] / n_rows,
-        CROSS_ENTROPY: now["loss"] / n_rows,
-        "binary_f_1.000": 2 * now["true_positive"] / f1_base if f1_base else 0.0,
-    }

@@ -1,49 +1,49 @@
-"""Hyperparameters of a training, and the scales that labels and weights are trained in."""
+"""Hyperparameters of a training, and the scaling of labels and weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import (
+    BIAS_LR,
+    BIAS_WD,
+    CLIP,
+    EPS,
+    FACTORS_LR,
+    FACTORS_WD,
+    LINEAR_LR,
+    LINEAR_WD,
+    OPTIMIZERS,
+    RESCALE,
+)
 
-Loss = Literal["logistic", "squared"]
-Optimizer = Literal["adagrad", "sgd", "adam"]
+LossName = str  # a key of LOSSES
+OptimizerName = str  # a key of OPTIMIZERS
 InitMethod = Literal["normal", "uniform", "constant"]
 
 MAX_FACTORS = 16384
-ADAM_BETA1 = 0.9
-ADAM_BETA2 = 0.999
 
 
 @dataclass(frozen=True, slots=True)
 class GroupHyperparameters:
-    """Step, decay and first values of one group: bias, linear weights or factors.
+    """Learning rate, weight decay and initial values of bias, linear weights or factors."""
 
-    Parameters
-    ----------
-    lr : float
-        Step size (>= 0).
-    wd : float
-        L2 decay (>= 0), added to a touched coordinate's gradient as ``wd * value``.
-    init_method : {"normal", "uniform", "constant"}
-        N(0, init_sigma), U[-init_scale, init_scale] or ``init_value``.
-    init_sigma, init_scale : float
-        Spread (>= 0).
-    init_value : float or None
-        For the bias None means the mean label, or its log-odds under logistic loss;
-        elsewhere 0.
-    """
-
-    lr: float
-    wd: float
+    lr: float  # >= 0
+    wd: float  # L2 (>= 0), added to the gradient of an updated coordinate as wd * value
+    # N(0, init_sigma), U[-init_scale, init_scale] or init_value
     init_method: InitMethod = "constant"
-    init_sigma: float = 0.01
-    init_scale: float = 0.01
+    init_sigma: float = 0.01  # standard deviation (>= 0)
+    init_scale: float = 0.01  # >= 0
+    # None: for the bias the mean label, or its log-odds under logistic loss; elsewhere 0.
     init_value: float | None = None
 
     def check(self, name: str) -> None:
@@ -73,75 +73,42 @@ class GroupHyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """Hyperparameters of one training, Spark-free; sent to every worker.
+    """Hyperparameters of one training, Spark-free; sent to every worker."""
 
-    Parameters
-    ----------
-    k : int
-        Dimension of the factor vectors (1 to 16,384).
-    loss : {"logistic", "squared"}
-    optimizer : {"adagrad", "sgd", "adam"}
-    epochs : int
-        Most passes over the data (>= 1).
-    bias, linear, factors : GroupHyperparameters
-    seed : int
-        Of initial values and row order (0 to 2**63 - 1).
-    shuffle : bool
-        Visit the rows in a new random order every epoch.
-    use_bias, use_linear : bool
-        Whether the model has ``w0`` and ``w``.
-    mini_batch_size : int
-        Rows an update (>= 1); 1 updates after every row.
-    adagrad_init : float
-        First value of AdaGrad's accumulators (>= 0).
-    decay_frequency_power : float
-        Feature j decays with ``wd * (1000 / c_j) ** power``, c_j its number of
-        non-zeros in the training set (0 to 1); 0 decays every feature alike.
-    clip_gradient : float or None
-        Bound on every gradient coordinate after decay (> 0); None is no bound.
-    eps : float
-        Added to the square root in AdaGrad and Adam (>= 0).
-    rescale_grad : float or None
-        Factor on the summed loss gradient of a mini-batch (> 0); None means one over
-        its rows of positive weight.
-    average_epochs : bool
-        Give the average of the models after each epoch, late ones weighing most,
-        in place of the last one.
-    sagemaker : bool
-        Train as Amazon SageMaker's algorithm does: fill the last mini-batch up with empty
-        rows of label 0, and let features that no row has keep their first values.
-    """
-
-    k: int
-    loss: Loss
-    optimizer: Optimizer
-    epochs: int
+    k: int  # dimension of the factor vectors (1 to 16,384)
+    loss: LossName
+    optimizer: OptimizerName
+    epochs: int  # most passes over the data (>= 1)
     bias: GroupHyperparameters
     linear: GroupHyperparameters
     factors: GroupHyperparameters
-    seed: int = 0
-    shuffle: bool = True
-    use_bias: bool = True
-    use_linear: bool = True
-    mini_batch_size: int = 1
-    adagrad_init: float = 1.0
+    seed: int = 0  # of initial values and row order (0 to 2**63 - 1)
+    shuffle: bool = True  # a new random row order every epoch
+    use_bias: bool = True  # whether the model has w0
+    use_linear: bool = True  # whether the model has w
+    mini_batch_size: int = 1  # rows per update (>= 1)
+    adagrad_init: float = 1.0  # initial value of AdaGrad's accumulators (>= 0)
+    # Feature j decays with wd * (1000 / c_j) ** power, c_j its number of non-zeros in the
+    # training set (0 to 1); 0 decays every feature alike.
     decay_frequency_power: float = 0.0
-    clip_gradient: float | None = None
-    eps: float = 1e-8
+    clip_gradient: float | None = None  # bound on gradient coordinates after weight decay (> 0)
+    eps: float = 1e-8  # added to the square root in AdaGrad and Adam (>= 0)
+    # Factor on the summed loss gradient of a mini-batch (> 0); None: one over its rows of
+    # positive weight.
     rescale_grad: float | None = None
+    # Return the average of the models after each epoch, late ones weighing most, not the last.
     average_epochs: bool = True
+    # Train as Amazon SageMaker's algorithm does: fill the last mini-batch up with empty rows of
+    # label 0, and let features without rows keep their initial values.
     sagemaker: bool = False
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""
         finite = math.isfinite
         require(1 <= self.k <= MAX_FACTORS, "numFactors", self.k, f"1 to {MAX_FACTORS}")
-        require(self.loss in ("logistic", "squared"), "loss", self.loss, '"logistic" or "squared"')
+        require(self.loss in LOSSES, "loss", self.loss, quoted_choices(LOSSES))
         require(
-            self.optimizer in ("adagrad", "sgd", "adam"),
-            "optimizer",
-            self.optimizer,
-            '"adagrad", "sgd" or "adam"',
+            self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, quoted_choices(OPTIMIZERS)
         )
         require(1 <= self.epochs <= 1_000_000, "epochs", self.epochs, "1 to 1,000,000")
         require(-(2**63) <= self.seed < 2**63, "seed", self.seed, "a 64-bit integer")
@@ -170,8 +137,13 @@ class Hyperparameters:
             "a number > 0, or leave it unset",
         )
         require(self.eps >= 0 and finite(self.eps), "eps", self.eps, "a finite number >= 0")
-        started = self.optimizer == "sgd" or (self.optimizer == "adagrad" and self.adagrad_init > 0)
-        require(self.eps > 0 or started, "eps", self.eps, "more than 0, or a zero gradient is 0/0")
+        optimizer = OPTIMIZERS[self.optimizer]
+        never_zero = not optimizer.divides_by_root or (
+            optimizer.sums_squares and self.adagrad_init > 0
+        )
+        require(
+            self.eps > 0 or never_zero, "eps", self.eps, "more than 0, or a zero gradient is 0/0"
+        )
         require(
             self.rescale_grad is None or (self.rescale_grad > 0 and finite(self.rescale_grad)),
             "rescaleGrad",
@@ -182,10 +154,30 @@ class Hyperparameters:
         self.linear.check("linear")
         self.factors.check("factors")
 
+    def kernel_vector(self, lr_scale: float) -> NDArray[np.float64]:
+        """Return what kernels read, by the indices of ``optimizers``; learning rates scaled."""
+        vector = np.zeros(9)
+        vector[BIAS_LR] = self.bias.lr * lr_scale if self.use_bias else 0.0
+        vector[LINEAR_LR] = self.linear.lr * lr_scale if self.use_linear else 0.0
+        vector[FACTORS_LR] = self.factors.lr * lr_scale
+        vector[BIAS_WD] = self.bias.wd
+        vector[LINEAR_WD] = self.linear.wd
+        vector[FACTORS_WD] = self.factors.wd
+        vector[CLIP] = np.inf if self.clip_gradient is None else self.clip_gradient
+        vector[EPS] = self.eps
+        vector[RESCALE] = 0.0 if self.rescale_grad is None else self.rescale_grad
+        return vector
+
     @property
     def init_key(self) -> tuple[int, int]:
         """Non-negative words that seed a generator."""
         return (self.seed & 0xFFFFFFFF, (self.seed >> 32) & 0xFFFFFFFF)
+
+
+def quoted_choices(names: Iterable[str]) -> str:
+    """Return '"a", "b" or "c"', for messages and help."""
+    *others, last = (f'"{name}"' for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -196,17 +188,13 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What labels and weights are divided by before training.
+    """Divisors of labels and weights before training."""
 
-    Labels by their standard deviation, where a regressor asks for it; weights by their
-    mean, so that only their ratios matter.
-    """
-
-    label: float = 1.0
-    weight: float = 1.0
+    label: float = 1.0  # the labels' standard deviation, where a regressor standardizes them
+    weight: float = 1.0  # the mean weight, so that only ratios matter
 
     def apply(self, batch: CsrBatch) -> CsrBatch:
-        """Return the batch with labels and weights in these units."""
+        """Return the batch with scaled labels and weights."""
         labels, weights = batch.labels, batch.weights
         if self.label != 1.0:
             labels = labels / np.float32(self.label)

@@ -1,4 +1,4 @@
-"""The state of a training: one aligned row of parameters and statistics a feature.
+"""The state of a training: one aligned row of parameters and statistics per feature.
 
 Row layout, float32, columns in this order::
 
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Optimizer
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import OPTIMIZERS
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, OptimizerName
 
 ALIGNMENT = 64  # bytes: a cache line
 # Bias vector, float64: value, AdaGrad sum or Adam's first moment, Adam's second
@@ -29,12 +31,12 @@ class Layout:
     """Columns of a state row for k factors and an optimizer."""
 
     k: int
-    optimizer: Optimizer
+    optimizer: OptimizerName
 
     @property
     def n_statistics(self) -> int:
         """Optimizer columns: 2 row-wise sums (AdaGrad), 2(k+1) moments (Adam), 0 (SGD)."""
-        return {"sgd": 0, "adagrad": 2, "adam": 2 * (self.k + 1)}[self.optimizer]
+        return OPTIMIZERS[self.optimizer].n_statistics(self.k)
 
     @property
     def n_synced(self) -> int:
@@ -48,7 +50,7 @@ class Layout:
 
     @property
     def n_updates(self) -> int:
-        """Column of the touch count."""
+        """Column of the number of updates."""
         return self.n_synced + 1
 
     @property
@@ -64,19 +66,11 @@ class Layout:
 
 @dataclass(slots=True)
 class TrainState:
-    """Parameters and optimizer statistics; changed in place by the kernels.
-
-    Parameters
-    ----------
-    layout : Layout
-    rows : ndarray of shape (n_features, layout.stride), float32
-        Aligned to 64 bytes.
-    bias : ndarray of shape (4,), float64
-    """
+    """Parameters and optimizer statistics; changed in place by the kernels."""
 
     layout: Layout
-    rows: NDArray[np.float32]
-    bias: NDArray[np.float64]
+    rows: NDArray[np.float32]  # (n_features, layout.stride), aligned to 64 bytes
+    bias: NDArray[np.float64]  # (BIAS_SLOTS,)
 
     @property
     def n_features(self) -> int:
@@ -94,11 +88,11 @@ class TrainState:
         return np.ascontiguousarray(self.rows[:, : self.layout.k + 1])
 
     def synced_columns(self) -> NDArray[np.float32]:
-        """Return a copy of the columns that travel, decay scale included."""
+        """Return a copy of the synced columns and the decay scale."""
         return np.ascontiguousarray(self.rows[:, : self.layout.decay + 1])
 
     def is_finite(self) -> bool:
-        """Tell whether every parameter and statistic is finite; O(n_features * k)."""
+        """Return whether every parameter and statistic is finite; O(n_features * k)."""
         if not np.isfinite(self.bias).all():
             return False
         # A sum is non-finite when a term is; it costs no temporary of the table's size.
@@ -110,7 +104,7 @@ class TrainState:
     def from_synced(
         cls, layout: Layout, columns: NDArray[np.float32], bias: NDArray[np.float64]
     ) -> TrainState:
-        """Rebuild a state from what ``synced_columns`` gave; updates start at 0."""
+        """Rebuild a state from ``synced_columns``; updates start at 0."""
         rows = aligned_rows(len(columns), layout.stride)
         rows[:, : layout.decay + 1] = columns
         rows[:, layout.decay + 1 :] = 0
@@ -127,16 +121,11 @@ def aligned_rows(n_rows: int, stride: int) -> NDArray[np.float32]:
 def initial_state(
     spec: Hyperparameters, counts: NDArray[np.integer], *, label_mean: float
 ) -> TrainState:
-    """Draw the first parameters; the same on every machine for the same seed.
+    """Draw the initial parameters; the same on every machine for the same seed.
 
-    Parameters
-    ----------
-    spec : Hyperparameters
-    counts : ndarray of shape (n_features,), integer
-        Non-zeros of each feature in the training rows. A feature with none starts and
-        stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
-    label_mean : float
-        Weighted mean label of the training rows.
+    ``counts`` has the non-zeros of each feature in the training rows. A feature with none starts
+    and stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
+    ``label_mean`` is weighted.
     """
     layout = Layout(spec.k, spec.optimizer)
     k, n_features = spec.k, len(counts)
@@ -149,25 +138,22 @@ def initial_state(
         _fill(rows[:, k : k + 1], spec.linear, linear_rng)
     if not spec.sagemaker:
         rows[:, : k + 1] *= (counts > 0)[:, None]
-    if spec.optimizer == "adagrad":
+    if OPTIMIZERS[spec.optimizer].sums_squares:
         rows[:, k + 1 : k + 3] = spec.adagrad_init
     scale = (np.maximum(counts, 1) / DECAY_REFERENCE) ** -spec.decay_frequency_power
     rows[:, layout.decay] = scale
     bias = np.zeros(BIAS_SLOTS)
     if spec.use_bias:
-        bias[0] = _first_bias(spec, label_mean, bias_rng)
-    if spec.optimizer == "adagrad":
+        bias[0] = _initial_bias(spec, label_mean, bias_rng)
+    if OPTIMIZERS[spec.optimizer].sums_squares:
         bias[1] = spec.adagrad_init
     return TrainState(layout, rows, bias)
 
 
-def _first_bias(spec: Hyperparameters, label_mean: float, rng: np.random.Generator) -> float:
+def _initial_bias(spec: Hyperparameters, label_mean: float, rng: np.random.Generator) -> float:
     group = spec.bias
     if group.init_method == "constant" and group.init_value is None:
-        if spec.loss == "squared":
-            return label_mean
-        share = min(max(label_mean, 1e-6), 1 - 1e-6)  # one class only: keep it finite
-        return float(np.log(share / (1 - share)))
+        return LOSSES[spec.loss].initial_bias(label_mean)
     cell = np.zeros((1, 1), np.float32)
     _fill(cell, group, rng)
     return float(cell[0, 0])

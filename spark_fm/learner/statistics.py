@@ -14,21 +14,14 @@ from spark_fm.learner.jit import njit
 # Below this id counts are plain arrays, 24 bytes a feature; from it on, sorted ids.
 DENSE_IDS = 2**22
 CANDIDATES = 32
-DWARFS = 100.0
+UNSCALED = 100.0  # times the median
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureCounts:
-    """Features seen, and their rows in training and validation set.
+    """Features seen, and their rows in training and validation set."""
 
-    Parameters
-    ----------
-    ids : ndarray of shape (n,), int32
-        Sorted, without repetition.
-    train, validation : ndarray of shape (n,), int64
-    """
-
-    ids: NDArray[np.int32]
+    ids: NDArray[np.int32]  # sorted, without repetition
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
 
@@ -40,12 +33,12 @@ class FeatureCounts:
             return parts[0]
         empty = [np.empty(0, np.int32)]
         all_ids = np.concatenate(empty + [part.ids for part in parts])
-        ids, places = np.unique(all_ids, return_inverse=True)
+        ids, index = np.unique(all_ids, return_inverse=True)
         sums = []
         for name in ("train", "validation"):
             total = np.zeros(len(ids), np.int64)
             counts = np.concatenate([np.empty(0, np.int64)] + [getattr(p, name) for p in parts])
-            np.add.at(total, places, counts)
+            np.add.at(total, index, counts)
             sums.append(total)
         return cls(ids, *sums)
 
@@ -104,7 +97,7 @@ class FeatureCounter:
             return 0.0, []
         largest = seen[np.argsort(top[seen], kind="stable")[-CANDIDATES:]]
         ranges = [(int(j), float(self._low[j]), float(self._high[j])) for j in largest]
-        # The lower of two middle ones: of two features, one may dwarf the other.
+        # The lower of two middle ones: of two features, one may be far larger.
         return float(np.quantile(top[seen], 0.5, method="lower")), ranges
 
 
@@ -113,24 +106,21 @@ def unscaled_features(
 ) -> list[tuple[int, float, float]]:
     """Return (id, low, high) of features 100 times as large as the median one.
 
-    Parameters
-    ----------
-    parts : list
-        What ``FeatureCounter.magnitudes`` gave for each row set.
+    ``parts`` are the ``FeatureCounter.value_ranges`` of each row set.
     """
     ranges: dict[int, tuple[float, float]] = {}
     for _, candidates in parts:
         for j, low, high in candidates:
             before = ranges.get(j, (low, high))
             ranges[j] = (min(low, before[0]), max(high, before[1]))
-    medians = [median for median, candidates in parts if candidates]
-    usual = float(np.quantile(medians, 0.5, method="lower")) if medians else 0.0
-    found = [
+    medians = [part_median for part_median, candidates in parts if candidates]
+    median = float(np.quantile(medians, 0.5, method="lower")) if medians else 0.0
+    unscaled = [
         (j, low, high)
         for j, (low, high) in ranges.items()
-        if max(abs(low), abs(high)) > DWARFS * usual > 0
+        if max(abs(low), abs(high)) > UNSCALED * median > 0
     ]
-    return sorted(found, key=lambda item: -max(abs(item[1]), abs(item[2])))
+    return sorted(unscaled, key=lambda item: -max(abs(item[1]), abs(item[2])))
 
 
 def _count_loop(indices, values, counts, low, high):  # type: ignore[no-untyped-def]
@@ -148,19 +138,8 @@ _count = njit(_count_loop, tag="count-features")
 
 
 def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Tell which rows belong to the validation set; equal rows go the same way.
+    """Return which canonical rows belong to the validation set; equal rows go the same way.
 
-    Parameters
-    ----------
-    batch : CsrBatch
-        Canonical rows.
-    fraction : float
-        Expected share (0 to 1).
-    seed : int
-        Another seed chooses other rows.
-
-    Notes
-    -----
     A row's 64-bit hash covers label, feature ids and values: the MurmurHash3 finaliser
     (Appleby, public domain) folded over their words. O(nnz).
     """
@@ -173,8 +152,8 @@ def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.b
         batch.labels.view(np.uint32),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
     )
-    chosen: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
-    return chosen
+    selected: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
+    return selected
 
 
 def _mix(h, word):  # type: ignore[no-untyped-def]

@@ -15,15 +15,22 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import move_towards_inplace
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import CPU_BACKEND, Backend, RowOrder
-from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums, running_metrics
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.metrics import (
+    MetricSums,
+    loss_sum,
+    metric_sums,
+    running_metrics,
+    validation_metrics,
+)
 from spark_fm.learner.predict import margins, scoring_kernel
-from spark_fm.learner.spec import Hyperparameters, Optimizer, Scaling
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.weights import FMWeights
 
 
 def advance(
-    run: TrainingProgress,
+    progress: TrainingProgress,
     train: CsrBatch,
     validation: CsrBatch | None,
     spec: Hyperparameters,
@@ -31,104 +38,88 @@ def advance(
     metric: str,
     label_scale: float = 1.0,
     seconds: float = float("inf"),
-    trainer: Backend = CPU_BACKEND,
+    backend: Backend = CPU_BACKEND,
 ) -> Iterator[EpochRecord]:
     """Train epoch after epoch in place, until done or out of time; yield each epoch.
 
-    At least one epoch is trained, so that repeated calls always come to an end.
-
-    Parameters
-    ----------
-    run : TrainingProgress
-    train, validation : CsrBatch
-        Labels in units of ``label_scale``.
-    spec : Hyperparameters
-    metric : str
-        Validation metric that decides, one of ``METRICS[spec.loss]``.
-    label_scale : float
-        Unit of the labels, for losses in the caller's units.
-    seconds : float
-        Start no further epoch after this much time.
-    trainer : Trainer
-        What makes the passes.
-
-    Raises
-    ------
-    TrainingDivergedError
-        When no step size keeps the model finite.
+    Labels are in units of ``label_scale``; ``metric``, one of ``validation_metrics(spec.loss)``,
+    chooses the best epoch. At least one epoch is trained, so that repeated calls always come
+    to an end; none is started after ``seconds``. Raises TrainingDivergedError when no learning
+    rate keeps the model finite.
     """
     started = time.perf_counter()
     if spec.sagemaker:
         train = train.padded(spec.mini_batch_size)
-    if np.isnan(run.loss_limit):
-        run.loss_limit = loss_limit(run.state, train, spec)
-    first = run.epoch
-    while run.epoch < spec.epochs and not run.stopping.should_stop:
-        if run.epoch > first and time.perf_counter() - started > seconds:
+    if np.isnan(progress.loss_limit):
+        progress.loss_limit = loss_limit(progress.state, train, spec)
+    first = progress.epoch
+    while progress.epoch < spec.epochs and not progress.stopping.should_stop:
+        if progress.epoch > first and time.perf_counter() - started > seconds:
             return
-        record = _one_epoch(run, train, validation, spec, label_scale, trainer)
-        run.epoch += 1
+        record = _one_epoch(progress, train, validation, spec, label_scale, backend)
+        progress.epoch += 1
         if record.validation is not None:
             value = record.validation.values(spec.loss)[metric]
-            if run.stopping.observe(record.epoch, value):
-                run.best = (run.average or Parameters.of(run.state)).copy()
-        run.history.append(record)
+            if progress.stopping.observe(record.epoch, value):
+                progress.best = (progress.average or Parameters.of(progress.state)).copy()
+        progress.history.append(record)
         yield record
-    run.finished = True
+    progress.finished = True
 
 
 def _one_epoch(
-    run: TrainingProgress,
+    progress: TrainingProgress,
     train: CsrBatch,
     validation: CsrBatch | None,
     spec: Hyperparameters,
     label_scale: float,
-    trainer: Backend,
+    backend: Backend,
 ) -> EpochRecord:
     clock = time.perf_counter()
-    compile_seconds, rejected = 0.0, 0
-    before = run.state.copy()
+    compile_seconds, n_rollbacks = 0.0, 0
+    before = progress.state.copy()
     scores = np.zeros(train.n_rows, np.float32) if spec.sagemaker else None
     while True:
-        stats = trainer.train_inplace(
-            run.state,
+        stats = backend.run_epoch(
+            progress.state,
             train,
-            RowOrder(run.epoch),
+            RowOrder(progress.epoch),
             spec=spec,
-            step_scale=run.step_scale,
+            step_scale=progress.step_scale,
             scores=scores,
         )
         compile_seconds += stats.compile_seconds
         mean = stats.loss_sum / stats.weight_sum if stats.weight_sum else 0.0
-        if mean <= run.loss_limit and is_converging(run.state, train, spec, run.loss_limit):
+        limit = progress.loss_limit
+        if mean <= limit and is_converging(progress.state, train, spec, limit):
             break
-        rejected += 1
-        run.step_scale *= LR_BACKOFF
-        run.state = before.copy()
-        if rejected > MAX_BACKOFFS:
-            raise TrainingDivergedError(divergence_text(run.epoch, mean, run.loss_limit, spec))
+        n_rollbacks += 1
+        progress.step_scale *= LR_BACKOFF
+        progress.state = before.copy()
+        if n_rollbacks > MAX_BACKOFFS:
+            raise TrainingDivergedError(divergence_text(progress.epoch, mean, limit, spec))
     trained = time.perf_counter()
     if spec.average_epochs:
-        if run.average is None:
-            run.average = Parameters.of(run.state)
+        if progress.average is None:
+            progress.average = Parameters.of(progress.state)
         else:
-            run.average.move_towards_inplace(run.state, run.epoch, SEQUENTIAL_ETA)
+            progress.average.move_towards_inplace(progress.state, progress.epoch, SEQUENTIAL_ETA)
     sums = None
     if validation is not None and validation.n_rows:
         clock_compile = time.perf_counter()
         scoring_kernel(spec.k)
         compile_seconds += time.perf_counter() - clock_compile
-        candidate = run.average or Parameters.of(run.state)
-        sums = evaluate(candidate, validation, spec, label_scale, trainer=trainer)
+        parameters = progress.average or Parameters.of(progress.state)
+        sums = evaluate(parameters, validation, spec, label_scale, backend=backend)
     return EpochRecord(
-        epoch=run.epoch,
+        epoch=progress.epoch,
         train_loss=mean * loss_scale(spec, label_scale),
         validation=sums,
         train_seconds=trained - clock,
         validate_seconds=time.perf_counter() - trained,
         compile_seconds=compile_seconds,
-        step_scale=run.step_scale,
-        n_rejected=rejected,
+        step_scale=progress.step_scale,
+        n_rejected=n_rollbacks,
         running=None
         if scores is None
         else running_metrics(scores, train.labels[stats.order], spec, label_scale=label_scale),
@@ -165,29 +156,14 @@ class EpochRecord:
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """A training between two epochs.
-
-    Parameters
-    ----------
-    state : TrainState
-    stopping : EarlyStopping
-    epoch : int
-        Next epoch.
-    step_scale : float
-        Factor on the step sizes, lowered by the safety net.
-    loss_limit : float
-        Mean loss above which an epoch counts as exploded; NaN before the first one.
-    last_loss : float
-        Mean squared loss of the last round, before that the variance of the labels;
-        in the labels' units, for the merge rule.
-    average, best : Parameters or None
-    """
+    """A training between two epochs."""
 
     state: TrainState
     stopping: EarlyStopping
-    epoch: int = 0
-    step_scale: float = 1.0
-    loss_limit: float = float("nan")
+    epoch: int = 0  # the next one
+    step_scale: float = 1.0  # on the learning rates, lowered after a divergence
+    loss_limit: float = float("nan")  # a mean loss above it is a divergence; NaN at first
+    # Mean loss of the last round, before that the variance of the labels: for the averaging rule.
     last_loss: float = float("nan")
     average: Parameters | None = None
     best: Parameters | None = None
@@ -195,13 +171,7 @@ class TrainingProgress:
     history: list[EpochRecord] = field(default_factory=list)
 
     def to_arrays(self, since: int = 0) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return plain data and arrays that ``from_arrays`` rebuilds the run from.
-
-        Parameters
-        ----------
-        since : int
-            First epoch whose history is included; earlier ones are known already.
-        """
+        """Return plain data and arrays for ``from_arrays``, with the history from ``since`` on."""
         arrays: dict[str, NDArray[Any]] = {"state": self.state.synced_columns()}
         facts: dict[str, Any] = {
             "bias": self.state.bias.tolist(),
@@ -213,18 +183,18 @@ class TrainingProgress:
             "finished": self.finished,
             "history": [record.to_dict() for record in self.history if record.epoch >= since],
         }
-        for name, candidate in (("average", self.average), ("best", self.best)):
-            facts[name] = None if candidate is None else candidate.bias
-            if candidate is not None:
-                arrays[name] = candidate.table
+        for name, parameters in (("average", self.average), ("best", self.best)):
+            facts[name] = None if parameters is None else parameters.bias
+            if parameters is not None:
+                arrays[name] = parameters.table
         return facts, arrays
 
     @classmethod
     def from_arrays(
         cls, layout: Layout, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
     ) -> TrainingProgress:
-        """Rebuild a run; its arrays are copied."""
-        candidates = {
+        """Rebuild the progress; its arrays are copied."""
+        kept = {
             name: None if facts[name] is None else Parameters(arrays[name].copy(), facts[name])
             for name in ("average", "best")
         }
@@ -237,7 +207,7 @@ class TrainingProgress:
             last_loss=facts["last_loss"],
             finished=facts["finished"],
             history=[EpochRecord.from_dict(record) for record in facts["history"]],
-            **candidates,
+            **kept,
         )
 
     def result(self) -> Parameters:
@@ -247,34 +217,27 @@ class TrainingProgress:
 
 def loss_scale(spec: Hyperparameters, label_scale: float) -> float:
     """Return what one unit of internal loss is in the caller's units."""
-    return label_scale**2 if spec.loss == "squared" else 1.0
+    return label_scale ** LOSSES[spec.loss].label_power
 
 
 def new_stopping(spec: Hyperparameters, metric: str, *, patience: int, tol: float) -> EarlyStopping:
     """Return a fresh EarlyStopping for one of the metrics of ``spec.loss``."""
-    return EarlyStopping(METRICS[spec.loss][metric], patience, tol)
+    return EarlyStopping(validation_metrics(spec.loss)[metric].larger_is_better, patience, tol)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """A training between two epochs, as plain data that can be kept on disk.
+    """A training between two epochs, as plain data that can be kept on disk."""
 
-    Parameters
-    ----------
-    facts : dict
-        JSON-able: where the run stands and what it was made of.
-    arrays : dict of str to ndarray
-        ``state`` of shape (n, m), ``average`` and ``best`` of shape (n, k + 1), all
-        float32; ``ids`` of shape (n,), int32, where the table holds only some features.
-    """
-
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # JSON-able: the progress, and what it was made of
+    # state (n, m), average and best (n, k + 1), float32; ids (n,), int32, where the table
+    # holds only some features
     arrays: dict[str, NDArray[Any]]
 
     @classmethod
     def of(
         cls,
-        run: TrainingProgress,
+        progress: TrainingProgress,
         *,
         fingerprint: str,
         metric: str,
@@ -282,27 +245,14 @@ class TrainingState:
         ids: NDArray[np.int32] | None,
         history: list[dict[str, Any]],
     ) -> TrainingState:
-        """Copy a run out.
-
-        Parameters
-        ----------
-        run : TrainingProgress
-        fingerprint : str
-            Of the data it trains on.
-        metric : str
-            Validation metric that decides.
-        units : Scaling
-        ids : ndarray of shape (n,), int32, or None
-        history : list of dict
-            The summary's rows so far.
-        """
-        run_facts, arrays = run.to_arrays()
+        """Copy the progress of a training on the data of this fingerprint."""
+        progress_facts, arrays = progress.to_arrays()
         if ids is not None:
             arrays["ids"] = ids
         facts = {
-            "run": run_facts,
-            "k": run.state.layout.k,
-            "optimizer": run.state.layout.optimizer,
+            "run": progress_facts,
+            "k": progress.state.layout.k,
+            "optimizer": progress.state.layout.optimizer,
             "fingerprint": fingerprint,
             "metric": metric,
             "units": [scaling.label, scaling.weight],
@@ -313,8 +263,7 @@ class TrainingState:
     @property
     def layout(self) -> Layout:
         """Columns of the state."""
-        optimizer: Optimizer = self.facts["optimizer"]
-        return Layout(int(self.facts["k"]), optimizer)
+        return Layout(int(self.facts["k"]), self.facts["optimizer"])
 
     @property
     def ids(self) -> NDArray[np.int32]:
@@ -327,14 +276,14 @@ class TrainingState:
         """The summary's rows up to here."""
         return list(self.facts["history"])
 
-    def run(self) -> TrainingProgress:
-        """Return the run, independent of this object."""
+    def progress(self) -> TrainingProgress:
+        """Return the progress, independent of this object."""
         return TrainingProgress.from_arrays(self.layout, self.facts["run"], self.arrays)
 
     def continues(
         self, *, fingerprint: str, layout: Layout, metric: str, scaling: Scaling, n_features: int
     ) -> bool:
-        """Tell whether a training with these facts is this one, going on."""
+        """Return whether a training with these properties continues this one."""
         return (
             self.facts["fingerprint"] == fingerprint
             and self.layout == layout
@@ -346,21 +295,11 @@ class TrainingState:
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """Remember the best epoch and say when to give up.
-
-    Parameters
-    ----------
-    larger_is_better : bool
-        Direction of the metric.
-    patience : int
-        Epochs without improvement before stopping (>= 0); 0 never stops.
-    tol : float
-        Smallest relative improvement that counts (>= 0).
-    """
+    """Remember the best epoch and decide when to stop."""
 
     larger_is_better: bool
-    patience: int
-    tol: float
+    patience: int  # epochs without improvement before stopping; 0 never stops
+    tol: float  # smallest relative improvement that resets the count
     best_value: float = math.nan
     best_epoch: int = -1
     waited: int = 0
@@ -396,31 +335,30 @@ class EarlyStopping:
 
 LR_BACKOFF = 0.1
 MAX_BACKOFFS = 30
-EXPLODED = 10.0  # times the loss of the first model or of no model at all
+DIVERGED = 10.0  # times the loss of the initial or the null model
 SAMPLE_ROWS = 10_000
 
 
 def loss_limit(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> float:
-    """Return the mean loss above which a training counts as exploded."""
+    """Return the mean loss above which a training counts as diverged."""
     start, weight = sample_loss(state, train, spec)
-    nothing = null_model_loss(train, spec) / max(float(train.weights.sum(dtype=np.float64)), 1e-300)
-    return divergence_limit(start / weight if weight else 0.0, nothing)
+    null_loss = null_model_loss(train, spec) / max(
+        float(train.weights.sum(dtype=np.float64)), 1e-300
+    )
+    return divergence_limit(start / weight if weight else 0.0, null_loss)
 
 
-def divergence_limit(start: float, nothing: float) -> float:
-    """Return ten times the loss of the first model or of one that says 0, whichever is more.
+def divergence_limit(start: float, null_loss: float) -> float:
+    """Return ten times the loss of the initial or of the null model, whichever is more.
 
     Plus ten, for sets that a constant fits.
     """
-    return EXPLODED * (max(start, nothing, 0.0) + 1.0)
+    return DIVERGED * (max(start, null_loss, 0.0) + 1.0)
 
 
 def null_model_loss(batch: CsrBatch, spec: Hyperparameters) -> float:
-    """Return the weighted loss sum of a model that says 0 of every row."""
-    weights = batch.weights.astype(np.float64)
-    if spec.loss == "logistic":
-        return math.log(2.0) * float(weights.sum())
-    return float(weights @ np.square(batch.labels, dtype=np.float64))
+    """Return the weighted loss sum of a model that scores every row 0."""
+    return LOSSES[spec.loss].null_model_loss(batch.labels, batch.weights.astype(np.float64))
 
 
 def sample_loss(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> tuple[float, float]:
@@ -440,7 +378,7 @@ def sample_loss(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> tu
 
 
 def is_converging(state: TrainState, train: CsrBatch, spec: Hyperparameters, limit: float) -> bool:
-    """Tell whether a state is finite and its loss on the first rows within the limit.
+    """Return whether a state is finite and its loss on the first rows within the limit.
 
     The mean loss of a pass is taken before each row's update and does not see what the
     last updates did.
@@ -452,7 +390,7 @@ def is_converging(state: TrainState, train: CsrBatch, spec: Hyperparameters, lim
 
 
 def divergence_text(epoch: int, loss: float, limit: float, spec: Hyperparameters) -> str:
-    """Return the message of a training that no step size saves."""
+    """Return the message of a training that diverges at every learning rate."""
     allowed = f", and more than {limit:.6g} is not a training" if np.isfinite(limit) else ""
     return (
         f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_BACKOFFS} of "
@@ -463,7 +401,7 @@ def divergence_text(epoch: int, loss: float, limit: float, spec: Hyperparameters
 
 
 # Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
-# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Merged
+# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Averaged
 # models are means already and need less of the past.
 SEQUENTIAL_ETA = 1.0
 AVERAGED_ETA = 8.0
@@ -487,41 +425,31 @@ class Parameters:
 
     def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
         """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""
-        share = (eta + 1) / (epoch + 1 + eta)
-        move_towards_inplace(self.table, state.rows, np.float32(share))
-        self.bias += share * (float(state.bias[0]) - self.bias)
+        fraction = (eta + 1) / (epoch + 1 + eta)
+        move_towards_inplace(self.table, state.rows, np.float32(fraction))
+        self.bias += fraction * (float(state.bias[0]) - self.bias)
 
 
 def evaluate(
-    candidate: Parameters,
+    parameters: Parameters,
     batch: CsrBatch,
     spec: Hyperparameters,
     label_scale: float = 1.0,
     *,
-    trainer: Backend = CPU_BACKEND,
+    backend: Backend = CPU_BACKEND,
 ) -> MetricSums:
-    """Return the metric sums of a candidate, in the caller's label units.
-
-    ``trainer`` scores the rows.
-    """
-    scores = trainer.margins(batch, candidate.table, candidate.bias)
+    """Return the metric sums of parameters, in the caller's label units."""
+    scores = backend.margins(batch, parameters.table, parameters.bias)
     scale = np.float32(label_scale)
     return metric_sums(spec.loss, scores * scale, batch.labels * scale, batch.weights)
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """A model to go on from.
-
-    Parameters
-    ----------
-    weights : FMWeights
-    snapshot : TrainingState or None
-        The training that made it, where that was kept.
-    """
+    """A model to continue from."""
 
     weights: FMWeights
-    training_state: TrainingState | None = None
+    training_state: TrainingState | None = None  # of the training that made it, where kept
 
 
 def warm_state_inplace(
@@ -532,24 +460,12 @@ def warm_state_inplace(
     ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None,
     scaling: Scaling,
 ) -> None:
-    """Change a first state in place: the model's features get the model's parameters.
+    """Change an initial state in place: features of the model get its parameters.
 
-    Parameters
-    ----------
-    state : TrainState
-        As drawn for a training of its own; features that the model lacks keep that.
-    start : WarmStart
-        Every feature of it is in the table.
-    spec : Hyperparameters
-    ids : ndarray of shape (n_features,), int32, or None
-        Sorted feature ids of the state's rows; None when ids are rows.
-    units : Scaling
-
-    Notes
-    -----
-    With labels divided by s, the model of w0, w and V has w0 / s, w / s and V / sqrt(s).
-    Where the training of the model was kept, with the same optimizer, its statistics are
-    taken over too; otherwise they begin anew. O(n_features k).
+    All features of the model must be in the table, whose rows have the sorted ``ids`` (None
+    when ids are rows). With labels divided by s, the model of w0, w and V has w0 / s, w / s and
+    V / sqrt(s). Where the training of the model was kept, with the same optimizer, its
+    statistics are taken over too; otherwise they begin anew. O(n_features k).
     """
     weights, k, scale = start.weights, spec.k, scaling.label
     known = weights.features
@@ -564,7 +480,7 @@ def warm_state_inplace(
     training_state = start.training_state
     if training_state is None or training_state.layout != state.layout:
         return
-    kept = training_state.ids if ids is None else np.searchsorted(ids, training_state.ids)
+    known_rows = training_state.ids if ids is None else np.searchsorted(ids, training_state.ids)
     columns = slice(k + 1, state.layout.n_synced)
-    state.rows[kept, columns] = training_state.arrays["state"][:, columns]
+    state.rows[known_rows, columns] = training_state.arrays["state"][:, columns]
     state.bias[1:] = training_state.facts["run"]["bias"][1:]

@@ -9,31 +9,21 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import margins, sigmoid
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.predict import margins
+from spark_fm.learner.spec import LossName
 
 
 @dataclass(frozen=True, eq=False)
 class FMWeights:
-    """``w0``, ``w`` and ``V`` of a factorization machine.
+    """``w0``, ``w`` and ``V`` of a factorization machine."""
 
-    Parameters
-    ----------
-    bias : float
-        ``w0``.
-    table : ndarray of shape (n, k + 1), float32, read-only
-        ``V`` in the first k columns, ``w`` in the last, so that one feature is one
-        stretch of memory.
-    feature_dim : int
-        Length of the feature vectors the model is for.
-    features : ndarray of shape (n,), int32, or None
-        Sorted ids of the table's rows; None when row j is feature j and
-        ``n == feature_dim``.
-    """
-
-    bias: float
+    bias: float  # w0
+    # (n, k + 1), read-only: V in the first k columns, w in the last, so that one feature is one
+    # stretch of memory
     table: NDArray[np.float32]
-    feature_dim: int
+    feature_dim: int  # length of the feature vectors
+    # (n,), sorted ids of the table's rows; None when row j is feature j and n == feature_dim
     features: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +59,7 @@ class FMWeights:
                 )
         return margins(batch, self.table, self.bias, features=self.features)
 
-    def predict(self, batch: CsrBatch, loss: Loss) -> NDArray[np.float32]:
+    def predict(self, batch: CsrBatch, loss: LossName) -> NDArray[np.float32]:
         """Return scores: probabilities under logistic loss, values under squared loss."""
         raw = self.margins(batch)
-        return sigmoid(raw) if loss == "logistic" else raw
+        return LOSSES[loss].link(raw)  # type: ignore[no-any-return]

@@ -13,10 +13,10 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.errors import SparkFMError
+from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.accessors import FMParams, ModelParams
-from spark_fm.ml.params import BINARY
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_features

@@ -12,11 +12,11 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
+from spark_fm.learner.losses import loss_of_predictor
 from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, require
 from spark_fm.learner.training import WarmStart
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
-from spark_fm.ml.params import BINARY, REGRESSOR
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.schema import (
@@ -162,8 +162,7 @@ class FactorizationMachine(
 
     def _train_config(self, dataset: DataFrame) -> TrainConfig:
         """Return what a training takes; raise InvalidParamError for values out of range."""
-        require(self.getPredictorType() in (BINARY, REGRESSOR), "predictorType",
-                self.getPredictorType(), f'"{BINARY}" or "{REGRESSOR}"')  # fmt: skip
+        loss = loss_of_predictor(self.getPredictorType())
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
         spec, columns = self._spec(), ColumnNames(**self._fields("columns"))
         fields = self._fields("config")
@@ -173,7 +172,7 @@ class FactorizationMachine(
         if feature_dim is None and columns.features in dataset.schema.names:
             feature_dim = vector_size(dataset.schema, columns.features)
         fields["feature_dim"] = feature_dim or 0
-        fields["metric"] = fields["metric"] or ("logloss" if spec.loss == "logistic" else "rmse")
+        fields["metric"] = fields["metric"] or loss.default_metric
         config = TrainConfig(spec=spec, columns=columns, **fields)
         config.check()
         return config

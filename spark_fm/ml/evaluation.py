@@ -10,9 +10,8 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.learner.metrics import Floats
+from spark_fm.learner.losses import BINARY, Floats
 from spark_fm.ml.base import FittedModel
-from spark_fm.ml.params import BINARY
 from spark_fm.ml.plots import (
     CALIBRATION_GROUPS,
     draw_calibration,
@@ -160,12 +159,12 @@ class EvaluateMethods(FittedModel):
 
 
 def _of_classifier(sums: ClassifierSums) -> FMEvaluation:
-    thinned = sums.groups.thinned(CURVE_POINTS)
+    thinned, inputs = sums.groups.thinned(CURVE_POINTS), sums.inputs
     return FMEvaluation(
         metrics=sums.metrics(),
         calibration=pd.DataFrame(sums.groups.equal_weights(CALIBRATION_GROUPS).calibration()),
         confusion=pd.DataFrame(
-            [[sums.tn, sums.fp], [sums.fn, sums.tp]],
+            [[inputs.tn, inputs.fp], [inputs.fn, inputs.tp]],
             index=["label 0", "label 1"],
             columns=["predicted 0", "predicted 1"],
         ),

@@ -19,7 +19,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.learner.metrics import METRICS
+from spark_fm.learner.losses import REGRESSOR
+from spark_fm.learner.metrics import METRICS, f_beta
 from spark_fm.learner.spec import require
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.scoring.metrics import Names, classifier_sums, regressor_sums
@@ -32,8 +33,10 @@ SAGEMAKER_METRICS = {
     "test:binary_f_beta": "f_beta",
     "test:rmse": "rmse",
 }
-LARGER_IS_BETTER = {**METRICS["logistic"], **METRICS["squared"], "f_beta": True}
-EVALUATOR_METRICS = (*SAGEMAKER_METRICS, *METRICS["logistic"], *METRICS["squared"])
+EVALUATOR_METRICS = (
+    *SAGEMAKER_METRICS,
+    *(name for name, metric in METRICS.items() if metric.in_validation),
+)
 
 
 class FMEvaluator(
@@ -184,7 +187,8 @@ class FMEvaluator(
 
     def isLargerBetter(self) -> bool:
         """Return whether larger values of the metric are better."""
-        return LARGER_IS_BETTER[self._metric()]
+        name = self._metric()
+        return name == "f_beta" or METRICS[name].larger_is_better
 
     def _metric(self) -> str:
         name = self.getMetricName()
@@ -199,19 +203,20 @@ class FMEvaluator(
         weight = self.getOrDefault("weightCol") if self.isDefined("weightCol") else ""
         names = Names(self.getLabelCol(), self.getScoreCol(), weight or None)
         scored = _scored_rows(dataset, names)
-        if metric in METRICS["squared"]:
-            value = regressor_sums(scored, names).metrics()[metric]
+        if metric in METRICS and METRICS[metric].predictor_type == REGRESSOR:
+            inputs = regressor_sums(scored, names).inputs
         else:
-            sums = classifier_sums(
+            inputs = classifier_sums(
                 scored, names, threshold=threshold, curves=metric in ("roc_auc", "pr_auc")
-            )
-            if metric == "logloss" and math.isnan(sums.loss):
+            ).inputs
+            if metric == "logloss" and math.isnan(inputs.loss):
                 raise InvalidDataError(
                     f"scoreCol={names.score!r} has scores outside 0 to 1; "
                     f"metricName={self.getMetricName()!r} needs P(label = 1). Set scoreCol to a "
                     "probability, or use roc_auc."
                 )
-            value = sums.f_beta(beta) if metric == "f_beta" else sums.metrics()[metric]
+        is_f_beta = metric == "f_beta"
+        value = f_beta(inputs, beta) if is_f_beta else METRICS[metric].value(inputs)
         if math.isnan(value):
             raise InvalidDataError(
                 f"metricName={self.getMetricName()!r} is undefined on these rows: they have one "

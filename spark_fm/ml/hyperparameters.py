@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spark_fm.errors import InvalidParamError
+from spark_fm.learner.losses import BINARY, REGRESSOR
 from spark_fm.learner.spec import MAX_FACTORS
 from spark_fm.ml.accessors import EstimatorParams
 from spark_fm.ml.base import FittedModel
-from spark_fm.ml.params import BINARY, REGRESSOR
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -20,11 +20,10 @@ from spark_fm.formats.models.onnx import write_onnx
 from spark_fm.formats.models.sagemaker import read_sagemaker, write_sagemaker
 from spark_fm.formats.models.text import read_text, write_text
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import sigmoid
+from spark_fm.learner.losses import BINARY, LOSSES, REGRESSOR
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
 from spark_fm.ml.hyperparameters import HyperparameterMethods
-from spark_fm.ml.params import BINARY, REGRESSOR
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -256,7 +255,7 @@ class MLlibMethods(FittedModel):
 
     def _score(self, value: Vector) -> float:
         margin = self._margin(value)
-        return float(sigmoid(np.array(margin))) if self._loss == "logistic" else margin
+        return float(LOSSES[self._loss].link(np.array(margin)))
 
     def _margin(self, value: Vector) -> float:
         n_features = self.weights.feature_dim

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
@@ -24,7 +25,6 @@ from spark_fm.ml.base import outputs
 from spark_fm.ml.evaluation import EvaluateMethods
 from spark_fm.ml.explain import ExplainMethods
 from spark_fm.ml.interop import InteropMethods, MLlibMethods
-from spark_fm.ml.params import BINARY
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.recommend import RecommendMethods
 from spark_fm.ml.summary import FMTrainingSummary

@@ -25,17 +25,14 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.losses import BINARY, loss_of_predictor
+from spark_fm.learner.optimizers import OPTIMIZERS
+from spark_fm.learner.spec import LossName
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 C = TypeVar("C", bound=type)
-
-BINARY, REGRESSOR = "binary_classifier", "regressor"
-
-# Learning rates that suit each optimizer, when the caller sets none.
-DEFAULT_LR = {"adagrad": 0.2, "sgd": 0.02, "adam": 0.005}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +257,8 @@ class FMParamsBase(
         return super()._set(**{n: v for n, v in kwargs.items() if v is not None})
 
     @property
-    def _loss(self) -> Loss:
-        return "logistic" if self.getOrDefault("predictorType") == BINARY else "squared"
+    def _loss(self) -> LossName:
+        return loss_of_predictor(self.getOrDefault("predictorType")).name
 
     def _value(self, row: ParamRow) -> Any:
         """Return a Param's value; when it is unset, None or the optimizer's learning rate."""
@@ -269,7 +266,8 @@ class FMParamsBase(
         if row.default is not None or value not in (None, ""):
             return value
         if row.is_learning_rate:
-            return DEFAULT_LR.get(self.getOrDefault("optimizer"), 0.0)
+            optimizer = OPTIMIZERS.get(self.getOrDefault("optimizer"))
+            return 0.0 if optimizer is None else optimizer.default_lr  # its name is checked later
         return None
 
     def _fields(self, owner: str) -> dict[str, Any]:

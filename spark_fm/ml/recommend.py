@@ -24,7 +24,7 @@ from pyspark.sql.types import (
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
-from spark_fm.learner.spec import Loss, require
+from spark_fm.learner.spec import LossName, require
 from spark_fm.ml.base import FittedModel
 from spark_fm.scoring.columns import force_row_input, struct_column
 from spark_fm.scoring.ranking import (
@@ -321,7 +321,7 @@ def _excluded_pairs(
 
 
 def _rank_task(
-    loss: Loss, k: int, id_types: tuple[DataType, DataType]
+    loss: LossName, k: int, id_types: tuple[DataType, DataType]
 ) -> tuple[StructType, RankTask]:
     """Return the task and the schema of its rows."""
     schema = StructType(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark_fm.errors import InvalidParamError
-from spark_fm.ml.params import DEFAULT_LR
+from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.ml.trials import COMPLETE, Trial, UnitPoint
 
 
@@ -80,7 +80,7 @@ _METHODS = Choices(("constant", "normal", "uniform"))
 
 # Searched unless they are set; docs/tuning.md gives the reasons.
 SEARCHED: dict[str, Dimension] = {
-    "optimizer": Choices(("adagrad", "adam", "sgd")),
+    "optimizer": Choices(tuple(sorted(OPTIMIZERS))),
     "numFactors": Choices((4, 8, 16, 32, 64)),
     "biasLr": _LR,
     "linearLr": _LR,
@@ -214,7 +214,8 @@ class SearchSpace:
 
     def _unit(self, values: Mapping[str, Any]) -> float:
         optimizer = values.get("optimizer") or self._fixed["optimizer"]
-        return DEFAULT_LR.get(optimizer, 1.0)  # the trial checks its name
+        known = OPTIMIZERS.get(optimizer)
+        return 1.0 if known is None else known.default_lr  # the trial checks its name
 
     def _matters(self, name: str, values: Mapping[str, Any]) -> bool:
         if name not in _CONDITIONS:

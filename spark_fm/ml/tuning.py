@@ -24,7 +24,7 @@ from spark_fm.errors import (
     ModelTooLargeError,
     TrainingDivergedError,
 )
-from spark_fm.learner.metrics import METRICS
+from spark_fm.learner.metrics import validation_metrics
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.plots import plot_trials
@@ -264,7 +264,8 @@ class Search:
                 "validationIndicatorCol."
             )
         self.metric = self.config.metric
-        self._larger_is_better = METRICS[self.config.spec.loss][self.metric]
+        metric = validation_metrics(self.config.spec.loss)[self.metric]
+        self._larger_is_better = metric.larger_is_better
         values = {p.name: estimator.getOrDefault(p) for p in estimator.params
                   if estimator.isDefined(p)}  # fmt: skip
         self._values = values

@@ -13,40 +13,29 @@ from spark_fm.formats.batch_transform import Outcome, Transform, Work, transform
 from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
-OUTCOME_DDL = "place long, rows long, error string"
-_SCHEMA = pa.schema([("place", pa.int64()), ("rows", pa.int64()), ("error", pa.string())])
+OUTCOME_DDL = "file long, rows long, error string"
+_SCHEMA = pa.schema([("file", pa.int64()), ("rows", pa.int64()), ("error", pa.string())])
 
 _loaded: dict[tuple[str, float | None], SavedModel] = {}  # of a worker process: the last one
 
 
 @dataclass(frozen=True)
 class TransformTask:
-    """Score the files whose places come in: for ``mapInArrow``; executors.
+    """Score the files whose indices come in: for ``mapInArrow``; executors."""
 
-    Parameters
-    ----------
-    model : str
-        Path of a saved model that executors can read.
-    threshold : float or None
-        In place of the model's.
-    job : Transform
-    works : tuple of Work
-    version : str
-    """
-
-    model: str
-    threshold: float | None
+    model: str  # path of a saved model that executors can read
+    threshold: float | None  # in place of the model's
     job: Transform
     works: tuple[Work, ...]
     version: str = __version__
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield what became of each file; a wrong file is no failure of the task."""
+        """Yield the outcome of each file; an invalid file does not fail the task."""
         check_version(self.version)
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                outcome = transform_file(self._load(), self.job, self.works[place])
-                row = [[place], [outcome.n_rows], [outcome.error]]
+            for file in batch.column(0).to_pylist():
+                outcome = transform_file(self._load(), self.job, self.works[file])
+                row = [[file], [outcome.n_rows], [outcome.error]]
                 yield pa.RecordBatch.from_arrays(
                     [pa.array(*each) for each in zip(row, _SCHEMA.types, strict=True)],
                     schema=_SCHEMA,
@@ -64,11 +53,10 @@ class TransformTask:
 def transform_files(
     spark: SparkSession, task: TransformTask, works: Sequence[Work]
 ) -> list[Outcome]:
-    """Score files as a Spark job, and return what became of them, in order."""
-    places = spark.range(0, len(works), 1, len(works))
-    rows = places.mapInArrow(task, OUTCOME_DDL).collect()
-    found = {row["place"]: row for row in rows}
+    """Score files as a Spark job, and return their outcomes in order."""
+    files = spark.range(0, len(works), 1, len(works))
+    rows = sorted(files.mapInArrow(task, OUTCOME_DDL).collect(), key=lambda row: row["file"])
     return [
-        Outcome(work.file.path, found[place]["rows"], found[place]["error"])
-        for place, work in enumerate(works)
+        Outcome(work.file.path, row["rows"], row["error"])
+        for work, row in zip(works, rows, strict=True)
     ]

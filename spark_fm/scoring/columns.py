@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import GenericAlias
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -15,18 +14,18 @@ from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
-from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.spec import LossName
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import quoted
+from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 VECTOR_FIELDS = ("type", "size", "indices", "values")
@@ -35,28 +34,14 @@ RESULT = StructType([StructField("score", DoubleType()), StructField("margin", D
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Score arrays of vectors.
-
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    loss : {"logistic", "squared"}
-    features_col : str
-        The caller's name, for messages.
-    handle_invalid : {"error", "skip", "keep"}
-        Whether a row that cannot be scored is an error; otherwise its score is null.
-    gpu : GpuAssignment or None
-        The GPU that scores large batches, where tasks have it.
-    """
+    """Score arrays of vectors; unless bad rows are errors, their score is null."""
 
     version: str
-    model: Broadcast
-    loss: Loss
-    features_col: str
+    model: Broadcast  # (table, bias, features, feature_dim)
+    loss: LossName
+    features_col: str  # the caller's name, for messages
     handle_invalid: HandleInvalid
-    gpu: GpuAssignment | None = None
+    gpu: GpuAssignment | None = None  # scores large batches
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield a struct of score and margin for each array of vectors."""
@@ -68,14 +53,14 @@ class ScoreTask:
             rows, bad = reader.read(column, feature_dim)
             margin = np.full(len(bad), np.nan)
             margin[~bad] = margins(rows)
-            score = sigmoid(margin) if self.loss == "logistic" else margin
+            score = LOSSES[self.loss].link(margin)
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
         freeze_loaded_modules()
 
 
 class StructTask(Protocol):
-    """What makes structs of vectors: picklable, with one struct for each vector."""
+    """Makes a struct of each vector; picklable."""
 
     @property
     def features_col(self) -> str:
@@ -91,47 +76,36 @@ def score_column(task: ScoreTask, kind: DataType) -> Column:
 
 
 def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Column:
-    """Return the column of structs that a task makes of ``task.features_col``.
+    """Return the column of structs that a task makes of ``task.features_col`` of type ``kind``.
 
-    Parameters
-    ----------
-    task : StructTask
-    kind : DataType
-        Type of the features column.
-    returns : StructType
-        Type of the structs.
-
-    Notes
-    -----
     Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
     """
     features = quoted(task.features_col)
-    if hasattr(F, "arrow_udf"):
-        scorer: Any = F.arrow_udf(_arrow_scorer(task), returnType=returns)
+    if has_arrow_udf():
+        scorer = arrow_function("score", task, returns)
         return cast(Column, scorer.asNondeterministic()(features))
+    # A vector comes as its four fields, an array as itself: pandas would make a dict of
+    # every struct.
     parts = [features]
     if isinstance(kind, VectorUDT):
         plain = F.unwrap_udt(features)
         parts = [plain[name] for name in VECTOR_FIELDS]
-    # PySpark's overloads know no iterator of tuples with a struct result.
-    make: Any = pandas_udf
-    scorer = make(_pandas_scorer(task, len(parts)), returnType=returns)
+    to_arrow: Any = _vector_structs if len(parts) > 1 else _lists
+
+    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
+        for result in task(map(to_arrow, batches)):
+            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
+
+    scorer = pandas_function("score", score, returns, len(parts))
     return cast(Column, scorer.asNondeterministic()(*parts))
 
 
 @dataclass(frozen=True)
 class FunctionTask:
-    """Score arrays of vectors into one array each, as a SQL function returns it.
-
-    Parameters
-    ----------
-    task : ScoreTask
-    threshold : float or None
-        Score from which to return label 1.0, otherwise 0.0; None returns the score.
-    """
+    """Score arrays of vectors into one array each, as a SQL function returns it."""
 
     task: ScoreTask
-    threshold: float | None
+    threshold: float | None  # from this score on return 1.0, else 0.0; None returns the score
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Yield doubles, null where the row has no score."""
@@ -165,8 +139,8 @@ def sql_function(task: FunctionTask) -> Any:
     It is deterministic, unlike ``score_column``: only then may SQL use it under an
     aggregate, in a join or for a sort.
     """
-    if hasattr(F, "arrow_udf"):
-        return F.arrow_udf(_arrow_scorer(task), returnType=DoubleType())
+    if has_arrow_udf():
+        return arrow_function("score", task, DoubleType())
 
     def score(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
         # A vector comes as a frame of its fields, an array as a series.
@@ -179,12 +153,7 @@ def sql_function(task: FunctionTask) -> Any:
         for result in task(columns):
             yield result.to_pandas()
 
-    score.__annotations__ = {
-        "batches": GenericAlias(Iterator, (pd.Series,)),
-        "return": GenericAlias(Iterator, (pd.Series,)),
-    }
-    make: Any = pandas_udf
-    return make(score, returnType=DoubleType())
+    return pandas_function("score", score, DoubleType())
 
 
 def force_row_input(dataset: DataFrame) -> DataFrame:
@@ -195,36 +164,6 @@ def force_row_input(dataset: DataFrame) -> DataFrame:
     (UNSUPPORTED_DATATYPE). The filter keeps every row; the optimizer cannot know that.
     """
     return dataset.where(F.spark_partition_id() >= 0)
-
-
-def _arrow_scorer(task: StructTask | FunctionTask) -> Callable[..., Any]:
-    def score(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return task(columns)
-
-    # PySpark evaluates the annotations, which are strings in this module.
-    score.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    return score
-
-
-def _pandas_scorer(task: StructTask, n_columns: int) -> Callable[..., Any]:
-    """Return the same scorer for PySpark 4.0, which has no Arrow UDFs.
-
-    A vector comes as its four fields, an array as itself: pandas would make a dict of
-    every struct.
-    """
-
-    def score(batches: Iterator[Any]) -> Iterator[pd.DataFrame]:
-        columns = map(_vector_structs if n_columns == 4 else _lists, batches)
-        for result in task(columns):
-            yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
-
-    # PySpark reads the kinds of columns from the annotations.
-    kind = pd.Series if n_columns == 1 else GenericAlias(tuple, (pd.Series,) * n_columns)
-    score.__annotations__ = {
-        "batches": GenericAlias(Iterator, (kind,)),
-        "return": Iterator[pd.DataFrame],
-    }
-    return score
 
 
 def _lists(values: pd.Series[Any]) -> pa.Array:
@@ -245,7 +184,7 @@ def _vector_structs(fields: tuple[pd.Series[Any], ...]) -> pa.StructArray:
 def make_task(
     model: Broadcast,
     *,
-    loss: Loss,
+    loss: LossName,
     features_col: str,
     handle_invalid: HandleInvalid,
     gpu: GpuAssignment | None = None,
@@ -259,17 +198,9 @@ HandleInvalid = Literal["error", "skip", "keep"]
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Read vectors and sort out those that a model cannot score.
+    """Read vectors and sort out those that a model cannot score; they are errors, or flagged."""
 
-    Parameters
-    ----------
-    features_col : str
-        The caller's name, for messages.
-    handle_invalid : {"error", "skip", "keep"}
-        Whether a row that cannot be scored is an error; otherwise it is flagged.
-    """
-
-    features_col: str
+    features_col: str  # the caller's name, for messages
     handle_invalid: HandleInvalid
 
     def read(self, column: pa.Array, feature_dim: int) -> tuple[CsrBatch, NDArray[np.bool_]]:
@@ -286,11 +217,11 @@ class FeatureReader:
             values = vectors.values.astype(np.float32)
         bad = vectors.is_null | vectors.is_broken
         if bad.any():
-            self._refuse("a null or broken vector", "")
+            self._raise_invalid("a null or broken vector", "")
         other = vectors.is_dense & (vectors.sizes != feature_dim)
         if other.any():
             seen = vectors.sizes[other][0]
-            self._refuse(f"a dense vector or array of {seen} values, not {feature_dim}", "")
+            self._raise_invalid(f"a dense vector or array of {seen} values, not {feature_dim}", "")
             bad = bad | other
         outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
         finite = np.isfinite(vectors.values)
@@ -301,7 +232,7 @@ class FeatureReader:
         ):
             if flags.any():
                 first = int(np.flatnonzero(flags)[0])
-                self._refuse(what, f" ({source[first]})")
+                self._raise_invalid(what, f" ({source[first]})")
                 total = np.concatenate([[0], np.cumsum(flags)])
                 bad = bad | (total[vectors.indptr[1:]] > total[vectors.indptr[:-1]])
         rows = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
@@ -309,10 +240,27 @@ class FeatureReader:
             rows = rows.take(np.flatnonzero(~bad))
         return canonical(rows), bad
 
-    def _refuse(self, what: str, example: str) -> None:
+    def _raise_invalid(self, what: str, example: str) -> None:
+        """Raise, but where bad rows are to be flagged."""
         if self.handle_invalid == "error":
             raise InvalidDataError(
                 f"featuresCol={self.features_col!r} holds {what}{example}, which the model cannot "
                 "score. Clean the data, or set handleInvalid='keep' for a null score or 'skip' to "
                 "drop such rows."
             )
+
+
+def with_bad_rows(values: NDArray[Any], bad: NDArray[np.bool_]) -> pa.Array:
+    """Return the values of good rows with a 0 for each bad one, for structs that mask them."""
+    column = np.zeros(len(bad))
+    column[~bad] = values
+    return pa.array(column)
+
+
+def lists_with_bad_rows(
+    lengths: NDArray[np.integer] | int, items: pa.Array, bad: NDArray[np.bool_]
+) -> pa.ListArray:
+    """Return the lists of good rows, of these lengths, with an empty one for each bad row."""
+    offsets = np.zeros(len(bad) + 1, np.int32)
+    offsets[1:][~bad] = lengths
+    return pa.ListArray.from_arrays(pa.array(np.cumsum(offsets, dtype=np.int32)), items)

@@ -21,7 +21,7 @@ from pyspark.sql.types import (
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.explain import Explanations, FeatureEffects, GroupEffects, explain
-from spark_fm.scoring.columns import FeatureReader
+from spark_fm.scoring.columns import FeatureReader, lists_with_bad_rows, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
@@ -68,29 +68,17 @@ GROUP_SUMS = StructType(
         StructField("total", DoubleType()),
     ]
 )
-ALL_ROWS = -1  # in place of a feature or group: the number of rows
-LINEAR_PART = -1  # in place of the second group: the first one's linear parts
+ALL_ROWS = -1  # instead of a feature or group: the number of rows
+LINEAR_PART = -1  # instead of the second group: the first one's linear parts
 
 
 @dataclass(frozen=True)
 class ExplainTask:
-    """Explain arrays of vectors: for ``struct_column``.
-
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    names : Handle
-        NameTable.
-    reader : FeatureReader
-    num_pairs : int
-    num_linear : int or None
-    """
+    """Explain arrays of vectors: for ``struct_column``."""
 
     version: str
-    model: Broadcast
-    names: Broadcast
+    model: Broadcast  # (table, bias, features, feature_dim)
+    names: Broadcast  # FeatureNames
     reader: FeatureReader
     num_pairs: int
     num_linear: int | None
@@ -110,25 +98,13 @@ class ExplainTask:
                 rows, table, bias, features=features,
                 num_pairs=self.num_pairs, num_linear=self.num_linear,
             )  # fmt: skip
-            yield self._structs(rows, parts, bias, bad)
+            yield self._to_struct_array(rows, parts, bias, bad)
         freeze_loaded_modules()
 
-    def _structs(
+    def _to_struct_array(
         self, rows: CsrBatch, parts: Explanations, bias: float, bad: NDArray[np.bool_]
     ) -> pa.StructArray:
         names = self.names.load()
-
-        def of_rows(numbers: NDArray[np.float64]) -> pa.Array:
-            whole = np.zeros(len(bad))
-            whole[~bad] = numbers
-            return pa.array(whole)
-
-        def lists(starts: NDArray[np.int64], items: pa.Array) -> pa.Array:
-            lengths = np.zeros(len(bad), np.int32)
-            lengths[~bad] = np.diff(starts)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-            return pa.ListArray.from_arrays(pa.array(offsets), items)
-
         feature = rows.indices[parts.linear_entries]
         linear = pa.StructArray.from_arrays(
             [
@@ -150,12 +126,12 @@ class ExplainTask:
         )  # fmt: skip
         return pa.StructArray.from_arrays(
             [
-                of_rows(parts.margin),
-                of_rows(np.full(rows.n_rows, bias)),
-                lists(parts.linear_starts, linear),
-                of_rows(parts.other_linear),
-                lists(parts.pair_starts, pairs),
-                of_rows(parts.other_pairs),
+                with_bad_rows(parts.margin, bad),
+                pa.array(np.where(bad, 0.0, bias)),
+                lists_with_bad_rows(np.diff(parts.linear_starts), linear, bad),
+                with_bad_rows(parts.other_linear, bad),
+                lists_with_bad_rows(np.diff(parts.pair_starts), pairs, bad),
+                with_bad_rows(parts.other_pairs, bad),
             ],
             names=EXPLANATION.names,
             mask=pa.array(bad),
@@ -164,18 +140,10 @@ class ExplainTask:
 
 @dataclass(frozen=True)
 class FeatureSumsTask:
-    """Add up what each feature contributes in a partition: for ``mapInArrow``.
-
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    reader : FeatureReader
-    """
+    """Add up what each feature contributes in a partition: for ``mapInArrow``."""
 
     version: str
-    model: Broadcast
+    model: Broadcast  # (table, bias, features, feature_dim)
     reader: FeatureReader
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -204,23 +172,12 @@ class FeatureSumsTask:
 
 @dataclass(frozen=True)
 class GroupSumsTask:
-    """Add up what pairs of groups contribute in a partition: for ``mapInArrow``.
-
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    reader : FeatureReader
-    group_of : Handle
-        Group of each row of the table, -1 for none.
-    n_groups : int
-    """
+    """Add up what pairs of groups contribute in a partition: for ``mapInArrow``."""
 
     version: str
-    model: Broadcast
+    model: Broadcast  # (table, bias, features, feature_dim)
     reader: FeatureReader
-    group_of: Broadcast
+    group_of: Broadcast  # group of each row of the table, -1 for none
     n_groups: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -263,17 +220,10 @@ def feature_names(schema: StructType, name: str) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class FeatureNames:
-    """Names by feature id, in the form that tasks look them up in.
+    """Names by feature id, in the form that tasks look them up in."""
 
-    Parameters
-    ----------
-    ids : ndarray of shape (n,), int32
-        Sorted.
-    names : pyarrow.Array of n strings
-    """
-
-    ids: NDArray[np.int32]
-    names: pa.Array
+    ids: NDArray[np.int32]  # sorted
+    names: pa.Array  # of strings
 
     @classmethod
     def of(cls, named: Mapping[int, str]) -> FeatureNames:
@@ -285,6 +235,6 @@ class FeatureNames:
         """Return the name of each feature, null where it has none."""
         if len(self.ids) == 0:
             return pa.nulls(len(features), pa.string())
-        places = np.searchsorted(self.ids, features)
-        places[places == len(self.ids)] = 0
-        return self.names.take(pa.array(places, mask=self.ids[places] != features))
+        index = np.searchsorted(self.ids, features)
+        index[index == len(self.ids)] = 0
+        return self.names.take(pa.array(index, mask=self.ids[index] != features))

@@ -1,4 +1,6 @@
-"""Metrics of a DataFrame's scores, in one job of Spark's own aggregates; driver only.
+"""The sums behind the metrics of a DataFrame's scores, in one job of Spark's own aggregates.
+
+Driver only. Spark, not Python workers, adds up: the groups of the curves need its shuffle.
 
 A scored frame has the columns ``score``, ``label`` and ``weight``, all double. Rows of
 null score are left out and counted.
@@ -17,12 +19,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.learner.metrics import Floats, ScoreGroups, areas, run_starts
+from spark_fm.learner.losses import BINARY, REGRESSOR, Floats
+from spark_fm.learner.metrics import MetricInputs, ScoreGroups, areas, metric_values, run_starts
 from spark_fm.spark.collect import worker_errors
 
 log = logging.getLogger(__name__)
 
-# Scores whose log-odds agree to this share a step of the ROC and PR curves.
+# Scores whose log-odds agree to this are one step of the ROC and PR curves.
 LOG_ODDS_STEP = 1e-4
 # Probabilities are kept this far from 0 and 1 in the log loss.
 CLIP = 1e-15
@@ -42,80 +45,33 @@ class Names:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierSums:
-    """Weighted sums over the scored rows of a classifier.
-
-    Parameters
-    ----------
-    n_rows : int
-    loss : float
-        Sum of the log loss; NaN when a score lies outside 0 to 1.
-    tp, fp, fn, tn : float
-        Cut at the threshold.
-    groups : ScoreGroups
-        Rows by score; none unless curves were asked for.
-    """
+    """Sums over the scored rows of a classifier, cut at the threshold."""
 
     n_rows: int
-    loss: float
-    tp: float
-    fp: float
-    fn: float
-    tn: float
-    groups: ScoreGroups
-
-    def f_beta(self, beta: float) -> float:
-        """Return (1 + b^2) precision recall / (b^2 precision + recall), b = ``beta``."""
-        hits = (1 + beta**2) * self.tp
-        return _ratio(hits, hits + beta**2 * self.fn + self.fp)
+    inputs: MetricInputs  # the loss is NaN when a score lies outside 0 to 1
+    groups: ScoreGroups  # rows by score; none unless curves were asked for
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics by name; NaN where undefined."""
-        total = self.tp + self.fp + self.fn + self.tn
-        order = np.arange(len(self.groups.score), 0, -1)
-        roc_auc, pr_auc = areas(order, self.groups.positive, self.groups.negative)
-        return {
-            "rows": self.n_rows,
-            "logloss": _ratio(self.loss, total),
-            "accuracy": _ratio(self.tp + self.tn, total),
-            "precision": _ratio(self.tp, self.tp + self.fp),
-            "recall": _ratio(self.tp, self.tp + self.fn),
-            "f1": self.f_beta(1.0),
-            "roc_auc": roc_auc,
-            "pr_auc": pr_auc,
-        }
+        return {"rows": self.n_rows, **metric_values(BINARY, self.inputs)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegressorSums:
-    """Weighted sums over the scored rows of a regressor, whole and by groups.
+    """Sums over the scored rows of a regressor, in all and by groups.
 
-    Parameters
-    ----------
-    n_rows : int
-    weight, squared, absolute, label, label_square : float
-    by_score, by_residual : dict of str to ndarray of shape (n,), float64
-        Mean ``score``, ``label`` and ``residual`` and ``weight`` of rows of about equal
-        score and of about equal residual, ascending; empty unless asked for.
+    ``by_score`` and ``by_residual`` have the mean ``score``, ``label`` and ``residual`` and the
+    ``weight`` of rows of about equal score or residual, ascending; empty unless asked for.
     """
 
     n_rows: int
-    weight: float
-    squared: float
-    absolute: float
-    label: float
-    label_square: float
+    inputs: MetricInputs
     by_score: dict[str, Floats]
     by_residual: dict[str, Floats]
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics by name; NaN where undefined."""
-        spread = self.label_square - _ratio(self.label**2, self.weight)
-        return {
-            "rows": self.n_rows,
-            "rmse": math.sqrt(_ratio(self.squared, self.weight)),
-            "mae": _ratio(self.absolute, self.weight),
-            "r2": 1 - self.squared / spread if spread > 0 else math.nan,
-        }
+        return {"rows": self.n_rows, **metric_values(REGRESSOR, self.inputs)}
 
 
 def classifier_sums(
@@ -123,24 +79,10 @@ def classifier_sums(
 ) -> ClassifierSums:
     """Return the sums of a classifier's scores against labels 0 and 1, or -1 and 1.
 
-    Parameters
-    ----------
-    scored : DataFrame
-    names : Names
-    threshold : float
-        Score from which the predicted label is 1.
-    curves : bool
-        Group the rows by score, for the areas and curves: a shuffle more.
-
-    Raises
-    ------
-    InvalidDataError
-        For other labels, weights that are negative or null, NaN scores, and no rows.
-
-    Notes
-    -----
-    One job. Loss and counts are exact; probabilities whose log-odds agree to 1e-4 share a
-    group.
+    From ``threshold`` on the predicted label is 1. ``curves`` groups the rows by score, for the
+    areas and curves, which costs a shuffle. Raises InvalidDataError for other labels, weights
+    that are negative or null, NaN scores, and no rows. One job. Loss and counts are exact;
+    probabilities whose log-odds agree to 1e-4 share a group.
     """
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     is_scored = score.isNotNull()
@@ -178,25 +120,30 @@ def classifier_sums(
 def _classifier_sums(found: dict[str, Any], *, curves: bool) -> ClassifierSums:
     sums = {name: np.array(found[name], np.float64) for name in found if name != "example"}
     weight = sums["positive"] + sums["negative"]
-    kept = np.flatnonzero((weight > 0) & curves)
-    kept = kept[np.argsort(-sums["threshold"][kept])]
-    positive, negative = sums["positive"].sum(), sums["negative"].sum()
-    tp, fp = sums["tp"].sum(), sums["fp"].sum()
-    loss = sums["loss_positive"].sum() + sums["loss_negative"].sum()
-    return ClassifierSums(
-        n_rows=int(sums["rows"].sum()),
-        loss=math.nan if sums["outside"].any() else float(loss),
-        tp=float(tp),
-        fp=float(fp),
-        fn=float(positive - tp),
-        tn=float(negative - fp),
-        groups=ScoreGroups(
-            score=sums["score"][kept] / weight[kept],
-            threshold=sums["threshold"][kept],
-            positive=sums["positive"][kept],
-            negative=sums["negative"][kept],
-        ),
+    used = np.flatnonzero((weight > 0) & curves)
+    used = used[np.argsort(-sums["threshold"][used])]
+    groups = ScoreGroups(
+        score=sums["score"][used] / weight[used],
+        threshold=sums["threshold"][used],
+        positive=sums["positive"][used],
+        negative=sums["negative"][used],
     )
+    # Groups are disjoint in score: their order stands for it.
+    roc_auc, pr_auc = areas(np.arange(len(used), 0, -1), groups.positive, groups.negative)
+    positive, negative = float(sums["positive"].sum()), float(sums["negative"].sum())
+    tp, fp = float(sums["tp"].sum()), float(sums["fp"].sum())
+    loss = sums["loss_positive"].sum() + sums["loss_negative"].sum()
+    inputs = MetricInputs(
+        weight=positive + negative,
+        loss=math.nan if sums["outside"].any() else float(loss),
+        tp=tp,
+        fp=fp,
+        fn=positive - tp,
+        tn=negative - fp,
+        roc_auc=roc_auc,
+        pr_auc=pr_auc,
+    )
+    return ClassifierSums(int(sums["rows"].sum()), inputs, groups)
 
 
 def regressor_sums(
@@ -204,22 +151,9 @@ def regressor_sums(
 ) -> RegressorSums:
     """Return the sums of a regressor's scores against its labels.
 
-    Parameters
-    ----------
-    scored : DataFrame
-    names : Names
-    centre : float, optional
-        Group the rows by residual, and by score: finely around this score, and the wider
-        the further from it. None groups nothing.
-
-    Raises
-    ------
-    InvalidDataError
-        For null or NaN labels, bad weights, NaN scores, and no rows.
-
-    Notes
-    -----
-    One job. The groups' means are exact.
+    With a ``centre``, rows are also grouped by residual, and by score: finely around the centre,
+    and the wider the further from it. Raises InvalidDataError for null or NaN labels, bad
+    weights, NaN scores, and no rows. One job. The groups' means are exact.
     """
     score, label, weight = F.col("score"), F.col("label"), F.col("weight")
     bad = label.isNull() | F.isnan(label)
@@ -227,8 +161,8 @@ def regressor_sums(
     error = score - label
     sums = [
         _total(used, weight).alias("weight"),
-        _total(used, weight * error * error).alias("squared"),
-        _total(used, weight * F.abs(error)).alias("absolute"),
+        _total(used, weight * error * error).alias("loss"),
+        _total(used, weight * F.abs(error)).alias("absolute_error"),
         _total(used, weight * label).alias("label"),
         _total(used, weight * label * label).alias("label_square"),
         _total(used, weight * score).alias("score"),
@@ -247,30 +181,26 @@ def regressor_sums(
 
 def _regressor_sums(found: dict[str, Any], names: Names) -> RegressorSums:
     # The set of groups by score holds every row once, and so does the one by residual.
-    first = [place for place, other in enumerate(found.get("set", [0])) if not other]
-    whole = {name: [values[place] for place in first] for name, values in found.items()}
-    _check(whole, names, "a label that is null or NaN", "a regressor needs a number.")
-    totals = {
-        name: float(np.sum(whole[name]))
-        for name in ("weight", "squared", "absolute", "label", "label_square")
-    }
+    first = [row for row, other in enumerate(found.get("set", [0])) if not other]
+    once = {name: [values[row] for row in first] for name, values in found.items()}
+    _check(once, names, "a label that is null or NaN", "a regressor needs a number.")
+    names_of_sums = ("weight", "loss", "absolute_error", "label", "label_square")
+    inputs = MetricInputs(**{name: float(np.sum(once[name])) for name in names_of_sums})
     by_score = by_residual = {}
     if "set" in found:
         is_first = np.array(found["set"]) == 0
         by_score, by_residual = _means(found, is_first), _means(found, ~is_first)
         by_score = _sorted(by_score, "score")
         by_residual = _sorted(by_residual, "residual")
-    return RegressorSums(
-        n_rows=sum(whole["rows"]), **totals, by_score=by_score, by_residual=by_residual
-    )
+    return RegressorSums(sum(once["rows"]), inputs, by_score, by_residual)
 
 
-def _means(found: dict[str, Any], chosen: NDArray[np.bool_]) -> dict[str, Floats]:
+def _means(found: dict[str, Any], mask: NDArray[np.bool_]) -> dict[str, Floats]:
     weight, score, label = (
-        np.array(found[name], np.float64)[chosen] for name in ("weight", "score", "label")
+        np.array(found[name], np.float64)[mask] for name in ("weight", "score", "label")
     )
-    kept = weight > 0
-    weight, score, label = weight[kept], score[kept], label[kept]
+    used = weight > 0
+    weight, score, label = weight[used], score[used], label[used]
     return {
         "score": score / weight,
         "label": label / weight,
@@ -370,7 +300,3 @@ def _check_minus_ones(found: dict[str, Any], names: Names) -> None:
         )
     if sum(found["minus_ones"]):
         log.info("labels -1/1 mapped to 0/1")
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else math.nan

@@ -14,10 +14,10 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, Str
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.predict import sigmoid
-from spark_fm.learner.spec import Loss
-from spark_fm.learner.topk import best_candidates, sums_and_own
-from spark_fm.scoring.columns import FeatureReader
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.spec import LossName
+from spark_fm.learner.topk import best_candidates, factor_sums
+from spark_fm.scoring.columns import FeatureReader, lists_with_bad_rows, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
@@ -34,22 +34,15 @@ RANKED_ROWS = 2**20  # of one record batch
 
 @dataclass(frozen=True)
 class ContextTask:
-    """Make context vectors ``[s, 1]`` and constants ``w0 + own``: for ``struct_column``.
+    """Make context vectors ``[s, 1]`` and constants: for ``struct_column``.
 
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    reader : FeatureReader
-    taken : Handle or None
-        Sorted features of candidates, which no context may have.
+    A constant is ``w0`` and the self interaction of the row.
     """
 
     version: str
-    model: Broadcast
+    model: Broadcast  # (table, bias, features, feature_dim)
     reader: FeatureReader
-    taken: Broadcast | None
+    candidate_features: Broadcast | None  # sorted; no context may have one of them
 
     @property
     def features_col(self) -> str:
@@ -60,34 +53,27 @@ class ContextTask:
         """Yield an array of VECTORS for each array of feature vectors."""
         check_version(self.version)
         table, bias, features, feature_dim = self.model.load()
-        taken = None if self.taken is None else self.taken.load()
+        forbidden = None if self.candidate_features is None else self.candidate_features.load()
         for column in columns:
             rows, bad = self.reader.read(column, feature_dim)
-            if taken is not None:
-                _check_disjoint(rows, taken)
-            sums, own = sums_and_own(rows, table, features=features)
+            if forbidden is not None:
+                _check_disjoint(rows, forbidden)
+            sums, self_interaction = factor_sums(rows, table, features=features)
             vectors = np.hstack([sums, np.ones((rows.n_rows, 1), np.float32)])
-            nothing = pa.array([[]] * len(bad), pa.list_(pa.int32()))
-            yield _structs(vectors, bias + own, nothing, bad)
+            no_features = pa.array([[]] * len(bad), pa.list_(pa.int32()))
+            yield _to_struct_array(vectors, bias + self_interaction, no_features, bad)
         freeze_loaded_modules()
 
 
 @dataclass(frozen=True)
 class CandidateTask:
-    """Make candidate vectors ``[s, own]``: for ``struct_column``.
+    """Make candidate vectors ``[s, self interaction]``: for ``struct_column``.
 
     With them come the model's features that a row has and no earlier row of the task had.
-
-    Parameters
-    ----------
-    version : str
-    model : Handle
-        ``(table, bias, features, feature_dim)``.
-    reader : FeatureReader
     """
 
     version: str
-    model: Broadcast
+    model: Broadcast  # (table, bias, features, feature_dim)
     reader: FeatureReader
 
     @property
@@ -102,26 +88,25 @@ class CandidateTask:
         known: NDArray[np.int32] = np.empty(0, np.int32)
         for column in columns:
             rows, bad = self.reader.read(column, feature_dim)
-            sums, own = sums_and_own(rows, table, features=features)
-            vectors = np.hstack([sums, own[:, None].astype(np.float32)])
+            sums, self_interaction = factor_sums(rows, table, features=features)
+            vectors = np.hstack([sums, self_interaction[:, None].astype(np.float32)])
             new = np.setdiff1d(rows.indices, known)
             if features is not None:
                 new = np.intersect1d(new, features)
             known = np.union1d(known, new)
             # All with the first good row: whose they are does not matter.
-            starts = np.zeros(len(bad) + 1, np.int32)
-            starts[1 + np.flatnonzero(~bad)[:1]] = len(new)
-            starts = np.maximum.accumulate(starts)
-            lists = pa.ListArray.from_arrays(pa.array(starts), pa.array(new, pa.int32()))
-            yield _structs(vectors, np.zeros(rows.n_rows), lists, bad)
+            lengths = np.where(np.arange(rows.n_rows) == 0, len(new), 0)
+            lists = lists_with_bad_rows(lengths, pa.array(new, pa.int32()), bad)
+            yield _to_struct_array(vectors, np.zeros(rows.n_rows), lists, bad)
         freeze_loaded_modules()
 
 
-def _check_disjoint(rows: CsrBatch, taken: NDArray[np.int32]) -> None:
-    if not len(taken):
+def _check_disjoint(rows: CsrBatch, candidate_features: NDArray[np.int32]) -> None:
+    if not len(candidate_features):
         return
-    places = np.minimum(np.searchsorted(taken, rows.indices), len(taken) - 1)
-    shared = rows.indices[taken[places] == rows.indices]
+    index = np.searchsorted(candidate_features, rows.indices)
+    index = np.minimum(index, len(candidate_features) - 1)
+    shared = rows.indices[candidate_features[index] == rows.indices]
     if len(shared):
         raise InvalidDataError(
             f"feature {shared[0]} is in a context and in a candidate, so their values would add "
@@ -130,17 +115,13 @@ def _check_disjoint(rows: CsrBatch, taken: NDArray[np.int32]) -> None:
         )
 
 
-def _structs(
+def _to_struct_array(
     vectors: NDArray[np.float32], constants: NDArray[np.float64], features: pa.Array,
     bad: NDArray[np.bool_],
 ) -> pa.StructArray:  # fmt: skip
-    lengths = np.where(bad, 0, vectors.shape[1])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    whole = np.zeros(len(bad))
-    whole[~bad] = constants
     columns = [
-        pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel())),
-        pa.array(whole),
+        lists_with_bad_rows(vectors.shape[1], pa.array(vectors.ravel()), bad),
+        with_bad_rows(constants, bad),
         features,
     ]
     return pa.StructArray.from_arrays(columns, names=VECTORS.names, mask=pa.array(bad))
@@ -148,17 +129,10 @@ def _structs(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates in the order of their ids, which decides between equal scores.
+    """Candidates in the order of their ids, which decides between equal scores."""
 
-    Parameters
-    ----------
-    ids : pyarrow.Array of n int32, int64 or string
-        Strings in the order of their UTF-8 bytes, as Spark sorts them.
-    vectors : ndarray of shape (n, k + 1), float32
-    """
-
-    ids: pa.Array
-    vectors: NDArray[np.float32]
+    ids: pa.Array  # int32, int64 or string in the order of UTF-8 bytes, as Spark sorts
+    vectors: NDArray[np.float32]  # (n, k + 1)
 
     @classmethod
     def of(cls, table: pa.Table) -> Candidates:
@@ -179,22 +153,12 @@ def matrix(column: Any) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class RankTask:
-    """Rank candidates for contexts.
-
-    Parameters
-    ----------
-    version : str
-    k : int
-        Candidates a context.
-    loss : {"logistic", "squared"}
-    schema : pyarrow.Schema
-        Of the result: context, candidate, margin, score, rank.
-    """
+    """Rank candidates for contexts."""
 
     version: str
-    k: int
-    loss: Loss
-    schema: pa.Schema
+    k: int  # candidates per context
+    loss: LossName
+    schema: pa.Schema  # of the result: context, candidate, margin, score, rank
 
     def rank(self, contexts: pa.RecordBatch | pa.Table, candidates: Candidates) -> pa.RecordBatch:
         """Return the best k candidates of each context, best first.
@@ -210,19 +174,19 @@ class RankTask:
         best = best_candidates(
             matrix(contexts.column("vector")), candidates.vectors, self.k, hidden=hidden
         )
-        ranks = np.arange(best.places.shape[1])
-        is_found = ranks < best.counts[:, None]
+        ranks = np.arange(best.rows.shape[1])
+        is_ranked = ranks < best.counts[:, None]
         constants = contexts.column("constant").to_numpy(zero_copy_only=False)
-        margin = (best.products + constants[:, None])[is_found]
+        margin = (best.products + constants[:, None])[is_ranked]
         owners = np.repeat(np.arange(len(best.counts)), best.counts)
         ids = contexts.column(CONTEXT)
         ids = pa.concat_arrays(ids.chunks) if isinstance(ids, pa.ChunkedArray) else ids
         columns = [
             ids.take(pa.array(owners)),
-            candidates.ids.take(pa.array(best.places[is_found])),
+            candidates.ids.take(pa.array(best.rows[is_ranked])),
             pa.array(margin),
-            pa.array(sigmoid(margin) if self.loss == "logistic" else margin),
-            pa.array(np.broadcast_to(ranks + 1, is_found.shape)[is_found].astype(np.int32)),
+            pa.array(LOSSES[self.loss].link(margin)),
+            pa.array(np.broadcast_to(ranks + 1, is_ranked.shape)[is_ranked].astype(np.int32)),
         ]
         columns = [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
@@ -234,28 +198,21 @@ def _hidden(
     """Return starts and rows of the candidates that each context has seen."""
     seen = seen.combine_chunks() if isinstance(seen, pa.ChunkedArray) else seen
     lengths = np.asarray(seen.value_lengths().fill_null(0)).astype(np.int64)
-    found = pc.index_in(seen.flatten().cast(ids.type), value_set=ids)
-    is_candidate = np.asarray(found.is_valid())
+    rows = pc.index_in(seen.flatten().cast(ids.type), value_set=ids)
+    is_candidate = np.asarray(rows.is_valid())
     owners = np.repeat(np.arange(len(lengths)), lengths)[is_candidate]
-    places = np.asarray(found.drop_null()).astype(np.int64)
-    order = np.lexsort((places, owners))
+    rows = np.asarray(rows.drop_null()).astype(np.int64)
+    order = np.lexsort((rows, owners))
     counts = np.bincount(owners, minlength=len(lengths))
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), places[order]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[order]
 
 
 @dataclass(frozen=True)
 class RankAllTask:
-    """Rank all candidates, which come with the task: for ``mapInArrow`` over contexts.
-
-    Parameters
-    ----------
-    ranking : RankTask
-    candidates : Handle
-        Candidates.
-    """
+    """Rank all candidates, which come with the task: for ``mapInArrow`` over contexts."""
 
     ranking: RankTask
-    candidates: Broadcast
+    candidates: Broadcast  # Candidates
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the best candidates of the contexts."""
@@ -270,12 +227,7 @@ class RankAllTask:
 
 @dataclass(frozen=True)
 class RankGroupTask:
-    """Rank a group of candidates for a group of contexts: for ``cogroup``.
-
-    Parameters
-    ----------
-    ranking : RankTask
-    """
+    """Rank a group of candidates for a group of contexts: for ``cogroup``."""
 
     ranking: RankTask
 

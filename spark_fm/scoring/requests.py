@@ -1,13 +1,9 @@
-"""Columns of requests to vectors, and of scores to responses.
-
-The functions here run on the driver, what they hand to Spark on executors.
-"""
+"""Columns of requests to vectors, and of scores to responses; tasks run on executors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import GenericAlias
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,7 +12,6 @@ import pyarrow as pa
 from pyspark.ml.linalg import SparseVector, Vectors, VectorUDT
 from pyspark.sql import Column
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, DataType, StringType
 
 from spark_fm._version import __version__
@@ -24,28 +19,18 @@ from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.content_types import REGISTRY
 from spark_fm.formats.requests import Cells, decode_cells
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
+from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import check_version, freeze_loaded_modules
 
 
 @dataclass(frozen=True)
 class VectorsTask:
-    """Decode cells that hold requests.
-
-    Parameters
-    ----------
-    content_type : str
-    feature_dim : int
-    one_each : bool
-        Return a vector a cell, otherwise an array of vectors.
-    handle_invalid : {"error", "keep"}
-        Whether a cell that cannot be read is an error; otherwise it becomes null.
-    version : str
-    """
+    """Decode cells that hold requests."""
 
     content_type: str
     feature_dim: int
-    one_each: bool
-    handle_invalid: Literal["error", "keep"]
+    one_each: bool  # a vector per cell, otherwise an array of vectors
+    handle_invalid: Literal["error", "keep"]  # "keep": a cell that cannot be read becomes null
     version: str = __version__
 
     def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
@@ -67,15 +52,15 @@ class VectorsTask:
         freeze_loaded_modules()
 
     def read(self, cells: list[bytes | None]) -> Cells:
-        """Return what the cells hold, or raise for a wrong one if that is an error."""
-        found = decode_cells(cells, self.content_type, self.feature_dim, one_each=self.one_each)
-        if found.reasons and self.handle_invalid == "error":
-            place, reason = next(iter(found.reasons.items()))
+        """Decode the cells; raise for an invalid one if that is an error."""
+        decoded = decode_cells(cells, self.content_type, self.feature_dim, one_each=self.one_each)
+        if decoded.reasons and self.handle_invalid == "error":
+            index, reason = next(iter(decoded.reasons.items()))
             raise InvalidDataError(
-                f"A request cannot be read ({(cells[place] or b'')[:60]!r}): {reason} Or set "
+                f"A request cannot be read ({(cells[index] or b'')[:60]!r}): {reason} Or set "
                 'handle_invalid="keep", which makes it null.'
             )
-        return found
+        return decoded
 
     def read_one(self, cell: bytes | str | None) -> SparseVector | list[SparseVector] | None:
         """Return the vector or vectors of a cell: for PySpark 4.0, which has no Arrow UDFs."""
@@ -125,24 +110,16 @@ def _lists_of(vectors: pa.StructArray, cells: Cells) -> pa.ListArray:
 def vectors_of(task: VectorsTask, column: Column) -> Column:
     """Return the column of vectors, or of arrays of them, in a column of requests."""
     returns: DataType = VectorUDT() if task.one_each else ArrayType(VectorUDT())
-    if not hasattr(F, "arrow_udf"):
+    if not has_arrow_udf():
         return F.udf(task.read_one, returns)(column)
-
-    def decode(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return task(columns)
-
-    # PySpark evaluates the annotations, which are strings in this module.
-    decode.__annotations__ = {"columns": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    return cast(Column, F.arrow_udf(decode, returnType=returns)(column))
+    return cast(Column, arrow_function("decode", task, returns)(column))
 
 
 def responses_of(accept: str, score: Column, label: Column | None) -> Column:
     """Return the column of responses, one for each row with a score, else null."""
     parts = [part.cast("double") for part in (score, label) if part is not None]
-    returns = StringType() if REGISTRY[accept].is_text else BinaryType()
-    if not hasattr(F, "arrow_udf"):
-        make: Any = pandas_udf  # its overloads know no such functions
-        return cast(Column, make(_pandas_encoder(accept, len(parts)), returns)(*parts))
+    content_type = REGISTRY[accept]
+    returns = StringType() if content_type.is_text else BinaryType()
 
     def encode(columns: Iterator[Any]) -> Iterator[pa.Array]:
         for each in columns:
@@ -151,40 +128,29 @@ def responses_of(accept: str, score: Column, label: Column | None) -> Column:
             numbers = [np.asarray(part.fill_null(0)) for part in arrays]
             rows = encoded(accept, numbers, is_null)
             yield pa.array(rows, pa.binary()).cast(
-                pa.string() if REGISTRY[accept].is_text else pa.binary()
+                pa.string() if content_type.is_text else pa.binary()
             )
 
-    kind = pa.Array if len(parts) == 1 else GenericAlias(tuple, (pa.Array,) * len(parts))
-    encode.__annotations__ = {
-        "columns": GenericAlias(Iterator, (kind,)),
-        "return": Iterator[pa.Array],
-    }
-    return cast(Column, F.arrow_udf(encode, returnType=returns)(*parts))
-
-
-def _pandas_encoder(accept: str, n_parts: int) -> Callable[..., Any]:
-    """Return the same for PySpark 4.0; null and NaN are one in pandas, both become null."""
-
-    def encode(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+    def encode_pandas(batches: Iterator[Any]) -> Iterator[pd.Series[Any]]:
+        # Null and NaN are one in pandas: both become null.
         for each in batches:
-            arrays = [part.to_numpy(np.float64) for part in
-                      (each if isinstance(each, tuple) else (each,))]  # fmt: skip
-            is_null = np.logical_or.reduce([np.isnan(part) for part in arrays])
-            rows: list[Any] = encoded(accept, arrays, is_null)
-            if REGISTRY[accept].is_text:
+            series = each if isinstance(each, tuple) else (each,)
+            numbers = [part.to_numpy(np.float64) for part in series]
+            is_null = np.logical_or.reduce([np.isnan(part) for part in numbers])
+            rows: list[Any] = encoded(accept, numbers, is_null)
+            if content_type.is_text:
                 rows = [None if row is None else row.decode() for row in rows]
             yield pd.Series(rows, dtype=object)
 
-    kind = pd.Series if n_parts == 1 else GenericAlias(tuple, (pd.Series,) * n_parts)
-    encode.__annotations__ = {
-        "batches": GenericAlias(Iterator, (kind,)),
-        "return": GenericAlias(Iterator, (pd.Series,)),
-    }
-    return encode
+    if has_arrow_udf():
+        encoder = arrow_function("encode", encode, returns, len(parts))
+    else:
+        encoder = pandas_function("encode", encode_pandas, returns, len(parts))
+    return cast(Column, encoder(*parts))
 
 
 def encoded(accept: str, parts: list[Any], is_null: Any) -> list[bytes | None]:
     """Return the responses of rows, None for null ones."""
-    kept = [part[~is_null].astype(np.float32) for part in parts]
-    bodies = iter(REGISTRY[accept].responses(kept[0], kept[1] if len(kept) > 1 else None))
+    numbers = [part[~is_null].astype(np.float32) for part in parts]
+    bodies = iter(REGISTRY[accept].responses(numbers[0], numbers[1] if len(numbers) > 1 else None))
     return [None if null else next(bodies) for null in is_null.tolist()]

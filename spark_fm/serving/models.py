@@ -22,8 +22,9 @@ from spark_fm.errors import ModelFormatError
 from spark_fm.formats.requests import CONTENT_TYPES, decode_request, encode_request
 from spark_fm.formats.responses import encode_response
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import predicted_labels
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from spark_fm.learner.weights import FMWeights
 from spark_fm.serving.settings import CURRENT, current_name, write_atomically
 
@@ -38,7 +39,7 @@ class ServedModel:
     """One version of a model, ready to score."""
 
     weights: FMWeights  # its arrays are mapped, read-only
-    loss: Loss
+    loss: LossName
     threshold: float  # of a classifier: label 1 from this score on
     digest: str  # of everything that determines scores and labels
     version: str  # of the spark_fm that saved the model
@@ -50,7 +51,7 @@ class ServedModel:
 
     def labels(self, scores: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Return label 1.0 for scores from the threshold on, else 0.0; None of a regressor."""
-        if self.loss == "squared":
+        if not LOSSES[self.loss].is_classifier:
             return None
         return predicted_labels(scores, self.threshold)
 
@@ -59,10 +60,10 @@ class ServedModel:
         return {
             "digest": self.digest,
             "spark_fm_version": self.version,
-            "predictor_type": "regressor" if self.loss == "squared" else "binary_classifier",
+            "predictor_type": LOSSES[self.loss].predictor_type,
             "feature_dim": self.weights.feature_dim,
             "num_factors": self.weights.k,
-            "threshold": None if self.loss == "squared" else self.threshold,
+            "threshold": self.threshold if LOSSES[self.loss].is_classifier else None,
         }
 
 

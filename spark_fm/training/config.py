@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spark_fm.errors import InvalidParamError
-from spark_fm.learner.metrics import METRICS
+from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.spec import Hyperparameters, require
 from spark_fm.spark.schema import ColumnNames
 
@@ -67,7 +67,7 @@ class TrainConfig:
         require(not self.spec.sagemaker or self.num_workers <= 1, "numWorkers", self.num_workers,
                 "1, or 0 to choose, with sageMakerTraining=True: its mini-batches are of all rows "
                 "in their order")  # fmt: skip
-        known = METRICS[self.spec.loss]
+        known = validation_metrics(self.spec.loss)
         if self.metric not in known:
             raise InvalidParamError(
                 f"validationMetric={self.metric!r} is not allowed: expected one of "

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.statistics import FeatureCounts, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
@@ -293,7 +294,7 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
             "equal ones together, and these are few, or few differ: name a "
             "validationIndicatorCol, or set validationFraction=0 if you want none."
         )
-    if config.spec.loss == "logistic" and sums.label in (0.0, sums.weight):
+    if LOSSES[config.spec.loss].is_classifier and sums.label in (0.0, sums.weight):
         texts.append(
             f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
         )
@@ -308,7 +309,7 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
 
 def label_scale(config: TrainConfig, sums: SetSums) -> float:
     """Return the standard deviation of the labels when a regressor standardises them."""
-    if config.spec.loss != "squared" or not config.standardize_label or not sums.weight:
+    if LOSSES[config.spec.loss].is_classifier or not config.standardize_label or not sums.weight:
         return 1.0
     mean = sums.label / sums.weight
     variance = sums.label_square / sums.weight - mean**2

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.spec import LossName
 from spark_fm.learner.statistics import FeatureCounter, validation_rows
 from spark_fm.spark.worker import WorkerTask, partition_number
 
@@ -125,7 +126,7 @@ class PackReport:
 class PackTask(WorkerTask):
     """Pack one source partition, of the internal columns, into blocks and reports."""
 
-    loss: Loss
+    loss: LossName
     feature_dim: int  # ids must be below; 0 means any id is legal
     has_weight: bool
     has_indicator: bool
@@ -190,7 +191,7 @@ class PackTask(WorkerTask):
             (BAD_LABEL, ~np.isfinite(labels32), "label"),
             (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), "weight"),
         ]
-        if self.loss == "logistic":
+        if LOSSES[self.loss].is_classifier:
             checks.append((NOT_BINARY, (labels != 0) & (labels != 1), "label"))
         if self.feature_dim:
             # A sparse vector may say no size of its own, but for SageMaker.

@@ -50,6 +50,7 @@ from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDiverg
 from spark_fm.learner.averaging import AveragingRule, Delta
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import round_order
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.training import (
@@ -457,7 +458,7 @@ class AveragingTrainer:
             n_partitions=self._plan.n_partitions,
             linear_lr=spec.linear.lr * progress.step_scale,
             factors_lr=spec.factors.lr * progress.step_scale,
-            residual=progress.last_loss if spec.loss == "squared" else 1.0,
+            residual=progress.last_loss if LOSSES[spec.loss].residual_is_loss else 1.0,
         )
 
     def _average(self, columns: NDArray[np.float32], result: RoundResult) -> None:

@@ -158,7 +158,7 @@ class _Learner:
         if self._parameters is not None:
             scaling, spec = self._update.scaling, self._update.spec
             self._sums += evaluate(
-                self._parameters, scaling.apply(rows), spec, scaling.label, trainer=self._backend
+                self._parameters, scaling.apply(rows), spec, scaling.label, backend=self._backend
             )
         self._metrics["validate_seconds"] += time.perf_counter() - clock
 
@@ -173,7 +173,7 @@ class _Learner:
             self._sample = self._first_rows(rows)
         self._last = rows
         row_order = RowOrder(update.epoch, update.round_index, partition_number(), shard)
-        stats = self._backend.train_inplace(
+        stats = self._backend.run_epoch(
             self._state, rows, row_order, spec=update.spec, step_scale=update.step_scale
         )
         metrics["n_rows"] += rows.n_rows
@@ -298,7 +298,7 @@ class SingleTask(WorkerTask):
             with task_backend(self.gpu, 0) as (backend, gpu):  # all models train on the same rows
                 for _ in advance(
                     progress, train, validation, part.spec, metric=part.metric,
-                    label_scale=part.scaling.label, trainer=backend,
+                    label_scale=part.scaling.label, backend=backend,
                     seconds=self.seconds - (time.perf_counter() - started),
                 ):  # fmt: skip
                     pass

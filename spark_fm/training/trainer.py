@@ -361,7 +361,7 @@ class ModelTraining:
             if "first" in saved.facts:
                 self._initial = FitResult.from_state(saved)
                 return None
-            progress, epochs = saved.run(), saved.facts["epochs"]
+            progress, epochs = saved.progress(), saved.facts["epochs"]
         else:
             progress = self._continued(scaling) or self._new_progress(
                 spec, scaling, all_rows=all_rows
@@ -398,7 +398,7 @@ class ModelTraining:
         scaling = self._scaling(all_rows=True)
         spec = replace(self._config.spec, epochs=epochs)
         if resumes and self._training_state is not None:
-            progress = self._training_state.run()
+            progress = self._training_state.progress()
         else:
             progress = self._new_progress(spec, scaling, all_rows=True)
         return self._fit(progress, spec, scaling, train_on_all=True)
@@ -486,7 +486,7 @@ class ModelTraining:
             scaling=scaling, n_features=self.plan.n_features,
         ):  # fmt: skip
             return None
-        progress = start.training_state.run()
+        progress = start.training_state.progress()
         progress.finished = False
         progress.stopping.patience, progress.stopping.tol = config.patience, config.tol
         if progress.stopping.should_stop:

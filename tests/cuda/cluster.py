@@ -194,12 +194,12 @@ class _OneEpoch:
         self.margins = trainer.margins
         self._trainer = trainer
 
-    def train_inplace(
+    def run_epoch(
         self, state: TrainState, batch: CsrBatch, row_order: RowOrder, **more: Any
     ) -> PassStats:
         if row_order.epoch > 0:
             raise ModelTooLargeError("The GPU's memory has no room for others.")
-        return self._trainer.train_inplace(state, batch, row_order, **more)
+        return self._trainer.run_epoch(state, batch, row_order, **more)
 
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def shuffled_pass(
 ) -> tuple[TrainState, list]:
     batch = random_batch(20, N_FEATURES, seed=5, loss="logistic")
     state = worn_state(spec, N_FEATURES, seed=6)
-    stats = CudaBackend("rows", 4, memory=memory).train_inplace(
+    stats = CudaBackend("rows", 4, memory=memory).run_epoch(
         state, batch, RowOrder(epoch), spec=spec
     )
     return state, stats.order.tolist()

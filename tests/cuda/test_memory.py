@@ -48,7 +48,7 @@ def test_a_table_goes_to_the_device_once_and_again_where_somebody_changed_it(
                 state = state.copy()  # as after a step that was too large
             if epoch == 3:
                 state.rows *= 0.5
-            trainer.train_inplace(state, batch, RowOrder(epoch), spec=spec)
+            trainer.run_epoch(state, batch, RowOrder(epoch), spec=spec)
         tables.append(sum(array.shape == state.rows.shape for array in sent))
         sent.clear()
         return state
@@ -219,7 +219,7 @@ def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory)
         state = worn_state(spec, N_FEATURES, seed=6)
         twin = BlockTwin(state.rows, state.bias, spec)
 
-        CudaBackend("rows", 4, memory=memory).train_inplace(state, arrived, RowOrder(0), spec=spec)
+        CudaBackend("rows", 4, memory=memory).run_epoch(state, arrived, RowOrder(0), spec=spec)
 
         twin.row_order(arrived, blocks_of(np.arange(12), 4))
         assert_state_is(state, twin.rows, twin.bias)
@@ -247,7 +247,7 @@ if not simulated():  # whose memory is the processor's
                 ballast.append(cuda.device_array(2**26, np.uint8))
             trainer = CudaBackend("rows", 256, memory=held)
             for epoch in (0, 1):
-                trainer.train_inplace(state, batch, RowOrder(epoch), spec=spec)
+                trainer.run_epoch(state, batch, RowOrder(epoch), spec=spec)
             uploads.append(held.uploads)
             held.clear()
 

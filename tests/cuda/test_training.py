@@ -14,7 +14,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import CHUNK
 from spark_fm.learner.epoch import RowOrder
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupHyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, LossName, OptimizerName
 from tests.builders import random_batch, train_spec, worn_state
 from tests.cuda.twin import BlockTwin
 
@@ -42,14 +42,18 @@ EVERYTHING = DECAY | {"clip_gradient": 0.25, "rescale_grad": 0.7}
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 def test_a_pass_over_blocks_equals_its_float64_twin(
-    loss: Loss, optimizer: Optimizer, size: int, extra: dict[str, object], memory: DeviceMemory
+    loss: LossName,
+    optimizer: OptimizerName,
+    size: int,
+    extra: dict[str, object],
+    memory: DeviceMemory,
 ) -> None:
     spec = train_spec(loss=loss, optimizer=optimizer, eps=1e-3, shuffle=False, **extra)
     batch = random_batch(10, N_FEATURES, seed=5, loss=loss, weighted=True)
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    stats = CudaBackend("rows", size, memory=memory).train_inplace(
+    stats = CudaBackend("rows", size, memory=memory).run_epoch(
         state, batch, RowOrder(0), spec=spec, step_scale=0.5
     )
 
@@ -63,7 +67,7 @@ def test_a_pass_over_blocks_equals_its_float64_twin(
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 @pytest.mark.parametrize("mini_batch", [1, 5])
 def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
-    loss: Loss, optimizer: Optimizer, mini_batch: int, memory: DeviceMemory
+    loss: LossName, optimizer: OptimizerName, mini_batch: int, memory: DeviceMemory
 ) -> None:
     spec = train_spec(
         loss=loss, optimizer=optimizer, eps=1e-3, shuffle=False, mini_batch_size=mini_batch,
@@ -74,7 +78,7 @@ def test_one_row_at_a_time_and_mini_batches_equal_the_processors(
     expected = state.copy()
     scores = np.zeros(10, np.float32)
 
-    stats = CudaBackend("rows", 1, memory=memory).train_inplace(
+    stats = CudaBackend("rows", 1, memory=memory).run_epoch(
         state, batch, RowOrder(0), spec=spec, scores=scores
     )
 
@@ -94,7 +98,7 @@ def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
     state = worn_state(spec, N_FEATURES, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaBackend("rows", 3, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
+    CudaBackend("rows", 3, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
     twin.row_order(batch, blocks_of(np.arange(6), 3))
     assert_state_is(state, twin.rows, twin.bias)
@@ -103,7 +107,7 @@ def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize("mini_batch", [1, 2 * CHUNK + 3])
 def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
-    optimizer: Optimizer, mini_batch: int, memory: DeviceMemory
+    optimizer: OptimizerName, mini_batch: int, memory: DeviceMemory
 ) -> None:
     n_rows = 2 * CHUNK + 3
     spec = train_spec(k=2, optimizer=optimizer, eps=1e-3, shuffle=False, mini_batch_size=mini_batch)
@@ -115,7 +119,7 @@ def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
     state = worn_state(spec, 40, seed=6)
     twin = BlockTwin(state.rows, state.bias, spec)
 
-    CudaBackend("rows", n_rows, memory=memory).train_inplace(state, batch, RowOrder(0), spec=spec)
+    CudaBackend("rows", n_rows, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
     twin.row_order(batch, [np.arange(n_rows)])
     assert_state_is(state, twin.rows, twin.bias)
@@ -176,7 +180,7 @@ def test_a_pass_over_nothing_changes_nothing(memory: DeviceMemory) -> None:
     before = state.copy()
     weightless = replace(batch, weights=np.zeros(4, np.float32))
 
-    stats = CudaBackend("rows", 2, memory=memory).train_inplace(
+    stats = CudaBackend("rows", 2, memory=memory).run_epoch(
         state, weightless, RowOrder(0), spec=spec
     )
 
@@ -188,7 +192,7 @@ if not simulated():  # which has no registers to shuffle
 
     @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
     def test_a_pass_is_the_same_through_registers_and_through_shared_memory(
-        optimizer: Optimizer, memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+        optimizer: OptimizerName, memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         spec = train_spec(k=33, optimizer=optimizer)
         one, _ = shuffled_pass(spec, 1, memory)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from spark_fm.learner import averaging
 from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas, correction
-from spark_fm.learner.spec import Optimizer
+from spark_fm.learner.spec import OptimizerName
 from spark_fm.learner.state import Layout, TrainState
 from tests import oracle
 
@@ -21,7 +21,7 @@ from tests import oracle
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
-def rule_for(optimizer: Optimizer, n_partitions: int, **changes: float) -> AveragingRule:
+def rule_for(optimizer: OptimizerName, n_partitions: int, **changes: float) -> AveragingRule:
     values = {"linear_lr": 0.05, "factors_lr": 0.1, "residual": 1.0} | changes
     return AveragingRule(Layout(3, optimizer), n_partitions, **values)
 
@@ -49,7 +49,7 @@ def three_deltas(old: np.ndarray, layout: Layout) -> list[Delta]:
 
 @pytest.mark.parametrize("residual", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_merge_equals_its_twin(optimizer: Optimizer, residual: float) -> None:
+def test_merge_equals_its_twin(optimizer: OptimizerName, residual: float) -> None:
     rule = rule_for(optimizer, 4, residual=residual)  # one of four partitions touched nothing
     old = start_of(8, rule.layout, seed=1)
     deltas = three_deltas(old, rule.layout)
@@ -65,7 +65,7 @@ def test_merge_equals_its_twin(optimizer: Optimizer, residual: float) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
 def test_merge_does_not_depend_on_how_many_features_it_takes_at_a_time(
-    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+    optimizer: OptimizerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = rule_for(optimizer, 3)
     old = start_of(40, rule.layout, seed=9)
@@ -83,7 +83,7 @@ def test_merge_does_not_depend_on_how_many_features_it_takes_at_a_time(
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_one_partition_keeps_exactly_its_own_values(optimizer: Optimizer) -> None:
+def test_one_partition_keeps_exactly_its_own_values(optimizer: OptimizerName) -> None:
     rule = rule_for(optimizer, 1)
     old = start_of(400, rule.layout, seed=2)
     delta = delta_from(old, list(range(0, 400, 2)), rule.layout, seed=3)
@@ -96,7 +96,7 @@ def test_one_partition_keeps_exactly_its_own_values(optimizer: Optimizer) -> Non
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_a_feature_of_one_partition_keeps_its_full_change(optimizer: Optimizer) -> None:
+def test_a_feature_of_one_partition_keeps_its_full_change(optimizer: OptimizerName) -> None:
     rule = rule_for(optimizer, 64)
     old = start_of(8, rule.layout, seed=4)
     deltas = [delta_from(old, [j], rule.layout, seed=j) for j in range(8)]
@@ -162,7 +162,7 @@ def test_correction_falls_as_progress_grows() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_merge_does_not_depend_on_how_ids_are_cut_in_ranges(optimizer: Optimizer) -> None:
+def test_merge_does_not_depend_on_how_ids_are_cut_in_ranges(optimizer: OptimizerName) -> None:
     rule = rule_for(optimizer, 4)
     old = start_of(8, rule.layout, seed=6)
     deltas = three_deltas(old, rule.layout)

@@ -9,7 +9,7 @@ import pytest
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, LossName, OptimizerName
 from spark_fm.learner.state import TrainState
 from tests import oracle
 from tests.builders import planted_batch, planted_weights, random_batch, train_spec, worn_state
@@ -32,7 +32,7 @@ EXTRAS: dict[str, dict[str, object]] = {
 EXTRAS["everything"] = EXTRAS["decay"] | EXTRAS["clip"] | EXTRAS["rescale"]
 
 
-def spec_for(loss: Loss, optimizer: Optimizer, size: int, extra: str) -> Hyperparameters:
+def spec_for(loss: LossName, optimizer: OptimizerName, size: int, extra: str) -> Hyperparameters:
     # eps 1e-3: with 1e-8, Adam turns the rounding of a gradient that is 0 into whole steps.
     changes = {"loss": loss, "optimizer": optimizer, "mini_batch_size": size, "eps": 1e-3}
     return train_spec(**changes, **EXTRAS[extra])
@@ -50,7 +50,7 @@ def assert_state_is(state: TrainState, twin: oracle.Twin) -> None:
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 def test_a_pass_equals_its_float64_twin(
-    loss: Loss, optimizer: Optimizer, size: int, extra: str
+    loss: LossName, optimizer: OptimizerName, size: int, extra: str
 ) -> None:
     spec = spec_for(loss, optimizer, size, extra)
     batch = random_batch(30, N_FEATURES, seed=5, loss=loss, weighted=True)
@@ -100,7 +100,7 @@ def test_a_mini_batch_may_touch_more_features_than_its_first_buffer_holds() -> N
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_a_row_of_weight_zero_changes_nothing(optimizer: Optimizer) -> None:
+def test_a_row_of_weight_zero_changes_nothing(optimizer: OptimizerName) -> None:
     spec = spec_for("squared", optimizer, 1, "everything")
     batch = random_batch(10, N_FEATURES, seed=13)
     batch.weights[3] = 0
@@ -198,7 +198,7 @@ def test_untouched_features_and_padding_stay_bit_equal(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_use_bias_off_keeps_the_bias_zero(optimizer: Optimizer, size: int) -> None:
+def test_use_bias_off_keeps_the_bias_zero(optimizer: OptimizerName, size: int) -> None:
     spec = replace(spec_for("logistic", optimizer, size, "everything"), use_bias=False)
     batch = random_batch(20, N_FEATURES, seed=25, loss="logistic")
     state = worn_state(spec, N_FEATURES, seed=26)
@@ -210,7 +210,7 @@ def test_use_bias_off_keeps_the_bias_zero(optimizer: Optimizer, size: int) -> No
 
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_use_linear_off_keeps_linear_weights_zero(optimizer: Optimizer, size: int) -> None:
+def test_use_linear_off_keeps_linear_weights_zero(optimizer: OptimizerName, size: int) -> None:
     spec = replace(spec_for("logistic", optimizer, size, "everything"), use_linear=False)
     batch = random_batch(20, N_FEATURES, seed=27, loss="logistic")
     state = worn_state(spec, N_FEATURES, seed=28)
@@ -234,7 +234,7 @@ def test_rows_are_visited_in_the_given_order() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_passes_over_planted_data_recover_most_of_the_signal(optimizer: Optimizer) -> None:
+def test_passes_over_planted_data_recover_most_of_the_signal(optimizer: OptimizerName) -> None:
     truth = planted_weights(20, 3, seed=32)
     batch = planted_batch(truth, 1500, seed=33, loss="squared", noise=0.1)
     step = {"adagrad": 0.2, "sgd": 0.05, "adam": 0.01}[optimizer]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from tests import oracle
 
 SCORES = [-1000.0, -50.0, -3.0, -1e-8, 0.0, 1e-8, 0.3, 4.0, 50.0, 1000.0]
@@ -14,8 +14,8 @@ SCORES = [-1000.0, -50.0, -3.0, -1e-8, 0.0, 1e-8, 0.3, 4.0, 50.0, 1000.0]
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["logistic", "squared"])
-def test_loss_and_gradient_equal_the_oracle(name: Loss, label: float) -> None:
-    loss_of, gradient_of = LOSSES[name]
+def test_loss_and_gradient_equal_the_oracle(name: LossName, label: float) -> None:
+    loss_of, gradient_of = LOSSES[name].value, LOSSES[name].gradient
     for value in SCORES:
         # Float64 with approximate exp and log allowed ("afn"): a few units of 1e-16.
         expected = oracle.loss(name, value, label)
@@ -25,8 +25,8 @@ def test_loss_and_gradient_equal_the_oracle(name: Loss, label: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["logistic", "squared"])
-def test_a_nan_score_is_not_hidden(name: Loss) -> None:
-    loss_of, gradient_of = LOSSES[name]
+def test_a_nan_score_is_not_hidden(name: LossName) -> None:
+    loss_of, gradient_of = LOSSES[name].value, LOSSES[name].gradient
 
     assert np.isnan(loss_of(np.nan, 1.0))
     assert np.isnan(gradient_of(np.nan, 1.0))

@@ -9,12 +9,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from spark_fm.learner.metrics import METRICS, MetricSums, loss_sum, metric_sums
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.metrics import MetricSums, loss_sum, metric_sums, validation_metrics
+from spark_fm.learner.spec import LossName
 from tests import oracle
 
 
-def rows(loss: Loss, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows(loss: LossName, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 60) if loss == "logistic" else rng.normal(3, 2, 60)
     scores = labels + rng.normal(0, 1, 60) - 0.4
@@ -23,7 +23,7 @@ def rows(loss: Loss, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_metrics_equal_the_plain_formulas(loss: Loss) -> None:
+def test_metrics_equal_the_plain_formulas(loss: LossName) -> None:
     scores, labels, weights = rows(loss, seed=1)
 
     values = metric_sums(loss, scores, labels, weights).values(loss)
@@ -31,12 +31,12 @@ def test_metrics_equal_the_plain_formulas(loss: Loss) -> None:
     expected = oracle.metrics(loss, *(a.astype(np.float64) for a in (scores, labels, weights)))
     # float64 sums in another order; no two of these scores share a bin of the histogram
     assert values == pytest.approx(expected, rel=1e-10)
-    assert values.keys() == METRICS[loss].keys()
+    assert values.keys() == validation_metrics(loss).keys()
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 @pytest.mark.parametrize("cut", [0, 1, 25, 60])
-def test_sums_of_two_row_sets_add_up_to_those_of_all(loss: Loss, cut: int) -> None:
+def test_sums_of_two_row_sets_add_up_to_those_of_all(loss: LossName, cut: int) -> None:
     scores, labels, weights = rows(loss, seed=2)
 
     added = metric_sums(loss, scores[:cut], labels[:cut], weights[:cut]) + metric_sums(
@@ -59,7 +59,7 @@ def assert_same_sums(one: MetricSums, other: MetricSums) -> None:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_a_row_of_weight_three_counts_like_three_rows(loss: Loss) -> None:
+def test_a_row_of_weight_three_counts_like_three_rows(loss: LossName) -> None:
     scores, labels, _ = rows(loss, seed=3)
 
     once = metric_sums(loss, scores, labels, np.full(60, 3, np.float32))
@@ -70,7 +70,7 @@ def test_a_row_of_weight_three_counts_like_three_rows(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_sums_travel_as_json_bit_for_bit(loss: Loss) -> None:
+def test_sums_travel_as_json_bit_for_bit(loss: LossName) -> None:
     sums = metric_sums(loss, *rows(loss, seed=5))
 
     came = MetricSums.from_dict(json.loads(json.dumps(sums.to_dict())))
@@ -80,13 +80,13 @@ def test_sums_travel_as_json_bit_for_bit(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_a_score_that_is_nan_makes_every_metric_nan(loss: Loss) -> None:
+def test_a_score_that_is_nan_makes_every_metric_nan(loss: LossName) -> None:
     scores, labels, weights = rows(loss, seed=6)
     weights[7], scores[7] = 1.0, np.nan
 
     values = metric_sums(loss, scores, labels, weights).values(loss)
 
-    assert values.keys() == METRICS[loss].keys()
+    assert values.keys() == validation_metrics(loss).keys()
     assert all(math.isnan(value) for value in values.values())
 
 
@@ -109,7 +109,7 @@ def test_the_loss_alone_is_that_of_the_sums() -> None:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_no_rows_give_nan_for_every_metric(loss: Loss) -> None:
+def test_no_rows_give_nan_for_every_metric(loss: LossName) -> None:
     none = np.empty(0, np.float32)
 
     sums = metric_sums(loss, none, none, none)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spark_fm.learner.spec import GroupHyperparameters, Loss
+from spark_fm.learner.spec import GroupHyperparameters, LossName
 from tests import oracle
 from tests.builders import planted_weights, random_batch, train_spec
 
@@ -15,7 +15,7 @@ TOLERANCE = {"rtol": 1e-7, "atol": 1e-8}
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_slope_is_the_derivative_of_the_minimised_loss(loss: Loss) -> None:
+def test_slope_is_the_derivative_of_the_minimised_loss(loss: LossName) -> None:
     half = 0.5 if loss == "squared" else 1.0
     for value in (-3.0, -0.2, 0.0, 0.7, 4.0):
         for label in (0.0, 1.0):
@@ -42,7 +42,7 @@ def test_score_gradient_is_the_derivative_of_the_pair_sum() -> None:
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_one_sgd_step_of_size_one_is_the_gradient_of_the_objective(loss: Loss) -> None:
+def test_one_sgd_step_of_size_one_is_the_gradient_of_the_objective(loss: LossName) -> None:
     batch = random_batch(1, 5, seed=3, lengths=(4, 4), loss=loss)
     batch.weights[:] = 3.0
     weights = planted_weights(5, 3, seed=4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.metrics import RUNNING_METRICS, running_metrics
 from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters
 from spark_fm.learner.state import initial_state
@@ -120,7 +121,7 @@ def test_running_metrics_are_published_every_500_batches_over_the_rows_so_far(lo
     told = running_metrics(scores.astype(np.float32), labels.astype(np.float32), spec)
 
     assert [entry["batch"] for entry in told["batches"]] == [0, 500, 1000]
-    assert set(told["metrics"]) == set(RUNNING_METRICS[loss])
+    assert set(told["metrics"]) == set(RUNNING_METRICS[LOSSES[loss].predictor_type])
     expected = twin.metrics(scores[:1002].tolist(), labels[:1002].tolist(), loss)
     assert told["batches"][1]["metrics"] == pytest.approx(expected, rel=1e-4)
 

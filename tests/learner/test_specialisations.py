@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_fm.learner import optimizers
+from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.learner.predict import make_score_row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,8 +114,8 @@ def test_helpers_inside_kernels_have_names_of_their_own() -> None:
         for k in (2, 5)
         for make in (
             make_score_row,
-            lambda k: optimizers.make_feature_update(k, "adagrad"),
-            lambda k: optimizers.make_feature_update(k, "adam"),
+            OPTIMIZERS["adagrad"].make_feature_update,
+            OPTIMIZERS["adam"].make_feature_update,
         )
     ]
 

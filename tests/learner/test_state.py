@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spark_fm.learner.spec import GroupHyperparameters, InitMethod, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, InitMethod, OptimizerName
 from spark_fm.learner.state import Layout, TrainState, aligned_rows, initial_state
 from tests import oracle
 from tests.builders import train_spec, worn_state
 
-OPTIMIZERS: list[Optimizer] = ["adagrad", "sgd", "adam"]
+OPTIMIZERS: list[OptimizerName] = ["adagrad", "sgd", "adam"]
 SEEN = np.full(4000, 5)
 
 
@@ -22,7 +22,9 @@ SEEN = np.full(4000, 5)
     ("optimizer", "n_statistics"),
     [("sgd", lambda k: 0), ("adagrad", lambda k: 2), ("adam", lambda k: 2 * (k + 1))],
 )
-def test_columns_follow_the_documented_order(optimizer: Optimizer, n_statistics, k: int) -> None:  # type: ignore[no-untyped-def]
+def test_columns_follow_the_documented_order(
+    optimizer: OptimizerName, n_statistics, k: int
+) -> None:  # type: ignore[no-untyped-def]
     layout = Layout(k, optimizer)
 
     assert layout.n_statistics == n_statistics(k)
@@ -34,7 +36,7 @@ def test_columns_follow_the_documented_order(optimizer: Optimizer, n_statistics,
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_row_is_whole_groups_of_eight(optimizer: Optimizer) -> None:
+def test_a_row_is_whole_groups_of_eight(optimizer: OptimizerName) -> None:
     for layout in (Layout(k, optimizer) for k in range(1, 40)):
         used = layout.n_updates + 1
         assert layout.stride % 8 == 0, layout
@@ -96,7 +98,9 @@ def drawn(group: str, method: InitMethod, **values: float | None) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["normal", "uniform", "constant"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_unseen_features_start_at_exactly_zero(optimizer: Optimizer, method: InitMethod) -> None:
+def test_unseen_features_start_at_exactly_zero(
+    optimizer: OptimizerName, method: InitMethod
+) -> None:
     group = GroupHyperparameters(0.1, 0.0, method, init_sigma=1.0, init_scale=1.0, init_value=1.0)
     spec = train_spec(optimizer=optimizer, linear=group, factors=group)
     counts = np.array([3, 0, 1, 0])
@@ -192,7 +196,7 @@ def test_adagrad_sums_start_at_adagrad_init_everywhere() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_other_optimizers_start_from_no_statistics(optimizer: Optimizer) -> None:
+def test_other_optimizers_start_from_no_statistics(optimizer: OptimizerName) -> None:
     state = initial_state(train_spec(optimizer=optimizer), SEEN[:3], label_mean=0.5)
 
     np.testing.assert_array_equal(state.rows[:, 4 : state.layout.n_synced], 0.0)
@@ -211,7 +215,7 @@ def test_decay_scale_falls_with_the_features_frequency(power: float) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_what_travels_rebuilds_the_state_with_touches_at_zero(optimizer: Optimizer) -> None:
+def test_what_travels_rebuilds_the_state_with_touches_at_zero(optimizer: OptimizerName) -> None:
     state = worn_state(train_spec(optimizer=optimizer), 6, seed=2)
     end = state.layout.n_updates
 

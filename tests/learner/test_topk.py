@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.topk import CANDIDATE_ROWS, CONTEXT_ROWS, best_candidates, sums_and_own
+from spark_fm.learner.topk import CANDIDATE_ROWS, CONTEXT_ROWS, best_candidates, factor_sums
 from tests import oracle
 from tests.builders import planted_weights, random_batch
 
@@ -32,8 +32,8 @@ def test_the_margin_of_a_sum_splits_into_two_parts_and_an_inner_product(k: int) 
     contexts, items = (random_batch(15, 6, seed=seed, lengths=(0, 5)) for seed in (1, 2))
     items = CsrBatch(items.indptr, items.indices + 6, items.values, items.labels, items.weights)
 
-    context_sums, context_own = sums_and_own(contexts, weights.table)
-    item_sums, item_own = sums_and_own(items, weights.table)
+    context_sums, context_own = factor_sums(contexts, weights.table)
+    item_sums, item_own = factor_sums(items, weights.table)
 
     for c in range(contexts.n_rows):
         for i in range(items.n_rows):
@@ -52,8 +52,8 @@ def test_ids_that_the_model_does_not_know_add_nothing() -> None:
     known = CsrBatch.from_arrays(np.array([0, 2]), np.array([0, 2], np.int32), ones[:2])
 
     seen, expected = (
-        sums_and_own(rows, weights.table, features=features),
-        sums_and_own(known, weights.table),
+        factor_sums(rows, weights.table, features=features),
+        factor_sums(known, weights.table),
     )
 
     np.testing.assert_array_equal(seen[0], expected[0])
@@ -70,7 +70,7 @@ def test_the_best_are_those_of_a_stable_sort(k: int, width: int) -> None:
 
     places, products = sorted_best(contexts, candidates, k)
     assert (best.counts == k).all()
-    np.testing.assert_array_equal(best.places, places)
+    np.testing.assert_array_equal(best.rows, places)
     np.testing.assert_allclose(best.products, products, rtol=0, atol=1e-12)
 
 
@@ -84,7 +84,7 @@ def test_equal_candidates_rank_by_place_wherever_blocks_are_cut(width: int) -> N
     best = best_candidates(contexts, candidates, 12)
 
     expected = [place for place in range(n) if place % 5][:12]
-    assert (best.places == expected).all()
+    assert (best.rows == expected).all()
     assert (best.products == best.products[:, :1]).all()
 
 
@@ -99,7 +99,7 @@ def test_products_that_float32_cannot_tell_apart_are_ranked_right() -> None:
 
     best = best_candidates(contexts, candidates, 20)
 
-    np.testing.assert_array_equal(best.places[0], np.argsort(-candidates[:, 2])[:20])
+    np.testing.assert_array_equal(best.rows[0], np.argsort(-candidates[:, 2])[:20])
 
 
 def test_hidden_candidates_do_not_come_up() -> None:
@@ -116,7 +116,7 @@ def test_hidden_candidates_do_not_come_up() -> None:
         left = np.setdiff1d(everything, rows)
         places, _ = sorted_best(contexts[r : r + 1], candidates[left], 7)
         assert best.counts[r] == min(7, len(left))
-        np.testing.assert_array_equal(best.places[r, : best.counts[r]], left[places[0]])
+        np.testing.assert_array_equal(best.rows[r, : best.counts[r]], left[places[0]])
 
 
 def test_fewer_candidates_than_asked_for_are_all_ranked() -> None:
@@ -125,7 +125,7 @@ def test_fewer_candidates_than_asked_for_are_all_ranked() -> None:
     best = best_candidates(contexts, candidates, 9)
 
     assert best.counts.tolist() == [5, 5, 5]
-    np.testing.assert_array_equal(best.places, sorted_best(contexts, candidates, 5)[0])
+    np.testing.assert_array_equal(best.rows, sorted_best(contexts, candidates, 5)[0])
 
 
 def test_no_candidates_or_no_contexts_give_nothing() -> None:
@@ -140,4 +140,4 @@ def test_a_product_that_is_no_number_is_left_out() -> None:
 
     best = best_candidates(np.ones((1, 1), np.float32), candidates, 3)
 
-    assert best.places[0, : best.counts[0]].tolist() == [2, 0]
+    assert best.rows[0, : best.counts[0]].tolist() == [2, 0]

@@ -13,15 +13,15 @@ from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import (
-    MIXED_PIECES,
-    MIXED_WHOLE,
-    PIECE,
+    CHUNK_ROWS,
+    SHUFFLED_AT_ONCE,
+    SHUFFLED_CHUNKS,
     RowOrder,
     round_order,
     shuffled_order,
 )
 from spark_fm.learner.kernels import train_inplace
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, Loss, Optimizer
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, LossName, OptimizerName
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.training import (
     EpochRecord,
@@ -37,7 +37,7 @@ N_FEATURES = 12
 METRIC = {"logistic": "logloss", "squared": "rmse"}
 
 
-def rows_for(loss: Loss, n_rows: int = 200, *, seed: int = 1) -> CsrBatch:
+def rows_for(loss: LossName, n_rows: int = 200, *, seed: int = 1) -> CsrBatch:
     truth = planted_weights(N_FEATURES, 3, seed=5)
     return planted_batch(truth, n_rows, seed=seed, loss=loss, noise=0.5)
 
@@ -86,7 +86,7 @@ def untimed(record: EpochRecord) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
-def test_same_seed_gives_bit_equal_weights(optimizer: Optimizer) -> None:
+def test_same_seed_gives_bit_equal_weights(optimizer: OptimizerName) -> None:
     spec, train = train_spec(optimizer=optimizer), rows_for("logistic")
 
     assert_bit_equal(fit(spec, train), fit(spec, train))
@@ -126,7 +126,9 @@ def test_shuffle_off_visits_rows_in_order() -> None:
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_a_resumed_run_is_bit_equal_to_one_in_one_go(optimizer: Optimizer, stop_after: int) -> None:
+def test_a_resumed_run_is_bit_equal_to_one_in_one_go(
+    optimizer: OptimizerName, stop_after: int
+) -> None:
     spec = train_spec(optimizer=optimizer, epochs=6)
     train, validation = rows_for("logistic"), rows_for("logistic", seed=90)
     begun = new_run(spec, train, patience=3, tol=1e-3)
@@ -320,7 +322,7 @@ def test_train_loss_falls_on_planted_data() -> None:
 
 
 def wild_spec(
-    loss: Loss, optimizer: Optimizer, *, epochs: int = 3, lr: float = 1e6
+    loss: LossName, optimizer: OptimizerName, *, epochs: int = 3, lr: float = 1e6
 ) -> Hyperparameters:
     rate = GroupHyperparameters(lr, 0.0)
     factors = GroupHyperparameters(lr, 0.0, "normal", init_sigma=0.01)
@@ -332,7 +334,7 @@ def wild_spec(
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd", "adam"])
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 def test_wild_steps_on_raw_counts_end_finite_with_a_smaller_step(
-    loss: Loss, optimizer: Optimizer
+    loss: LossName, optimizer: OptimizerName
 ) -> None:
     train = raw_counts(120, 4, seed=3, loss=loss)
 
@@ -352,7 +354,7 @@ def test_wild_steps_on_raw_counts_end_finite_with_a_smaller_step(
     ("loss", "optimizer"), [("squared", "adagrad"), ("squared", "sgd"), ("logistic", "sgd")]
 )
 def test_wild_steps_on_a_few_rows_end_finite(
-    loss: Loss, optimizer: Optimizer, n_rows: int, lr: float
+    loss: LossName, optimizer: OptimizerName, n_rows: int, lr: float
 ) -> None:
     X = np.random.default_rng(4).integers(0, 5, (n_rows, 4))
     X[:, 0] = 1
@@ -419,7 +421,7 @@ def test_loss_limit_is_ten_times_the_loss_of_the_start_or_of_nothing_plus_one() 
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_rows_of_weight_zero_only_train_to_the_first_model(loss: Loss) -> None:
+def test_rows_of_weight_zero_only_train_to_the_first_model(loss: LossName) -> None:
     spec, train = train_spec(loss=loss), rows_for(loss)
     train.weights[:] = 0
 
@@ -429,7 +431,9 @@ def test_rows_of_weight_zero_only_train_to_the_first_model(loss: Loss) -> None:
     np.testing.assert_array_equal(run.result().table, first.parameters())
 
 
-@pytest.mark.parametrize("n_rows", [0, 1, MIXED_WHOLE, MIXED_WHOLE + 1, MIXED_WHOLE + 5 * PIECE])
+@pytest.mark.parametrize(
+    "n_rows", [0, 1, SHUFFLED_AT_ONCE, SHUFFLED_AT_ONCE + 1, SHUFFLED_AT_ONCE + 5 * CHUNK_ROWS]
+)
 def test_every_row_is_visited_once(n_rows):
     order = shuffled_order(np.random.default_rng(0), n_rows)
 
@@ -437,14 +441,14 @@ def test_every_row_is_visited_once(n_rows):
 
 
 def test_stretches_of_a_large_set_hold_rows_from_everywhere_in_mixed_order():
-    n_rows = 4 * MIXED_WHOLE
+    n_rows = 4 * SHUFFLED_AT_ONCE
     order = shuffled_order(np.random.default_rng(0), n_rows)
 
-    stretch = order[: MIXED_PIECES * PIECE]
-    pieces = np.unique(stretch // PIECE)
-    assert len(pieces) == MIXED_PIECES
-    assert pieces.min() < n_rows / PIECE / 4
-    assert pieces.max() > n_rows / PIECE * 3 / 4
+    stretch = order[: SHUFFLED_CHUNKS * CHUNK_ROWS]
+    chunks = np.unique(stretch // CHUNK_ROWS)
+    assert len(chunks) == SHUFFLED_CHUNKS
+    assert chunks.min() < n_rows / CHUNK_ROWS / 4
+    assert chunks.max() > n_rows / CHUNK_ROWS * 3 / 4
     # Neighbours in the order are as often of one piece as chance has it.
-    same = np.mean(stretch[1:] // PIECE == stretch[:-1] // PIECE)
-    assert abs(same - 1 / MIXED_PIECES) < 0.01
+    same = np.mean(stretch[1:] // CHUNK_ROWS == stretch[:-1] // CHUNK_ROWS)
+    assert abs(same - 1 / SHUFFLED_CHUNKS) < 0.01

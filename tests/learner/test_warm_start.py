@@ -112,7 +112,7 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=5)
     copied = TrainingState(json.loads(json.dumps(training_state.facts)), training_state.arrays)
 
-    one, other = training_state.run(), copied.run()
+    one, other = training_state.progress(), copied.progress()
 
     np.testing.assert_array_equal(one.state.synced_columns(), other.state.synced_columns())
     np.testing.assert_array_equal(one.state.bias, other.state.bias)
@@ -120,17 +120,17 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     assert one.stopping.best_epoch == other.stopping.best_epoch
 
 
-def test_a_training_goes_on_only_on_the_same_rows_and_in_the_same_form():
+def test_a_training_continues_only_on_the_same_rows_and_in_the_same_form():
     spec = train_spec(loss="squared", optimizer="adam")
     training_state = training_state_of(spec, seed=5)
     same = {
-        "fingerprint": "", "layout": training_state.layout, "metric": "rmse", "units": Scaling(),
+        "fingerprint": "", "layout": training_state.layout, "metric": "rmse", "scaling": Scaling(),
         "n_features": N,
     }  # fmt: skip
     assert training_state.continues(**same)
 
     others = {
-        "fingerprint": "x", "metric": "mae", "units": Scaling(2.0), "n_features": N + 1,
+        "fingerprint": "x", "metric": "mae", "scaling": Scaling(2.0), "n_features": N + 1,
         "layout": training_state_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
     }  # fmt: skip
     for name, value in others.items():

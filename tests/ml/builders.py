@@ -13,7 +13,7 @@ from pyspark.sql.types import DoubleType, StructField, StructType
 
 from spark_fm import FactorizationMachine
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from tests.builders import planted_batch, planted_weights
 
 N_FEATURES = 20
@@ -93,7 +93,7 @@ def fast_fm(**changes: Any) -> FactorizationMachine:
     return FactorizationMachine(**{**params, **changes})
 
 
-def planted_rows(n_rows: int, *, seed: int, loss: Loss = "logistic") -> CsrBatch:
+def planted_rows(n_rows: int, *, seed: int, loss: LossName = "logistic") -> CsrBatch:
     """Draw rows of 20 features whose labels follow a planted model of 4 factors."""
     truth = planted_weights(N_FEATURES, K, seed=seed)
     return planted_batch(truth, n_rows, seed=seed + 1, loss=loss)
@@ -114,7 +114,7 @@ def frame_of(spark: SparkSession, rows: list[tuple[object, object]]) -> DataFram
 
 
 def planted_frame(
-    spark: SparkSession, n_rows: int, *, seed: int, loss: Loss = "logistic"
+    spark: SparkSession, n_rows: int, *, seed: int, loss: LossName = "logistic"
 ) -> DataFrame:
     """Return planted rows as a DataFrame of label and features in one partition."""
     batch = planted_rows(n_rows, seed=seed, loss=loss)

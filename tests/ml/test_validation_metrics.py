@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import a9a, to_frame
-from spark_fm.learner.spec import Loss
+from spark_fm.learner.spec import LossName
 from tests import oracle
 from tests.ml.builders import fast_fm
 
@@ -57,7 +57,7 @@ def test_the_best_epoch_s_metrics_are_those_of_the_model(adult: DataFrame) -> No
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 def test_metrics_of_all_tasks_are_those_of_the_scores(
-    workers: int, loss: Loss, train: DataFrame, ratings: DataFrame
+    workers: int, loss: LossName, train: DataFrame, ratings: DataFrame
 ) -> None:
     kind = {"logistic": "binary_classifier", "squared": "regressor"}[loss]
     rows = (train if loss == "logistic" else ratings).withColumn(

@@ -31,14 +31,15 @@ from numpy.typing import NDArray
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
 from spark_fm.formats.files import DataFile, files_in, store_of
+from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
-from spark_fm.learner.spec import MAX_FACTORS, Loss
+from spark_fm.learner.spec import MAX_FACTORS, LossName
 from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
 MODEL_CLASS = "spark_fm.ml.model.FactorizationMachineModel"
-LOSSES: dict[str, Loss] = {"binary_classifier": "logistic", "regressor": "squared"}
+LOSSES: dict[str, LossName] = {loss.predictor_type: loss.name for loss in losses.LOSSES.values()}
 STATE = "training/"  # begins the names of the arrays of a training state
 CHUNK_BYTES = 4 * 2**20  # of an array in one row of the data
 WRITE_BYTES = 64 * 2**20
@@ -65,7 +66,7 @@ class SavedModel:
     """A model as it was saved, without Spark ML around it."""
 
     weights: FMWeights
-    loss: Loss
+    loss: LossName
     params: dict[str, Any]  # every Param that is set or has a default, by its camelCase name
     metadata: dict[str, Any]  # ``version`` of the writer, ``summary``, ``origin``, ...
     state: TrainingState | None

@@ -15,6 +15,7 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
 from spark_fm.formats.files import atomic_write, local_path
 from spark_fm.formats.models.native import SavedModel
+from spark_fm.learner.losses import LOSSES
 
 DENSE, SPARSE = "dense", "sparse"
 INPUTS = (DENSE, SPARSE)
@@ -197,7 +198,7 @@ def _added(graph: _Graph, model: SavedModel, linear: str, pairs_twice: str) -> s
 
 def _score(graph: _Graph, model: SavedModel, margin: str) -> None:
     """Add the outputs."""
-    if model.loss != "logistic":
+    if not LOSSES[model.loss].is_classifier:
         graph.node("Identity", [margin], "score")
         graph.output("score")
         return

@@ -28,13 +28,7 @@ MANY_ROWS, BLOCK_ROWS_OF_MANY = 2**20, 1024
 def block_rows(n_rows: int, nnz: int) -> int:
     """Return how many rows train side by side, of so many that a partition has in an epoch.
 
-    Parameters
-    ----------
-    n_rows, nnz : int
-
-    Notes
-    -----
-    Chosen by the test loss of the same arithmetic on a processor, beside that of one row
+    Chosen by the test loss of the same arithmetic on a CPU, compared with that of one row
     after the other (``docs/gpu.md``).
     """
     if n_rows >= MANY_ROWS:
@@ -46,49 +40,27 @@ def block_rows(n_rows: int, nnz: int) -> int:
 class BlockedRows:
     """Rows of positive weight, block after block, entries by row and by feature.
 
-    Parameters
-    ----------
-    rows : ndarray of shape (n_places,), int64
-        Row of the batch at each place.
-    places : ndarray of shape (n_blocks + 1,), int64
-        Block ``b`` owns the places ``places[b]:places[b + 1]``.
-    indptr : ndarray of shape (n_places + 1,), int64
-        A place owns the entries ``indptr[p]:indptr[p + 1]``.
-    indices : ndarray of shape (nnz,), int32
-    values : ndarray of shape (nnz,), float32
-    repeats : ndarray of shape (nnz,), int32
-        Entries of the block with the feature of this one, itself included.
-    chunks : ndarray of shape (n_blocks + 1,), int64
-        A block owns the chunks ``chunks[b]:chunks[b + 1]``.
-    chunk_features : ndarray of shape (n_chunks,), int32
-    chunk_starts : ndarray of shape (n_chunks + 1,), int64
-        A chunk owns these of the entries by feature, at most CHUNK.
-    chunk_slots : ndarray of shape (n_chunks,), int32
-        Number of the chunk among those of the block that share their feature with others;
-        ALONE for the only one of its feature.
-    entry_places : ndarray of shape (nnz,), int32
-        Place within the block of each entry by feature.
-    entry_values : ndarray of shape (nnz,), float32
-    shared : ndarray of shape (n_blocks + 1,), int64
-        A block owns the features of several chunks ``shared[b]:shared[b + 1]``.
-    shared_features, shared_repeats, shared_slots, shared_counts : ndarray of int32
-        For each of these its id, its entries in the block, the slot of its first chunk,
-        and the number of its chunks.
+    A place is a row's number in this order.
     """
 
-    rows: NDArray[np.int64]
-    places: NDArray[np.int64]
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: NDArray[np.float32]
-    repeats: NDArray[np.int32]
-    chunks: NDArray[np.int64]
-    chunk_features: NDArray[np.int32]
-    chunk_starts: NDArray[np.int64]
+    rows: NDArray[np.int64]  # (n_places,), row of the batch at each place
+    places: NDArray[np.int64]  # (n_blocks + 1,), where the places of each block start
+    # Entries by row.
+    indptr: NDArray[np.int64]  # (n_places + 1,), where the entries of each place start
+    indices: NDArray[np.int32]  # (nnz,)
+    values: NDArray[np.float32]  # (nnz,)
+    repeats: NDArray[np.int32]  # (nnz,), entries of the block with this feature, itself included
+    # Entries by feature, in chunks of at most CHUNK.
+    chunks: NDArray[np.int64]  # (n_blocks + 1,), where the chunks of each block start
+    chunk_features: NDArray[np.int32]  # (n_chunks,)
+    chunk_starts: NDArray[np.int64]  # (n_chunks + 1,)
+    # (n_chunks,), number among the block's chunks that share their feature with others; ALONE
+    # for the only one of its feature
     chunk_slots: NDArray[np.int32]
-    entry_places: NDArray[np.int32]
-    entry_values: NDArray[np.float32]
-    shared: NDArray[np.int64]
+    entry_places: NDArray[np.int32]  # (nnz,), place within the block
+    entry_values: NDArray[np.float32]  # (nnz,)
+    # Features of several chunks: ids, entries in the block, slot of the first chunk, chunks.
+    shared: NDArray[np.int64]  # (n_blocks + 1,), where those of each block start
     shared_features: NDArray[np.int32]
     shared_repeats: NDArray[np.int32]
     shared_slots: NDArray[np.int32]
@@ -128,19 +100,19 @@ class BlockedRows:
 
         Rows of weight 0 count towards the size of their block and are left out.
         """
-        kept = batch.weights[order] > 0
-        rows = order[kept]
-        numbers = (np.arange(len(order)) // max(1, block_rows))[kept]
+        has_weight = batch.weights[order] > 0
+        rows = order[has_weight]
+        numbers = (np.arange(len(order)) // max(1, block_rows))[has_weight]
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         places = np.append(starts, len(rows)).astype(np.int64)
         lengths = np.diff(batch.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        taken = batch.take(rows)
+        sorted_rows = batch.take(rows)
         arrays = _sorted_by_feature(
-            frozen(places), frozen(indptr), frozen(taken.indices), frozen(taken.values),
+            frozen(places), frozen(indptr), frozen(sorted_rows.indices), frozen(sorted_rows.values),
             n_features, CHUNK,
         )  # fmt: skip
-        return cls(rows, places, indptr, taken.indices, taken.values, *arrays)
+        return cls(rows, places, indptr, sorted_rows.indices, sorted_rows.values, *arrays)
 
     def between(self, first: int, last: int) -> BlockedRows:
         """Return the blocks ``first:last`` by themselves; no array is copied but offsets."""
@@ -182,43 +154,43 @@ def _sort(places, indptr, indices, values, n_features, chunk):  # type: ignore[n
     shared_slots = np.empty(nnz // chunk + 1, np.int32)
     shared_counts = np.empty(nnz // chunk + 1, np.int32)
     numbers = np.full(n_features, -1, np.int32)  # of a feature among those of the block
-    found = np.empty(0, np.int32)
+    block_features = np.empty(0, np.int32)
     counts = np.empty(0, np.int32)
     nexts = np.empty(0, np.int64)
     n_chunks, n_shared = 0, 0
     for b in range(n_blocks):
         start, stop = indptr[places[b]], indptr[places[b + 1]]
-        if stop - start > len(found):
-            found = np.empty(stop - start, np.int32)
+        if stop - start > len(block_features):
+            block_features = np.empty(stop - start, np.int32)
             counts = np.empty(stop - start, np.int32)
             nexts = np.empty(stop - start, np.int64)
-        n_found, slot = 0, 0
+        n_block_features, slot = 0, 0
         for p in range(start, stop):
             j = indices[p]
             if numbers[j] < 0:
-                numbers[j] = n_found
-                found[n_found] = j
-                counts[n_found] = 0
-                n_found += 1
+                numbers[j] = n_block_features
+                block_features[n_block_features] = j
+                counts[n_block_features] = 0
+                n_block_features += 1
             counts[numbers[j]] += 1
         at = start
-        for n in range(n_found):
+        for n in range(n_block_features):
             nexts[n] = at
-            chunks = -(-counts[n] // chunk)
-            if chunks > 1:
-                shared_features[n_shared] = found[n]
+            n_parts = -(-counts[n] // chunk)
+            if n_parts > 1:
+                shared_features[n_shared] = block_features[n]
                 shared_repeats[n_shared] = counts[n]
                 shared_slots[n_shared] = slot
-                shared_counts[n_shared] = chunks
+                shared_counts[n_shared] = n_parts
                 n_shared += 1
-            for chunk in range(chunks):
-                chunk_features[n_chunks] = found[n]
-                chunk_slots[n_chunks] = slot + chunk if chunks > 1 else -1
+            for part in range(n_parts):
+                chunk_features[n_chunks] = block_features[n]
+                chunk_slots[n_chunks] = slot + part if n_parts > 1 else -1
                 n_chunks += 1
-                chunk_starts[n_chunks] = at + min(counts[n], (chunk + 1) * chunk)
+                chunk_starts[n_chunks] = at + min(counts[n], (part + 1) * chunk)
             at += counts[n]
-            if chunks > 1:
-                slot += chunks
+            if n_parts > 1:
+                slot += n_parts
         for place in range(places[b], places[b + 1]):
             for p in range(indptr[place], indptr[place + 1]):
                 n = numbers[indices[p]]
@@ -226,8 +198,8 @@ def _sort(places, indptr, indices, values, n_features, chunk):  # type: ignore[n
                 entry_places[nexts[n]] = place - places[b]
                 entry_values[nexts[n]] = values[p]
                 nexts[n] += 1
-        for n in range(n_found):
-            numbers[found[n]] = -1
+        for n in range(n_block_features):
+            numbers[block_features[n]] = -1
         chunks[b + 1] = n_chunks
         shared[b + 1] = n_shared
     return (

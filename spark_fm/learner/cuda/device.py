@@ -1,4 +1,4 @@
-"""Find a GPU, ask whether it works, and size launches for it; driver and executors."""
+"""Find and probe a GPU, and size launches for it; driver and executors. Experimental."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ import numpy as np
 from numba import config
 
 from spark_fm.errors import GpuNotFoundError
-from spark_fm.learner.spec import Loss, Optimizer
+from spark_fm.learner.optimizers import OPTIMIZERS
+from spark_fm.learner.spec import LossName, OptimizerName
 
 INSTALL = "pip install 'spark-fm[gpu]' where tasks run"
 
 
 def n_gpus() -> int:
-    """Return how many GPUs this process sees (>= 1).
-
-    Raises
-    ------
-    GpuNotFoundError
-        When there is none, or Numba cannot use it.
-    """
+    """Return how many GPUs this process sees (>= 1); raise GpuNotFoundError without one."""
     # As nvidia-smi numbers them, of which discovery scripts ask: by default the fastest is 0.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
@@ -40,15 +35,8 @@ def n_gpus() -> int:
 def use_gpu(address: str) -> None:
     """Make a GPU the current one of this thread.
 
-    Parameters
-    ----------
-    address : str
-        Its number among those that ``CUDA_VISIBLE_DEVICES`` leaves, or its UUID.
-
-    Raises
-    ------
-    GpuNotFoundError
-        Also when the driver refuses it: another process may have it for itself or fill it.
+    ``address`` is its number among those that ``CUDA_VISIBLE_DEVICES`` leaves, or its UUID.
+    Raises GpuNotFoundError, also when the driver refuses it: another process may hold or fill it.
     """
     seen = n_gpus()
     if simulated():
@@ -63,12 +51,12 @@ def use_gpu(address: str) -> None:
         cuda.select_device(number)
     except Exception as err:
         raise GpuNotFoundError(
-            f"GPU {address} cannot be used ({_said(err)}); nvidia-smi shows what holds it"
+            f"GPU {address} cannot be used ({_summary_of(err)}); nvidia-smi shows what holds it"
         ) from err
 
 
 def gpu_name() -> str:
-    """Return what the current GPU calls itself."""
+    """Return the name of the current GPU."""
     if simulated():
         return "Numba's CUDA simulator"
     from numba import cuda
@@ -78,13 +66,7 @@ def gpu_name() -> str:
 
 
 def check_gpu() -> None:
-    """Compile a kernel whose threads wait for each other, once a process, and run it.
-
-    Raises
-    ------
-    GpuNotFoundError
-        With what Numba says, when it does not work.
-    """
+    """Compile and run a kernel whose threads wait for each other; raise GpuNotFoundError."""
     from numba import cuda
 
     try:
@@ -92,15 +74,15 @@ def check_gpu() -> None:
 
         numbers = cuda.to_device(np.zeros(1, np.float32))
         add_one[1, 1](numbers)
-        found = float(numbers.copy_to_host()[0])
+        result = float(numbers.copy_to_host()[0])
     except Exception as err:
-        raise GpuNotFoundError(f"the GPU runs no kernel ({_said(err)}): {INSTALL}") from err
-    if found != 1:
-        raise GpuNotFoundError(f"the GPU computes 0 + 1 = {found}")
+        raise GpuNotFoundError(f"the GPU runs no kernel ({_summary_of(err)}): {INSTALL}") from err
+    if result != 1:
+        raise GpuNotFoundError(f"the GPU computes 0 + 1 = {result}")
 
 
-def _said(err: Exception) -> str:
-    """Return its kind and the first line of what it says."""
+def _summary_of(err: Exception) -> str:
+    """Return the type and the first line of an error."""
     first = str(err).split("\n")[0]
     return f"{type(err).__name__}: {first}"
 
@@ -125,51 +107,39 @@ def _driver_error() -> str:
 
     try:
         text = str(cuda.cuda_error() or "")
-    except Exception:  # noqa: BLE001 - its words are an extra
+    except Exception:  # noqa: BLE001 - only a detail of the message
         return ""
-    said = [line for line in text.split("\n") if line.strip()]
-    return f" ({said[0]})" if said else ""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return f" ({lines[0]})" if lines else ""
 
 
 WARP = 32
-SIMULATED_WARP = 4  # the simulator takes a thread of the processor for each
+SIMULATED_WARP = 4  # the simulator takes a thread of the CPU for each
 SCALARS = 7  # sums over a chunk's entries beside those by factor
-# Products of a batch from which its way to the GPU and back, about 1 ms, is made up for: an
-# estimate from what a processor's core takes for them (docs/performance.md).
+# Products of a batch from which its way to the GPU and back, about 1 ms, pays: an estimate from
+# the time of a CPU core (docs/performance.md).
 LEAST_PRODUCTS = 2**22
 
 
 def pays(nnz: int, k: int) -> bool:
-    """Tell whether a batch is large enough to be scored on a GPU."""
+    """Return whether a batch is large enough to be scored on a GPU."""
     return nnz * (k + 16) >= LEAST_PRODUCTS
 
 
 def simulated() -> bool:
-    """Tell whether Numba's simulator stands in for a GPU."""
+    """Return whether Numba's simulator stands in for a GPU."""
     return bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]  # set when Numba is imported
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Constants of a specialisation.
-
-    Parameters
-    ----------
-    k : int
-    loss, optimizer : str
-    per_row : bool
-        Every row of a block takes a step of its own, as far as they go together; otherwise
-        the block is a mini-batch and takes one.
-    shuffles : bool
-        Sums of a warp go through registers; otherwise through shared memory, and a thread
-        block is one warp.
-    """
+    """Constants of a specialisation."""
 
     k: int
-    loss: Loss
-    optimizer: Optimizer
-    per_row: bool
-    shuffles: bool
+    loss: LossName
+    optimizer: OptimizerName
+    per_row: bool  # a step for each row of a block; otherwise the block is a mini-batch
+    shuffles: bool  # sums of a warp through registers; otherwise shared memory, one warp a block
 
     @property
     def lanes(self) -> int:
@@ -213,7 +183,7 @@ class Shape:
     @property
     def tail(self) -> int:
         """Sums by factor of a chunk: Adam has their squares, too."""
-        return (2 if self.optimizer == "adam" else 1) * self.k
+        return (2 if OPTIMIZERS[self.optimizer].has_factor_squares else 1) * self.k
 
     @property
     def partial(self) -> int:

@@ -1,12 +1,12 @@
-"""Compiled passes of a GPU: rows of a block side by side, then features side by side.
+"""Experimental: compiled passes of a GPU: rows of a block side by side, then features side by side.
 
 Imported on a machine with a GPU, or under Numba's CUDA simulator. ``docs/gpu.md`` says why
 the rows of a block may train at once, and derives what is called pull and stiffness here.
 
 A group of 32 threads (a warp) works on one row, or on one chunk of one feature's entries;
 within it neighbouring threads have neighbouring factors, so that they read whole lines.
-All sums have a fixed order: equal inputs give equal bits. One launch visits all blocks of a
-chunk: starting a kernel takes the host longer than most blocks take the GPU, so the grid
+All sums have a fixed order: equal inputs give equal bits. One launch trains all blocks of a
+chunk of rows: starting a kernel takes the host longer than most blocks take the GPU, so the grid
 stays, and its threads wait for each other (a cooperative launch).
 """
 
@@ -27,15 +27,14 @@ from spark_fm.learner.cuda.updates import (
     ONE,
     ZERO,
     bias_functions,
-    bias_rate_function,
     clipped,
     finish_function,
-    loss_functions,
-    rate_function,
-    share,
+    gpu_update,
+    other_fraction,
 )
-from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, RESCALE
-from spark_fm.learner.spec import Loss, Optimizer
+from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
+from spark_fm.learner.spec import LossName, OptimizerName
 from spark_fm.learner.state import Layout
 
 ALL = 0xFFFFFFFF
@@ -43,16 +42,9 @@ ALL = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """The passes of one specialisation.
+    """The passes of one specialisation."""
 
-    Parameters
-    ----------
-    visit : compiled kernel
-        Trains on the blocks of a chunk, one after the other.
-    shape : Shape
-    """
-
-    row_order: Any
+    visit: Any  # kernel: trains on the blocks of a chunk of rows, one after the other
     shape: Shape
 
     def most_thread_blocks(self) -> int:
@@ -145,7 +137,7 @@ def margin_function(shape: Shape) -> Any:
 
 @lru_cache(maxsize=32)
 def passes(
-    k: int, loss: Loss, optimizer: Optimizer, per_row: bool, shuffles: bool | None = None
+    k: int, loss: LossName, optimizer: OptimizerName, per_row: bool, shuffles: bool | None = None
 ) -> Passes:
     """Return the passes for these constants, compiled at their first use.
 
@@ -220,9 +212,13 @@ def _score_function(shape: Shape) -> Any:
     width, groups, n_held = shape.width, shape.groups, shape.n_held
     sum_over, _ = make_sums(shape)
     margin = margin_function(shape)
-    loss_of, slope_of, curvature_of = loss_functions(shape.loss)
-    rate_of = rate_function(k, shape.optimizer)
-    bias_rate = bias_rate_function(shape.optimizer)
+    loss = LOSSES[shape.loss]
+    loss_of, slope_of, curvature_of = (
+        cuda.jit(device=True)(function)
+        for function in (loss.gpu_value, loss.gpu_gradient, loss.gpu_curvature)
+    )
+    update = gpu_update(shape)
+    rate_of, bias_rate = update.rate, update.bias_rate
 
     @cuda.jit(device=True)
     def score(  # type: ignore[no-untyped-def]
@@ -245,7 +241,7 @@ def _score_function(shape: Shape) -> Any:
             moved, count = ZERO, ZERO
             for p in range(start + group, stop, groups):
                 if repeats[p] > 1:
-                    j, x, others = indices[p], values[p], share(repeats[p])
+                    j, x, others = indices[p], values[p], other_fraction(repeats[p])
                     for i in range(n_held):
                         f = i * width + column
                         if f < k:
@@ -254,7 +250,7 @@ def _score_function(shape: Shape) -> Any:
                             moved += others * rate * e * e
             for p in range(start + lane, stop, lanes):
                 if repeats[p] > 1:
-                    j, x, others = indices[p], values[p], share(repeats[p])
+                    j, x, others = indices[p], values[p], other_fraction(repeats[p])
                     rate = rate_of(rows, j, k, slope * slope * x * x, hyper, step)
                     moved += others * rate * x * x
                     count += others * (ONE if rate > ZERO else ZERO)
@@ -262,8 +258,8 @@ def _score_function(shape: Shape) -> Any:
             moved = sum_over(moved, lane, 1)
             count = sum_over(count, lane, 1)
             rate = bias_rate(bias, slope * slope, hyper, step)
-            moved += share(n_rows) * rate
-            count += share(n_rows) * (ONE if rate > ZERO else ZERO)
+            moved += other_fraction(n_rows) * rate
+            count += other_fraction(n_rows) * (ONE if rate > ZERO else ZERO)
             pull = weight * rescale * curvature_of(value) * math.sqrt(count * moved)
         if lane == 0:
             scores[first + place] = value
@@ -278,7 +274,7 @@ def _add_function(shape: Shape) -> Any:
     """Return ``add`` of a chunk: the step of its feature, or its part of what makes it."""
     k, per_row, lanes = shape.k, shape.per_row, shape.lanes
     width, groups, n_held, tail = shape.width, shape.groups, shape.n_held, shape.tail
-    is_adam = shape.optimizer == "adam"
+    needs_squares = OPTIMIZERS[shape.optimizer].has_factor_squares
     decay_column = Layout(k, shape.optimizer).decay
     sum_over, meet = make_sums(shape)
     finish = finish_function(shape, sum_over, meet)
@@ -312,7 +308,7 @@ def _add_function(shape: Shape) -> Any:
                     g_sum += g
             held[i] = sum_over(g_sum, lane, width)
             square += g_square
-            squares[i] = sum_over(g_square, lane, width) if is_adam else g_square
+            squares[i] = sum_over(g_square, lane, width) if needs_squares else g_square
         linear, linear_square, linear_bend, pull, n_updates = ZERO, ZERO, ZERO, ZERO, ZERO
         for p in range(start + lane, stop, lanes):
             place, x = places[p], values[p]
@@ -341,7 +337,7 @@ def _add_function(shape: Shape) -> Any:
                 f = i * width + column
                 if f < k:
                     partials[slot, f] = held[i]
-                    if is_adam:
+                    if needs_squares:
                         partials[slot, k + f] = squares[i]
         if lane == 0:
             for i in range(SCALARS):
@@ -353,7 +349,7 @@ def _add_function(shape: Shape) -> Any:
 def _add_shared_function(shape: Shape) -> Any:
     """Return ``add_shared`` of a feature of several chunks: its step, from their parts."""
     k, width, n_held, tail = shape.k, shape.width, shape.n_held, shape.tail
-    is_adam = shape.optimizer == "adam"
+    needs_squares = OPTIMIZERS[shape.optimizer].has_factor_squares
     finish = finish_function(shape, *make_sums(shape))
 
     @cuda.jit(device=True)
@@ -371,7 +367,7 @@ def _add_shared_function(shape: Shape) -> Any:
             if f < k:
                 for c in range(slot, slot + count):
                     held[i] += partials[c, f]
-                    if is_adam:
+                    if needs_squares:
                         squares[i] += partials[c, k + f]
         for i in range(SCALARS):
             scalars[i] = ZERO

@@ -1,8 +1,8 @@
 """Rows that stay on a GPU between passes, as far as its memory goes.
 
-A process keeps them, for each GPU that it uses: a Spark worker that is used again finds those
-of its partition. What was not used for longest makes room for what is needed now; rows that do
-not fit are brought chunk by chunk in every pass, with the same result.
+A process keeps them for each GPU that it uses: a Spark worker that is used again finds those
+of its partition. Least recently used ones make room for new ones; rows that do not fit are
+uploaded chunk by chunk in every pass, with the same result.
 """
 
 from __future__ import annotations
@@ -32,28 +32,18 @@ ON_DEVICE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Blocks on the device.
+class DeviceChunk:
+    """Blocks on the device."""
 
-    Parameters
-    ----------
-    arrays : dict of str to device array
-        Those of BlockedRows that kernels read, and the rows' labels and weights.
-    rows, places : ndarray of int64
-        Row of the batch at each place, and where the blocks' places begin; on the host.
-    most_rows, most_slots, most_items : int
-        Of one block; items are what warps work on side by side.
-    weight : float
-        Of all rows.
-    """
-
-    arrays: dict[str, Any]
+    arrays: dict[str, Any]  # those of BlockedRows that kernels read, labels and weights
+    # On the host, as in BlockedRows.
     rows: NDArray[np.int64]
     places: NDArray[np.int64]
+    # Of the largest block; items are what warps work on side by side.
     most_rows: int
     most_slots: int
     most_items: int
-    weight: float
+    weight: float  # of all rows
 
     @property
     def n_blocks(self) -> int:
@@ -62,40 +52,31 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class _KeptTable:
-    """A table as the last visit left it.
+class _DeviceTable:
+    """A table as the last pass left it."""
 
-    Parameters
-    ----------
-    array : weak reference
-        To the host's table.
-    table : device array
-    sample : ndarray
-        Some rows of it.
-    """
-
-    array: weakref.ref[NDArray[np.float32]]
-    table: Any
-    sample: NDArray[np.float32]
+    array: weakref.ref[NDArray[np.float32]]  # of the host
+    table: Any  # on the device
+    sample: NDArray[np.float32]  # some rows
 
 
 class DeviceMemory:
-    """Pieces of rows on one device, and a table, and how room is made for more."""
+    """Chunks of rows on one device, and a table, and how room is made for more."""
 
     def __init__(self) -> None:
-        self._chunks: OrderedDict[tuple[Hashable, int], Piece] = OrderedDict()
+        self._chunks: OrderedDict[tuple[Hashable, int], DeviceChunk] = OrderedDict()
         self._counts: dict[Hashable, int] = {}  # chunks of each set of rows
         self._cut: tuple[Hashable, BlockedRows] | None = None
-        self._table: _KeptTable | None = None
+        self._table: _DeviceTable | None = None
         self.uploads = 0
 
     def chunks(
         self, key: Hashable, batch: CsrBatch, make: Callable[[], BlockedRows]
-    ) -> tuple[int, Callable[[int], Piece]]:
-        """Return how many chunks the rows of ``key`` have, and what gives each of them.
+    ) -> tuple[int, Callable[[int], DeviceChunk]]:
+        """Return how many chunks the rows of ``key`` have, and a function that returns one.
 
         ``make`` cuts the rows again when a chunk is not on the device any more. That takes a
-        processor longer than to train on them: from then on they are kept cut here, too.
+        CPU longer than to train on them: from then on they are kept cut here, too.
         """
         known = key in self._counts
         cut: list[BlockedRows] = []
@@ -112,37 +93,37 @@ class DeviceMemory:
         if not known:
             self._counts[key] = len(_bounds(blocked())) - 1
 
-        def chunk(number: int) -> Piece:
-            found = self._chunks.get((key, number))
-            if found is None:
+        def chunk(number: int) -> DeviceChunk:
+            on_device = self._chunks.get((key, number))
+            if on_device is None:
                 bounds = _bounds(blocked())
                 part = blocked().between(bounds[number], bounds[number + 1])
-                found = self.with_room(
+                on_device = self.with_room(
                     lambda: _uploaded(part, batch), f"{part.n_bytes:,} bytes of rows"
                 )
                 self.uploads += 1
-                self._chunks[(key, number)] = found
+                self._chunks[(key, number)] = on_device
             self._chunks.move_to_end((key, number))
-            return found
+            return on_device
 
         return self._counts[key], chunk
 
     def keep_table(self, array: NDArray[np.float32], table: Any) -> None:
         """Keep a table, which is now as ``array`` is, until room is needed or a task ends."""
-        self._table = _KeptTable(weakref.ref(array), table, _sample(array))
+        self._table = _DeviceTable(weakref.ref(array), table, _sample(array))
 
     def taken_table(self, array: NDArray[np.float32]) -> Any:
-        """Return what is kept of this very array, and keep it no more; None without it.
+        """Return the device's copy of this very array and forget it; None without one.
 
-        Whoever changes a table gives another array: a sample is compared, lest somebody forgets.
+        Who changes a table must pass another array; a sample is compared to catch mistakes.
         """
-        kept, self._table = self._table, None
-        if kept is None or kept.array() is not array:
+        last, self._table = self._table, None
+        if last is None or last.array() is not array:
             return None
-        return kept.table if np.array_equal(kept.sample, _sample(array), equal_nan=True) else None
+        return last.table if np.array_equal(last.sample, _sample(array), equal_nan=True) else None
 
     def with_room(self, allocate: Callable[[], T], what: str) -> T:
-        """Return what ``allocate`` gives, after others have made room where it is short.
+        """Return the result of ``allocate``, after making room where it is short.
 
         Raises
         ------
@@ -162,10 +143,10 @@ class DeviceMemory:
                     ) from err
 
     def _make_room(self) -> bool:
-        """Let go of the table that is kept, or of one chunk; False when there is none.
+        """Free the table, or one chunk; False when there is none.
 
         The table first; then chunks of other rows, longest unused first. Of the rows that are
-        being passed over the one used last: in the next pass the others are there still.
+        being trained on the one used last: the next pass will find the others.
         """
         if self._table is not None:
             self._table = None
@@ -182,8 +163,8 @@ class DeviceMemory:
     def leave_room(self) -> None:
         """Leave half of the GPU to other processes, as far as these rows fill it.
 
-        Spark gives a task to any of its idle Python workers, and none of them can let go of
-        what another one keeps.
+        Spark gives a task to any of its idle Python workers, and none of them can free what
+        another one holds.
         """
         self._table = None
         _free()
@@ -191,7 +172,7 @@ class DeviceMemory:
             pass
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Free everything."""
         self._chunks.clear()
         self._counts.clear()
         self._cut = self._table = None
@@ -199,7 +180,7 @@ class DeviceMemory:
 
 
 def is_out_of_memory(err: Exception) -> bool:
-    """Tell whether an error of the CUDA driver is a lack of memory.
+    """Return whether an error of the CUDA driver is a lack of memory.
 
     By its name: the class has moved between versions of Numba.
     """
@@ -223,7 +204,7 @@ def _free() -> None:
 def _more_than_half_is_taken() -> bool:
     try:
         free, total = cuda.current_context().get_memory_info()
-    except NotImplementedError:  # a memory manager in Numba's place keeps it to itself
+    except NotImplementedError:  # another memory manager than Numba's
         return False
     return bool(2 * free < total)
 
@@ -238,14 +219,14 @@ def _bounds(blocked: BlockedRows) -> list[int]:
     return [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), blocked.n_blocks]
 
 
-def _uploaded(part: BlockedRows, batch: CsrBatch) -> Piece:
+def _uploaded(part: BlockedRows, batch: CsrBatch) -> DeviceChunk:
     arrays = {name: cuda.to_device(np.ascontiguousarray(getattr(part, name))) for name in ON_DEVICE}
     weights = batch.weights[part.rows]
     arrays |= {
         "labels": cuda.to_device(batch.labels[part.rows]),
         "weights": cuda.to_device(weights),
     }
-    return Piece(
+    return DeviceChunk(
         arrays, part.rows.copy(), part.places, part.most_rows, part.most_slots, part.most_items,
         float(weights.sum(dtype=np.float64)),
     )  # fmt: skip
@@ -255,6 +236,6 @@ _MEMORIES: dict[int, DeviceMemory] = {}
 
 
 def device_memory() -> DeviceMemory:
-    """Return what this process keeps on the current GPU."""
+    """Return the memory of this process on the current GPU."""
     cuda.current_context()  # the first GPU's, where none has been chosen
     return _MEMORIES.setdefault(int(cuda.gpus.current.id), DeviceMemory())

@@ -1,4 +1,4 @@
-"""Raw scores of many rows on a GPU.
+"""Experimental: raw scores of many rows on a GPU.
 
 Imported with a GPU or under Numba's CUDA simulator.
 """
@@ -23,17 +23,7 @@ ENTRY_BYTES = 8
 class CudaScorer:
     """Scores rows by a model that stays on the current GPU.
 
-    Parameters
-    ----------
-    table : ndarray of shape (n_features, k + 1), float32
-        As ``predict.margins`` takes it.
-    memory : DeviceMemory, optional
-        That of the current GPU by default.
-
-    Raises
-    ------
-    ModelTooLargeError
-        When the GPU has no room for the table, even alone.
+    Raises ModelTooLargeError when the GPU has no room for the table, even alone.
     """
 
     def __init__(self, table: NDArray[np.float32], *, memory: DeviceMemory | None = None) -> None:
@@ -55,11 +45,11 @@ class CudaScorer:
         while first < batch.n_rows:
             most = batch.indptr[first] + CHUNK_BYTES // ENTRY_BYTES
             last = max(first + 1, int(np.searchsorted(batch.indptr, most, "right")) - 1)
-            scores[first:last] = self._piece(batch, first, last, bias)
+            scores[first:last] = self._scored(batch, first, last, bias)
             first = last
         return scores
 
-    def _piece(self, batch: CsrBatch, first: int, last: int, bias: float) -> NDArray[np.float32]:
+    def _scored(self, batch: CsrBatch, first: int, last: int, bias: float) -> NDArray[np.float32]:
         start, stop = int(batch.indptr[first]), int(batch.indptr[last])
         if start == stop:
             return np.full(last - first, bias, np.float32)
@@ -81,16 +71,17 @@ class CudaScorer:
             lambda: launch(self._table, np.float32(bias), last - first, *arrays, scores),
             "the kernel",
         )
-        found: NDArray[np.float32] = scores.copy_to_host()
-        return found
+        on_host: NDArray[np.float32] = scores.copy_to_host()
+        return on_host
 
 
 @lru_cache(maxsize=32)
 def margins_kernel(k: int, shuffles: bool | None = None) -> tuple[Any, Shape]:
-    """Return what gives raw scores and nothing else, compiled at its first use, and its shape.
+    """Return the kernel of raw scores, compiled at its first use, and its shape.
 
-    Rows come one after the other from entry 0 on; negative indices are passed over.
+    Rows come one after the other from entry 0 on; negative indices are skipped.
     """
+    # Scoring uses neither loss nor optimizer.
     shape = Shape(k, "squared", "sgd", False, not simulated() if shuffles is None else shuffles)
     lanes, warps, n_held = shape.lanes, shape.warps, shape.n_held
     margin = margin_function(shape)

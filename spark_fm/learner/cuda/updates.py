@@ -1,4 +1,4 @@
-"""What a row's score and a feature's gradients lead to, as functions of a GPU's threads.
+"""Experimental: the steps of features and of the bias, as functions of a GPU's threads.
 
 Imported with a GPU or under Numba's CUDA simulator. The formulas are those of ``losses``
 and ``optimizers``; of n rows that train side by side, the steps are those of n gradients of
@@ -16,86 +16,23 @@ from numba import cuda
 from spark_fm.learner.cuda.blocks import CHUNK
 from spark_fm.learner.cuda.device import Shape
 from spark_fm.learner.optimizers import (
-    BIAS_LR,
     BIAS_WD,
     CLIP,
-    EPS,
-    FACTORS_LR,
     FACTORS_WD,
-    LINEAR_LR,
     LINEAR_WD,
+    OPTIMIZERS,
     RESCALE,
+    GpuUpdate,
 )
-from spark_fm.learner.spec import ADAM_BETA1, ADAM_BETA2, Loss, Optimizer
 from spark_fm.learner.state import Layout
 
 # A Python number would make float64 of all that it meets.
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-BETA1, BETA2 = np.float32(ADAM_BETA1), np.float32(ADAM_BETA2)
-REST1, REST2 = ONE - BETA1, ONE - BETA2
-LOG_BETA1, LOG_BETA2 = np.float32(math.log(ADAM_BETA1)), np.float32(math.log(ADAM_BETA2))
 
 
-def loss_functions(loss: Loss) -> tuple[Any, Any, Any]:
-    """Return loss, slope and curvature of a score and a label."""
-
-    @cuda.jit(device=True)
-    def logistic(score, label):  # type: ignore[no-untyped-def]
-        margin = score if label > HALF else -score
-        return math.log1p(math.exp(-abs(margin))) + max(-margin, ZERO)
-
-    @cuda.jit(device=True)
-    def logistic_slope(score, label):  # type: ignore[no-untyped-def]
-        e = math.exp(-abs(score))
-        probability = ONE / (ONE + e) if score > ZERO else e / (ONE + e)
-        return probability - label
-
-    @cuda.jit(device=True)
-    def logistic_curvature(score):  # type: ignore[no-untyped-def]
-        e = math.exp(-abs(score))
-        return e / ((ONE + e) * (ONE + e))
-
-    @cuda.jit(device=True)
-    def squared(score, label):  # type: ignore[no-untyped-def]
-        return (score - label) * (score - label)
-
-    @cuda.jit(device=True)
-    def squared_slope(score, label):  # type: ignore[no-untyped-def]
-        return score - label
-
-    @cuda.jit(device=True)
-    def squared_curvature(score):  # type: ignore[no-untyped-def]
-        return ONE
-
-    if loss == "logistic":
-        return logistic, logistic_slope, logistic_curvature
-    return squared, squared_slope, squared_curvature
-
-
-def rate_function(k: int, optimizer: Optimizer) -> Any:
-    """Return ``rate(rows, j, f, square, hyper, step)``: a coordinate's step a unit gradient.
-
-    ``square`` is that of a gradient on its way, for coordinates that have seen none yet.
-    """
-    second = 2 * (k + 1)
-
-    @cuda.jit(device=True)
-    def adagrad(rows, j, f, square, hyper, step):  # type: ignore[no-untyped-def]
-        if f < k:
-            return hyper[FACTORS_LR] / (math.sqrt(max(rows[j, k + 1], square)) + hyper[EPS])
-        return hyper[LINEAR_LR] / (math.sqrt(max(rows[j, k + 2], square)) + hyper[EPS])
-
-    @cuda.jit(device=True)
-    def sgd(rows, j, f, square, hyper, step):  # type: ignore[no-untyped-def]
-        return hyper[FACTORS_LR] if f < k else hyper[LINEAR_LR]
-
-    @cuda.jit(device=True)
-    def adam(rows, j, f, square, hyper, step):  # type: ignore[no-untyped-def]
-        seen = max(rows[j, second + f], REST2 * square)
-        lr = hyper[FACTORS_LR] if f < k else hyper[LINEAR_LR]
-        return lr * step / (math.sqrt(seen) + hyper[EPS])
-
-    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
+def gpu_update(shape: Shape) -> GpuUpdate:
+    """Return the optimizer's device functions."""
+    return OPTIMIZERS[shape.optimizer].make_gpu_update(shape.k, cuda.jit(device=True))
 
 
 @cuda.jit(device=True)
@@ -107,8 +44,8 @@ def damping(stiffness):  # type: ignore[no-untyped-def]
 
 
 @cuda.jit(device=True)
-def share(n):  # type: ignore[no-untyped-def]
-    """Return which share of n entries are others."""
+def other_fraction(n):  # type: ignore[no-untyped-def]
+    """Return which fraction of n entries are others."""
     return np.float32(n - 1) / np.float32(n)
 
 
@@ -118,108 +55,17 @@ def clipped(gradient, bound):  # type: ignore[no-untyped-def]
     return min(max(gradient, -bound), bound)
 
 
-@cuda.jit(device=True)
-def _adam_move(moment, gradient, square, seen, n, rate, eps):  # type: ignore[no-untyped-def]
-    """Return how far n steps of equal gradients go, and the moments behind them."""
-    rest1, rest2 = REST1, REST2
-    if n > ONE:
-        rest1 = np.float32(-math.expm1(n * LOG_BETA1))
-        rest2 = np.float32(-math.expm1(n * LOG_BETA2))
-    kept = BETA1 * rest1 / REST1  # steps that the old moment is worth
-    way = moment * kept + gradient / n * (n - kept)
-    moment += rest1 * (gradient / n - moment)
-    seen += rest2 * (square / n - seen)
-    return rate * way / (math.sqrt(seen) + eps), moment, seen
-
-
-def step_function(k: int, optimizer: Optimizer) -> Any:
-    """Return ``move(rows, j, f, gradient, square, n, left, hyper, step)`` of a coordinate.
-
-    ``gradient`` and ``square`` are sums over ``n`` steps, of which ``left`` is what damping
-    leaves. AdaGrad's sums are the caller's.
-    """
-    first, second = k + 1, 2 * (k + 1)
-
-    @cuda.jit(device=True)
-    def adagrad(rows, j, f, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        lr = hyper[FACTORS_LR] if f < k else hyper[LINEAR_LR]
-        seen = rows[j, k + 1] if f < k else rows[j, k + 2]
-        rows[j, f] -= lr / (math.sqrt(seen) + hyper[EPS]) * left * gradient
-
-    @cuda.jit(device=True)
-    def sgd(rows, j, f, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        lr = hyper[FACTORS_LR] if f < k else hyper[LINEAR_LR]
-        rows[j, f] -= lr * left * gradient
-
-    @cuda.jit(device=True)
-    def adam(rows, j, f, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        lr = hyper[FACTORS_LR] if f < k else hyper[LINEAR_LR]
-        way, moment, seen = _adam_move(
-            rows[j, first + f], gradient, square, rows[j, second + f], n, lr * step, hyper[EPS]
-        )
-        rows[j, first + f] = moment
-        rows[j, second + f] = seen
-        rows[j, f] -= left * way
-
-    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
-
-
-def bias_rate_function(optimizer: Optimizer) -> Any:
-    """Return ``rate(bias, square, hyper, step)``: the bias's step a unit gradient."""
-
-    @cuda.jit(device=True)
-    def adagrad(bias, square, hyper, step):  # type: ignore[no-untyped-def]
-        return hyper[BIAS_LR] / (math.sqrt(max(np.float32(bias[1]), square)) + hyper[EPS])
-
-    @cuda.jit(device=True)
-    def sgd(bias, square, hyper, step):  # type: ignore[no-untyped-def]
-        return hyper[BIAS_LR]
-
-    @cuda.jit(device=True)
-    def adam(bias, square, hyper, step):  # type: ignore[no-untyped-def]
-        seen = max(np.float32(bias[2]), REST2 * square)
-        return hyper[BIAS_LR] * step / (math.sqrt(seen) + hyper[EPS])
-
-    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
-
-
-def _move_bias_function(optimizer: Optimizer) -> Any:
-    """Return ``move(bias, gradient, square, n, left, hyper, step)``, as ``step_function``'s."""
-
-    @cuda.jit(device=True)
-    def adagrad(bias, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        bias[1] += square
-        rate = hyper[BIAS_LR] / (math.sqrt(np.float32(bias[1])) + hyper[EPS])
-        bias[0] -= rate * left * gradient
-
-    @cuda.jit(device=True)
-    def sgd(bias, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        bias[0] -= hyper[BIAS_LR] * left * gradient
-
-    @cuda.jit(device=True)
-    def adam(bias, gradient, square, n, left, hyper, step):  # type: ignore[no-untyped-def]
-        bias[3] += n
-        way, moment, seen = _adam_move(
-            np.float32(bias[1]), gradient, square, np.float32(bias[2]), n,
-            hyper[BIAS_LR] * step, hyper[EPS],
-        )  # fmt: skip
-        bias[0] -= left * way
-        bias[1] = moment
-        bias[2] = seen
-
-    return {"adagrad": adagrad, "sgd": sgd, "adam": adam}[optimizer]
-
-
 def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
     """Return ``finish`` of a feature: its step, from the sums over its entries.
 
-    ``sum_over`` and ``meet`` are those of ``cuda_kernels.make_sums``.
+    ``sum_over`` and ``meet`` are those of ``kernels.make_sums``.
     """
     k, per_row, width, n_held = shape.k, shape.per_row, shape.width, shape.n_held
     layout = Layout(k, shape.optimizer)
     decay_column, touch_column = layout.decay, layout.n_updates
-    rate_of, move = rate_function(k, shape.optimizer), step_function(k, shape.optimizer)
-    is_adagrad, is_adam = shape.optimizer == "adagrad", shape.optimizer == "adam"
+    update, optimizer = gpu_update(shape), OPTIMIZERS[shape.optimizer]
+    rate_of, move = update.rate, update.move
+    sums_squares, has_factor_squares = optimizer.sums_squares, optimizer.has_factor_squares
     one_kth = np.float32(1.0 / k)
 
     @cuda.jit(device=True)
@@ -235,10 +81,10 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
             n_steps = np.float32(n)
             if n > 1:
                 rate = rate_of(rows, j, 0, square * one_kth / n_steps, hyper, step)
-                stiffness = share(n) * math.sqrt(scalars[3] * scalars[5])
+                stiffness = other_fraction(n) * math.sqrt(scalars[3] * scalars[5])
                 left = damping(stiffness * math.sqrt(rate))
                 rate = rate_of(rows, j, k, linear_square / n_steps, hyper, step)
-                linear_left = damping(share(n) * math.sqrt(rate * scalars[4] * scalars[5]))
+                linear_left = damping(other_fraction(n) * math.sqrt(rate * scalars[4] * scalars[5]))
         else:
             scale = hyper[RESCALE] if hyper[RESCALE] > ZERO else ONE / np.float32(n_rows)
             decay = rows[j, decay_column]
@@ -255,7 +101,7 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
                     if group == 0:
                         square += squares[i]
             square = sum_over(square, lane, 1)
-        if is_adagrad:
+        if sums_squares:
             meet()  # all have read the sums of before
             if lane == 0:
                 rows[j, k + 1] += square * one_kth
@@ -265,7 +111,7 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
             for i in range(n_held):
                 f = i * width + column
                 if f < k:
-                    if is_adam and n_steps > ONE:
+                    if has_factor_squares and n_steps > ONE:
                         rate = rate_of(rows, j, f, squares[i] / n_steps, hyper, step)
                         left = damping(stiffness * math.sqrt(rate))
                     move(rows, j, f, held[i], squares[i], n_steps, left, hyper, step)
@@ -279,11 +125,11 @@ def finish_function(shape: Shape, sum_over: Any, meet: Any) -> Any:
 def bias_functions(shape: Shape, sum_over: Any) -> tuple[Any, Any]:
     """Return ``add_bias`` and ``step_bias``: every row of a block has the bias.
 
-    A warp adds up what CHUNK rows say of it; another one adds up these, and takes the step.
+    A warp adds up the gradients of CHUNK rows; another one adds up these sums and takes the step.
     """
     per_row, lanes = shape.per_row, shape.lanes
-    bias_rate = bias_rate_function(shape.optimizer)
-    move_bias = _move_bias_function(shape.optimizer)
+    update = gpu_update(shape)
+    bias_rate, move_bias = update.bias_rate, update.move_bias
 
     @cuda.jit(device=True)
     def add_bias(  # type: ignore[no-untyped-def]
@@ -324,7 +170,7 @@ def bias_functions(shape: Shape, sum_over: Any) -> tuple[Any, Any]:
             n_steps = np.float32(n_rows)
             if n_rows > 1:
                 rate = bias_rate(bias, square / n_steps, hyper, step)
-                left = damping(share(n_rows) * math.sqrt(rate) * pull)
+                left = damping(other_fraction(n_rows) * math.sqrt(rate) * pull)
         else:
             scale = hyper[RESCALE] if hyper[RESCALE] > ZERO else ONE / np.float32(n_rows)
             gradient = clipped(scale * gradient + hyper[BIAS_WD] * value, hyper[CLIP])
