@@ -283,7 +283,7 @@ def merge(
     for j in sorted({int(i) for delta in deltas for i in delta.ids}):
         start = old[j].astype(np.float64)
         hits = [(d, int(np.flatnonzero(d.ids == j)[0])) for d in deltas if j in d.ids]
-        touches = sum(float(d.touches[row]) for d, row in hits)
+        touches = sum(float(d.n_updates[row]) for d, row in hits)
         changes = [
             d.columns[row].astype(np.float64) - start[: d.columns.shape[1]] for d, row in hits
         ]

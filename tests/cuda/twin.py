@@ -223,7 +223,7 @@ class BlockTwin:
 
     Parameters
     ----------
-    rows : ndarray of shape (n_features, layout.touches + 1)
+    rows : ndarray of shape (n_features, layout.n_updates + 1)
     bias : ndarray of shape (4,)
     spec : Hyperparameters
     compiled : bool

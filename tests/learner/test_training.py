@@ -102,9 +102,9 @@ def test_another_seed_gives_other_weights() -> None:
 
 def test_epochs_and_partitions_each_have_their_own_order() -> None:
     spec = train_spec()
-    places = [{}, {"round": 1}, {"partition": 1}, {"shard": 1}]
+    rounds = [{}, {"round_index": 1}, {"partition": 1}, {"shard": 1}]
 
-    orders = [RowOrder(e, **p).order(spec, 50) for e in (0, 1) for p in places]
+    orders = [RowOrder(e, **p).order(spec, 50) for e in (0, 1) for p in rounds]
 
     assert len({tuple(order.tolist()) for order in orders}) == 8
     for order in orders:
