@@ -52,7 +52,7 @@ Labels = NDArray[np.float32] | None
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of rows.
+    """A model's scores of rows.
 
     Parameters
     ----------
