@@ -315,7 +315,7 @@ def read_split(split: FileSplit, options: ReadOptions, width: int) -> Iterator[p
         n_malformed += len(table.reasons)
         yield from table.record_batches(options)
     if n_malformed:
-        log.warning("%s: %d malformed place(s), %s", split.file.path, n_malformed, options.mode)
+        log.warning("%s: %d malformed record(s), %s", split.file.path, n_malformed, options.mode)
 
 
 class RecordIOStreamReader(DataSourceStreamReader):

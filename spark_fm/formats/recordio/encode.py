@@ -280,7 +280,7 @@ def _fill_rows(  # type: ignore[no-untyped-def]
             for i in range(_LABEL_SIZE - 4):
                 out[at + i] = _LABEL_HEAD[i]
             at = _put_float(out, at + _LABEL_SIZE - 4, labels[r])
-        while (end & 3) != 0:  # all frames are whole words, so places count like lengths
+        while (end & 3) != 0:  # all frames are whole words, so offsets count like lengths
             out[end] = 0
             end += 1
         at = end

@@ -281,7 +281,7 @@ def read_batches(
     Parameters
     ----------
     file : path or binary file object
-        Gzip-compressed or not; an object is read from where it stands.
+        Gzip-compressed or not; an object is read from its position.
     max_record_bytes : int
         A record that claims more is an error; at most 2**29 - 1.
 
@@ -312,7 +312,7 @@ def read_records(
     ----------
     file : path or binary file object
     n_features : int, optional
-        Columns of the matrix; by default what the records say.
+        Columns of the matrix; by default what the records claim.
     max_record_bytes : int
         As in `read_batches`.
 
@@ -526,27 +526,27 @@ def summed(
 
 
 def _sum_rows(indptr, indices, values):  # type: ignore[no-untyped-def]
-    """Sort rows, add up what is repeated and close the gaps, in place."""
-    place, start = 0, indptr[0]
+    """Sort rows, add up what is repeated and close the gaps, in end."""
+    end, start = 0, indptr[0]
     for row in range(len(indptr) - 1):
-        stop, first = indptr[row + 1], place
+        stop, first = indptr[row + 1], end
         rises = True
         for p in range(start + 1, stop):
             rises &= indices[p] > indices[p - 1]
         if rises:
             for p in range(start, stop):
-                indices[place], values[place] = indices[p], values[p]
-                place += 1
+                indices[end], values[end] = indices[p], values[p]
+                end += 1
         else:
             ids, numbers = indices[start:stop].copy(), values[start:stop].copy()
             for p in np.argsort(ids, kind="mergesort"):  # a stable one
-                if place > first and indices[place - 1] == ids[p]:
-                    values[place - 1] += numbers[p]
+                if end > first and indices[end - 1] == ids[p]:
+                    values[end - 1] += numbers[p]
                 else:
-                    indices[place], values[place] = ids[p], numbers[p]
-                    place += 1
+                    indices[end], values[end] = ids[p], numbers[p]
+                    end += 1
         start = stop
-        indptr[row + 1] = place
+        indptr[row + 1] = end
 
 
 _sum_rows_inplace = njit(_sum_rows, tag="sum-rows")
