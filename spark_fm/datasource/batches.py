@@ -22,36 +22,20 @@ BATCH_ROWS = 2**14
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """Rows and, between them, the places of malformed ones.
-
-    Parameters
-    ----------
-    batch : RowBatch
-    sizes : ndarray of shape (n_rows,), int64
-        Vector sizes.
-    order : ndarray of shape (n_places,), int64
-        Row of the batch at each place of the output; -1 for a malformed record.
-    reasons : dict of int to str
-        What is wrong, by place.
-    source : str
-    """
+    """Rows, with the malformed records between them."""
 
     batch: RowBatch
-    sizes: NDArray[np.int64]
-    order: NDArray[np.int64]
-    reasons: dict[int, str]
+    sizes: NDArray[np.int64]  # (n_rows,): vector sizes
+    order: NDArray[np.int64]  # (n_records,): row of each record; -1 for a malformed one
+    reasons: dict[int, str]  # why a record is malformed, by its index in ``order``
     source: str
 
     @classmethod
     def of(cls, batch: RowBatch, width: int, *, is_set: bool, source: str) -> RowTable:
         """Check the rows against the vectors' size ``width``; 0 if no record was found.
 
-        A width that the caller set holds for sparse rows whatever they claim.
-
-        Raises
-        ------
-        InvalidDataError
-            For rows when the width is not known.
+        With ``is_set`` the caller chose the width: it holds for sparse rows whatever they
+        claim. Raises InvalidDataError for rows of an unknown width.
         """
         n = batch.n_rows
         if n and not width:
@@ -63,11 +47,11 @@ class RowTable:
         order = np.arange(n)
         reasons: dict[int, str] = {}
         bad_rows = np.flatnonzero(batch.misfits(width, is_set=is_set))
-        tops = batch.tops() if len(bad_rows) else bad_rows  # only to say why
+        tops = batch.tops() if len(bad_rows) else bad_rows  # for the reasons only
         order[bad_rows] = -1
-        places = np.array([bad.row for bad in batch.malformed], np.int64)
-        order = np.insert(order, places, -1)
-        shifts = np.searchsorted(places, bad_rows, side="right")
+        next_rows = np.array([bad.row for bad in batch.malformed], np.int64)
+        order = np.insert(order, next_rows, -1)
+        shifts = np.searchsorted(next_rows, bad_rows, side="right")
         for row, shift in zip(bad_rows.tolist(), shifts.tolist(), strict=True):
             reason = _width_text(int(batch.widths[row]), int(tops[row]), width)
             number = batch.first_record + row + shift
@@ -92,8 +76,8 @@ class RowTable:
         is_null = rows < 0
         if not batch.n_rows:
             return self._nulls(len(rows), first, options)
-        chosen = np.where(is_null, 0, rows)
-        starts, stops = batch.indptr[chosen], batch.indptr[chosen + 1]
+        present = np.where(is_null, 0, rows)
+        starts, stops = batch.indptr[present], batch.indptr[present + 1]
         lengths = np.where(is_null, 0, stops - starts)
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
@@ -102,10 +86,10 @@ class RowTable:
         else:
             entries = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
         features = vector_column(
-            indptr, batch.indices[entries], batch.values[entries], self.sizes[chosen],
-            is_dense=batch.is_dense[chosen] & ~is_null, is_null=is_null,
+            indptr, batch.indices[entries], batch.values[entries], self.sizes[present],
+            is_dense=batch.is_dense[present] & ~is_null, is_null=is_null,
         )  # fmt: skip
-        labels = batch.labels[chosen]
+        labels = batch.labels[present]
         columns = {
             "label": pa.array(labels, pa.float64(), mask=is_null | np.isnan(labels)),
             "features": features,

@@ -1,4 +1,4 @@
-"""Streaming with a limit of files a batch; needs PySpark 4.2, which says where a batch starts."""
+"""Streaming with a limit of files a batch; needs PySpark 4.2, which passes a batch's start."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from spark_fm.datasource.recordio import ReadOptions, RecordIOStreamReader, dige
 
 
 class LimitedStreamReader(RecordIOStreamReader, SupportsTriggerAvailableNow):
-    """Takes at most ``maxFilesPerTrigger`` files a batch; can stop at what is there now."""
+    """Takes at most ``maxFilesPerTrigger`` files a batch; supports Trigger.AvailableNow."""
 
     def __init__(self, options: ReadOptions) -> None:
         super().__init__(options)
         self._available: list[bytes] | None = None
 
-    # 4.2 asks with a start and a limit, earlier versions ask the base class without.
+    # PySpark 4.2 calls it with a start and a limit, earlier versions call the base class.
     def latestOffset(  # type: ignore[override]  # noqa: N802 - Spark's name
         self, start: dict[str, Any], limit: ReadLimit
     ) -> dict[str, Any]:
@@ -39,5 +39,5 @@ class LimitedStreamReader(RecordIOStreamReader, SupportsTriggerAvailableNow):
         return ReadMaxFiles(most) if most else ReadAllAvailable()
 
     def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802 - Spark's name
-        """Take the files that are there now for all there will be."""
+        """Read no files but those present now."""
         self._available = list(self.files())

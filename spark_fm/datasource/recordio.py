@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MODES = ("FAILFAST", "DROPMALFORMED", "PERMISSIVE")
 SPLIT_BYTES = 2**25
+DIGEST_BYTES = 8  # of a file's name in the offset of a stream
 FILE_COST = 2**22  # opening a file counts as reading this much, as in Spark
 _EXTRA_COLUMNS = {"includeUid": "uid", "includeMetadata": "metadata", "includeFileName": "fileName"}
 
@@ -43,22 +44,22 @@ class RecordIODataSource(DataSource):
     Options for reading
     -------------------
     path : str
-        File, folder, glob, manifest, or a list of these given to ``load``.
+        File, folder, glob, manifest, or a list of these passed to ``load``.
     featureDim : int
-        Size of the vectors; by default what the records say.
+        Size of the vectors; by default that of the records.
     mode : str
         FAILFAST (default), DROPMALFORMED or PERMISSIVE.
     columnNameOfCorruptRecord : str
-        Column of PERMISSIVE that says what was wrong; ``_corrupt_record``.
+        Column of PERMISSIVE with the reason; ``_corrupt_record``.
     includeUid, includeMetadata, includeFileName : bool
         Add the columns ``uid``, ``metadata``, ``fileName``.
     splitBytes : int
-        Files are read in pieces of about this size; 32 MiB.
+        Files are read in splits of about this size; 32 MiB.
     maxRecordBytes : int
         A record that claims more is malformed; 64 MiB.
     recursiveFileLookup : bool
     maxFilesPerTrigger : int
-        Of a streaming query; all files that are there by default.
+        Of a streaming query; by default all present files.
 
     Options for writing
     -------------------
@@ -71,7 +72,7 @@ class RecordIODataSource(DataSource):
         return RECORDIO
 
     def schema(self) -> StructType:
-        """Return label, features, and the columns that options ask for."""
+        """Return label, features, and the columns that options add."""
         from pyspark.ml.linalg import VectorUDT
 
         options = ReadOptions.of(self.options)
@@ -124,7 +125,7 @@ class ReadOptions:
 
     @classmethod
     def of(cls, options: Any) -> ReadOptions:
-        """Check the options as Spark gives them, without regard to case."""
+        """Check Spark's options, whose names are in any case."""
         mode = str(options.get("mode", MODES[0])).upper()
         if mode not in MODES:
             raise InvalidParamError(f"mode={options['mode']!r} is not one of {', '.join(MODES)}.")
@@ -142,7 +143,7 @@ class ReadOptions:
 
 
 def _paths(options: Any) -> tuple[str, ...]:
-    """Return one path, or the list that Spark hands over as JSON."""
+    """Return one path, or the list that Spark passes as JSON."""
     if options.get("paths"):
         return tuple(json.loads(options["paths"]))
     return (options["path"],) if options.get("path") else ()
@@ -181,7 +182,7 @@ class FileSplit:
 
 
 class SplitGroup(InputPartition):
-    """What one task reads."""
+    """The splits that one task reads."""
 
     def __init__(self, splits: Sequence[FileSplit], feature_dim: int) -> None:
         self.splits = tuple(splits)
@@ -195,7 +196,7 @@ class RecordIOReader(DataSourceReader):
         self._options = options
 
     def partitions(self) -> list[InputPartition]:
-        """List the files and deal their pieces out to tasks."""
+        """List the files and assign their splits to tasks."""
         from spark_fm.formats.files import list_files
 
         options = self._options
@@ -216,11 +217,11 @@ class RecordIOReader(DataSourceReader):
 
 
 def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[FileSplit]]:
-    """Cut large files into pieces and put small ones together, in order."""
+    """Cut large files into splits and put small ones together, in order."""
     groups: list[list[FileSplit]] = []
     room = 0
     for file in files:
-        # What a small file is shows when it is read.
+        # Of a small file it shows when it is read.
         is_whole = file.is_compressed or (file.size > split_bytes and _starts_compressed(file))
         step = file.size if is_whole else split_bytes
         for start in range(0, file.size, step):
@@ -242,12 +243,9 @@ def _starts_compressed(file: DataFile) -> bool:
 
 
 def first_width(files: Sequence[DataFile], options: ReadOptions) -> int:
-    """Return the number of features that the first records claim; 0 when there are none.
+    """Return the number of features that the first records claim, 0 without records.
 
-    Raises
-    ------
-    InvalidDataError
-        When there are records, but none says.
+    Raises InvalidDataError for records without a claim.
     """
     n_rows = 0
     for file in files[:8]:
@@ -286,10 +284,10 @@ def _batches(split: FileSplit, options: ReadOptions, chunk_bytes: int) -> Iterat
         if not split.is_compressed:
             start, stop = (
                 find_boundary(
-                    read_at, size, place, max_record_bytes=options.max_record_bytes,
+                    read_at, size, offset, max_record_bytes=options.max_record_bytes,
                     reach=min(REACH_BYTES, options.split_bytes),
                 )
-                for place in (split.start, split.stop)
+                for offset in (split.start, split.stop)
             )  # fmt: skip
             if start >= stop:
                 return
@@ -317,10 +315,7 @@ def read_split(split: FileSplit, options: ReadOptions, width: int) -> Iterator[p
         n_malformed += len(table.reasons)
         yield from table.record_batches(options)
     if n_malformed:
-        log.warning("%s: %d malformed place(s), %s", split.file.path, n_malformed, options.mode)
-
-
-DIGEST_BYTES = 8
+        log.warning("%s: %d malformed record(s), %s", split.file.path, n_malformed, options.mode)
 
 
 class RecordIOStreamReader(DataSourceStreamReader):
@@ -341,25 +336,25 @@ class RecordIOStreamReader(DataSourceStreamReader):
         """Return the offset at which no file has been seen."""
         return offset_of([])
 
-    # As before 4.2, which gives it a start and a limit.
+    # As before PySpark 4.2, which passes a start and a limit.
     def latestOffset(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: N802 - Spark's name
-        """Return the offset after all files that are there."""
+        """Return the offset after all present files."""
         return offset_of(self.files())
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
         """Return the splits of the files between two offsets."""
-        wanted = digests_of(end) - digests_of(start)
-        if not wanted:
+        digests = digests_of(end) - digests_of(start)
+        if not digests:
             return []
-        found = self.files()
-        missing = wanted - found.keys()
+        present = self.files()
+        missing = digests - present.keys()
         if missing:
             raise InvalidDataError(
-                f"{len(missing)} of {len(wanted)} files of a batch are gone from "
+                f"{len(missing)} of {len(digests)} files of a batch are gone from "
                 f"{', '.join(self._options.paths)}. Files must stay until their batch is done: "
                 "put them back, or start from a new checkpoint."
             )
-        files = [file for digest, file in found.items() if digest in wanted]
+        files = [file for digest, file in present.items() if digest in digests]
         width = self._options.feature_dim or first_width(files, self._options)
         return [
             SplitGroup(group, width) for group in packed_splits(files, self._options.split_bytes)
@@ -372,7 +367,7 @@ class RecordIOStreamReader(DataSourceStreamReader):
                 yield from read_split(split, self._options, partition.feature_dim)
 
     def files(self) -> dict[bytes, DataFile]:
-        """Return the files that are there, by digest, in the order of the paths."""
+        """Return the present files by digest, in the order of the paths."""
         from spark_fm.formats.files import list_files
 
         options = self._options
@@ -383,7 +378,7 @@ class RecordIOStreamReader(DataSourceStreamReader):
 
 
 def stream_reader(options: ReadOptions) -> RecordIOStreamReader:
-    """Return the reader that this PySpark can use."""
+    """Return the reader that this version of PySpark can use."""
     try:
         from spark_fm.datasource.rate_limit import LimitedStreamReader
     except ImportError:
@@ -411,7 +406,7 @@ def register(spark: SparkSession) -> None:
     """Register the data source ``recordio-protobuf`` with a session, Classic or Connect.
 
     Not needed where Spark finds the wheel's module ``pyspark_recordio_protobuf`` by
-    itself; calling it there, or again, does no harm. On a local master the source runs
+    itself; calling it anyway, or again, does no harm. On a local master the source runs
     in this interpreter, unless PYSPARK_PYTHON names another.
     """
     from spark_fm.spark.session import use_driver_interpreter  # not in Spark's own processes

@@ -1,7 +1,7 @@
 """The Spark data source ``recordio-protobuf``: write part files.
 
-Tasks write into a folder of this job's own, hidden from readers; only the driver, once
-all tasks are done, moves the files of the attempts that succeeded into place.
+Tasks write into a folder of this job, hidden from readers; only the driver, after all tasks,
+moves the files of the attempts that succeeded to the target folder.
 """
 
 from __future__ import annotations
@@ -29,23 +29,15 @@ from spark_fm.spark.worker import partition_number
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """Checked options of a write.
-
-    Parameters
-    ----------
-    path : str
-    features_col : str
-    label_col : str or None
-        None writes records without labels.
-    """
+    """Checked options of a write."""
 
     path: str
     features_col: str
-    label_col: str | None
+    label_col: str | None  # None writes records without labels
 
     @classmethod
     def of(cls, options: Any, schema: StructType) -> WriteOptions:
-        """Check the options, and that the columns are there and of a legal type."""
+        """Check the options, and that the columns exist and have a legal type."""
         from pyspark.ml.linalg import VectorUDT
 
         path = options.get("path")
@@ -98,7 +90,7 @@ class RecordIOWriter(DataSourceArrowWriter):
         self._overwrite = overwrite
         self._job = uuid4().hex
 
-    def _places(self) -> tuple[Any, str, str]:
+    def _folders(self) -> tuple[Any, str, str]:
         """Return the store, the folder in it, and the folder of this job in that."""
         store, folder = store_of(self._options.path)
         folder = folder.rstrip("/")
@@ -107,7 +99,7 @@ class RecordIOWriter(DataSourceArrowWriter):
     def write(self, iterator: Iterator[pa.RecordBatch]) -> PartFile:
         """Write the rows of a task into a file that readers do not see yet."""
         name = f"part-{partition_number():05d}-{uuid4().hex}.pbr"
-        store, _, staging = self._places()
+        store, _, staging = self._folders()
         store.create_dir(staging, recursive=True)
         n_rows = 0
         with store.open_output_stream(f"{staging}/{name}") as stream:
@@ -117,27 +109,27 @@ class RecordIOWriter(DataSourceArrowWriter):
         return PartFile(name if n_rows else "")
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
-        """Move the files of the successful attempts into place, then old ones away.
+        """Move the files of the successful attempts to the folder, then delete old ones.
 
-        New files have names of their own, so that a failure can take them back before
-        anything old is gone.
+        New files have new names, so that a failure can remove them before anything old is
+        gone.
         """
-        store, folder, staging = self._places()
+        store, folder, staging = self._folders()
         store.create_dir(folder, recursive=True)
         found = store.get_file_info(pafs.FileSelector(folder)) if self._overwrite else []
         old = [info for info in found if info.path.rstrip("/") != staging]
-        placed: list[str] = []
+        moved: list[str] = []
         try:
             for message in messages:
                 if isinstance(message, PartFile) and message.name:
-                    placed.append(f"{folder}/{message.name}")
-                    store.move(f"{staging}/{message.name}", placed[-1])
+                    moved.append(f"{folder}/{message.name}")
+                    store.move(f"{staging}/{message.name}", moved[-1])
             for i, info in enumerate(old):
                 if i or not info.is_file:
-                    placed = []  # from here on the old rows are not whole: keep the new ones
+                    moved = []  # from here on the old rows are incomplete: keep the new ones
                 (store.delete_file if info.is_file else store.delete_dir)(info.path)
         except BaseException:
-            for path in placed:
+            for path in moved:
                 with suppress(Exception):
                     store.delete_file(path)
             self._clean()
@@ -151,20 +143,17 @@ class RecordIOWriter(DataSourceArrowWriter):
         self._clean()
 
     def _clean(self) -> None:
-        store, _, staging = self._places()
+        store, _, staging = self._folders()
         if store.get_file_info(staging).type == pafs.FileType.Directory:
             store.delete_dir(staging)
 
 
 def encoded(batch: pa.RecordBatch, options: WriteOptions, *, first_row: int) -> bytes:
-    """Return the records of a batch; dense and sparse rows stay what they are.
+    """Return the records of a batch; dense rows stay dense, sparse ones sparse.
 
-    Raises
-    ------
-    InvalidDataError
-        For nulls, and for numbers that are not finite as float32.
+    Raises InvalidDataError for nulls, and for numbers that are not finite as float32.
     """
-    vectors = read_vectors(_column(batch, options.features_col), keep_zeros=True)
+    vectors = read_vectors(batch.column(options.features_col), keep_zeros=True)
     bad = vectors.is_null | vectors.is_broken
     if bad.any():
         raise InvalidDataError(
@@ -173,7 +162,7 @@ def encoded(batch: pa.RecordBatch, options: WriteOptions, *, first_row: int) -> 
         )
     labels = None
     if options.label_col is not None:
-        column = _column(batch, options.label_col).cast(pa.float64())
+        column = batch.column(options.label_col).cast(pa.float64())
         labels = _float32(column.to_numpy(zero_copy_only=False), options.label_col, "labelCol")
     in_sparse = np.repeat(~vectors.is_dense, np.diff(vectors.indptr))
     return encode_rows(
@@ -181,10 +170,6 @@ def encoded(batch: pa.RecordBatch, options: WriteOptions, *, first_row: int) -> 
         _float32(vectors.values, options.features_col, "featuresCol"), vectors.sizes,
         vectors.is_dense, labels, first_row=first_row,
     )  # fmt: skip
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    return batch.column(batch.schema.get_field_index(name))
 
 
 def _float32(numbers: NDArray[np.float64], column: str, param: str) -> NDArray[np.float32]:

@@ -52,7 +52,7 @@ Labels = NDArray[np.float32] | None
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of rows.
+    """A model's scores of rows.
 
     Parameters
     ----------
@@ -438,9 +438,7 @@ _DOCUMENT = msgspec.json.Decoder(_Document)
 _LINE = msgspec.json.Decoder(_Prediction)
 
 
-def _prediction_texts(
-    scores: NDArray[np.float32], labels: NDArray[np.float32] | None, first: int
-) -> list[bytes]:
+def _prediction_texts(scores: Scores, labels: Labels, first: int) -> list[bytes]:
     """Return a JSON object for each row."""
     if not len(scores):
         return []
@@ -453,7 +451,7 @@ def _prediction_texts(
     return [b'{"score": ' + number + tail for number, tail in zip(numbers, tails, strict=True)]
 
 
-def _check_scores(scores: NDArray[np.float32], first: int) -> None:
+def _check_scores(scores: Scores, first: int) -> None:
     is_finite = np.isfinite(scores)
     if not is_finite.all():
         row = int(is_finite.argmin())

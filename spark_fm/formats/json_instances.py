@@ -25,7 +25,7 @@ FORMS = (
     '{"data": {"features": {"keys": [...], "shape": [number of features], "values": [...]}}}, '
     'each with an optional object "configuration"'
 )
-EXPLAINED_BYTES = 2**20  # a larger body is not parsed again to show what stands in a place
+EXPLAINED_BYTES = 2**20  # a larger body is not parsed again to show the value at a path
 SHOWN = 60  # characters of a value in a message
 
 _PATH_START = " - at `$"
@@ -58,23 +58,23 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     instances: list[_Instance]
 
 
-class _Pieces(msgspec.Struct, gc=False):
+class _RawDocument(msgspec.Struct, gc=False):
     instances: list[Raw]
 
 
 class _OpenInstance(_Instance, forbid_unknown_fields=False, gc=False):
-    """Any other names may stand beside those of an instance, but not further inside."""
+    """Other names are allowed beside those of an instance, but not further inside."""
 
 
 class _OpenDocument(_Document, forbid_unknown_fields=False, gc=False):
-    """Likewise beside the list of instances."""
+    """Other names are allowed beside the list of instances, too."""
 
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
 _INSTANCE_DECODER = msgspec.json.Decoder(_Instance)
 _OPEN_DOCUMENT = msgspec.json.Decoder(_OpenDocument)
 _OPEN_INSTANCE = msgspec.json.Decoder(_OpenInstance)
-_PIECES = msgspec.json.Decoder(_Pieces)
+_RAW_DOCUMENT = msgspec.json.Decoder(_RawDocument)
 
 
 def decode_document(body: bytes, feature_dim: int) -> CsrBatch:
@@ -91,20 +91,14 @@ def decode_document(body: bytes, feature_dim: int) -> CsrBatch:
         )
     rows = _rows(found, feature_dim, 0)
     if body.count(b'"') != 2 * (1 + sum(map(_count_names, found))) + _quotes_within(found):
-        _raise_repeated(found, [bytes(piece) for piece in _PIECES.decode(body).instances], 0)
+        _raise_repeated(found, [bytes(text) for text in _RAW_DOCUMENT.decode(body).instances], 0)
     return rows
 
 
 def decode_lines(body: bytes, feature_dim: int, first: int = 0) -> CsrBatch | None:
-    """Return the rows of lines with an instance each, None without any.
+    """Return the rows of lines with an instance each, None if all are blank.
 
-    Parameters
-    ----------
-    body : bytes
-        Whole lines; blank ones hold no instance.
-    feature_dim : int
-    first : int
-        What errors call the first instance.
+    ``first`` is the number of the first instance in errors.
     """
     lines = [line for line in (raw.strip(b" \t\r") for raw in body.split(b"\n")) if line]
     decode = _INSTANCE_DECODER.decode
@@ -128,7 +122,7 @@ def decode_lines(body: bytes, feature_dim: int, first: int = 0) -> CsrBatch | No
 
 
 def _check_text(text: bytes, number: int | None) -> None:
-    """Raise if the bytes are not UTF-8; those that are ASCII cost next to nothing."""
+    """Raise if the bytes are not UTF-8; ASCII costs next to nothing."""
     if text.isascii():
         return
     try:
@@ -146,7 +140,7 @@ def _name(number: int | None) -> str:
 
 
 def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
-    """Raise for what msgspec refused."""
+    """Raise for an error of msgspec."""
     if isinstance(err, RecursionError):
         raise RequestError(
             f"{_name(number)}is nested too deeply. {FORMS}.", instance=number
@@ -161,9 +155,9 @@ def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
     inside = _INSTANCE.match(path)
     if inside:
         number, path = int(inside[1]), path[inside.end() :]
-    place = path.lstrip(".")
+    where = path.lstrip(".")
     raise RequestError(
-        f"{_name(number)}cannot be read{' at ' + place if place else ''}: "
+        f"{_name(number)}cannot be read{' at ' + where if where else ''}: "
         f"{reason[:400].replace('`', '')}{seen}. {FORMS}; numbers are finite, as JSON has it, "
         "without quotes.",
         instance=number,
@@ -190,35 +184,35 @@ def _located(message: str, text: bytes, decoder: msgspec.json.Decoder[Any]) -> t
 
 
 def _first_unread(body: bytes) -> int | None:
-    """Return the first instance of a document that is no JSON, None if it is not in one."""
+    """Return the first instance of a document that is no JSON, None if the error is outside."""
     text = body.decode() if len(body) <= EXPLAINED_BYTES else ""
-    place = _LIST_START.match(text)
+    start = _LIST_START.match(text)
     number = 0
     # As floats, since Python reads whole numbers of 4300 digits at most.
     decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=float).raw_decode
-    while place is not None:
+    while start is not None:
         try:
-            _, end = decode(text, place.end())
+            _, end = decode(text, start.end())
         except (ValueError, RecursionError):
             return number
-        place = _BETWEEN.match(text, end)
+        start = _BETWEEN.match(text, end)
         number += 1
     return None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """Raise for NaN and Infinity, which JSON has not."""
+    """Raise for NaN and Infinity, which JSON does not have."""
     raise ValueError(name)
 
 
 def _shown_at(text: bytes, path: str) -> str:
-    """Return what stands at a path, as far as it can be shown."""
+    """Return the value at a path as text, or nothing if it cannot be shown."""
     if len(text) > EXPLAINED_BYTES:
         return ""
     try:
         value = msgspec.json.decode(text)
-        for place, name in _STEP.findall(path):
-            value = value[int(place)] if place else value[name]
+        for index, name in _STEP.findall(path):
+            value = value[int(index)] if index else value[name]
         shown = msgspec.json.encode(value).decode()
     except (msgspec.MsgspecError, ValueError, LookupError, TypeError, RecursionError):
         return ""
@@ -243,12 +237,12 @@ def _quotes_within(found: Sequence[_Instance]) -> int:
     )
 
 
-def _raise_repeated(found: Sequence[_Instance], pieces: list[bytes], first: int) -> NoReturn:
-    """Raise for a name that occurs twice: a parser takes the last one and says nothing."""
+def _raise_repeated(found: Sequence[_Instance], texts: list[bytes], first: int) -> NoReturn:
+    """Raise for a name that occurs twice, of which a parser silently takes the last."""
     number = None
-    for place, (instance, piece) in enumerate(zip(found, pieces, strict=False)):
-        if piece.count(b'"') != 2 * _count_names(instance) + _quotes_within([instance]):
-            number = first + place
+    for row, (instance, text) in enumerate(zip(found, texts, strict=False)):
+        if text.count(b'"') != 2 * _count_names(instance) + _quotes_within([instance]):
+            number = first + row
             break
     raise RequestError(
         f"{_name(number)}has a name twice in one object; names must differ. Leave one of them out.",
@@ -332,17 +326,17 @@ def _check_keys(
 ) -> None:
     wrong = ~((keys >= 0) & (keys < feature_dim) & (keys == np.floor(keys)))
     if wrong.any():
-        place = int(wrong.argmax())
+        entry = int(wrong.argmax())
         _refuse(
-            first + row_of(indptr, place),
-            f"has the key {keys[place]:.15g}; expected whole numbers from 0 to {feature_dim - 1}",
+            first + row_of(indptr, entry),
+            f"has the key {keys[entry]:.15g}; expected whole numbers from 0 to {feature_dim - 1}",
             "Keys count the features from 0.",
         )
 
 
-def row_of(indptr: NDArray[np.int64], place: int) -> int:
+def row_of(indptr: NDArray[np.int64], entry: int) -> int:
     """Return the row that an entry belongs to."""
-    return int(np.searchsorted(indptr, place, "right")) - 1
+    return int(np.searchsorted(indptr, entry, "right")) - 1
 
 
 def float32_values(
@@ -353,10 +347,10 @@ def float32_values(
         small = values.astype(np.float32)
     is_finite = np.isfinite(small)
     if not is_finite.all():
-        place = int(is_finite.argmin())
+        entry = int(is_finite.argmin())
         _refuse(
-            first + row_of(indptr, place),
-            f"has the value {values[place]} in feature {int(keys[place])}; expected a finite "
+            first + row_of(indptr, entry),
+            f"has the value {values[entry]} in feature {int(keys[entry])}; expected a finite "
             f"number of at most {np.finfo(np.float32).max!s}",
             "Scale the feature as in training, and fill missing values in.",
         )
@@ -376,10 +370,10 @@ def _sorted(
         indices, values = indices[order], values[order]
         repeated = (np.diff(indices) == 0) & (np.diff(rows) == 0)
         if repeated.any():
-            place = int(repeated.argmax())
+            entry = int(repeated.argmax())
             _refuse(
-                first + int(rows[place]),
-                f"has the key {indices[place]} more than once; expected one value a feature",
+                first + int(rows[entry]),
+                f"has the key {indices[entry]} more than once; expected one value a feature",
                 "Add the values up, or leave all but one out.",
             )
     return CsrBatch.from_arrays(indptr, indices, values)

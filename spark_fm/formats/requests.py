@@ -47,7 +47,7 @@ def decode_request(body: bytes, content_type: str, *, feature_dim: int) -> CsrBa
     Returns
     -------
     CsrBatch
-        One row an instance, in order, at least one. Labels are 0 whatever the body says.
+        One row an instance, in order, at least one. Labels are 0 whatever the body holds.
         Dense instances keep their zeros as entries.
 
     Raises

@@ -153,7 +153,7 @@ def request_format(content_type: str | None) -> str:
     if content_type is None or not content_type.strip():
         raise UnsupportedTypeError(f"The request has no Content-Type. {allowed}")
     parsed = _parse_media_type(content_type)
-    if parsed is None or parsed[0] not in CONTENT_TYPES:
+    if parsed is None or parsed[0] not in REGISTRY:
         raise UnsupportedTypeError(f"Content-Type {shown(content_type)} is not served. {allowed}")
     media, parameters = parsed
     charset = parameters.get("charset", "utf-8").lower()

@@ -27,7 +27,7 @@ class FailingStore:
 @pytest.fixture
 def writer(tmp_path):
     writer = RecordIOWriter(WriteOptions(str(tmp_path), "features", None), overwrite=True)
-    _, _, staging = writer._places()
+    _, _, staging = writer._folders()
     pafs.LocalFileSystem().create_dir(staging)
     for i in range(3):
         (tmp_path / staging / f"part-{i}.pbr").write_bytes(b"new")

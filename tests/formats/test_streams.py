@@ -97,8 +97,8 @@ def test_a_file_is_opened_for_its_bytes(tmp_path: Path, buffering: int) -> None:
 def test_standard_input_stays_open_when_its_stream_is_closed() -> None:
     code = (
         "import sys\n"
-        "from spark_fm.formats.files import opened\n"
-        "with opened('-', buffering=0) as stream:\n"
+        "from spark_fm.formats.files import open_input\n"
+        "with open_input('-', buffering=0) as stream:\n"
         "    first = stream.read(3)\n"
         "print(first, sys.stdin.read())"
     )

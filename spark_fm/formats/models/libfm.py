@@ -37,21 +37,9 @@ class _Section:
 
 
 def read_libfm(path: str, *, predictor_type: str, threshold: float = 0.5) -> SavedModel:
-    """Read a text model of libFM.
+    """Read a text model of libFM; the file does not show its ``-task c`` or ``r``.
 
-    Parameters
-    ----------
-    path : str
-        Local file, or one of a store.
-    predictor_type : {"binary_classifier", "regressor"}
-        libFM's ``-task c`` or ``r``, which its file does not show.
-    threshold : float
-        Score from which the label is 1.
-
-    Raises
-    ------
-    ModelFormatError
-        Naming the section and the line that is wrong.
+    Raises ModelFormatError with the section and the line at fault.
 
     Notes
     -----
@@ -88,22 +76,10 @@ def read_libfm(path: str, *, predictor_type: str, threshold: float = 0.5) -> Sav
 
 
 def write_libfm(path: str, model: SavedModel) -> None:
-    """Write a text model that libFM loads.
+    """Write a local text model that libFM loads.
 
-    Parameters
-    ----------
-    path : str
-        Local file; it appears when it is complete.
-    model : SavedModel
-
-    Raises
-    ------
-    InvalidParamError
-        For a model of more than 2^32 numbers: the format lists every feature.
-
-    Notes
-    -----
-    The shortest digits that read back as the same float32, for the bias float64. libFM
+    Raises InvalidParamError for more than 2^32 numbers: the format lists every feature. They
+    have the shortest digits that read back as the same float32, or float64 for the bias. libFM
     takes the number of features from its data, which must have the model's.
     """
     weights = model.weights
@@ -192,15 +168,7 @@ _WRITE = csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="no
 def write_lines(
     file: BinaryIO, n_rows: int, columns_of: Callable[[slice], list[NDArray[Any]]]
 ) -> None:
-    """Write rows as lines, block by block.
-
-    Parameters
-    ----------
-    file : binary file object
-    n_rows : int
-    columns_of : callable
-        Returns the columns of a range of rows; int32 or float32.
-    """
+    """Write rows as lines; ``columns_of`` returns the int32 or float32 columns of a range."""
     for start in range(0, n_rows, BLOCK_ROWS):
         columns = columns_of(slice(start, min(start + BLOCK_ROWS, n_rows)))
         arrays = [pa.array(np.ascontiguousarray(column)) for column in columns]
@@ -211,23 +179,10 @@ def write_lines(
 def read_lines(
     text: memoryview, *, n_columns: int, has_ids: bool = False, source: str
 ) -> list[NDArray[Any]]:
-    """Return the columns of lines: float32, or int32 and then float32.
+    """Return the columns of lines: float32, after an int32 with ``has_ids``.
 
-    Parameters
-    ----------
-    text : memoryview
-        Whole lines, with nothing else.
-    n_columns : int
-        Numbers in every line.
-    has_ids : bool
-        Whether the first number of a line is an int32.
-    source : str
-        Name for messages.
-
-    Raises
-    ------
-    ModelFormatError
-        For a line with other than ``n_columns`` numbers; NaN and infinities are read.
+    Raises ModelFormatError for a line with other than ``n_columns`` numbers; NaN and infinities
+    are read.
     """
     types = [pa.int32() if has_ids and i == 0 else pa.float32() for i in range(n_columns)]
     if not len(text):

@@ -33,33 +33,16 @@ CODES = {np.dtype(name): code for code, name in DTYPES.items() if code != BFLOAT
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowSparse:
-    """Some rows of an array whose other rows are zero.
+    """Some rows of an array whose other rows are zero."""
 
-    Parameters
-    ----------
-    data : ndarray of shape (n, ...)
-    indices : ndarray of shape (n,), int64
-        Which rows these are, strictly increasing.
-    shape : tuple of int
-        Of the whole array.
-    """
-
-    data: NDArray[Any]
-    indices: NDArray[np.int64]
-    shape: tuple[int, ...]
+    data: NDArray[Any]  # (n, ...)
+    indices: NDArray[np.int64]  # (n,): the numbers of these rows, strictly increasing
+    shape: tuple[int, ...]  # of the whole array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CsrArray:
-    """A matrix in compressed sparse rows.
-
-    Parameters
-    ----------
-    data : ndarray of shape (nnz,)
-    indptr : ndarray of shape (shape[0] + 1,), int64
-    indices : ndarray of shape (nnz,), int64
-    shape : tuple of int
-    """
+    """A matrix in compressed sparse rows."""
 
     data: NDArray[Any]
     indptr: NDArray[np.int64]
@@ -73,26 +56,10 @@ Stored = NDArray[Any] | RowSparse | CsrArray
 def read_ndarrays(data: bytes | memoryview, *, source: str) -> list[tuple[str, Stored | None]]:
     """Return the arrays of a container with their names, in file order.
 
-    Parameters
-    ----------
-    data : bytes
-    source : str
-        Name for messages.
+    Names are ``""`` in a container without names; an array that MXNet saved before its shape
+    was known is None. Dense arrays are read-only views of ``data``; bfloat16 becomes float32,
+    which holds all its values. Raises ModelFormatError with the byte of the fault.
 
-    Returns
-    -------
-    list of (str, array)
-        ``""`` for the names of a container without names; None for an array that MXNet
-        saved before its shape was known. Dense arrays are read-only views of ``data``;
-        bfloat16 becomes float32, which holds all its values.
-
-    Raises
-    ------
-    ModelFormatError
-        Naming what is wrong and at which byte.
-
-    Notes
-    -----
     Layout: src/ndarray/ndarray.cc of Apache MXNet 1.3.1 and 1.9.1. O(number of arrays),
     plus a check of the indices of sparse ones.
     """
@@ -114,10 +81,7 @@ def read_ndarrays(data: bytes | memoryview, *, source: str) -> list[tuple[str, S
 def to_dense(array: Stored, *, max_bytes: int, what: str) -> NDArray[Any]:
     """Return a stored array with all its zeros.
 
-    Raises
-    ------
-    ModelFormatError
-        When that takes more than ``max_bytes``; a small file may claim any shape.
+    Raises ModelFormatError for more than ``max_bytes``: a small file may claim any shape.
     """
     if isinstance(array, np.ndarray):
         return array
@@ -139,17 +103,8 @@ def to_dense(array: Stored, *, max_bytes: int, what: str) -> NDArray[Any]:
 def write_ndarrays(file: BinaryIO, arrays: Sequence[tuple[str, NDArray[Any] | RowSparse]]) -> None:
     """Write a container of version V2, as MXNet 0.12 to 1.x saves it.
 
-    Parameters
-    ----------
-    file : binary file object
-        Written from front to back.
-    arrays : sequence of (str, ndarray or RowSparse)
-        No array has zero dimensions, which V2 cannot distinguish from an empty one.
-
-    Raises
-    ------
-    InvalidParamError
-        For an element type or a shape that the format does not have.
+    No array has zero dimensions, which V2 cannot distinguish from an empty one. Raises
+    InvalidParamError for an element type or a shape that the format does not have.
     """
     file.write(struct.pack("<QQQ", MAGIC, 0, len(arrays)))
     for name, array in arrays:

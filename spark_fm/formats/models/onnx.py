@@ -25,29 +25,15 @@ ML_DOMAIN = "ai.onnx.ml"
 
 
 def write_onnx(path: str, model: SavedModel, *, inputs: str = DENSE) -> None:
-    """Write a model as ONNX.
+    """Write a model as a local ONNX file.
 
-    Parameters
-    ----------
-    path : str
-        Local file; it appears when it is complete.
-    model : SavedModel
-    inputs : {"dense", "sparse"}
-        ``"dense"``: ``features``, float32 of shape (rows, featureDim). ``"sparse"``:
-        ``indices``, int64, and ``values``, float32, both of shape (rows, entries); rows
-        with fewer entries are filled up with the value 0 at any index that exists.
+    Dense inputs are ``features``, float32 of shape (rows, featureDim); sparse ones ``indices``,
+    int64, and ``values``, float32, both of shape (rows, entries), where rows with fewer entries
+    are filled up with the value 0 at any index that exists. Raises ImportError without onnx, and
+    InvalidParamError for other inputs and for parameters of 2 GiB or more.
 
-    Raises
-    ------
-    ImportError
-        Without onnx: install ``spark-fm[onnx]``.
-    InvalidParamError
-        For other inputs, and for parameters of 2 GiB or more.
-
-    Notes
-    -----
-    Outputs ``score``, float32 of shape (rows,), and of a classifier ``predicted_label``,
-    float32, 0.0 or 1.0. The sums are float32, in the runtime's own order. An index may
+    Outputs are ``score``, float32 of shape (rows,), and of a classifier ``predicted_label``,
+    float32, 0.0 or 1.0. The sums are float32, in the runtime's order. An index may
     come once in a row: the square of a sum is not the sum of squares. The sparse graph
     takes a feature that the model has no row for as 0, and refuses an index outside the
     table of a model that has all rows. O(rows x featureDim x k), or O(rows x entries x k).

@@ -72,30 +72,13 @@ def read_sagemaker(
     threshold: float | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> SavedModel:
-    """Read an artifact of SageMaker's Factorization Machines.
+    """Read an artifact of SageMaker's Factorization Machines, at a path as in ``open_sagemaker``.
 
-    Parameters
-    ----------
-    path : str
-        As in ``open_sagemaker``.
-    predictor_type : {"binary_classifier", "regressor"}, optional
-        Needed when neither ``meta.json`` nor the network shows it.
-    threshold : float, optional
-        Score from which the label is 1; default 0.5, SageMaker's.
-    max_bytes : int
-        Most bytes that a layer may unpack to.
-
-    Returns
-    -------
-    SavedModel
-        ``metadata["origin"]`` keeps the training's hyperparameters.
-
-    Raises
-    ------
-    ModelFormatError
-        For an artifact of something else, and what ``open_sagemaker`` refuses.
-    InvalidParamError
-        When the kind of model is not known, or is another than the one asked for.
+    ``predictor_type`` is needed when neither ``meta.json`` nor the network shows it, and raises
+    InvalidParamError when they show another. The threshold, the score from which the label is
+    1, is 0.5 by default, SageMaker's. A layer may unpack to ``max_bytes``. The training's
+    hyperparameters are in ``metadata["origin"]``. Raises ModelFormatError for an artifact of
+    another algorithm, and as ``open_sagemaker`` does.
     """
     return model_of(
         open_sagemaker(path, max_bytes=max_bytes), predictor_type=predictor_type,
@@ -338,22 +321,11 @@ class SageMakerArtifact:
 def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifact:
     """Open an artifact down to its arrays.
 
-    Parameters
-    ----------
-    path : str
-        ``model.tar.gz``, the zip ``model_algo-1`` in it, or a folder with what either
-        unpacks to; of a store too, such as ``s3://``, but for folders.
-    max_bytes : int
-        Most bytes that a layer may unpack to.
-
-    Raises
-    ------
-    ModelFormatError
-        For what is no artifact, is damaged, or is refused as dangerous.
-
-    Notes
-    -----
-    Nothing is written to disk. In memory: the zip and ``params``, of which dense arrays are views.
+    The path is ``model.tar.gz``, the zip ``model_algo-1`` in it, or a folder with what either
+    unpacks to; of a store too, such as ``s3://``, except for folders. Raises ModelFormatError
+    for any other file, a damaged one, a dangerous one, and for more than ``max_bytes`` in a
+    layer. Nothing is written to disk. In memory: the zip and ``params``, of which dense arrays
+    are views.
     """
     members = _innermost(path, max_bytes)
     found = {_base(name): data for name, data in members.items()}
@@ -438,28 +410,13 @@ def write_sagemaker(
     hyperparameters: Mapping[str, str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Write ``model.tar.gz`` as SageMaker's Factorization Machines leave it.
+    """Write a local ``model.tar.gz`` as SageMaker's Factorization Machines leave it.
 
-    Parameters
-    ----------
-    path : str
-        Local file; it appears when it is complete.
-    model : SavedModel
-    network : {"sparse", "dense"}
-        Which of SageMaker's two networks. The sparse one holds rows of the features that
-        the model has rows for; the dense one holds all of them.
-    hyperparameters : mapping of str to str, optional
-        Those of the training, by SageMaker's names, beside those that came with the model.
-    max_bytes : int
-        Most bytes of parameters in the dense network.
+    The sparse network has rows of the features that the model has rows for, the dense one,
+    limited to ``max_bytes``, of all features; another one, or a larger one, raises
+    InvalidParamError. ``hyperparameters``, by SageMaker's names, are added to those that came
+    with the model.
 
-    Raises
-    ------
-    InvalidParamError
-        For an unknown network, and a dense one that would be too large.
-
-    Notes
-    -----
     Time and disk O(size of the model); memory a few MiB beside the model for the sparse
     network, once its size more for the dense one. A bias that is no float32 keeps its
     digits in ``meta.json``.
@@ -488,15 +445,8 @@ def write_sagemaker(
 
 
 def symbol_of(model: SavedModel, network: str) -> dict[str, Any]:
-    """Return MXNet's description of the network, which scores as the model does.
+    """Return MXNet's description of a network that scores as the model does.
 
-    Parameters
-    ----------
-    model : SavedModel
-    network : {"sparse", "dense"}
-
-    Notes
-    -----
     Input ``data``, label ``out_label``, output ``out``. The score is the sum-of-squares
     form of Rendle 2010, eq. (5).
     """

@@ -35,18 +35,9 @@ FIELDS = ("predictor_type", "threshold", "feature_dim", "num_factors", "features
 
 
 def write_text(path: str, model: SavedModel) -> None:
-    """Write a model as text.
+    """Write a model as a local text file, with a line for each feature that has a row.
 
-    Parameters
-    ----------
-    path : str
-        Local file; it appears when it is complete.
-    model : SavedModel
-
-    Notes
-    -----
-    One line for each feature that the model has a row for. O(size of the model) in time,
-    a few MiB in memory. The same model has the same bytes.
+    O(size of the model) in time, a few MiB in memory. The same model has the same bytes.
     """
     weights = model.weights
     fields = {
@@ -76,21 +67,8 @@ def read_text(
 ) -> SavedModel:
     """Read what ``write_text`` wrote.
 
-    Parameters
-    ----------
-    path : str
-        Local file, or one of a store.
-    predictor_type : {"binary_classifier", "regressor"}, optional
-        Must be the file's own.
-    threshold : float, optional
-        Replaces the file's.
-
-    Raises
-    ------
-    ModelFormatError
-        For a file that is no such text, is cut, or has a line that is wrong.
-    InvalidParamError
-        For another predictor type than the file's.
+    ``threshold`` replaces the file's; another ``predictor_type`` than the file's raises
+    InvalidParamError. Raises ModelFormatError for any other file, one that is cut, or a bad line.
     """
     with open_plain_file(path) as stream:
         data = memoryview(stream.read())

@@ -38,7 +38,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # flags of a length word
 
 
 def _read_varint(buf, p, end):  # type: ignore[no-untyped-def]
-    """Return (value, next place), or place -1 for what needs a second look."""
+    """Return (value, next position), or position -1 for what needs a second look."""
     value = 0
     shift = 0
     while p < end and shift < 63:
@@ -55,7 +55,7 @@ _varint = njit(_read_varint, variant="recordio")
 
 
 def _read_int32(buf, p, end):  # type: ignore[no-untyped-def]
-    """Return (value, next place): negative numbers take ten bytes."""
+    """Return (value, next position): negative numbers take ten bytes."""
     value = 0
     for i in range(10):
         if p >= end:
@@ -86,46 +86,46 @@ def _read_length(buf, p, end):  # type: ignore[no-untyped-def]
 _length = njit(_read_length, variant="recordio")
 
 
-def _read_numbers(buf, p, stop, kind, values, place):  # type: ignore[no-untyped-def]
-    """Append packed numbers to ``values``; return the next free place, or -1."""
+def _read_numbers(buf, p, stop, kind, values, position):  # type: ignore[no-untyped-def]
+    """Append packed numbers to ``values``; return the next free position, or -1."""
     size = stop - p
     if kind == _FLOAT32:
         if size % 4:
             return -1
         floats = buf[p:stop].view(np.float32)
         for i in range(size // 4):
-            values[place + i] = floats[i]
-        return place + size // 4
+            values[position + i] = floats[i]
+        return position + size // 4
     if kind == _FLOAT64:
         if size % 8:
             return -1
         doubles = buf[p:stop].view(np.float64)
         for i in range(size // 8):
-            values[place + i] = doubles[i]
-        return place + size // 8
+            values[position + i] = doubles[i]
+        return position + size // 8
     while p < stop:
         number, p = _int32(buf, p, stop)
         if p < 0:
             return -1
-        values[place] = number
-        place += 1
-    return place
+        values[position] = number
+        position += 1
+    return position
 
 
-def _read_keys(buf, p, stop, indices, place):  # type: ignore[no-untyped-def]
-    """Append packed keys to ``indices``; return the next free place, or -1."""
+def _read_keys(buf, p, stop, indices, position):  # type: ignore[no-untyped-def]
+    """Append packed keys to ``indices``; return the next free position, or -1."""
     while p < stop:
         byte = buf[p]
         if byte < 0x80:
-            indices[place] = byte
+            indices[position] = byte
             p += 1
         else:
             key, p = _varint(buf, p, stop)
             if p < 0 or key > MAX_FEATURE_ID:
                 return -1
-            indices[place] = key
-        place += 1
-    return place
+            indices[position] = key
+        position += 1
+    return position
 
 
 _numbers = njit(_read_numbers, variant="recordio")
@@ -247,7 +247,7 @@ def _decode(  # type: ignore[no-untyped-def]
     labels,
     widths,
     kinds,
-    places,
+    offsets,
     texts,
     indices,
     values,
@@ -318,7 +318,7 @@ def _decode(  # type: ignore[no-untyped-def]
         if row_values < 0:
             return UNSURE, pos, n_rows, n_entries
         labels[n_rows], widths[n_rows], kinds[n_rows] = label, row_width, kind_of_row
-        places[n_rows] = pos
+        offsets[n_rows] = pos
         if len(texts):
             texts[n_rows, 0], texts[n_rows, 1] = uid_start, uid_stop
             texts[n_rows, 2], texts[n_rows, 3] = meta_start, meta_stop
@@ -459,10 +459,10 @@ class Frames:
         Raises MalformedMessageError unless a whole record of frames starts there.
         """
         parts: list[slice] = []
-        place, total = position, 0
+        offset, total = position, 0
         while True:
             self.spent += HEADER_COST
-            flag, length = self._header(place)
+            flag, length = self._header(offset)
             if not parts and flag not in (_WHOLE, _FIRST):
                 raise MalformedMessageError(f"part {flag} of a record without its first part")
             if parts and flag not in (_MIDDLE, _LAST):
@@ -475,18 +475,18 @@ class Frames:
                 )
             if len(parts) == MAX_PARTS:
                 raise MalformedMessageError(f"a record of more than {MAX_PARTS} parts")
-            start = place + HEADER_SIZE
+            start = offset + HEADER_SIZE
             stop = start + padded(length)
             if stop > len(self.buffer):
                 there = max(0, len(self.buffer) - start)
                 self._missing(f"{there} of {padded(length)} bytes")
             parts.append(slice(start, start + length))
-            place = stop
+            offset = stop
             if flag in (_WHOLE, _LAST):
-                return parts, place
+                return parts, offset
 
-    def _header(self, place: int) -> tuple[int, int]:
-        header = self.buffer[place : place + HEADER_SIZE].tobytes()
+    def _header(self, offset: int) -> tuple[int, int]:
+        header = self.buffer[offset : offset + HEADER_SIZE].tobytes()
         if len(header) < HEADER_SIZE:
             self._missing(f"{len(header)} bytes into a header of {HEADER_SIZE}")
         if header[:4] != MAGIC_BYTES:
@@ -524,28 +524,28 @@ class Frames:
                 if self.at_end:
                     return None
                 raise NeedMoreError(max(position, len(self.buffer) - len(MAGIC_BYTES) + 1))
-            place = int(found.start())
+            offset = int(found.start())
             before = self.spent
             try:
-                after = self._end_of_record(place)
+                after = self._end_of_record(offset)
             except NeedMoreError:
                 self.spent = before  # it is looked at again
-                raise NeedMoreError(place) from None
+                raise NeedMoreError(offset) from None
             except MalformedMessageError:
-                position = place + 1
+                position = offset + 1
                 continue
             if after < 0:
-                return place
-            position = after if self.spent > SEARCH_BYTES else place + 1
+                return offset
+            position = after if self.spent > SEARCH_BYTES else offset + 1
 
-    def _end_of_record(self, place: int) -> int:
+    def _end_of_record(self, offset: int) -> int:
         """Return -1 for a record, else where the frames that hold none end."""
-        if self.spent > SEARCH_BYTES and self._header(place)[0] != _WHOLE:
+        if self.spent > SEARCH_BYTES and self._header(offset)[0] != _WHOLE:
             raise MalformedMessageError("parts are not looked at any more")
-        parts, after = self.extent(place)
+        parts, after = self.extent(offset)
         if not self.is_followed(after):
             raise MalformedMessageError("nothing follows")
-        self.spent += after - place
+        self.spent += after - offset
         try:
             read_row(self.payload(parts))
         except MalformedMessageError:
@@ -605,12 +605,12 @@ def _proven(
 ) -> int | None:
     data = read_at(first, last - first)
     words = np.frombuffer(data[: len(data) // 4 * 4], "<u4")
-    places = np.flatnonzero(words[:-1] == MAGIC) if len(words) else np.empty(0, np.int64)
-    following: dict[int, int] = {}  # frames whose chain goes on as far as can be seen
+    magic_words = np.flatnonzero(words[:-1] == MAGIC) if len(words) else np.empty(0, np.int64)
+    following: dict[int, int] = {}  # frames that are followed by others up to the window's end
     is_start: dict[int, bool] = {}
-    for place in places[::-1].tolist():
-        word = int(words[place + 1])
-        offset = first + 4 * place
+    for index in magic_words[::-1].tolist():
+        word = int(words[index + 1])
+        offset = first + 4 * index
         after = offset + HEADER_SIZE + padded(word & LENGTH_MASK)
         if after == size or after in following or (after >= last and _is_magic(read_at, after)):
             following[offset] = after

@@ -87,32 +87,9 @@ def encode_rows(
 ) -> bytes:
     """Return rows, some dense and some sparse, as framed records.
 
-    Parameters
-    ----------
-    indptr : ndarray of shape (n_rows + 1,), int64
-        Row ``r`` owns ``values[indptr[r]:indptr[r + 1]]``.
-    indices : ndarray, int32 or int64
-        Of the sparse rows only, one after another; dense rows have none.
-    values : ndarray, float32
-    widths : ndarray of shape (n_rows,), int64
-        Number of features of each row; written for sparse rows.
-    is_dense : ndarray of shape (n_rows,), bool
-    labels : ndarray of shape (n_rows,), float32, optional
-    first_row : int, default 0
-        What errors call the first row.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    InvalidDataError
-        As in `encode_csr`.
-
-    Notes
-    -----
-    O(rows + entries) time; memory twice that of the result.
+    ``indices`` are those of the sparse rows only, one after another; ``widths`` are written
+    for sparse rows. O(rows + entries) time; memory twice that of the result. Raises
+    InvalidDataError as `encode_csr` does.
     """
     indptr = np.ascontiguousarray(indptr, np.int64)
     indices = np.ascontiguousarray(indices)
@@ -303,7 +280,7 @@ def _fill_rows(  # type: ignore[no-untyped-def]
             for i in range(_LABEL_SIZE - 4):
                 out[at + i] = _LABEL_HEAD[i]
             at = _put_float(out, at + _LABEL_SIZE - 4, labels[r])
-        while (end & 3) != 0:  # all frames are whole words, so places count like lengths
+        while (end & 3) != 0:  # all frames are whole words, so offsets count like lengths
             out[end] = 0
             end += 1
         at = end
@@ -313,19 +290,9 @@ _fill = njit(_fill_rows, tag="record-fill")
 
 
 def encode_records(rows: Rows, *, first_row: int = 0) -> bytes:
-    """Return rows as framed records, dense ones dense, without a label where they have none.
+    """Return rows of known widths as framed records, dense ones dense, NaN labels left out.
 
-    Parameters
-    ----------
-    rows : Rows
-        Widths must be known.
-    first_row : int
-        What errors call the first row.
-
-    Raises
-    ------
-    InvalidDataError
-        For a number that is not finite as float32.
+    Raises InvalidDataError for a number that is not finite as float32.
     """
     values, wrong = as_float32(rows.values)
     if wrong is not None:

@@ -48,7 +48,7 @@ class _Rows:
     row_texts: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        kinds = {"ends": "i8", "labels": "f8", "widths": "i8", "kinds": "u1", "places": "i8"}
+        kinds = {"ends": "i8", "labels": "f8", "widths": "i8", "kinds": "u1", "offsets": "i8"}
         self.arrays = {name: np.empty(START_ROWS, kind) for name, kind in kinds.items()}
         self.arrays["indices"] = np.empty(START_ENTRIES, np.int32)
         self.arrays["values"] = np.empty(START_ENTRIES, np.float64)
@@ -57,7 +57,7 @@ class _Rows:
     def grow(self, entries: int) -> None:
         """Make room for another row of so many entries, and for many more of its kind."""
         if self.n_rows == len(self.arrays["ends"]):
-            for name in ("ends", "labels", "widths", "kinds", "places"):
+            for name in ("ends", "labels", "widths", "kinds", "offsets"):
                 self.arrays[name] = np.concatenate([self.arrays[name], self.arrays[name]])
             if self.with_texts:
                 self.arrays["texts"] = np.concatenate([self.arrays["texts"]] * 2)
@@ -69,7 +69,7 @@ class _Rows:
                 wider[: self.n_entries] = self.arrays[name][: self.n_entries]
                 self.arrays[name] = wider
 
-    def append(self, row: Row, place: int) -> None:
+    def append(self, row: Row, offset: int) -> None:
         """Add a row that the protobuf library read."""
         self.grow(len(row.values))
         stop = self.n_entries + len(row.values)
@@ -78,9 +78,12 @@ class _Rows:
         kind = DENSE if row.is_dense else SPARSE
         if not row.is_dense and len(row.indices) > 1 and (np.diff(row.indices) <= 0).any():
             kind = UNSORTED
-        facts = {"ends": stop, "labels": row.label, "widths": row.width, "kinds": kind}
-        for name, fact in (facts | {"places": place}).items():
-            self.arrays[name][self.n_rows] = fact
+        values = {
+            "ends": stop, "labels": row.label, "widths": row.width, "kinds": kind,
+            "offsets": offset,
+        }  # fmt: skip
+        for name, value in values.items():
+            self.arrays[name][self.n_rows] = value
         self.n_entries = stop
         self.n_rows += 1
 
@@ -183,7 +186,7 @@ class RecordReader:
         before = rows.n_rows
         status, position, rows.n_rows, rows.n_entries = decode_float64(
             buffer, position, limit, self._frames.max_record_bytes, a["ends"], a["labels"],
-            a["widths"], a["kinds"], a["places"], a["texts"], a["indices"], a["values"],
+            a["widths"], a["kinds"], a["offsets"], a["texts"], a["indices"], a["values"],
             rows.n_rows, rows.n_entries,
         )  # fmt: skip
         self._n_records += rows.n_rows - before
@@ -264,7 +267,7 @@ class RecordReader:
         malformed, self._malformed = self._malformed, []
         return RowBatch(
             indptr, indices.astype(np.int32, copy=False), values, a["labels"][:n], a["widths"][:n],
-            kinds == DENSE, a["places"][:n] + self._origin,
+            kinds == DENSE, a["offsets"][:n] + self._origin,
             [uid for uid, _ in rows.row_texts], [text for _, text in rows.row_texts], malformed,
             self._first_record, self._since,
         )  # fmt: skip
@@ -278,7 +281,7 @@ def read_batches(
     Parameters
     ----------
     file : path or binary file object
-        Gzip-compressed or not; an object is read from where it stands.
+        Gzip-compressed or not; an object is read from its position.
     max_record_bytes : int
         A record that claims more is an error; at most 2**29 - 1.
 
@@ -309,7 +312,7 @@ def read_records(
     ----------
     file : path or binary file object
     n_features : int, optional
-        Columns of the matrix; by default what the records say.
+        Columns of the matrix; by default what the records claim.
     max_record_bytes : int
         As in `read_batches`.
 
@@ -523,27 +526,27 @@ def summed(
 
 
 def _sum_rows(indptr, indices, values):  # type: ignore[no-untyped-def]
-    """Sort rows, add up what is repeated and close the gaps, in place."""
-    place, start = 0, indptr[0]
+    """Sort rows, add up what is repeated and close the gaps, in end."""
+    end, start = 0, indptr[0]
     for row in range(len(indptr) - 1):
-        stop, first = indptr[row + 1], place
+        stop, first = indptr[row + 1], end
         rises = True
         for p in range(start + 1, stop):
             rises &= indices[p] > indices[p - 1]
         if rises:
             for p in range(start, stop):
-                indices[place], values[place] = indices[p], values[p]
-                place += 1
+                indices[end], values[end] = indices[p], values[p]
+                end += 1
         else:
             ids, numbers = indices[start:stop].copy(), values[start:stop].copy()
             for p in np.argsort(ids, kind="mergesort"):  # a stable one
-                if place > first and indices[place - 1] == ids[p]:
-                    values[place - 1] += numbers[p]
+                if end > first and indices[end - 1] == ids[p]:
+                    values[end - 1] += numbers[p]
                 else:
-                    indices[place], values[place] = ids[p], numbers[p]
-                    place += 1
+                    indices[end], values[end] = ids[p], numbers[p]
+                    end += 1
         start = stop
-        indptr[row + 1] = place
+        indptr[row + 1] = end
 
 
 _sum_rows_inplace = njit(_sum_rows, tag="sum-rows")

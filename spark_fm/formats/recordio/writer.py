@@ -34,7 +34,7 @@ def write_records(file: _Path | BinaryIO, X: Any, y: Any = None) -> int:
     Parameters
     ----------
     file : str, path or binary file object
-        A path gets a new file, which takes the place of an old one only when it is
+        A path gets a new file, which replaces an old one only when it is
         complete. A file object is appended to, and left open; it need not seek.
     X : sparse matrix, sparse array or array_like of shape (n_rows, n_features)
         Any SciPy format, any type of real numbers; written as float32. Repeated entries
@@ -92,14 +92,14 @@ def write_record_set(
 ) -> str:
     """Write the rows of a matrix to several files and a manifest that lists them.
 
-    The files have the names and content that ``record_set`` of SageMaker's SDK gives
-    them: ``matrix_0.pbr`` and so on, and ``.amazon.manifest``.
+    The files have the names and content of ``record_set`` of SageMaker's
+    SDK: ``matrix_0.pbr`` and so on, and ``.amazon.manifest``.
 
     Parameters
     ----------
     folder : str or path
         Local folder; made when it does not exist. The manifest names it as it is
-        given here, so after a copy to S3 its first entry must become the place there.
+        given here, so after a copy to S3 its first entry must become its path there.
     X, y
         As in `write_records`.
     num_files : int, default 1
@@ -231,14 +231,14 @@ def _encode_sparse_chunk(
     indices, data, n_features = rows.indices[used], rows.data[used], rows.shape[1]
     last = min(n_features - 1, MAX_FEATURE_ID)
     if len(indices) and (int(indices.max()) > last or int(indices.min()) < 0):
-        place = int(np.flatnonzero((indices > last) | (indices < 0))[0])
-        row = start + int(np.searchsorted(indptr, place, "right")) - 1
+        entry = int(np.flatnonzero((indices > last) | (indices < 0))[0])
+        row = start + int(np.searchsorted(indptr, entry, "right")) - 1
         raise InvalidDataError(
-            f"Feature index {int(indices[place])} in row {row} is not allowed: indices go from "
+            f"Feature index {int(indices[entry])} in row {row} is not allowed: indices go from "
             f"0 to {last} here (number of columns: {n_features}; largest index in a vector: "
             f"{MAX_FEATURE_ID}). Hash the features into fewer, or mend the matrix."
         )
-    # A view with flags of its own: those of the caller's matrix may be out of date.
+    # A view with new flags: those of the caller's matrix may be out of date.
     chunk = sp.csr_array((data, indices, indptr), shape=(stop - start, n_features))
     if not chunk.has_canonical_format:
         chunk = chunk.copy()
