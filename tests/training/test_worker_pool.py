@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from spark_fm import __version__
 from spark_fm.errors import SparkFMError
 from spark_fm.spark.broadcast import shared_folder
 from spark_fm.training import rounds, worker_pool
-from spark_fm.training.tasks import STOP, WorkerLoop, answer_file, order_file, place
+from spark_fm.training.tasks import STOP, WorkerLoop, command_file, reply_file, write_complete
 from tests.conftest import MODE
 from tests.training import flaky
-from tests.training.builders import assert_same_model, machine
+from tests.training.builders import assert_same_model, machine, pretend_cluster
 
 classic = pytest.mark.skipif(MODE == "connect", reason="its driver shares no files with tasks")
 
@@ -46,7 +45,7 @@ def served(monkeypatch):
 def model_of_jobs(frame, monkeypatch):
     """The model where each round is a job of its own."""
     with monkeypatch.context() as patch:
-        patch.setattr(worker_pool, "local_cores", lambda _: 0)
+        pretend_cluster(patch, local_cores=0)
         return two_workers(refit="always").fit(frame)
 
 
@@ -158,27 +157,27 @@ def test_an_interrupted_training_leaves_no_job(spark, frame, monkeypatch, task):
         time.sleep(0.1)
 
 
-class Answer:
-    """An order: yield nothing."""
+class Reply:
+    """A command: yield nothing."""
 
     def __call__(self, batches):
         yield from ()
 
 
 @pytest.mark.parametrize("end", ["stop", "gone"])
-def test_a_task_answers_each_order_once_and_ends_with_its_folder(end):
+def test_a_task_replies_to_each_command_once_and_ends_with_its_folder(end):
     from pyspark import cloudpickle
 
     with shared_folder() as folder:
         task = start_task(folder, os.getpid())
         for number in range(3):
-            place(order_file(folder, number), cloudpickle.dumps(Answer()))
-            wait_for(answer_file(folder, number, 0))
-        first = answer_file(folder, 2, 0).stat().st_mtime_ns
+            write_complete(command_file(folder, number), cloudpickle.dumps(Reply()))
+            wait_for(reply_file(folder, number, 0))
+        first = reply_file(folder, 2, 0).stat().st_mtime_ns
         time.sleep(0.05)
-        assert answer_file(folder, 2, 0).stat().st_mtime_ns == first
+        assert reply_file(folder, 2, 0).stat().st_mtime_ns == first
         if end == "stop":
-            place(folder / STOP, b"")
+            write_complete(folder / STOP, b"")
             task.join(10)
     task.join(10)
 
@@ -196,7 +195,7 @@ def test_a_task_ends_with_its_driver():
 
 
 def start_task(folder: Path, driver: int) -> threading.Thread:
-    task = WorkerLoop(__version__, str(folder), driver)
+    task = WorkerLoop(str(folder), driver)
     thread = threading.Thread(target=lambda: list(task(iter(()))))
     thread.start()
     return thread
