@@ -77,7 +77,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.driver.memory", "2g")
         .config("spark.python.unix.domain.socket.enabled", "true")  # 40 ms a task less
-        .config("spark.python.daemon.module", "tests.worker_daemon")
         .config("spark.sql.warehouse.dir", str(warehouse))
         .config("spark.log.level", "FATAL")
         .getOrCreate()

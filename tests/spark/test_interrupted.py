@@ -41,7 +41,7 @@ def test_a_training_that_is_interrupted_raises_an_interrupt_and_leaves_the_sessi
         process.send_signal(signal.SIGINT)
         printed, errors = process.communicate(timeout=120)
 
-    assert printed.endswith("\ninterrupted, 1000 rows can be counted\n"), errors[-2000:]
+    assert printed.endswith("interrupted, 1000 rows can be counted\n"), errors[-2000:]
 
 
 def interrupted_and_cleaned_up() -> None:
