@@ -51,7 +51,7 @@ class Passes:
         """Return the largest grid whose threads can wait for each other, once it is compiled."""
         if simulated():
             return 1
-        [compiled] = self.row_order.overloads.values()
+        [compiled] = self.visit.overloads.values()
         return int(
             compiled.max_cooperative_grid_blocks(self.shape.threads, self.shape.shared_bytes)
         )
@@ -158,7 +158,7 @@ def _visit_kernel(shape: Shape) -> Any:
     add_bias, step_bias = bias_functions(shape, make_sums(shape)[0])
 
     @cuda.jit
-    def row_order(  # type: ignore[no-untyped-def]
+    def visit(  # type: ignore[no-untyped-def]
         rows, bias, hyper, order, steps, places, chunks, shared, indptr, indices, values, repeats,
         labels, weights, features, starts, slots, entry_places, entry_values, shared_features,
         shared_repeats, shared_slots, shared_counts, sums, slopes, pulls, partials, bias_partials,
@@ -203,7 +203,7 @@ def _visit_kernel(shape: Shape) -> Any:
                     )  # fmt: skip
             grid.sync()
 
-    return row_order
+    return visit
 
 
 def _score_function(shape: Shape) -> Any:
