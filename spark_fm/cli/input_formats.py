@@ -22,7 +22,8 @@ from pyspark.sql.types import DoubleType, NumericType, StringType, StructField, 
 
 from spark_fm.cli.errors import UsageError
 from spark_fm.datasource.batches import RowTable
-from spark_fm.datasource.recordio import ReadOptions, register
+from spark_fm.datasource.options import ReadOptions
+from spark_fm.datasource.recordio import register
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import list_files
 from spark_fm.formats.recordio.framing import RECORDIO

@@ -15,7 +15,7 @@ from spark_fm.formats.recordio.reader import Malformed, RowBatch
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
 if TYPE_CHECKING:
-    from spark_fm.datasource.recordio import ReadOptions
+    from spark_fm.datasource.options import ReadOptions
 
 BATCH_ROWS = 2**14
 

@@ -11,7 +11,8 @@ from pyspark.sql.streaming.datasource import (
     SupportsTriggerAvailableNow,
 )
 
-from spark_fm.datasource.recordio import ReadOptions, RecordIOStreamReader, digests_of, offset_of
+from spark_fm.datasource.options import ReadOptions
+from spark_fm.datasource.streaming import RecordIOStreamReader, digests_of, offset_of
 
 
 class LimitedStreamReader(RecordIOStreamReader, SupportsTriggerAvailableNow):

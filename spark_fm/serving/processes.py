@@ -13,9 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
-from spark_fm.serving.settings import ServeSettings
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from spark_fm.serving.settings import SIGNALS, ServeSettings
 
 
 def run_worker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ DEFAULT_HELD_MB = 96
 CONTAINER_MODEL = "/opt/ml/model"
 MAX_PRODUCT_MB = 100  # SageMaker's limit on payload times concurrent transforms
 STRATEGIES = ("MultiRecord", "SingleRecord")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that the supervisor handles
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from types import FrameType
 from typing import Any
 
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
-from spark_fm.serving.processes import SIGNALS, run_loader, run_worker
+from spark_fm.serving.processes import run_loader, run_worker
 from spark_fm.serving.settings import (
     METRICS,
     SERVING,
+    SIGNALS,
     STATUS,
     ServeSettings,
     current_name,

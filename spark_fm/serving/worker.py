@@ -20,8 +20,7 @@ from spark_fm.serving.batching import Admission, Batcher
 from spark_fm.serving.http import timeout_protocol
 from spark_fm.serving.metrics import Metrics
 from spark_fm.serving.models import ServedModel, open_model, warm_up
-from spark_fm.serving.processes import SIGNALS
-from spark_fm.serving.settings import MIB, ServeSettings, current_name
+from spark_fm.serving.settings import MIB, SIGNALS, ServeSettings, current_name
 
 log = logging.getLogger(__name__)
 
