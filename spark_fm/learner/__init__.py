@@ -1,1 +1,5 @@
-"""Mathematics of factorization machines: NumPy, SciPy and Numba, no Spark."""
+"""The arithmetic of factorization machines: kernels, losses, optimizers, metrics, averaging.
+
+NumPy, SciPy and Numba; no Spark, pandas, pyarrow or protobuf. Imports ``errors`` alone; every
+other package may import it.
+"""

@@ -142,16 +142,16 @@ class EpochRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for transport as JSON."""
-        facts = {item.name: getattr(self, item.name) for item in fields(self)}
+        metadata = {item.name: getattr(self, item.name) for item in fields(self)}
         sums = self.validation
-        return {**facts, "validation": None if sums is None else sums.to_dict()}
+        return {**metadata, "validation": None if sums is None else sums.to_dict()}
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> EpochRecord:
+    def from_dict(cls, metadata: dict[str, Any]) -> EpochRecord:
         """Rebuild a record from ``to_dict``."""
-        sums = facts["validation"]
+        sums = metadata["validation"]
         validation = None if sums is None else MetricSums.from_dict(sums)
-        return cls(**{**facts, "validation": validation})
+        return cls(**{**metadata, "validation": validation})
 
 
 @dataclass(slots=True)
@@ -173,7 +173,7 @@ class TrainingProgress:
     def to_arrays(self, since: int = 0) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return plain data and arrays for ``from_arrays``, with the history from ``since`` on."""
         arrays: dict[str, NDArray[Any]] = {"state": self.state.synced_columns()}
-        facts: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "bias": self.state.bias.tolist(),
             "stopping": asdict(self.stopping),
             "epoch": self.epoch,
@@ -184,29 +184,31 @@ class TrainingProgress:
             "history": [record.to_dict() for record in self.history if record.epoch >= since],
         }
         for name, parameters in (("average", self.average), ("best", self.best)):
-            facts[name] = None if parameters is None else parameters.bias
+            metadata[name] = None if parameters is None else parameters.bias
             if parameters is not None:
                 arrays[name] = parameters.table
-        return facts, arrays
+        return metadata, arrays
 
     @classmethod
     def from_arrays(
-        cls, layout: Layout, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]
+        cls, layout: Layout, metadata: dict[str, Any], arrays: dict[str, NDArray[Any]]
     ) -> TrainingProgress:
         """Rebuild the progress; its arrays are copied."""
         kept = {
-            name: None if facts[name] is None else Parameters(arrays[name].copy(), facts[name])
+            name: None
+            if metadata[name] is None
+            else Parameters(arrays[name].copy(), metadata[name])
             for name in ("average", "best")
         }
         return cls(
-            state=TrainState.from_synced(layout, arrays["state"], np.array(facts["bias"])),
-            stopping=EarlyStopping(**facts["stopping"]),
-            epoch=facts["epoch"],
-            step_scale=facts["step_scale"],
-            loss_limit=facts["loss_limit"],
-            last_loss=facts["last_loss"],
-            finished=facts["finished"],
-            history=[EpochRecord.from_dict(record) for record in facts["history"]],
+            state=TrainState.from_synced(layout, arrays["state"], np.array(metadata["bias"])),
+            stopping=EarlyStopping(**metadata["stopping"]),
+            epoch=metadata["epoch"],
+            step_scale=metadata["step_scale"],
+            loss_limit=metadata["loss_limit"],
+            last_loss=metadata["last_loss"],
+            finished=metadata["finished"],
+            history=[EpochRecord.from_dict(record) for record in metadata["history"]],
             **kept,
         )
 
@@ -229,7 +231,7 @@ def new_stopping(spec: Hyperparameters, metric: str, *, patience: int, tol: floa
 class TrainingState:
     """A training between two epochs, as plain data that can be kept on disk."""
 
-    facts: dict[str, Any]  # JSON-able: the progress, and what it was made of
+    metadata: dict[str, Any]  # JSON-able: the progress, and what it was made of
     # state (n, m), average and best (n, k + 1), float32; ids (n,), int32, where the table
     # holds only some features
     arrays: dict[str, NDArray[Any]]
@@ -249,7 +251,7 @@ class TrainingState:
         progress_facts, arrays = progress.to_arrays()
         if ids is not None:
             arrays["ids"] = ids
-        facts = {
+        metadata = {
             "run": progress_facts,
             "k": progress.state.layout.k,
             "optimizer": progress.state.layout.optimizer,
@@ -258,12 +260,12 @@ class TrainingState:
             "units": [scaling.label, scaling.weight],
             "history": list(history),
         }
-        return cls(facts, arrays)
+        return cls(metadata, arrays)
 
     @property
     def layout(self) -> Layout:
         """Columns of the state."""
-        return Layout(int(self.facts["k"]), self.facts["optimizer"])
+        return Layout(int(self.metadata["k"]), self.metadata["optimizer"])
 
     @property
     def ids(self) -> NDArray[np.int32]:
@@ -274,21 +276,21 @@ class TrainingState:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The summary's rows up to here."""
-        return list(self.facts["history"])
+        return list(self.metadata["history"])
 
     def progress(self) -> TrainingProgress:
         """Return the progress, independent of this object."""
-        return TrainingProgress.from_arrays(self.layout, self.facts["run"], self.arrays)
+        return TrainingProgress.from_arrays(self.layout, self.metadata["run"], self.arrays)
 
     def continues(
         self, *, fingerprint: str, layout: Layout, metric: str, scaling: Scaling, n_features: int
     ) -> bool:
         """Return whether a training with these properties continues this one."""
         return (
-            self.facts["fingerprint"] == fingerprint
+            self.metadata["fingerprint"] == fingerprint
             and self.layout == layout
-            and self.facts["metric"] == metric
-            and self.facts["units"] == [scaling.label, scaling.weight]
+            and self.metadata["metric"] == metric
+            and self.metadata["units"] == [scaling.label, scaling.weight]
             and len(self.arrays["state"]) == n_features
         )
 
@@ -483,4 +485,4 @@ def warm_state_inplace(
     known_rows = training_state.ids if ids is None else np.searchsorted(ids, training_state.ids)
     columns = slice(k + 1, state.layout.n_synced)
     state.rows[known_rows, columns] = training_state.arrays["state"][:, columns]
-    state.bias[1:] = training_state.facts["run"]["bias"][1:]
+    state.bias[1:] = training_state.metadata["run"]["bias"][1:]

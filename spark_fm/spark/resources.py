@@ -76,7 +76,7 @@ def choose_device(wanted: DeviceName, cluster: SparkCluster) -> Device:
     if not reason:
         slots = min(number, cluster.local_cores) if cluster.is_local else gpu_slots(cluster)
         slots = max(1, slots)
-        log.info("device=%r trains on %s; %d GPU(s) at once", wanted, name, slots)
+        log.info("device=%r (experimental) trains on %s; %d GPU(s) at once", wanted, name, slots)
         return Device(slots, task_gpu, profile, optional=wanted == "auto")
     if wanted == "gpu":
         raise GpuNotFoundError(

@@ -99,8 +99,8 @@ class Checkpoint:
 
     def write(self, training_state: TrainingState) -> None:
         """Replace the checkpoint."""
-        about = self._about(training_state.facts["fingerprint"])
-        metadata = {**training_state.facts, "about": about}
+        about = self._about(training_state.metadata["fingerprint"])
+        metadata = {**training_state.metadata, "about": about}
         with (
             atomic_write(self._inner, store=self._store) as sink,
             pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer,

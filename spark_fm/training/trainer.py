@@ -174,7 +174,7 @@ class Trainer:
             saved = checkpoint.read(fingerprint)
             checkpoint.check_writable()
         if saved is not None:  # other partitions would end with another model
-            workers, averagings = saved.facts["partitions"]
+            workers, averagings = saved.metadata["partitions"]
             planned = replace(config, num_workers=workers, averagings=averagings)
         plan = self._plan(planned, None if start is None else start.weights)
         return ModelTraining(
@@ -298,7 +298,7 @@ class FitResult:
 
     def to_state(self, state: TrainingState) -> None:
         """Add this to the training state of a refit."""
-        state.facts["first"] = {
+        state.metadata["first"] = {
             "bias": self.parameters.bias,
             "units": [self.scaling.label, self.scaling.weight],
             "best_epoch": self.best_epoch,
@@ -310,7 +310,7 @@ class FitResult:
     @classmethod
     def from_state(cls, state: TrainingState) -> FitResult:
         """Rebuild the outcome from the training state of a refit."""
-        saved = state.facts["first"]
+        saved = state.metadata["first"]
         return cls(
             Parameters(state.arrays["first"].copy(), saved["bias"]),
             Scaling(*saved["units"]),
@@ -358,10 +358,10 @@ class ModelTraining:
         spec = self._config.spec
         if saved is not None:
             self._history = saved.history
-            if "first" in saved.facts:
+            if "first" in saved.metadata:
                 self._initial = FitResult.from_state(saved)
                 return None
-            progress, epochs = saved.progress(), saved.facts["epochs"]
+            progress, epochs = saved.progress(), saved.metadata["epochs"]
         else:
             progress = self._continued(scaling) or self._new_progress(
                 spec, scaling, all_rows=all_rows
@@ -469,8 +469,8 @@ class ModelTraining:
             fit.progress, fingerprint=self._data.fingerprint, metric=self._config.metric,
             scaling=fit.scaling, ids=self.plan.ids, history=self._history,
         )  # fmt: skip
-        state.facts["epochs"] = fit.spec.epochs
-        state.facts["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
+        state.metadata["epochs"] = fit.spec.epochs
+        state.metadata["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
         if initial is not None:
             initial.to_state(state)
         return state

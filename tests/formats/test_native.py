@@ -111,7 +111,7 @@ def test_a_table_of_ids_and_a_training_state_come_back(tmp_path: Path) -> None:
     )
 
     assert np.array_equal(model.weights.features, ids)
-    assert model.state.facts == state.facts
+    assert model.state.metadata == state.metadata
     assert np.array_equal(model.state.arrays["state"], state.arrays["state"])
     unseen = 1 / (1 + np.exp(-0.5))  # an id without a row adds nothing
     assert model.predict(rows)[1] == pytest.approx(unseen, abs=1e-6)

@@ -79,7 +79,7 @@ def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer
         state.rows[kept_ids][:, columns], training_state.arrays["state"][:, columns]
     )
     np.testing.assert_array_equal(state.rows[1::2], fresh)
-    assert state.bias[1:].tolist() == training_state.facts["run"]["bias"][1:]
+    assert state.bias[1:].tolist() == training_state.metadata["run"]["bias"][1:]
     assert state.bias[0] == 0.5
 
 
@@ -110,7 +110,7 @@ def test_a_snapshot_comes_back_from_plain_data_as_the_same_run():
     import json
 
     training_state = training_state_of(train_spec(loss="squared", optimizer="adam"), seed=5)
-    copied = TrainingState(json.loads(json.dumps(training_state.facts)), training_state.arrays)
+    copied = TrainingState(json.loads(json.dumps(training_state.metadata)), training_state.arrays)
 
     one, other = training_state.progress(), copied.progress()
 

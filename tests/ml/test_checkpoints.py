@@ -124,7 +124,7 @@ def test_a_checkpoint_is_written_every_interval_and_replaced_whole(
 
     def spy(self: checkpoints.Checkpoint, training_state: Any) -> None:
         write(self, training_state)
-        written.append(training_state.facts["run"]["epoch"])
+        written.append(training_state.metadata["run"]["epoch"])
         assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
     monkeypatch.setattr(checkpoints.Checkpoint, "write", spy)

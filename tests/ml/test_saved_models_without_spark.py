@@ -67,7 +67,7 @@ def test_a_model_of_huge_ids_keeps_its_table_of_ids_and_its_state(
 
     assert saved.weights.features.tolist() == ids
     assert np.array_equal(saved.weights.table, model.weights.table)
-    assert saved.state.facts == model.trainingState.facts
+    assert saved.state.metadata == model.trainingState.metadata
     assert np.array_equal(saved.state.arrays["state"], model.trainingState.arrays["state"])
 
 

@@ -140,7 +140,7 @@ def model_arrays(weights: FMWeights, state: TrainingState | None) -> dict[str, N
     if weights.features is not None:
         arrays["features"] = weights.features
     if state is not None:
-        text = np.frombuffer(json.dumps(state.facts).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(state.metadata).encode(), np.uint8)
         arrays |= {f"{STATE}{name}": array for name, array in ({"": text} | state.arrays).items()}
     return arrays
 
