@@ -56,7 +56,7 @@ def test_auto_says_once_that_it_takes_the_processor_and_gives_its_model(frame, c
     assert_same_model(chosen, machine(numWorkers=workers).fit(frame))
     said = [r.message for r in caplog.records if "device" in r.message]
     assert len(said) == 1
-    assert said[0].startswith("device='auto' trains on the processor: no CUDA driver")
+    assert said[0].startswith("device='auto': training on the CPU: no CUDA driver")
     assert chosen.summary.facts["device"] == "cpu"
     assert chosen.summary.facts["gpus"] == []
 
@@ -202,7 +202,7 @@ def test_auto_goes_on_on_the_processor_where_the_gpu_fills_up_and_says_so_once()
     assert together["addresses"] == ["0"]  # of the first epoch; a task alone loses all of its job
     for found in (alone, together):
         [said] = found["said"]
-        assert said.startswith("device='auto' goes on on the processor: The GPU's memory has no")
+        assert said.startswith("device='auto': falling back to the CPU: The GPU's memory has no")
         assert found["device"] == "cpu"
         assert found["distance"] < 1e-6
         assert found["loss_distance"] < 1e-6

@@ -209,7 +209,7 @@ def test_auto_trains_on_the_processor_where_the_rows_sorted_for_a_gpu_do_not_fit
     assert_same_model(model, plain)
     assert model.summary.facts["device"] == "cpu"
     [said] = [r.message for r in caplog.records if "device='auto'" in r.message]
-    assert "trains on the processor: A model of 40 features" in said
+    assert "training on the CPU: A model of 40 features" in said
 
     monkeypatch.setattr(planning, "available_memory", lambda: 10_000)
     with pytest.raises(ModelTooLargeError, match="set device to cpu"):
