@@ -123,7 +123,7 @@ def test_cores_that_others_hold_are_not_waited_for(
             monkeypatch.undo()
             other_job.join()
 
-    assert "other jobs keep the cores busy" in caplog.text
+    assert "cores are busy" in caplog.text
     assert_same_model(model, model_of_jobs)
 
 
