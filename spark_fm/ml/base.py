@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -49,7 +49,7 @@ class FittedModel(Model, ModelParams):
         weights = self.weights
         of_session, broadcast = _broadcasts.get(weights, (None, None))
         if broadcast is None or of_session is not session:
-            value = (weights.table, weights.bias, weights.features, weights.feature_dim)
+            value = replace(weights)  # the entry must not keep its key alive
             broadcast = session_broadcast(session, value, n_bytes=weights.table.nbytes)
             _broadcasts[weights] = (session, broadcast)
         return broadcast

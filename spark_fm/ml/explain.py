@@ -14,7 +14,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.predict import table_positions
 from spark_fm.learner.spec import require
@@ -103,9 +102,7 @@ class ExplainMethods(FittedModel):
         names = session_broadcast(
             session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
         )
-        task = ExplainTask(
-            __version__, self._broadcast(session), names, reader, numPairs, numLinear
-        )
+        task = ExplainTask(self._broadcast(session), names, reader, numPairs, numLinear)
         internal = f"spark_fm_{uuid4().hex}"
         # PySpark 4.0 returns a struct of nulls for a null struct.
         is_explained = F.col(internal)["margin"].isNotNull()
@@ -138,7 +135,7 @@ class ExplainMethods(FittedModel):
         One Spark job, O(nnz k) per row. The driver collects one row per feature.
         """
         session = dataset.sparkSession
-        task = FeatureSumsTask(__version__, self._broadcast(session), self._reader(dataset))
+        task = FeatureSumsTask(self._broadcast(session), self._reader(dataset))
         columns = [F.sum(name).alias(name) for name in FEATURE_SUMS.names[1:]]
         with tagged(session, "strengths"):
             sums = self._features_only(dataset).mapInArrow(task, FEATURE_SUMS)
@@ -190,9 +187,7 @@ class ExplainMethods(FittedModel):
             tagged(session, "strengths"),
             broadcast(SparkCluster.of(session), group_of, n_bytes=group_of.nbytes) as shared_groups,
         ):
-            task = GroupSumsTask(
-                __version__, self._broadcast(session), reader, shared_groups, len(names)
-            )
+            task = GroupSumsTask(self._broadcast(session), reader, shared_groups, len(names))
             sums = self._features_only(dataset).mapInArrow(task, GROUP_SUMS)
             table = sums.groupBy("a", "b").agg(F.sum("total").alias("total")).toPandas()
         a, b, total = (table[name].to_numpy() for name in GROUP_SUMS.names)

@@ -22,7 +22,6 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.spec import LossName, require
 from spark_fm.ml.base import FittedModel
@@ -208,7 +207,7 @@ class RecommendMethods(FittedModel):
         reader = self._reader(contexts)
         weights = self._broadcast(contexts.sparkSession)
         kind = contexts.schema[reader.features_col].dataType
-        task = ContextTask(__version__, weights, reader, candidate_features)
+        task = ContextTask(weights, reader, candidate_features)
         return struct_column(task, kind, VECTORS)
 
     def _candidate_column(self, candidates: DataFrame) -> Column:
@@ -216,7 +215,7 @@ class RecommendMethods(FittedModel):
         reader = self._reader(candidates)
         weights = self._broadcast(candidates.sparkSession)
         kind = candidates.schema[reader.features_col].dataType
-        return struct_column(CandidateTask(__version__, weights, reader), kind, VECTORS)
+        return struct_column(CandidateTask(weights, reader), kind, VECTORS)
 
     def _with_parts(self, dataset: DataFrame, parts: Column, names: dict[str, str]) -> DataFrame:
         """Add the named fields of a struct as columns."""
@@ -335,7 +334,7 @@ def _rank_task(
     )
     arrow = {**ARROW_TYPES, DoubleType(): pa.float64()}
     fields = [pa.field(field.name, arrow[field.dataType]) for field in schema]
-    return schema, RankTask(__version__, k, loss, pa.schema(fields))
+    return schema, RankTask(k, loss, pa.schema(fields))
 
 
 def _ranked_in_groups(

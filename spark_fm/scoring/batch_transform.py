@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from spark_fm._version import __version__
 from spark_fm.formats.batch_transform import Outcome, Transform, Work, transform_file
 from spark_fm.formats.models.native import SavedModel, read_model
-from spark_fm.spark.worker import check_version, freeze_loaded_modules
+from spark_fm.spark.worker import WorkerTask
 
 OUTCOME_DDL = "file long, rows long, error string"
 _SCHEMA = pa.schema([("file", pa.int64()), ("rows", pa.int64()), ("error", pa.string())])
@@ -20,18 +19,16 @@ _loaded: dict[tuple[str, float | None], SavedModel] = {}  # of a worker process:
 
 
 @dataclass(frozen=True)
-class TransformTask:
+class TransformTask(WorkerTask):
     """Score the files whose indices come in: for ``mapInArrow``; executors."""
 
     model: str  # path of a saved model that executors can read
     threshold: float | None  # in place of the model's
     job: Transform
     works: tuple[Work, ...]
-    version: str = __version__
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the outcome of each file; an invalid file does not fail the task."""
-        check_version(self.version)
         for batch in batches:
             for file in batch.column(0).to_pylist():
                 outcome = transform_file(self._load(), self.job, self.works[file])
@@ -40,7 +37,6 @@ class TransformTask:
                     [pa.array(*each) for each in zip(row, _SCHEMA.types, strict=True)],
                     schema=_SCHEMA,
                 )
-        freeze_loaded_modules()
 
     def _load(self) -> SavedModel:
         key = (self.model, self.threshold)

@@ -16,47 +16,44 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DoubleType, StructField, StructType
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName
+from spark_fm.learner.weights import FMWeights
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import quoted
 from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
-from spark_fm.spark.worker import check_version, freeze_loaded_modules
+from spark_fm.spark.worker import WorkerTask
 
 VECTOR_FIELDS = ("type", "size", "indices", "values")
 RESULT = StructType([StructField("score", DoubleType()), StructField("margin", DoubleType())])
 
 
 @dataclass(frozen=True)
-class ScoreTask:
+class ScoreTask(WorkerTask):
     """Score arrays of vectors; unless bad rows are errors, their score is null."""
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     loss: LossName
     features_col: str  # the caller's name, for messages
     handle_invalid: HandleInvalid
     gpu: GpuAssignment | None = None  # scores large batches
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield a struct of score and margin for each array of vectors."""
-        check_version(self.version)
-        table, bias, features, feature_dim = self.model.load()
+        weights: FMWeights = self.model.load()
         reader = FeatureReader(self.features_col, self.handle_invalid)
-        margins = row_scorer(self.gpu, table, bias, features)
+        margins = row_scorer(self.gpu, weights.table, weights.bias, weights.features)
         for column in columns:
-            rows, bad = reader.read(column, feature_dim)
+            rows, bad = reader.read(column, weights.feature_dim)
             margin = np.full(len(bad), np.nan)
             margin[~bad] = margins(rows)
             score = LOSSES[self.loss].link(margin)
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
-        freeze_loaded_modules()
 
 
 class StructTask(Protocol):
@@ -66,7 +63,7 @@ class StructTask(Protocol):
     def features_col(self) -> str:
         """Return the name of the column that it reads."""
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+    def __call__(self, columns: Iterator[pa.Array], /) -> Iterator[pa.StructArray]:
         """Yield an array of structs for each array of vectors."""
 
 
@@ -190,7 +187,7 @@ def make_task(
     gpu: GpuAssignment | None = None,
 ) -> ScoreTask:
     """Return a task of this version."""
-    return ScoreTask(__version__, model, loss, features_col, handle_invalid, gpu)
+    return ScoreTask(model, loss, features_col, handle_invalid, gpu)
 
 
 HandleInvalid = Literal["error", "skip", "keep"]

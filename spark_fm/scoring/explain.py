@@ -21,9 +21,10 @@ from pyspark.sql.types import (
 
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.explain import Explanations, FeatureEffects, GroupEffects, explain
+from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import FeatureReader, lists_with_bad_rows, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.worker import check_version, freeze_loaded_modules
+from spark_fm.spark.worker import WorkerTask
 
 LINEAR = StructType(
     [
@@ -73,11 +74,10 @@ LINEAR_PART = -1  # instead of the second group: the first one's linear parts
 
 
 @dataclass(frozen=True)
-class ExplainTask:
+class ExplainTask(WorkerTask):
     """Explain arrays of vectors: for ``struct_column``."""
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     names: Broadcast  # FeatureNames
     reader: FeatureReader
     num_pairs: int
@@ -88,18 +88,16 @@ class ExplainTask:
         """Name of the column that it reads."""
         return self.reader.features_col
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield an array of explanations for each array of vectors."""
-        check_version(self.version)
-        table, bias, features, feature_dim = self.model.load()
+        weights: FMWeights = self.model.load()
         for column in columns:
-            rows, bad = self.reader.read(column, feature_dim)
+            rows, bad = self.reader.read(column, weights.feature_dim)
             parts = explain(
-                rows, table, bias, features=features,
+                rows, weights.table, weights.bias, features=weights.features,
                 num_pairs=self.num_pairs, num_linear=self.num_linear,
             )  # fmt: skip
-            yield self._to_struct_array(rows, parts, bias, bad)
-        freeze_loaded_modules()
+            yield self._to_struct_array(rows, parts, weights.bias, bad)
 
     def _to_struct_array(
         self, rows: CsrBatch, parts: Explanations, bias: float, bad: NDArray[np.bool_]
@@ -139,25 +137,23 @@ class ExplainTask:
 
 
 @dataclass(frozen=True)
-class FeatureSumsTask:
+class FeatureSumsTask(WorkerTask):
     """Add up what each feature contributes in a partition: for ``mapInArrow``."""
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     reader: FeatureReader
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield a row of FEATURE_SUMS for each feature seen, and one for all rows."""
-        check_version(self.version)
-        table, _, features, feature_dim = self.model.load()
-        effects = FeatureEffects(table, features)
+        weights: FMWeights = self.model.load()
+        effects = FeatureEffects(weights.table, weights.features)
         n_rows = 0
         for batch in batches:
-            rows, _ = self.reader.read(batch.column(0), feature_dim)
+            rows, _ = self.reader.read(batch.column(0), weights.feature_dim)
             effects.add(rows)
             n_rows += rows.n_rows
         seen = np.flatnonzero(effects.counts)
-        ids = seen if features is None else features[seen]
+        ids = seen if weights.features is None else weights.features[seen]
         sums = np.vstack([np.zeros((1, 3)), effects.sums[seen]])
         yield pa.RecordBatch.from_arrays(
             [
@@ -167,27 +163,26 @@ class FeatureSumsTask:
             ],
             names=FEATURE_SUMS.names,
         )
-        freeze_loaded_modules()
 
 
 @dataclass(frozen=True)
-class GroupSumsTask:
+class GroupSumsTask(WorkerTask):
     """Add up what pairs of groups contribute in a partition: for ``mapInArrow``."""
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     reader: FeatureReader
     group_of: Broadcast  # group of each row of the table, -1 for none
     n_groups: int
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield rows of GROUP_SUMS: pairs, linear parts, and one for all rows."""
-        check_version(self.version)
-        table, _, features, feature_dim = self.model.load()
-        effects = GroupEffects(table, self.group_of.load(), self.n_groups, features=features)
+        weights: FMWeights = self.model.load()
+        effects = GroupEffects(
+            weights.table, self.group_of.load(), self.n_groups, features=weights.features
+        )
         n_rows = 0
         for batch in batches:
-            rows, _ = self.reader.read(batch.column(0), feature_dim)
+            rows, _ = self.reader.read(batch.column(0), weights.feature_dim)
             effects.add(rows)
             n_rows += rows.n_rows
         first, second = np.nonzero(effects.pairs)
@@ -203,7 +198,6 @@ class GroupSumsTask:
             ],
             names=GROUP_SUMS.names,
         )
-        freeze_loaded_modules()
 
 
 def feature_names(schema: StructType, name: str) -> dict[int, str]:

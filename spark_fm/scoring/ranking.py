@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, StructField, StructType
 
+from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName
 from spark_fm.learner.topk import best_candidates, factor_sums
+from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import FeatureReader, lists_with_bad_rows, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.worker import check_version, freeze_loaded_modules
+from spark_fm.spark.worker import WorkerTask, check_version, freeze_loaded_modules
 
 VECTORS = StructType(
     [
@@ -33,14 +35,13 @@ RANKED_ROWS = 2**20  # of one record batch
 
 
 @dataclass(frozen=True)
-class ContextTask:
+class ContextTask(WorkerTask):
     """Make context vectors ``[s, 1]`` and constants: for ``struct_column``.
 
     A constant is ``w0`` and the self interaction of the row.
     """
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     reader: FeatureReader
     candidate_features: Broadcast | None  # sorted; no context may have one of them
 
@@ -49,31 +50,28 @@ class ContextTask:
         """Name of the column that it reads."""
         return self.reader.features_col
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield an array of VECTORS for each array of feature vectors."""
-        check_version(self.version)
-        table, bias, features, feature_dim = self.model.load()
+        weights: FMWeights = self.model.load()
         forbidden = None if self.candidate_features is None else self.candidate_features.load()
         for column in columns:
-            rows, bad = self.reader.read(column, feature_dim)
+            rows, bad = self.reader.read(column, weights.feature_dim)
             if forbidden is not None:
                 _check_disjoint(rows, forbidden)
-            sums, self_interaction = factor_sums(rows, table, features=features)
+            sums, self_interaction = factor_sums(rows, weights.table, features=weights.features)
             vectors = np.hstack([sums, np.ones((rows.n_rows, 1), np.float32)])
             no_features = pa.array([[]] * len(bad), pa.list_(pa.int32()))
-            yield _to_struct_array(vectors, bias + self_interaction, no_features, bad)
-        freeze_loaded_modules()
+            yield _to_struct_array(vectors, weights.bias + self_interaction, no_features, bad)
 
 
 @dataclass(frozen=True)
-class CandidateTask:
+class CandidateTask(WorkerTask):
     """Make candidate vectors ``[s, self interaction]``: for ``struct_column``.
 
     With them come the model's features that a row has and no earlier row of the task had.
     """
 
-    version: str
-    model: Broadcast  # (table, bias, features, feature_dim)
+    model: Broadcast  # FMWeights
     reader: FeatureReader
 
     @property
@@ -81,24 +79,22 @@ class CandidateTask:
         """Name of the column that it reads."""
         return self.reader.features_col
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
         """Yield an array of VECTORS for each array of feature vectors."""
-        check_version(self.version)
-        table, _, features, feature_dim = self.model.load()
+        weights: FMWeights = self.model.load()
         known: NDArray[np.int32] = np.empty(0, np.int32)
         for column in columns:
-            rows, bad = self.reader.read(column, feature_dim)
-            sums, self_interaction = factor_sums(rows, table, features=features)
+            rows, bad = self.reader.read(column, weights.feature_dim)
+            sums, self_interaction = factor_sums(rows, weights.table, features=weights.features)
             vectors = np.hstack([sums, self_interaction[:, None].astype(np.float32)])
             new = np.setdiff1d(rows.indices, known)
-            if features is not None:
-                new = np.intersect1d(new, features)
+            if weights.features is not None:
+                new = np.intersect1d(new, weights.features)
             known = np.union1d(known, new)
             # All with the first good row: whose they are does not matter.
             lengths = np.where(np.arange(rows.n_rows) == 0, len(new), 0)
             lists = lists_with_bad_rows(lengths, pa.array(new, pa.int32()), bad)
             yield _to_struct_array(vectors, np.zeros(rows.n_rows), lists, bad)
-        freeze_loaded_modules()
 
 
 def _check_disjoint(rows: CsrBatch, candidate_features: NDArray[np.int32]) -> None:
@@ -155,7 +151,6 @@ def matrix(column: Any) -> NDArray[np.float32]:
 class RankTask:
     """Rank candidates for contexts."""
 
-    version: str
     k: int  # candidates per context
     loss: LossName
     schema: pa.Schema  # of the result: context, candidate, margin, score, rank
@@ -208,21 +203,19 @@ def _hidden(
 
 
 @dataclass(frozen=True)
-class RankAllTask:
+class RankAllTask(WorkerTask):
     """Rank all candidates, which come with the task: for ``mapInArrow`` over contexts."""
 
     ranking: RankTask
     candidates: Broadcast  # Candidates
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the best candidates of the contexts."""
-        check_version(self.ranking.version)
         candidates = self.candidates.load()
         step = max(1, RANKED_ROWS // self.ranking.k)
         for batch in batches:
             for start in range(0, batch.num_rows, step):
                 yield self.ranking.rank(batch.slice(start, step), candidates)
-        freeze_loaded_modules()
 
 
 @dataclass(frozen=True)
@@ -230,10 +223,11 @@ class RankGroupTask:
     """Rank a group of candidates for a group of contexts: for ``cogroup``."""
 
     ranking: RankTask
+    version: str = field(default_factory=lambda: __version__, init=False)
 
     def __call__(self, contexts: pa.Table, candidates: pa.Table) -> pa.Table:
         """Return the best candidates of this group."""
-        check_version(self.ranking.version)
+        check_version(self.version)
         ranked = self.ranking.rank(contexts, Candidates.of(candidates))
         freeze_loaded_modules()
         return pa.Table.from_batches([ranked])

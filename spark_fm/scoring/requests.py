@@ -14,28 +14,25 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BinaryType, DataType, StringType
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.content_types import REGISTRY
 from spark_fm.formats.requests import Cells, decode_cells
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
-from spark_fm.spark.worker import check_version, freeze_loaded_modules
+from spark_fm.spark.worker import WorkerTask, check_version
 
 
 @dataclass(frozen=True)
-class VectorsTask:
+class VectorsTask(WorkerTask):
     """Decode cells that hold requests."""
 
     content_type: str
     feature_dim: int
     one_each: bool  # a vector per cell, otherwise an array of vectors
     handle_invalid: Literal["error", "keep"]  # "keep": a cell that cannot be read becomes null
-    version: str = __version__
 
-    def __call__(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Yield an array of vectors, or of lists of them, for each array of cells."""
-        check_version(self.version)
         for column in columns:
             cells = self.read(_bytes_of(column))
             is_null = (cells.counts == 0) if self.one_each else np.zeros(cells.rows.n_rows, bool)
@@ -49,7 +46,6 @@ class VectorsTask:
                 np.full(n, self.feature_dim), is_dense=np.zeros(n, bool), is_null=is_null,
             )  # fmt: skip
             yield vectors if self.one_each else _lists_of(vectors, cells)
-        freeze_loaded_modules()
 
     def read(self, cells: list[bytes | None]) -> Cells:
         """Decode the cells; raise for an invalid one if that is an error."""

@@ -6,8 +6,8 @@ import gc
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-import pyarrow as pa
 from pyspark import TaskContext
 
 from spark_fm._version import __version__
@@ -16,7 +16,7 @@ from spark_fm.errors import VersionMismatchError
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """A function of one partition's record batches, for ``mapInArrow``.
+    """A generator over one partition's record batches, for ``mapInArrow``, or over its arrays.
 
     A frozen dataclass pickles small and is tested without Spark:
     ``list(SomeTask(...)(iter([batch])))``.
@@ -24,13 +24,13 @@ class WorkerTask:
 
     version: str = field(default_factory=lambda: __version__, init=False)  # the driver's
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Run on a partition's batches, on a worker of the driver's version only."""
         check_version(self.version)
         yield from self.run(batches)
         freeze_loaded_modules()
 
-    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield what this task makes of the batches."""
         raise NotImplementedError
 

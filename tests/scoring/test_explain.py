@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError, VersionMismatchError
+from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.scoring.explain import (
     ALL_ROWS,
@@ -22,14 +22,14 @@ from spark_fm.spark.broadcast import ClosureBroadcast
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(4, 3, seed=1)
-MODEL = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, None, 4))
+MODEL = ClosureBroadcast(WEIGHTS)
 NAMES = ClosureBroadcast(FeatureNames.of({3: "last", 0: "first"}))
 FLOATS = pa.list_(pa.float64())
 ROWS = pa.array([[1.0, 0, 2, 0], None, [0, 0, 0, 3.0], [0.0] * 4], FLOATS)
 
 
-def explain_task(handle_invalid: str = "keep", version: str = __version__) -> ExplainTask:
-    return ExplainTask(version, MODEL, NAMES, FeatureReader("f", handle_invalid), 2, None)
+def explain_task(handle_invalid: str = "keep") -> ExplainTask:
+    return ExplainTask(MODEL, NAMES, FeatureReader("f", handle_invalid), 2, None)
 
 
 def test_explanations_have_the_declared_fields_and_null_where_a_row_is_bad() -> None:
@@ -60,7 +60,7 @@ def test_a_batch_of_bad_rows_only_is_explained_as_nulls() -> None:
     "task",
     [
         explain_task("error"),
-        FeatureSumsTask(__version__, MODEL, FeatureReader("f", "error")),
+        FeatureSumsTask(MODEL, FeatureReader("f", "error")),
     ],
 )
 def test_a_bad_row_is_an_error_when_asked_for(task: object) -> None:
@@ -71,14 +71,17 @@ def test_a_bad_row_is_an_error_when_asked_for(task: object) -> None:
 
 
 def test_another_version_on_the_worker_is_refused() -> None:
+    task = explain_task()
+    object.__setattr__(task, "version", "0.0.0")  # the driver's
+
     with pytest.raises(VersionMismatchError):
-        list(explain_task(version="0.0.0")(iter([])))
+        list(task(iter([])))
 
 
 def test_sums_of_features_come_with_the_number_of_rows() -> None:
     features = np.array([2, 5, 7, 9], np.int32)
-    model = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, features, 10))
-    task = FeatureSumsTask(__version__, model, FeatureReader("f", "skip"))
+    model = ClosureBroadcast(FMWeights(WEIGHTS.bias, WEIGHTS.table, 10, features))
+    task = FeatureSumsTask(model, FeatureReader("f", "skip"))
     rows = pa.array([[0.0] * 9 + [2.0], [1.0] * 10, None], FLOATS)
 
     (batch,) = task(iter([pa.record_batch([rows], names=["features"])]))
@@ -92,8 +95,8 @@ def test_a_partition_without_rows_has_sums_of_nothing() -> None:
     groups = ClosureBroadcast(np.array([0, 0, 1, 1], np.int32))
     reader = FeatureReader("f", "error")
 
-    (by_feature,) = FeatureSumsTask(__version__, MODEL, reader)(iter([]))
-    (by_group,) = GroupSumsTask(__version__, MODEL, reader, groups, 2)(iter([]))
+    (by_feature,) = FeatureSumsTask(MODEL, reader)(iter([]))
+    (by_group,) = GroupSumsTask(MODEL, reader, groups, 2)(iter([]))
 
     assert by_feature.to_pylist() == [
         {"feature": ALL_ROWS, "n_rows": 0, "linear": 0.0, "pairs": 0.0, "total": 0.0}

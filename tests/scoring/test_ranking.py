@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
+from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.scoring.ranking import Candidates, CandidateTask, ContextTask, RankAllTask, RankTask
 from spark_fm.spark.broadcast import ClosureBroadcast
 from tests.builders import planted_weights
 
 WEIGHTS = planted_weights(6, 3, seed=1)
-MODEL = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, None, 6))
+MODEL = ClosureBroadcast(WEIGHTS)
 FLOATS = pa.list_(pa.float64())
 
 
@@ -27,7 +27,7 @@ def one_hot(*features: int) -> pa.Array:
 def ranking(k: int = 2, ids: pa.DataType | None = None) -> RankTask:
     kinds = {"context": pa.int64(), "candidate": ids or pa.string()}
     kinds |= {"margin": pa.float64(), "score": pa.float64(), "rank": pa.int32()}
-    return RankTask(__version__, k, "squared", pa.schema(list(kinds.items())))
+    return RankTask(k, "squared", pa.schema(list(kinds.items())))
 
 
 def contexts(vectors: list[list[float]], **columns: Any) -> pa.RecordBatch:
@@ -49,8 +49,8 @@ def candidates(ids: list[Any], vectors: list[list[float]]) -> Candidates:
 def test_vectors_of_one_feature_are_its_factors_and_its_weight() -> None:
     reader = FeatureReader("f", "error")
 
-    (asked,) = ContextTask(__version__, MODEL, reader, None)(iter([one_hot(2)]))
-    (item,) = CandidateTask(__version__, MODEL, reader)(iter([one_hot(4)]))
+    (asked,) = ContextTask(MODEL, reader, None)(iter([one_hot(2)]))
+    (item,) = CandidateTask(MODEL, reader)(iter([one_hot(4)]))
 
     assert asked[0]["vector"].as_py() == [*WEIGHTS.factors[2].tolist(), 1.0]
     assert asked[0]["constant"].as_py() == pytest.approx(WEIGHTS.bias + WEIGHTS.linear[2])
@@ -59,7 +59,7 @@ def test_vectors_of_one_feature_are_its_factors_and_its_weight() -> None:
 
 def test_candidates_tell_each_feature_once_a_task() -> None:
     batches = [one_hot(3, 1, 3), pa.array([None], FLOATS), one_hot(1, 5)]
-    task = CandidateTask(__version__, MODEL, FeatureReader("f", "skip"))
+    task = CandidateTask(MODEL, FeatureReader("f", "skip"))
 
     told = [array.to_pylist() for array in task(iter(batches))]
 
@@ -70,17 +70,17 @@ def test_candidates_tell_each_feature_once_a_task() -> None:
 
 def test_candidates_tell_only_features_that_the_model_knows() -> None:
     known = np.array([1, 2, 3, 4, 5, 8], np.int32)
-    model = ClosureBroadcast((WEIGHTS.table, WEIGHTS.bias, known, 9))
+    model = ClosureBroadcast(FMWeights(WEIGHTS.bias, WEIGHTS.table, 9, known))
     rows = pa.array([[1.0] * 9], FLOATS)
 
-    (told,) = CandidateTask(__version__, model, FeatureReader("f", "error"))(iter([rows]))
+    (told,) = CandidateTask(model, FeatureReader("f", "error"))(iter([rows]))
 
     assert told[0]["features"].as_py() == [1, 2, 3, 4, 5, 8]
 
 
 def test_a_feature_on_both_sides_is_an_error_that_names_it() -> None:
     taken = ClosureBroadcast(np.array([1, 4], np.int32))
-    task = ContextTask(__version__, MODEL, FeatureReader("f", "error"), taken)
+    task = ContextTask(MODEL, FeatureReader("f", "error"), taken)
 
     assert len(list(task(iter([one_hot(0, 2, 5)])))) == 1
     with pytest.raises(InvalidDataError, match="feature 4 is in a context and in a candidate"):
