@@ -124,13 +124,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = SPLITS[name]()
         alone = best_loss(split, 1, 1, "corrected", args.seed)
         for rule in args.rules:
-            for requests in args.requests:
+            for n_rounds in args.rounds:
                 ratios = [
-                    best_loss(split, p, requests, rule, args.seed) / alone for p in args.partitions
+                    best_loss(split, p, n_rounds, rule, args.seed) / alone for p in args.partitions
                 ]
-                curves.setdefault(name, {})[f"{rule}, {requests}"] = ratios
+                curves.setdefault(name, {})[f"{rule}, {n_rounds}"] = ratios
                 cells = " | ".join(f"{ratio:.4f}" for ratio in ratios)
-                print(f"| {name} ({alone:.4f}) | {rule} | {requests} | {cells} |", flush=True)
+                print(f"| {name} ({alone:.4f}) | {rule} | {n_rounds} | {cells} |", flush=True)
     if args.plot is not None:
         draw(curves, args.partitions, args.plot)
 

@@ -33,8 +33,8 @@ def local_session(master: str = "local[2]", **settings: str) -> SparkSession:
             f"-Dlog4j2.configurationFile={(root / 'conf' / 'log4j2.properties').as_uri()}",
         )
     )
-    broadcast = (root / "conf" / "spark-defaults.conf").read_text().splitlines()
-    for line in broadcast:
+    settings_lines = (root / "conf" / "spark-defaults.conf").read_text().splitlines()
+    for line in settings_lines:
         if line and not line.startswith("#"):
             name, value = line.split(maxsplit=1)
             builder = builder.config(name, value)

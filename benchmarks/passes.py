@@ -173,9 +173,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="partitions; 0: chosen")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     args = parser.parse_args()
-    to_running_tasks = min(args.rows // args.cores, 2_000_000)  # of 8 M: those of a round
+    rows_at_once = min(args.rows // args.cores, 2_000_000)  # of 8 M: those of a round
     alone = kernel_alone(
-        args.factors, args.cores, 5, n_rows=to_running_tasks
+        args.factors, args.cores, 5, n_rows=rows_at_once
     )  # and once more afterwards
     spark = local_session(f"local[{args.cores}]")
     frame = criteo_frame(spark, args.rows, 4 * args.cores)
@@ -188,7 +188,7 @@ def main() -> None:
     spark.stop()
     history, facts = model.summary.history.iloc[1:], model.summary.facts
     nnz = facts["numNonZeros"]
-    alone += kernel_alone(args.factors, args.cores, 5, n_rows=to_running_tasks)
+    alone += kernel_alone(args.factors, args.cores, 5, n_rows=rows_at_once)
     whole = np.array(alone) * nnz / args.cores
     print(
         f"{args.rows:,} rows x {N_FIELDS}, k={args.factors}, {facts['numWorkers']} partitions, "

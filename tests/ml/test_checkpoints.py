@@ -346,7 +346,7 @@ def test_a_process_killed_in_epoch_7_is_taken_up_by_running_it_again(
     )
 
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert "epoch 0, loss" not in done.stderr
     assert not list((tmp_path / "killed").iterdir())
     whole = killed_machine().fit(to_frame(spark, a9a().train, 2))
