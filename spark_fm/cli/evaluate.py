@@ -22,6 +22,7 @@ from spark_fm.cli.outputs import to_json_safe
 from spark_fm.cli.params import add_set_flag, apply_params, collect_params
 from spark_fm.cli.session import add_session_flags, spark_session
 from spark_fm.formats.files import is_stream
+from spark_fm.learner.metrics import METRICS
 from spark_fm.ml.evaluation import FMEvaluation
 from spark_fm.ml.model import FactorizationMachineModel
 
@@ -73,8 +74,9 @@ def _with_confusion(evaluation: FMEvaluation) -> dict[str, Any]:
 def table(metrics: dict[str, Any], threshold: float) -> str:
     """Return the metrics, and the confusion matrix of a classifier, as text."""
     lines = []
-    for name, title in _TITLES.items():
+    for name in ("rows", *METRICS):
         if name in metrics:
+            title = _TITLES.get(name, name)
             value = metrics[name]
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.6f}"
             lines.append(f"{title:<10} {shown:>12}")

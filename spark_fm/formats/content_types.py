@@ -93,7 +93,7 @@ class ContentType(ABC):
         """Return the request with the rows of a CSR matrix or 2-D array, at least one."""
 
     # A response is ``before``, the predictions of its rows with ``between`` after every
-    # chunk but the last, and ``after``.
+    # chunk but the last, and ``after``: chunks must be able to follow each other.
     before: ClassVar[bytes] = b""
     between: ClassVar[bytes] = b""
     after: ClassVar[bytes] = b""

@@ -30,7 +30,8 @@ class Loss:
 
     name: str
     predictor_type: str
-    default_metric: str  # of validation, one of ``metrics_for(name)``
+    is_classifier: bool  # labels are 0 and 1, and scores probabilities
+    default_metric: str  # of validation, one of ``validation_metrics(name)``
     # Of the CPU's kernels: njit functions of a score and a label.
     value: Any
     gradient: Any
@@ -46,9 +47,9 @@ class Loss:
     residual_is_loss: bool  # of ``AveragingRule``: the mean loss; else 1
 
     @property
-    def is_classifier(self) -> bool:
-        """Whether labels are 0 and 1, and scores probabilities."""
-        return self.predictor_type == BINARY
+    def metric_kind(self) -> str:
+        """Whose metrics judge it: those of classifiers (BINARY) or of regressors (REGRESSOR)."""
+        return BINARY if self.is_classifier else REGRESSOR
 
 
 # Python numbers would make float64 of a GPU's float32.
@@ -121,6 +122,7 @@ LOSSES = {
         Loss(
             name="logistic",
             predictor_type=BINARY,
+            is_classifier=True,
             default_metric="logloss",
             value=njit(_logistic_loss),
             gradient=njit(_logistic_gradient),
@@ -137,6 +139,7 @@ LOSSES = {
         Loss(
             name="squared",
             predictor_type=REGRESSOR,
+            is_classifier=False,
             default_metric="rmse",
             value=njit(_squared_loss),
             gradient=njit(_squared_gradient),
@@ -161,6 +164,5 @@ def loss_of_predictor(predictor_type: str) -> Loss:
     for loss in LOSSES.values():
         if loss.predictor_type == predictor_type:
             return loss
-    raise InvalidParamError(
-        f'predictorType={predictor_type!r} is not allowed: expected "{BINARY}" or "{REGRESSOR}".'
-    )
+    known = " or ".join(f'"{loss.predictor_type}"' for loss in LOSSES.values())
+    raise InvalidParamError(f"predictorType={predictor_type!r} is not allowed: expected {known}.")

@@ -309,7 +309,7 @@ METRICS = {
 
 def validation_metrics(loss: LossName) -> dict[str, Metric]:
     """Return the metrics that models of a loss can be validated by."""
-    kind = LOSSES[loss].predictor_type
+    kind = LOSSES[loss].metric_kind
     return {
         name: metric
         for name, metric in METRICS.items()
@@ -370,10 +370,8 @@ class MetricSums:
             return dict.fromkeys(metrics, float("nan"))
         tp, fp, fn, tn = self.histogram.confusion()
         roc_auc, pr_auc = self.histogram.areas()
-        inputs = MetricInputs(
-            self.weight, self.loss, tp, fp, fn, tn, roc_auc, pr_auc,
-            self.absolute_error, self.label, self.label_square,
-        )  # fmt: skip
+        sums = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "histogram"}
+        inputs = MetricInputs(**sums, tp=tp, fp=fp, fn=fn, tn=tn, roc_auc=roc_auc, pr_auc=pr_auc)
         return {name: metric.value(inputs) for name, metric in metrics.items()}
 
 
@@ -450,7 +448,7 @@ def running_metrics(
     )
 
     def metrics_of_first(n: int) -> dict[str, float]:
-        metrics = RUNNING_METRICS[loss.predictor_type]
+        metrics = RUNNING_METRICS[loss.metric_kind]
         if not n:
             return dict.fromkeys(metrics, math.nan)
         inputs = MetricInputs(n, **{name: float(total[n - 1]) for name, total in sums.items()})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ def _regressor_sums(found: dict[str, Any], names: Names) -> RegressorSums:
     first = [row for row, other in enumerate(found.get("set", [0])) if not other]
     once = {name: [values[row] for row in first] for name, values in found.items()}
     _check(once, names, "a label that is null or NaN", "a regressor needs a number.")
-    names_of_sums = ("weight", "loss", "absolute_error", "label", "label_square")
+    names_of_sums = {field.name for field in fields(MetricInputs)} & once.keys()
     inputs = MetricInputs(**{name: float(np.sum(once[name])) for name in names_of_sums})
     by_score = by_residual = {}
     if "set" in found:

@@ -454,7 +454,12 @@ def symbol_of(model: SavedModel, network: str) -> dict[str, Any]:
     graph = _Graph()
     nodes = _sparse_score(graph, n, k) if network == SPARSE else _dense_score(graph, n, k)
     kind = KINDS[model.loss]
-    head = next(operator for operator, head_kind in HEADS.items() if head_kind == kind)
+    head = next((operator for operator, head_kind in HEADS.items() if head_kind == kind), None)
+    if head is None:
+        raise InvalidParamError(
+            f"predictorType={kind!r} has no counterpart in SageMaker; expected "
+            f"{' or '.join(sorted(set(HEADS.values())))}."
+        )
     graph.node(head, "out", [nodes, graph.variable("out_label")])
     return graph.described()
 
