@@ -176,6 +176,6 @@ def _log(mlflow: Any, run_id: str, row: dict[str, Any]) -> None:
 
 def _warn(err: Exception) -> None:
     log.warning(
-        "Epochs are no longer logged to MLflow, training continues: %s: %s",
+        "Epochs are not logged to MLflow any longer, training continues: %s: %s",
         type(err).__name__, err,
     )  # fmt: skip

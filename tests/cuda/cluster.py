@@ -26,7 +26,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.scaling import standalone_cluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm._version import __version__
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import Backend, RowOrder
@@ -138,7 +137,7 @@ def outcome(spark: SparkSession, n_workers: int, device: str = "gpu") -> dict[st
     plain = machine("cpu", n_workers).fit(data)
     facts = model.summary.facts
     losses = [float(m.summary.history["validationLoss"].iloc[-1]) for m in (plain, model)]
-    probe = ProbeTask(__version__, GpuAssignment(local=False))
+    probe = ProbeTask(GpuAssignment(local=False))
     [other] = spark.range(0, 1, 1, 1).mapInArrow(probe, PROBE_DDL).collect()
     columns = [m.transform(data).select("score").toPandas() for m in (plain, model)]
     return {

@@ -92,7 +92,7 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
 def test_learning_rates_are_drawn_around_the_default_of_the_optimizer_drawn():
     for params in drawn(space()):
         for name in RATES:
-            assert 1 / 8.01 <= params[name] / OPTIMIZERS[params["optimizer"].default_lr] <= 4.01
+            assert 1 / 8.01 <= params[name] / OPTIMIZERS[params["optimizer"]].default_lr <= 4.01
 
 
 def test_a_given_range_of_learning_rates_holds_for_every_optimizer():

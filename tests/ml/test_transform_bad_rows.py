@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from spark_fm import FactorizationMachineModel
 from spark_fm.errors import InvalidDataError
+from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import make_task
 from spark_fm.spark.broadcast import ClosureBroadcast
 from tests.ml.builders import (
@@ -58,7 +59,7 @@ def test_the_error_names_the_column_the_value_and_the_way_out(
 ) -> None:
     table = np.ones((3, K + 1), np.float32)
     task = make_task(
-        ClosureBroadcast((table, 0.0, None, 3)), loss="logistic", features_col="f",
+        ClosureBroadcast(FMWeights(0.0, table, 3)), loss="logistic", features_col="f",
         handle_invalid="error",
     )  # fmt: skip
     arrays = pa.array([[1.0, 0.0, 0.5], values], pa.list_(pa.float64()))

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from pyspark.sql import functions as F
 
-from spark_fm._version import __version__
 from spark_fm.errors import GpuNotFoundError, InvalidParamError
 from spark_fm.learner.cuda import device as cuda_device
 from spark_fm.spark import resources
@@ -79,7 +78,7 @@ def test_unknown_devices_are_refused(frame):
 
 
 def test_a_task_of_a_cluster_without_a_gpu_of_its_own_says_what_to_set(spark):
-    task = ProbeTask(__version__, GpuAssignment(local=False))
+    task = ProbeTask(GpuAssignment(local=False))
 
     [row] = spark.range(0, 1, 1, 1).mapInArrow(task, PROBE_DDL).collect()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,7 @@ def stats_of(output):
 
 
 def changed(**fields):
-    return PackTask(**{**TASK.__dict__, **fields})
+    return replace(TASK, **fields)
 
 
 @given(
@@ -206,5 +207,8 @@ def test_reports_are_not_blocks():
 
 
 def test_a_worker_of_another_version_refuses_by_name():
+    task = changed()
+    object.__setattr__(task, "version", "0.0.9")  # the driver's
+
     with pytest.raises(VersionMismatchError, match=r"driver runs spark_fm 0\.0\.9.*has spark_fm"):
-        pack(changed(version="0.0.9"))
+        pack(task)
