@@ -54,13 +54,13 @@ class Case:
     on_cluster: bool = True
 
 
-def broadcast(name: str) -> dict[str, Any]:
+def settings_of(name: str) -> dict[str, Any]:
     """Return the settings of a file in conf/."""
     lines = (ROOT / "conf" / name).read_text().splitlines()
     return dict(line.split() for line in lines if line and not line.startswith("#"))
 
 
-SHIPPED = broadcast("gpu-standalone.conf") | {"spark.executor.cores": 2}
+SHIPPED = settings_of("gpu-standalone.conf") | {"spark.executor.cores": 2}
 CASES = {
     # Two executors of a core and a GPU.
     "every-task": Case({"spark.executor.cores": 1, GPU: 1, TASK_GPU: 1}, 2),
@@ -167,13 +167,13 @@ class Counted(GpuPassConfig):
     """Passes on a GPU that write down how often their rows went there."""
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
+    def backend(self, part: int) -> Iterator[tuple[Backend, str]]:
         """Yield what makes the passes."""
-        with super().trainer(part) as (trainer, name):
+        with super().backend(part) as (backend, name):
             from spark_fm.learner.cuda.memory import device_memory
 
             before = device_memory().uploads
-            yield trainer, name
+            yield backend, name
             with Path(os.environ["COUNTED"]).open("a") as file:
                 file.write(f"{device_memory().uploads - before}\n")
 
@@ -182,23 +182,23 @@ class FilledUp(GpuPassConfig):
     """Passes on a GPU that others have filled by the second epoch."""
 
     @contextmanager
-    def trainer(self, part: int) -> Iterator[tuple[Backend, str]]:
+    def backend(self, part: int) -> Iterator[tuple[Backend, str]]:
         """Yield what makes the passes of the first epoch."""
-        with super().trainer(part) as (trainer, name):
-            yield _OneEpoch(trainer), name
+        with super().backend(part) as (backend, name):
+            yield _OneEpoch(backend), name
 
 
 class _OneEpoch:
-    def __init__(self, trainer: Backend) -> None:
-        self.margins = trainer.margins
-        self._trainer = trainer
+    def __init__(self, backend: Backend) -> None:
+        self.margins = backend.margins
+        self._backend = backend
 
     def run_epoch(
         self, state: TrainState, batch: CsrBatch, row_order: RowOrder, **more: Any
     ) -> PassStats:
         if row_order.epoch > 0:
             raise ModelTooLargeError("The GPU's memory has no room for others.")
-        return self._trainer.run_epoch(state, batch, row_order, **more)
+        return self._backend.run_epoch(state, batch, row_order, **more)
 
 
 def on_a_gpu_that_fills_up(spark: SparkSession) -> list[dict[str, Any]]:

@@ -221,7 +221,7 @@ def test_rows_that_come_in_another_order_are_uploaded_anew(memory: DeviceMemory)
 
         CudaBackend("rows", 4, memory=memory).run_epoch(state, arrived, RowOrder(0), spec=spec)
 
-        twin.row_order(arrived, blocks_of(np.arange(12), 4))
+        twin.visit(arrived, blocks_of(np.arange(12), 4))
         assert_state_is(state, twin.rows, twin.bias)
     assert memory.uploads == 3
 

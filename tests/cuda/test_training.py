@@ -57,7 +57,7 @@ def test_a_pass_over_blocks_equals_its_float64_twin(
         state, batch, RowOrder(0), spec=spec, step_scale=0.5
     )
 
-    loss_sum, weight_sum, _ = twin.row_order(batch, blocks_of(np.arange(10), size), 0.5)
+    loss_sum, weight_sum, _ = twin.visit(batch, blocks_of(np.arange(10), size), 0.5)
     assert_state_is(state, twin.rows, twin.bias)
     assert stats.loss_sum == pytest.approx(loss_sum, rel=1e-5)
     assert stats.weight_sum == weight_sum
@@ -100,7 +100,7 @@ def test_any_number_of_factors(k: int, memory: DeviceMemory) -> None:
 
     CudaBackend("rows", 3, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
-    twin.row_order(batch, blocks_of(np.arange(6), 3))
+    twin.visit(batch, blocks_of(np.arange(6), 3))
     assert_state_is(state, twin.rows, twin.bias)
 
 
@@ -121,7 +121,7 @@ def test_a_feature_of_every_row_beside_rows_of_very_unequal_lengths(
 
     CudaBackend("rows", n_rows, memory=memory).run_epoch(state, batch, RowOrder(0), spec=spec)
 
-    twin.row_order(batch, [np.arange(n_rows)])
+    twin.visit(batch, [np.arange(n_rows)])
     assert_state_is(state, twin.rows, twin.bias)
 
 

@@ -243,7 +243,7 @@ class BlockTwin:
         self._spec = spec
         self._visit = _visit if compiled else _visit.py_func
 
-    def row_order(
+    def visit(
         self, batch: CsrBatch, blocks: list[NDArray[np.int64]], step_scale: float = 1.0
     ) -> tuple[float, float, NDArray[np.float64]]:
         """Train on blocks of row numbers; return the sums of losses and weights, and scores."""
