@@ -139,4 +139,4 @@ def test_tasks_go_on_on_the_processor_when_others_fill_their_gpu(
         np.testing.assert_array_equal(score(batch), margins(batch, table, 0.25))
 
     assert len(calls) == 1
-    assert caplog.text.count("scoring on the processor from here on") == 1
+    assert caplog.text.count("scoring on the CPU from here on") == 1
