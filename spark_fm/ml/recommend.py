@@ -349,6 +349,7 @@ def _ranked_in_groups(
     A group of either side holds about GROUP_BYTES, whatever their number.
     """
     task, schema = ranking
+    rank_group = RankGroupTask(task)  # made here: it carries the driver's version
     limit = GROUP_BYTES // size.row_bytes
     n_right = max(1, math.ceil(size.n_candidates / limit))
     n_left = max(1, math.ceil(size.n_contexts / limit), math.ceil(n_tasks / n_right))
@@ -357,7 +358,7 @@ def _ranked_in_groups(
 
     # A function: PySpark counts the parameters of what it is given.
     def rank(contexts: pa.Table, candidates: pa.Table) -> pa.Table:
-        return RankGroupTask(task)(contexts, candidates)
+        return rank_group(contexts, candidates)
 
     keys = ("left", "right")
     parts = left.groupBy(*keys).cogroup(right.groupBy(*keys)).applyInArrow(rank, schema)

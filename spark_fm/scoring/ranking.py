@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, IntegerType, StructField, StructType
 
-from spark_fm._version import __version__
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.losses import LOSSES
@@ -21,7 +20,7 @@ from spark_fm.learner.topk import best_candidates, factor_sums
 from spark_fm.learner.weights import FMWeights
 from spark_fm.scoring.columns import FeatureReader, lists_with_bad_rows, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.worker import WorkerTask, check_version, freeze_loaded_modules
+from spark_fm.spark.worker import GroupTask, WorkerTask
 
 VECTORS = StructType(
     [
@@ -219,15 +218,12 @@ class RankAllTask(WorkerTask):
 
 
 @dataclass(frozen=True)
-class RankGroupTask:
+class RankGroupTask(GroupTask):
     """Rank a group of candidates for a group of contexts: for ``cogroup``."""
 
     ranking: RankTask
-    version: str = field(default_factory=lambda: __version__, init=False)
 
-    def __call__(self, contexts: pa.Table, candidates: pa.Table) -> pa.Table:
+    def run(self, *groups: pa.Table) -> pa.Table:
         """Return the best candidates of this group."""
-        check_version(self.version)
-        ranked = self.ranking.rank(contexts, Candidates.of(candidates))
-        freeze_loaded_modules()
-        return pa.Table.from_batches([ranked])
+        contexts, candidates = groups
+        return pa.Table.from_batches([self.ranking.rank(contexts, Candidates.of(candidates))])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from pyspark import TaskContext
 
 from spark_fm._version import __version__
@@ -15,14 +16,17 @@ from spark_fm.errors import VersionMismatchError
 
 
 @dataclass(frozen=True)
-class WorkerTask:
+class _Versioned:
+    version: str = field(default_factory=lambda: __version__, init=False)  # the driver's
+
+
+@dataclass(frozen=True)
+class WorkerTask(_Versioned):
     """A generator over one partition's record batches, for ``mapInArrow``, or over its arrays.
 
     A frozen dataclass pickles small and is tested without Spark:
     ``list(SomeTask(...)(iter([batch])))``.
     """
-
-    version: str = field(default_factory=lambda: __version__, init=False)  # the driver's
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Run on a partition's batches, on a worker of the driver's version only."""
@@ -32,6 +36,25 @@ class WorkerTask:
 
     def run(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield what this task makes of the batches."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GroupTask(_Versioned):
+    """A function of one group, or one of either side: for ``applyInArrow``.
+
+    Made on the driver and called in a plain function, whose parameters PySpark counts.
+    """
+
+    def __call__(self, *groups: pa.Table) -> pa.Table:
+        """Run on a group, on a worker of the driver's version only."""
+        check_version(self.version)
+        result = self.run(*groups)
+        freeze_loaded_modules()
+        return result
+
+    def run(self, *groups: pa.Table) -> pa.Table:
+        """Return what this task makes of the group."""
         raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import cloudpickle
 
-from spark_fm._version import __version__
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas
 from spark_fm.learner.csr import CsrBatch
@@ -37,7 +36,7 @@ from spark_fm.learner.training import (
 from spark_fm.spark.broadcast import Broadcast, write_buffers
 from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
 from spark_fm.spark.gpu import GpuPassConfig, task_backend
-from spark_fm.spark.worker import WorkerTask, check_version, freeze_loaded_modules, partition_number
+from spark_fm.spark.worker import GroupTask, WorkerTask, partition_number
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
     TRAIN,
@@ -224,16 +223,15 @@ class _Learner:
 
 
 @dataclass(frozen=True)
-class AverageTask:
+class AverageTask(GroupTask):
     """Average all partitions' deltas of one model and range of features: for ``applyInArrow``."""
 
     rules: tuple[AveragingRule, ...]  # one a model
     states: Broadcast  # as in LocalUpdateTask
-    version: str = field(default_factory=lambda: __version__, init=False)
 
-    def __call__(self, group: pa.Table) -> pa.Table:
+    def run(self, *groups: pa.Table) -> pa.Table:
         """Return one averaged chunk for the group's range; other chunks pass unchanged."""
-        check_version(self.version)
+        (group,) = groups
         if group.column("name")[0].as_py() != DELTA:
             return group
         rows = zip(*(group.column(name).to_pylist() for name in CHUNK_SCHEMA.names), strict=True)
@@ -241,7 +239,6 @@ class AverageTask:
         model, _, _, part, _ = ordered[0]
         columns, _ = self.states.load()[model]
         averaged = average_range(columns, part, [row[4] for row in ordered], self.rules[model])
-        freeze_loaded_modules()
         return pa.Table.from_batches([chunk(0, AVERAGED, part, averaged.to_bytes(), model=model)])
 
 
