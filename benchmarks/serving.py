@@ -76,7 +76,7 @@ def send(load: Load) -> list[float]:
                 seconds.append(time.perf_counter() - started)
                 if answer.status != 200:
                     raise RuntimeError(f"answered {answer.status}: {content[:300]!r}")
-        except Exception as err:  # noqa: BLE001 - told by the thread that waits
+        except Exception as err:  # noqa: BLE001 - raised by the thread that waits
             failures.append(err)
         finally:
             connection.close()

@@ -7,7 +7,12 @@ import argparse
 from spark_fm.cli.errors import UsageError
 from spark_fm.formats.models.archives import MAX_BYTES
 from spark_fm.formats.models.libfm import read_libfm
-from spark_fm.formats.models.native import LOSSES, SavedModel, check_replaceable, save_model
+from spark_fm.formats.models.native import (
+    LOSS_OF_PREDICTOR,
+    SavedModel,
+    check_replaceable,
+    save_model,
+)
 from spark_fm.formats.models.sagemaker import read_sagemaker
 from spark_fm.formats.models.text import read_text
 
@@ -32,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="PATH", help="folder for the model")
     parser.add_argument(
-        "--predictor-type", choices=tuple(LOSSES),
+        "--predictor-type", choices=tuple(LOSS_OF_PREDICTOR),
         help="predictor type, if SOURCE does not contain it (libfm never does)",
     )  # fmt: skip
     parser.add_argument(

@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.files import name_of, open_input, unzipped
+from spark_fm.formats.files import name_of, open_stream, unzipped
 from spark_fm.formats.vectors import VECTOR_TYPE
 from spark_fm.spark.session import is_local_master, setting
 
@@ -92,7 +92,7 @@ class PipeServer:
         shown = name_of(self._path)
         log.info("reading %s", shown)
         logged, n_bytes = time.monotonic(), 0
-        with open_input(self._path, buffering=0) as stream:
+        with open_stream(self._path, buffering=0) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 _send(connection, len(chunk), chunk)
                 n_bytes += len(chunk)

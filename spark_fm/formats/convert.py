@@ -19,7 +19,7 @@ from spark_fm.formats.files import (
     is_stream,
     list_files,
     local_path,
-    open_input,
+    open_stream,
     unzipped,
 )
 from spark_fm.formats.npz import NpzSink, read_npz
@@ -201,7 +201,7 @@ def _rows_of(
     job: Conversion, source: _Source, on_bytes: Callable[[int], None]
 ) -> Generator[Rows, None, None]:
     """Yield the rows of one file; ``on_bytes`` is called with the bytes read."""
-    with open_input(source.path) if source.file is None else source.file.open() as stream:
+    with open_stream(source.path) if source.file is None else source.file.open() as stream:
         if source.file_format in ("parquet", "npz"):
 
             def advance(fraction: float) -> None:

@@ -233,7 +233,7 @@ def name_of(path: str) -> str:
     return "standard input" if path == STDIN else path
 
 
-def open_input(path: str, *, buffering: int = -1) -> BinaryIO:
+def open_stream(path: str, *, buffering: int = -1) -> BinaryIO:
     """Open standard input or a local path; closing it leaves standard input open."""
     return open(os.dup(sys.stdin.fileno()) if path == STDIN else path, "rb", buffering)
 

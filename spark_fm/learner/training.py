@@ -28,6 +28,17 @@ from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.weights import FMWeights
 
+LR_BACKOFF = 0.1
+MAX_BACKOFFS = 30
+DIVERGED = 10.0  # times the loss of the initial or the null model
+SAMPLE_ROWS = 10_000
+
+# Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
+# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Averaged
+# models are means already and need less of the past.
+SEQUENTIAL_ETA = 1.0
+AVERAGED_ETA = 8.0
+
 
 def advance(
     progress: TrainingProgress,
@@ -335,12 +346,6 @@ class EarlyStopping:
         return 0 < self.patience <= self.waited
 
 
-LR_BACKOFF = 0.1
-MAX_BACKOFFS = 30
-DIVERGED = 10.0  # times the loss of the initial or the null model
-SAMPLE_ROWS = 10_000
-
-
 def loss_limit(state: TrainState, train: CsrBatch, spec: Hyperparameters) -> float:
     """Return the mean loss above which a training counts as diverged."""
     start, weight = sample_loss(state, train, spec)
@@ -400,13 +405,6 @@ def divergence_text(epoch: int, loss: float, limit: float, spec: Hyperparameters
         f"loss is still {loss:.6g}{allowed}. Scale the "
         "features to about [0, 1], or lower the Lr and InitSigma parameters."
     )
-
-
-# Weight of late epochs in the average: eta of Shamir and Zhang, "Stochastic Gradient
-# Descent for Non-smooth Optimization" (ICML 2013), section 4, polynomial decay. Averaged
-# models are means already and need less of the past.
-SEQUENTIAL_ETA = 1.0
-AVERAGED_ETA = 8.0
 
 
 @dataclass(slots=True)

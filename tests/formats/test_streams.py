@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from spark_fm.formats.files import GZIP_ERRORS, is_stream, name_of, open_input, unzipped
+from spark_fm.formats.files import GZIP_ERRORS, is_stream, name_of, open_stream, unzipped
 
 # Noise hardly compresses, so that damage to its middle leaves a half that is sound.
 DATA = np.random.default_rng(3).bytes(100_000)
@@ -90,15 +90,15 @@ def test_streams_are_called_by_their_names(tmp_path: Path) -> None:
 def test_a_file_is_opened_for_its_bytes(tmp_path: Path, buffering: int) -> None:
     (tmp_path / "file").write_bytes(DATA)
 
-    with open_input(str(tmp_path / "file"), buffering=buffering) as stream:
+    with open_stream(str(tmp_path / "file"), buffering=buffering) as stream:
         assert stream.read(9) == DATA[:9]
 
 
 def test_standard_input_stays_open_when_its_stream_is_closed() -> None:
     code = (
         "import sys\n"
-        "from spark_fm.formats.files import open_input\n"
-        "with open_input('-', buffering=0) as stream:\n"
+        "from spark_fm.formats.files import open_stream\n"
+        "with open_stream('-', buffering=0) as stream:\n"
         "    first = stream.read(3)\n"
         "print(first, sys.stdin.read())"
     )

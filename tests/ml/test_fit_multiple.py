@@ -185,11 +185,11 @@ def test_more_models_than_memory_holds_at_once_are_trained_in_turn(
 ) -> None:
     fm = fast_fm(numWorkers=2)
     maps = maps_of(fm, [{"factorsLr": rate} for rate in (0.01, 0.1, 0.2)])
-    to_running_tasks = fm.fit(train, maps)
+    together = fm.fit(train, maps)
 
     monkeypatch.setattr(trainer, "trained_together", lambda plans: 1)
 
-    for one, other in zip(to_running_tasks, fm.fit(train, maps), strict=True):
+    for one, other in zip(together, fm.fit(train, maps), strict=True):
         assert_same_model(one, other)
 
 

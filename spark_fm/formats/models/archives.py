@@ -94,7 +94,7 @@ def read_zip(
 
 
 class _Capped:
-    """A zip file whose list of members, read in one chunk on opening, is of a sane size."""
+    """A zip file whose list of members, read at once on opening, is of a sane size."""
 
     def __init__(self, file: BinaryIO, source: str) -> None:
         self._file, self._source = file, source

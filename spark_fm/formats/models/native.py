@@ -39,7 +39,9 @@ from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
 MODEL_CLASS = "spark_fm.ml.model.FactorizationMachineModel"
-LOSSES: dict[str, LossName] = {loss.predictor_type: loss.name for loss in losses.LOSSES.values()}
+LOSS_OF_PREDICTOR: dict[str, LossName] = {
+    loss.predictor_type: loss.name for loss in losses.LOSSES.values()
+}
 STATE = "training/"  # begins the names of the arrays of a training state
 CHUNK_BYTES = 4 * 2**20  # of an array in one row of the data
 WRITE_BYTES = 64 * 2**20
@@ -108,7 +110,7 @@ def read_model(path: str) -> SavedModel:
         raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
     try:
         params = {**stage["defaultParamMap"], **stage["paramMap"]}
-        loss = LOSSES[params["predictorType"]]
+        loss = LOSS_OF_PREDICTOR[params["predictorType"]]
         if not 0 <= params["threshold"] <= 1:
             raise ValueError(f"threshold={params['threshold']!r} is outside 0 to 1")
     except (KeyError, TypeError, ValueError) as err:
@@ -340,9 +342,10 @@ def imported_model(
     ``threshold`` is the score from which the label is 1, ``origin`` what is kept about the
     format: ``format``, ``hyperparameters``, ...
     """
-    if predictor_type not in LOSSES:
+    if predictor_type not in LOSS_OF_PREDICTOR:
         raise InvalidParamError(
-            f"predictorType={predictor_type!r} is not allowed: expected {' or '.join(LOSSES)}."
+            f"predictorType={predictor_type!r} is not allowed: expected "
+            f"{' or '.join(LOSS_OF_PREDICTOR)}."
         )
     if not 0 <= threshold <= 1:
         raise InvalidParamError(f"threshold={threshold!r} is not allowed: expected 0 to 1.")
@@ -353,7 +356,7 @@ def imported_model(
         "featureDim": weights.feature_dim,
     }
     metadata = {"version": __version__, "summary": None, "origin": origin}
-    loss = LOSSES[predictor_type]
+    loss = LOSS_OF_PREDICTOR[predictor_type]
     return SavedModel(weights, loss, {**SCORING_DEFAULTS, **params}, metadata, None)
 
 

@@ -31,7 +31,7 @@ from spark_fm.formats.models.mxnet import (
     write_ndarrays,
 )
 from spark_fm.formats.models.native import (
-    LOSSES,
+    LOSS_OF_PREDICTOR,
     SavedModel,
     check_sizes,
     checked_weights,
@@ -61,7 +61,7 @@ MEMBER = "model_algo-1"
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 COMPRESSION = 1  # more takes longer and finds nothing in weights
 MXNET_VERSION = 10301  # whose networks SageMaker saves, as MXNet counts versions
-KINDS = {loss: kind for kind, loss in LOSSES.items()}
+KINDS = {loss: kind for kind, loss in LOSS_OF_PREDICTOR.items()}
 SWITCHES = ("", "use_linear", "use_bias")  # with which a network has no such array
 
 
@@ -294,10 +294,10 @@ class SageMakerArtifact:
         """From ``meta.json`` or the network's last layer; None when neither shows it."""
         declared = self.hyperparameters.get("predictor_type")
         if declared is not None:
-            if not isinstance(declared, str) or declared not in LOSSES:
+            if not isinstance(declared, str) or declared not in LOSS_OF_PREDICTOR:
                 raise ModelFormatError(
                     f"{self.source} has predictor_type {declared!r} in {META}; expected "
-                    f"{' or '.join(LOSSES)}."
+                    f"{' or '.join(LOSS_OF_PREDICTOR)}."
                 )
             return declared
         nodes = self.symbol.get("nodes", [])

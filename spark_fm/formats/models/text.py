@@ -16,7 +16,7 @@ from spark_fm.errors import InvalidParamError, ModelFormatError
 from spark_fm.formats.files import atomic_write, local_path, open_plain_file
 from spark_fm.formats.models.libfm import read_lines, write_lines
 from spark_fm.formats.models.native import (
-    LOSSES,
+    LOSS_OF_PREDICTOR,
     SavedModel,
     check_sizes,
     checked_weights,
@@ -97,7 +97,7 @@ def read_text(
         _real(fields, "bias", path), table, feature_dim, features=features, source=path
     )
     kind = fields["predictor_type"]
-    if kind not in LOSSES:
+    if kind not in LOSS_OF_PREDICTOR:
         raise ModelFormatError(f"{path} is damaged: predictor_type is {kind[:40]!r}.")
     if predictor_type not in (None, kind):
         raise InvalidParamError(
