@@ -34,7 +34,7 @@ def test_an_object_in_the_registry_is_a_format_of_every_command(
         main(["train", *rows, "--model", model, *flags]),
         main(["evaluate", *rows, "--model", model]),
         main(["score", *rows, "--model", model, "--output", str(tmp_path / "scores")]),
-        main(["train", "--input", "-", "--format", "tiny", "--model", model]),
+        main(["train", "--input", "-", "--format", "tiny", "--model", f"{model} of a pipe"]),
         main(["train", "--help"]),
     ]
 

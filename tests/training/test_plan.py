@@ -30,9 +30,10 @@ def test_averagings_by_entries_of_a_feature(n_partitions, entries, n_bytes, expe
 def test_a_finished_task_leaves_little_to_collect():
     script = """
 import gc, numba
+from spark_fm.spark import worker
 from spark_fm.training import tasks
 loaded = len(gc.get_objects())
-tasks.freeze_loaded_modules()
+worker.freeze_loaded_modules()
 assert loaded > 50_000 and len(gc.get_objects()) < 1000, (loaded, len(gc.get_objects()))
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -104,7 +104,9 @@ def test_cores_that_others_hold_are_not_waited_for(
             time.sleep(0.01)
         yield from batches
 
-    other_job = threading.Thread(target=lambda: spark.range(1).mapInArrow(hold, "id long").count())
+    other_job = threading.Thread(
+        target=lambda: spark.range(0, 1, 1, 1).mapInArrow(hold, "id long").count()
+    )
     count = type(frame).count
 
     def count_and_hold(self):
