@@ -32,7 +32,6 @@ test-gpu-simulator: $(STAMP) java
 test-processes: $(STAMP) java
 	$(RUN_TESTS) -m processes $(PYTEST_ARGS)
 
-# What tests/test_connect.py leaves for this stage.
 test-connect: $(STAMP) java
 	SPARK_FM_TEST_MODE=connect; export SPARK_FM_TEST_MODE; $(RUN_TESTS) -m connect $(PYTEST_ARGS)
 

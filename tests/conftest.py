@@ -31,7 +31,6 @@ MODE = os.environ.get("SPARK_FM_TEST_MODE", "classic")
 
 # Begun first where processes share the tests, so that none of them is left for the end.
 LONGEST = (
-    "test_connect.py",
     "test_quality.py",
     "promises/",
     "test_examples.py",
@@ -77,6 +76,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.driver.memory", "2g")
         .config("spark.python.unix.domain.socket.enabled", "true")  # 40 ms a task less
+        .config("spark.python.daemon.module", "tests.worker_daemon")
         .config("spark.sql.warehouse.dir", str(warehouse))
         .config("spark.log.level", "FATAL")
         .getOrCreate()

@@ -20,6 +20,7 @@ from benchmarks import local
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.processes
 def test_the_demo_prints_metrics_and_leaves_model_scores_and_plot(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "examples.demo", "--out", str(tmp_path / "out")],

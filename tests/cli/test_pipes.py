@@ -87,6 +87,7 @@ def test_training_and_validation_may_both_be_pipes(spark, files, pipe, tmp_path)
     assert code == 0
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="a program of its own starts a Classic session")
 def test_standard_input_trains_in_a_program_of_its_own(files, tmp_path):
     words = ["train", "--input", "-", "--format", "recordio-protobuf", "--master", "local[1]"]

@@ -164,6 +164,7 @@ def test_mlflow_s_own_spark_flavour_takes_the_model_and_a_pipeline_of_it(
         assert np.array_equal(column(loaded.transform(data), "score"), expected)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(MODE == "connect", reason="the example starts a Classic session")
 def test_the_example_logs_epochs_and_a_model_that_scores(tmp_path: Path) -> None:
     done = subprocess.run(

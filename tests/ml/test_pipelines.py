@@ -1,10 +1,7 @@
-"""The estimator as a stage: fitted, nested, saved, overwritten, loaded in a new process."""
+"""The estimator as a stage: fitted, nested, saved, overwritten, loaded."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.datasets import Rows, a9a
 from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm
 
 COLUMNS = list(CATEGORIES)
@@ -181,48 +177,3 @@ def test_params_given_to_fit_and_transform_reach_the_stage(
     assert model.stages[-1].summary.totalIterations == 1
     assert "s" in model.transform(test).columns
     assert "t" in model.transform(test, {machine.scoreCol: "t"}).columns
-
-
-# It leaves at once: on Connect Spark's own stages call the server when they are freed, which
-# waits for ever while the interpreter ends.
-PROGRAM = """
-import os, sys
-from pyspark.sql import SparkSession
-from pyspark.ml import PipelineModel
-assert "spark_fm" not in sys.modules
-spark = SparkSession.builder.{where}.config("spark.ui.enabled", "false").getOrCreate()
-model = PipelineModel.load({path!r})
-rows = model.transform(spark.read.parquet({rows!r})).select("score").collect()
-print("scores", [row[0].hex() for row in rows], flush=True)
-os._exit(0)
-"""
-
-
-LOCAL = 'master("local[1]")'
-
-
-def server_port() -> int:
-    """Return where this process's Connect server listens: the new process is its client too."""
-    from pyspark.sql.connect.client import DefaultChannelBuilder
-
-    return DefaultChannelBuilder.default_port()
-
-
-def test_a_pipeline_model_loads_where_only_pyspark_ml_is_imported(
-    fitted: PipelineModel, people: tuple[DataFrame, DataFrame], tmp_path: Path
-) -> None:
-    few = people[1].limit(20).coalesce(1)
-    few.write.parquet(str(tmp_path / "rows"))
-    fitted.save(str(tmp_path / "model"))
-    where = f'remote("sc://localhost:{server_port()}")' if MODE == "connect" else LOCAL
-    program = PROGRAM.format(where=where, path=str(tmp_path / "model"), rows=str(tmp_path / "rows"))
-    environment = {name: value for name, value in os.environ.items() if "REMOTE" not in name}
-
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stderr[-3000:]
-    expected = [float(s).hex() for s in scores(fitted, few)]
-    assert f"scores {expected}" in done.stdout

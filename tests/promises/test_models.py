@@ -1,6 +1,6 @@
 """What users of pyspark.ml expect of a fitted model, shown on real data: a class a promise.
 
-The corners of each are in ``tests/ml``. On Spark Connect: ``tests/test_connect.py``.
+The corners of each are in ``tests/ml``. On Spark Connect: ``make test-connect``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from tests.ml.builders import column
 from tests.promises.conftest import head
+
+pytestmark = pytest.mark.connect
 
 # float32 sums of at most 14 features x 4 factors against float64.
 ROUNDING = 1e-4

@@ -1,6 +1,6 @@
 """What users of pyspark.ml expect of an estimator, shown on real data: a class a promise.
 
-The corners of each are in ``tests/ml``. On Spark Connect: ``tests/test_connect.py``.
+The corners of each are in ``tests/ml``. On Spark Connect: ``make test-connect``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import column
 from tests.promises.conftest import head
+
+pytestmark = pytest.mark.connect
 
 COLUMNS = ["age", "education", "occupation", "relationship", "capital_gain", "hours_per_week"]
 STILL, MOVING = 1e-6, 0.2  # learning rates: one that learns nothing, one that learns
@@ -85,6 +87,7 @@ def people(spark: SparkSession, a9a_split: Split) -> DataFrame:
 class TestPipelines:
     """Pipeline([... feature stages ..., FactorizationMachine(...)])."""
 
+    @pytest.mark.processes
     def test_nested_stages_of_raw_columns_score_where_only_pyspark_ml_was_imported(
         self, people: DataFrame, tmp_path: Path
     ) -> None:

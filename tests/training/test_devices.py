@@ -166,12 +166,13 @@ def test_the_discovery_script_numbers_the_gpus_that_tasks_see(visible, addresses
     assert json.loads(told.stdout) == {"name": "gpu", "addresses": addresses}
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     ("case", "addresses", "others"),
     [
-        pytest.param("every-task", ["0", "1"], True, marks=pytest.mark.simulator),
-        pytest.param("shared", ["0"], True, marks=pytest.mark.simulator),
-        pytest.param("connect", ["0"], False, marks=pytest.mark.simulator),
+        ("every-task", ["0", "1"], True),
+        ("shared", ["0"], True),
+        ("connect", ["0"], False),
         ("local", ["0"], False),
     ],
 )

@@ -22,6 +22,7 @@ from tests.training import flaky
 from tests.training.builders import N_FEATURES, assert_same_model, machine, pretend_cluster
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("workers", [0, 3])
 def test_same_seed_gives_bit_equal_models(frame, workers):
     assert_same_model(
@@ -35,6 +36,7 @@ def test_another_seed_gives_another_model(frame):
     assert not np.array_equal(*tables)
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("workers", [0, 3])
 def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     calm = machine(numWorkers=workers).fit(frame)
@@ -46,6 +48,7 @@ def test_retried_tasks_change_nothing(frame, workers, monkeypatch):
     assert_same_model(calm, machine(numWorkers=workers).fit(frame))
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_that_many_workers_train_as_were_asked_for(frame, workers):
     model = machine(numWorkers=workers, epochs=1).fit(frame)
@@ -53,6 +56,7 @@ def test_that_many_workers_train_as_were_asked_for(frame, workers):
     assert model.summary.facts["numWorkers"] == workers
 
 
+@pytest.mark.connect
 def test_a_lost_worker_is_called_so(frame):
     def die(batches):
 
@@ -308,6 +312,7 @@ def test_everything_is_released_on_failure_and_interruption(
     assert not any(tag.startswith("spark_fm") for tag in spark.getTags())
 
 
+@pytest.mark.connect
 def test_training_works_where_persist_is_missing(frame, monkeypatch):
     from pyspark.errors import PySparkNotImplementedError
 
@@ -377,6 +382,7 @@ def test_only_the_ratios_of_weights_matter(frame, workers):
     assert_same_model(fit(1.0), fit(0.0009765625))
 
 
+@pytest.mark.connect
 def test_a_single_partition_trains_where_persist_is_missing(frame, monkeypatch):
     from pyspark.errors import PySparkNotImplementedError
 
