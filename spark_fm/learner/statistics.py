@@ -145,15 +145,25 @@ def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.b
     """
     if fraction <= 0:
         return np.zeros(batch.n_rows, bool)
-    hashes = _row_hashes(
+    hashes = _hashes(batch, seed)
+    selected: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
+    return selected
+
+
+def distinct_rows(batch: CsrBatch) -> int:
+    """Return how many rows differ in labels, features or values; O(nnz + n_rows log n_rows)."""
+    return len(np.unique(_hashes(batch, 0)))
+
+
+def _hashes(batch: CsrBatch, seed: int) -> NDArray[np.uint64]:
+    hashes: NDArray[np.uint64] = _row_hashes(
         batch.indptr,
         batch.indices.view(np.uint32),
         batch.values.view(np.uint32),
         batch.labels.view(np.uint32),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
     )
-    selected: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
-    return selected
+    return hashes
 
 
 def _mix(h, word):  # type: ignore[no-untyped-def]

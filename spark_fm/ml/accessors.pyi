@@ -86,11 +86,11 @@ class FMParams(FMParamsBase):
     def getMiniBatchSize(self) -> int:
         """Return miniBatchSize: rows per update (>= 1); 1 updates after every row."""
     def getBiasLr(self) -> float:
-        """Return biasLr, or the optimizer's default when it is unset: learning rate of the bias (>= 0); unset: by optimizer."""
+        """Return biasLr, or the optimizer's default when it is unset: learning rate of the bias (>= 0); unset: chosen on held-out rows."""
     def getLinearLr(self) -> float:
-        """Return linearLr, or the optimizer's default when it is unset: learning rate of the linear weights (>= 0); unset: by optimizer."""
+        """Return linearLr, or the optimizer's default when it is unset: learning rate of the linear weights (>= 0); unset: chosen on held-out rows."""
     def getFactorsLr(self) -> float:
-        """Return factorsLr, or the optimizer's default when it is unset: learning rate of the factors (>= 0); unset: by optimizer."""
+        """Return factorsLr, or the optimizer's default when it is unset: learning rate of the factors (>= 0); unset: chosen on held-out rows."""
     def getBiasWd(self) -> float:
         """Return biasWd: L2 weight decay of the bias (>= 0)."""
     def getLinearWd(self) -> float:
@@ -328,11 +328,11 @@ class EstimatorParams(KeywordParams, FMParams):
     def setMiniBatchSize(self, value: int) -> Self:
         """Set miniBatchSize: rows per update (>= 1); 1 updates after every row."""
     def setBiasLr(self, value: float) -> Self:
-        """Set biasLr: learning rate of the bias (>= 0); unset: by optimizer."""
+        """Set biasLr: learning rate of the bias (>= 0); unset: chosen on held-out rows."""
     def setLinearLr(self, value: float) -> Self:
-        """Set linearLr: learning rate of the linear weights (>= 0); unset: by optimizer."""
+        """Set linearLr: learning rate of the linear weights (>= 0); unset: chosen on held-out rows."""
     def setFactorsLr(self, value: float) -> Self:
-        """Set factorsLr: learning rate of the factors (>= 0); unset: by optimizer."""
+        """Set factorsLr: learning rate of the factors (>= 0); unset: chosen on held-out rows."""
     def setBiasWd(self, value: float) -> Self:
         """Set biasWd: L2 weight decay of the bias (>= 0)."""
     def setLinearWd(self, value: float) -> Self:

@@ -173,6 +173,10 @@ class FactorizationMachine(
             feature_dim = vector_size(dataset.schema, columns.features)
         fields["feature_dim"] = feature_dim or 0
         fields["metric"] = fields["metric"] or loss.default_metric
+        if not spec.sagemaker:
+            fields["chosen_rates"] = tuple(
+                group for group in ("bias", "linear", "factors") if not self.isSet(f"{group}Lr")
+            )
         config = TrainConfig(spec=spec, columns=columns, **fields)
         config.check()
         return config

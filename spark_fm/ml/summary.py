@@ -66,6 +66,18 @@ class FMTrainingSummary:
         return int(self.facts["bestEpoch"])
 
     @property
+    def race(self) -> pd.DataFrame:
+        """Return the learning rates that were tried before the training, a row a candidate.
+
+        Columns ``biasLr``, ``linearLr``, ``factorsLr``, ``epochs`` (trained in the race),
+        ``value`` (best validation metric, NaN where it diverged or is undefined) and
+        ``chosen``. Empty where the caller set all three or no rows were held out.
+        """
+        columns = ["biasLr", "linearLr", "factorsLr", "epochs", "value", "chosen"]
+        frame = pd.DataFrame(self.facts.get("race", []), columns=columns)  # older models have none
+        return frame.astype({"value": float})
+
+    @property
     def warnings(self) -> list[str]:
         """Return the warnings about the data and about rollbacks."""
         return list(self.facts["warnings"])

@@ -142,7 +142,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     before, now = _flat(there["request"]), _flat(here["request"])
     texts += [
         f"{name} is {before.get(name)!r} there and {now.get(name)!r} here"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted(before.keys() & now.keys())  # what a newer version knows has no value
         if before.get(name) != now.get(name)
     ]
     return texts

@@ -37,6 +37,8 @@ class TrainConfig:
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
     checkpoint_interval: int = 1  # epochs from one checkpoint to the next
     device: Literal["cpu", "gpu", "auto"] = "cpu"  # "auto" is a GPU where tasks have one
+    # Of "bias", "linear" and "factors", those whose learning rate a race chooses.
+    chosen_rates: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.losses import LOSSES
+from spark_fm.learner.spec import Scaling
 from spark_fm.learner.statistics import FeatureCounts, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
@@ -307,7 +308,12 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     return texts
 
 
-def label_scale(config: TrainConfig, sums: SetSums) -> float:
+def scaling_of(config: TrainConfig, sums: SetSums) -> Scaling:
+    """Return the scaling of a training on the rows of these sums."""
+    return Scaling(label=_label_scale(config, sums), weight=sums.weight / sums.rows)
+
+
+def _label_scale(config: TrainConfig, sums: SetSums) -> float:
     """Return the standard deviation of the labels when a regressor standardises them."""
     if LOSSES[config.spec.loss].is_classifier or not config.standardize_label or not sums.weight:
         return 1.0

@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import zip_longest
 from typing import Any
 from uuid import uuid4
 
@@ -50,10 +49,11 @@ from spark_fm.training.callbacks import (
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
-from spark_fm.training.dataset import PackedDataset, check_sets, label_scale, pack, packing_key
+from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, WorkerInfo
 from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
+from spark_fm.training.race import LearningRates, hold_races
 from spark_fm.training.rounds import AveragingTrainer, run_rounds
 from spark_fm.training.single_task import train_single_task
 
@@ -140,10 +140,14 @@ class Trainer:
         for config in configs:
             if packing_key(config) != self._packing_key:
                 raise InvalidParamError("These Params need rows that are packed another way.")
-        several = len(configs) > 1
+        checkpoints = [self._checkpoint(c, shares_folder=len(configs) > 1) for c in configs]
+        saved = [None if c is None else c.read(self._data.fingerprint) for c in checkpoints]
+        rates = self._learning_rates(configs, start, saved)
         models = [
-            self._model(config, start, on_epoch_end, shares_folder=several)
-            for config, on_epoch_end in zip_longest(configs, callbacks)
+            self._model(config, start, of_config, checkpoint, state, on_epoch_end)
+            for config, of_config, checkpoint, state, on_epoch_end in zip(
+                configs, rates, checkpoints, saved, callbacks or [None] * len(configs), strict=True
+            )
         ]
         groups: dict[tuple[object, ...], list[int]] = {}
         for number, model in enumerate(models):
@@ -157,28 +161,57 @@ class Trainer:
                 outcomes |= dict(zip(batch, trained, strict=True))
         return [outcomes[number] for number in range(len(configs))]
 
+    def _checkpoint(self, config: TrainConfig, *, shares_folder: bool) -> Checkpoint | None:
+        if not config.checkpoint_dir:
+            return None
+        name = checkpoint_name(config, self._data.fingerprint) if shares_folder else "training"
+        return Checkpoint(config, name)
+
+    def _learning_rates(
+        self,
+        configs: Sequence[TrainConfig],
+        start: WarmStart | None,
+        saved: Sequence[TrainingState | None],
+    ) -> list[LearningRates]:
+        """Return the rates of each training: those it had before, or those that win a race."""
+        known = None if start is None else start.training_state
+        rates = [
+            LearningRates.of(config, state or known)
+            for config, state in zip(configs, saved, strict=True)
+        ]
+        if not self._data.has_validation:
+            return rates
+        racing = [
+            number for number, (config, state) in enumerate(zip(configs, saved, strict=True))
+            if config.chosen_rates and state is None and known is None
+        ]  # fmt: skip
+        if racing:
+            chosen = [configs[number] for number in racing]
+            scalings = [scaling_of(config, self._data.train) for config in chosen]
+            results = hold_races(chosen, scalings, self._data, self._cluster)
+            for number, result in zip(racing, results, strict=True):
+                if result is not None:
+                    rates[number] = rates[number].after(result, configs[number].chosen_rates)
+        return rates
+
     def _model(
         self,
         config: TrainConfig,
         start: WarmStart | None,
+        rates: LearningRates,
+        checkpoint: Checkpoint | None,
+        saved: TrainingState | None,
         on_epoch_end: EpochCallback | None,
-        *,
-        shares_folder: bool,
     ) -> ModelTraining:
-        checkpoint = saved = None
-        planned = config
-        if config.checkpoint_dir:
-            fingerprint = self._data.fingerprint
-            name = checkpoint_name(config, fingerprint) if shares_folder else "training"
-            checkpoint = Checkpoint(config, name)
-            saved = checkpoint.read(fingerprint)
+        if checkpoint is not None:
             checkpoint.check_writable()
+        planned = config
         if saved is not None:  # other partitions would end with another model
             workers, averagings = saved.metadata["partitions"]
             planned = replace(config, num_workers=workers, averagings=averagings)
         plan = self._plan(planned, None if start is None else start.weights)
         return ModelTraining(
-            self._data, plan, config,
+            self._data, plan, config, rates,
             start=start, checkpoint=checkpoint, saved=saved, on_epoch_end=on_epoch_end,
         )  # fmt: skip
 
@@ -332,6 +365,7 @@ class ModelTraining:
         data: PackedDataset,
         plan: TrainPlan,
         config: TrainConfig,
+        rates: LearningRates,
         *,
         start: WarmStart | None,
         checkpoint: Checkpoint | None,
@@ -341,7 +375,8 @@ class ModelTraining:
         self.plan = plan
         self._started = time.perf_counter()
         self._data = data
-        self._config = config
+        self._config = replace(config, spec=rates.apply(config.spec))
+        self._rates = rates
         self._start = start
         self._checkpoint = checkpoint
         self._on_epoch_end = on_epoch_end
@@ -470,6 +505,7 @@ class ModelTraining:
             scaling=fit.scaling, ids=self.plan.ids, history=self._history,
         )  # fmt: skip
         state.metadata["epochs"] = fit.spec.epochs
+        state.metadata["rates"] = asdict(self._rates)
         state.metadata["partitions"] = [self.plan.n_partitions, self.plan.n_rounds]
         if initial is not None:
             initial.to_state(state)
@@ -511,8 +547,7 @@ class ModelTraining:
         )
 
     def _scaling(self, *, all_rows: bool) -> Scaling:
-        sums = self._data.sums(all_rows=all_rows)
-        return Scaling(label=label_scale(self._config, sums), weight=sums.weight / sums.rows)
+        return scaling_of(self._config, self._data.sums(all_rows=all_rows))
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
@@ -577,6 +612,8 @@ class ModelTraining:
             "running": running_history(
                 initial.records, data.sums(all_rows=data.has_no_training_rows).rows
             ),
+            "learningRates": self._rates.of_group,
+            "race": self._rates.tried,
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + notes,
             "packSeconds": data.seconds,

@@ -70,6 +70,10 @@ FIELDS = {
 DERIVED = {
     "predictorType": {"metric": "rmse"},
     "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
+    "sageMakerTraining": {"chosen_rates": ()},
+    "biasLr": {"chosen_rates": ("linear", "factors")},
+    "linearLr": {"chosen_rates": ("bias", "factors")},
+    "factorsLr": {"chosen_rates": ("bias", "linear")},
 }
 
 
@@ -102,7 +106,7 @@ def test_every_param_and_every_field_has_its_test() -> None:
     names = {param.name for param in FactorizationMachine().params}
 
     assert {*FIELDS, *OUTPUTS, "threshold"} == names
-    assert set(FIELDS.values()) == set(config_leaves())
+    assert {*FIELDS.values(), "chosen_rates"} == set(config_leaves())
 
 
 @pytest.fixture(scope="module")

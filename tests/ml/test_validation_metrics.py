@@ -43,7 +43,8 @@ def test_training_on_a9a_stops_on_the_metric_asked_for(adult: DataFrame, metric:
 
 def test_the_best_epoch_s_metrics_are_those_of_the_model(adult: DataFrame) -> None:
     """The areas of the histogram against those of Spark's own aggregates on the held-out rows."""
-    model = fast_fm(epochs=2, validationIndicatorCol="held").fit(adult)
+    rates = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.2)
+    model = fast_fm(epochs=2, validationIndicatorCol="held", **rates).fit(adult)
 
     found = model.evaluate(adult.where("held")).metrics
 

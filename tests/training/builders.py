@@ -14,6 +14,7 @@ N_FEATURES = 40
 
 def machine(**params):
     fixed = {"numFactors": 4, "epochs": 2, "seed": 5, "factorsInitSigma": 0.3}
+    fixed |= dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.2)  # no race: test_race.py
     if params.get("numWorkers", 0) > 1:
         fixed |= {"averagingsPerEpoch": 2, "refit": "never"}
     return FactorizationMachine(**{**fixed, **params})

@@ -1,0 +1,172 @@
+"""Choose the learning rates of trainings on a sample of their packed rows: driver, and its task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.race import FACTORS, RaceResult, race, race_epochs, scaled_rate
+from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.state import Layout
+from spark_fm.learner.statistics import distinct_rows
+from spark_fm.learner.training import TrainingState
+from spark_fm.spark.collect import CHUNK_DDL, collect_rows, from_chunks, to_chunks
+from spark_fm.spark.session import SparkCluster
+from spark_fm.spark.worker import WorkerTask, partition_number
+from spark_fm.training.config import TrainConfig
+from spark_fm.training.dataset import PackedDataset
+from spark_fm.training.packing import TRAIN, VALIDATION, read_blocks
+from spark_fm.training.partitions import copies
+from spark_fm.training.plan import SECONDS_FIXED, SECONDS_PER_FACTOR
+
+log = logging.getLogger(__name__)
+
+# Most arithmetic and most memory of one race; they bound its sample.
+RACE_SECONDS = 1.0
+RACE_BYTES = 2**30
+# Different validation rows below which they say too little of a rate.
+MIN_ROWS = 20
+# Entries of the validation rows that judge, for each of those that train.
+VALIDATION_ENTRIES = 0.5
+# Of the sequence that spreads sampled blocks evenly over sources and places: Roberts, "The
+# Unreasonable Effectiveness of Quasirandom Sequences" (2018), d = 2.
+SOURCE_STEP, PLACE_STEP = 0.7548776662466927, 0.5698402909980532
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRates:
+    """The learning rates of a training, and the race that chose them, if there was one."""
+
+    of_group: dict[str, float]
+    tried: list[dict[str, Any]] = field(default_factory=list)  # as in RaceResult
+
+    @classmethod
+    def of(cls, config: TrainConfig, state: TrainingState | None) -> LearningRates:
+        """Return those of the configuration; of what it leaves open, those of a state before."""
+        rates = {group: getattr(config.spec, group).lr for group in ("bias", "linear", "factors")}
+        if state is None or "rates" not in state.metadata:
+            return cls(rates)
+        before = cls(**state.metadata["rates"])
+        rates |= {group: before.of_group[group] for group in config.chosen_rates}
+        return cls(rates, before.tried)
+
+    def after(self, result: RaceResult, groups: Sequence[str]) -> LearningRates:
+        """Return the rates that won for some groups."""
+
+        def times(factor: float) -> dict[str, float]:
+            return self.of_group | {g: scaled_rate(self.of_group[g], factor) for g in groups}
+
+        tried = [
+            {f"{group}Lr": rate for group, rate in times(each["factor"]).items()}
+            | {"epochs": each["epochs"], "value": each["value"]}
+            | {"chosen": each["factor"] == result.factor}
+            for each in result.tried
+        ]
+        return LearningRates(times(result.factor), tried)
+
+    def apply(self, spec: Hyperparameters) -> Hyperparameters:
+        """Return hyperparameters with these rates."""
+        groups = {
+            group: replace(getattr(spec, group), lr=rate) for group, rate in self.of_group.items()
+        }
+        return replace(spec, **groups)
+
+
+@dataclass(frozen=True)
+class RaceEntry:
+    """What a task must know to hold the race of one training."""
+
+    spec: Hyperparameters
+    groups: tuple[str, ...]
+    scaling: Scaling
+    metric: str
+    label_mean: float  # of the scaled training rows
+
+
+@dataclass(frozen=True)
+class RaceTask(WorkerTask):
+    """Hold one race, that of the task's partition, on sampled blocks."""
+
+    entries: tuple[RaceEntry, ...]  # one a partition
+
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the result as metadata; none where the sample cannot tell."""
+        number = partition_number()
+        entry = self.entries[number]
+        # Sorted, because a coalesced partition may meet its sources in any order.
+        blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
+        train, validation = (
+            entry.scaling.apply(
+                CsrBatch.concat([rows for kind, _, _, rows in blocks if kind == wanted])
+            )
+            for wanted in (TRAIN, VALIDATION)
+        )
+        if not train.n_rows or distinct_rows(validation) < MIN_ROWS:
+            return
+        result = race(
+            train, validation, entry.spec, entry.groups, metric=entry.metric,
+            label_mean=entry.label_mean, label_scale=entry.scaling.label,
+        )  # fmt: skip
+        yield from to_chunks(0, asdict(result), {}, model=number)
+
+
+def hold_races(
+    configs: Sequence[TrainConfig],
+    scalings: Sequence[Scaling],
+    data: PackedDataset,
+    cluster: SparkCluster,
+) -> list[RaceResult | None]:
+    """Return who won the race of each configuration, in one job with a task for each.
+
+    None where the sample holds fewer than ``MIN_ROWS`` different validation rows. A race sees
+    about as many rows as it can train on in ``RACE_SECONDS``, whatever the number of workers.
+    """
+    entries = []
+    for config, scaling in zip(configs, scalings, strict=True):
+        mean = data.train.label / data.train.weight / scaling.label
+        entries.append(
+            RaceEntry(config.spec, config.chosen_rates, scaling, config.metric, label_mean=mean)
+        )
+    rows = copies(_sample(data, [config.spec for config in configs]), len(entries))
+    frame = rows.mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
+    columns = ["model", "name", "part", "payload"]
+    found: dict[int, list[tuple[str, int, bytes]]] = {}
+    for model, *chunk in collect_rows(frame, cluster, columns=columns, n_bytes=0, spread=["model"]):
+        found.setdefault(model, []).append(tuple(chunk))
+    results: list[RaceResult | None] = [None] * len(entries)
+    for number, chunks in found.items():
+        metadata, _ = from_chunks(chunks)
+        results[number] = result = RaceResult(metadata["factor"], metadata["tried"])
+        log.info(
+            "learning rates: %g times the optimizer's own, the best of %s by %s of held-out rows",
+            result.factor, ", ".join(f"{factor:g}" for factor in sorted(FACTORS)),
+            entries[number].metric,
+        )  # fmt: skip
+    return results
+
+
+def _sample(data: PackedDataset, specs: Sequence[Hyperparameters]) -> DataFrame:
+    """Return about as many blocks, of either kind, as a race has time and memory for."""
+    n_entries = float("inf")
+    for spec in specs:
+        seconds = race_epochs() * (SECONDS_FIXED + SECONDS_PER_FACTOR * spec.k)
+        n_entries = min(n_entries, RACE_SECONDS / seconds)
+        # The states of all candidates, each with the copy to return to, its mean and its best.
+        n_bytes = 4 * len(FACTORS) * Layout(spec.k, spec.optimizer).bytes_per_feature
+        if len(data.counts.ids) * n_bytes > RACE_BYTES:
+            n_entries = min(n_entries, RACE_BYTES / n_bytes)
+    wanted = {TRAIN: n_entries, VALIDATION: n_entries * VALIDATION_ENTRIES}
+    there = {TRAIN: data.train.nnz, VALIDATION: data.validation.nnz}
+    if all(there[kind] <= wanted[kind] for kind in wanted):
+        return data.blocks
+    place = (F.col("source") * SOURCE_STEP + F.col("seq") * PLACE_STEP) % 1.0
+    of_train, of_validation = (wanted[kind] / max(1, there[kind]) for kind in wanted)
+    fraction = F.when(F.col("kind") == TRAIN, of_train).otherwise(of_validation)
+    return data.blocks.where(place < fraction)

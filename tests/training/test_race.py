@@ -1,0 +1,143 @@
+"""A fit chooses the learning rates that the caller leaves open, and says how."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from pyspark.ml.linalg import Vectors
+
+from spark_fm import FactorizationMachine
+from spark_fm.training import race as races
+from spark_fm.training import trainer
+from tests.training.builders import assert_same_model
+
+pytestmark = pytest.mark.spark
+RATES = ("biasLr", "linearLr", "factorsLr")
+
+
+def machine(**params):
+    return FactorizationMachine(
+        **{"numFactors": 4, "epochs": 2, "seed": 5, "factorsInitSigma": 0.3, **params}
+    )
+
+
+def in_force(model) -> dict[str, float]:
+    return {name: model.summary.history[name].iloc[0] for name in RATES}
+
+
+def chosen(model) -> dict[str, float]:
+    [row] = model.summary.race.query("chosen").to_dict("records")
+    return {name: row[name] for name in RATES}
+
+
+@pytest.fixture(scope="module")
+def raced(frame):
+    return machine().fit(frame)
+
+
+@pytest.mark.connect
+def test_a_fit_trains_with_the_rates_that_won_and_says_what_was_tried(frame, raced):
+    tried = raced.summary.race
+
+    assert list(tried.columns) == [*RATES, "epochs", "value", "chosen"]
+    assert sorted(tried["linearLr"]) == [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
+    assert in_force(raced) == chosen(raced)
+    finished = tried[tried["epochs"] > 2]
+    assert finished.loc[finished["value"].idxmin(), "linearLr"] == chosen(raced)["linearLr"]
+
+
+def test_the_model_is_that_of_the_rates_set_by_hand(frame, raced):
+    assert_same_model(raced, machine(**chosen(raced)).fit(frame))
+
+
+def test_rates_that_are_set_are_used_as_they_are(frame):
+    model = machine(linearLr=0.03).fit(frame)
+
+    assert in_force(model)["linearLr"] == 0.03
+    assert set(model.summary.race["linearLr"]) == {0.03}
+    assert model.summary.race["factorsLr"].nunique() == 6
+    assert machine(biasLr=0.1, linearLr=0.1, factorsLr=0.1).fit(frame).summary.race.empty
+
+
+@pytest.mark.parametrize(
+    "changes", [{"validationFraction": 0.0}, {"sageMakerTraining": True}], ids=str
+)
+def test_there_is_no_race_without_held_out_rows_or_as_sagemaker_trains(frame, changes):
+    model = machine(epochs=1, featureDim=40, **changes).fit(frame)
+
+    assert model.summary.race.empty
+    assert set(in_force(model).values()) == {0.2}
+
+
+def test_partitions_choose_as_one_does(frame, raced):
+    workers = machine(numWorkers=3, averagingsPerEpoch=2, refit="never").fit(frame)
+
+    assert workers.summary.race.equals(raced.summary.race)
+
+
+def test_a_grid_chooses_for_each_of_its_models_in_one_job(frame, raced, monkeypatch):
+    n_races = []
+    monkeypatch.setattr(
+        trainer, "hold_races",
+        lambda configs, *rest: n_races.append(len(configs)) or races.hold_races(configs, *rest),
+    )  # fmt: skip
+    estimator = machine()
+    maps = [{}, {estimator.linearWd: 0.5}, {estimator.linearLr: 0.03, estimator.factorsLr: 0.03,
+                                            estimator.biasLr: 0.03}]  # fmt: skip
+
+    models = dict(estimator.fitMultiple(frame, maps))
+
+    assert n_races == [2]
+    assert_same_model(models[0], raced)
+    assert in_force(models[2])["linearLr"] == 0.03
+
+
+def test_a_race_has_a_sample_of_bounded_size_from_all_partitions(frame, monkeypatch):
+    seen = []
+    read = races.copies
+
+    def spy(rows, number):
+        seen.extend(rows.select("kind", "source", "n_rows").collect())
+        return read(rows, number)
+
+    monkeypatch.setattr(races, "copies", spy)
+    monkeypatch.setattr(races, "RACE_SECONDS", 0.25 * 1080 * 66 * 12.8e-9)
+
+    model = machine().fit(frame)
+
+    rows = {kind: sum(row["n_rows"] for row in seen if row["kind"] == kind) for kind in (0, 1)}
+    assert 60 <= rows[0] <= 240  # a quarter of 540
+    assert {row["source"] for row in seen} == {0, 1, 2}
+    assert not model.summary.race.empty
+
+
+def test_a_sample_without_held_out_rows_leaves_the_optimizer_s_own_rates(frame, monkeypatch):
+    monkeypatch.setattr(races, "_sample", lambda data, specs: data.blocks.where("kind = 0"))
+
+    model = machine().fit(frame)
+
+    assert model.summary.race.empty
+    assert set(in_force(model).values()) == {0.2}
+
+
+def test_a_handful_of_different_rows_decides_nothing(spark):
+    rows = [
+        (float(u != i), Vectors.sparse(4, [u, 2 + i], [1.0, 1.0])) for u in (0, 1) for i in (0, 1)
+    ]
+
+    model = machine(seed=7).fit(spark.createDataFrame(rows * 50, ["label", "features"]))
+
+    assert model.summary.facts["numValidationRows"] > 0
+    assert model.summary.race.empty
+
+
+def test_a_training_that_goes_on_keeps_its_rates(frame):
+    keeping = partial(machine, keepTrainingState=True)
+    whole = keeping(epochs=4).fit(frame)
+
+    half = keeping(epochs=2).fit(frame)
+    continued = keeping(epochs=2).fit(frame, warmStart=half)
+
+    assert_same_model(whole, continued)
+    assert continued.summary.race.equals(half.summary.race)
