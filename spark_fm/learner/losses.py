@@ -43,6 +43,8 @@ class Loss:
     null_model_loss: Callable[[NDArray[np.float32], Floats], float]  # of labels and weights
     link: Callable[[NDArray[Any]], NDArray[Any]]  # raw score -> score
     initial_bias: Callable[[float], float]  # mean label -> raw score
+    # Mean loss of a raw score that is the same for all rows, of means of labels and their squares.
+    constant_loss: Callable[[float, float, float], float]
     label_power: int  # losses grow with this power of the labels' scale; 0: labels are classes
     residual_is_loss: bool  # of ``AveragingRule``: the mean loss; else 1
 
@@ -133,6 +135,7 @@ LOSSES = {
             null_model_loss=lambda labels, weights: math.log(2.0) * float(weights.sum()),
             link=sigmoid,
             initial_bias=_log_odds,
+            constant_loss=lambda score, mean, square: float(np.logaddexp(0, score) - score * mean),
             label_power=0,
             residual_is_loss=False,
         ),
@@ -152,6 +155,7 @@ LOSSES = {
             ),
             link=lambda scores: scores,
             initial_bias=lambda label_mean: label_mean,
+            constant_loss=lambda score, mean, square: max(0.0, square + score * (score - 2 * mean)),
             label_power=2,
             residual_is_loss=True,
         ),

@@ -45,12 +45,16 @@ def finish(figure: Figure, path: str | None) -> Figure:
     return figure
 
 
-def draw_losses(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
-    """Draw training and validation loss by epoch."""
+def draw_losses(
+    axes: Any, history: pd.DataFrame, best_epoch: int, constant_loss: float | None
+) -> None:
+    """Draw training and validation loss by epoch, and the validation loss of a constant."""
     epochs = history["epoch"]
     axes.plot(epochs, history["trainLoss"], "o-", ms=3, label="training, before each update")
     if "validationLoss" in history:
         axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
+        if constant_loss is not None:
+            axes.axhline(constant_loss, **_GUIDE, label="validation, constant")
         _mark_best(axes, best_epoch)
     _label(axes, "Loss by epoch", "epoch", "mean loss")
 

@@ -66,6 +66,15 @@ class FMTrainingSummary:
         return int(self.facts["bestEpoch"])
 
     @property
+    def baseline(self) -> float | None:
+        """Return the validation loss of the best constant, to compare ``validationLoss`` with.
+
+        That of the constant that fits the training rows best: their mean label. None without
+        validation rows, and in models of earlier versions.
+        """
+        return self.facts.get("constantLoss")
+
+    @property
     def race(self) -> pd.DataFrame:
         """Return the learning rates that were tried before the training, a row a candidate.
 
@@ -175,7 +184,7 @@ class FMTrainingSummary:
             draw_r2(axes[2], history, best)
         else:
             figure, axes = new_figure()
-        draw_losses(axes[0], history, best)
+        draw_losses(axes[0], history, best, self.baseline)
         return finish(figure, path)
 
     def _groups(self) -> ScoreGroups | None:
@@ -186,9 +195,13 @@ class FMTrainingSummary:
         """Show the main figures."""
         facts = self.facts
         refit = f", refit on all rows for {self.bestEpoch + 1} epochs" if facts["refit"] else ""
+        losses = ""
+        if self.baseline is not None and "validationLoss" in self.history:
+            found = self.history["validationLoss"].iloc[self.bestEpoch]
+            losses = f"validation loss {found:.6g} (constant: {self.baseline:.6g}), "
         return (
             f"FMTrainingSummary({self.totalIterations} epochs, best is epoch {self.bestEpoch}"
-            f"{refit}, "
+            f"{refit}, {losses}"
             f"{facts['numRows']} rows, {facts['skippedRows']} skipped, "
             f"{facts['numFeaturesSeen']} features, {facts['numWorkers']} worker(s), "
             f"{facts['totalSeconds']:.1f} s)"

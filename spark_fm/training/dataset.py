@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.spec import Scaling
+from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.statistics import FeatureCounts, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
@@ -80,6 +80,15 @@ class PackedDataset:
         if not all_rows:
             return self.train
         return self.train.plus(self.validation)
+
+    def constant_loss(self, loss: LossName) -> float | None:
+        """Return the validation loss of the constant that fits the training rows best."""
+        if not self.has_validation:
+            return None
+        train, held_out = self.train, self.validation
+        score = LOSSES[loss].initial_bias(train.label / train.weight)
+        mean, square = held_out.label / held_out.weight, held_out.label_square / held_out.weight
+        return LOSSES[loss].constant_loss(score, mean, square)
 
     @property
     def n_bytes(self) -> int:

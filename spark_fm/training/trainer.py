@@ -46,6 +46,7 @@ from spark_fm.training.callbacks import (
     divergence_notes,
     running_history,
     validation_curve,
+    validation_notes,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
@@ -452,6 +453,12 @@ class ModelTraining:
             step_scale = outcome.step_scale
             records += outcome.history
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
+        for note in validation_notes(
+            self._history, best_epoch=initial.best_epoch, spec=self._config.spec,
+            constant_loss=self._data.constant_loss(self._config.spec.loss),
+            n_rows=self._data.train.rows, n_features=len(self._data.counts.ids),
+        ):  # fmt: skip
+            self._warn(note)
         summary = self._summary(records, scaling)
         summary["stepScale"] = step_scale
         summary["refit"] = isinstance(outcome, TrainingProgress)
@@ -612,6 +619,7 @@ class ModelTraining:
             "running": running_history(
                 initial.records, data.sums(all_rows=data.has_no_training_rows).rows
             ),
+            "constantLoss": self._data.constant_loss(self._config.spec.loss),
             "learningRates": self._rates.of_group,
             "race": self._rates.tried,
             "rejectedAttempts": sum(record.n_rejected for record in records),

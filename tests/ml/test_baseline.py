@@ -1,0 +1,102 @@
+"""A fit tells how it compares with a constant, and what to do when it does not pay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.ml.linalg import Vectors
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_fm import FactorizationMachineModel
+from tests.ml.builders import fast_fm
+
+RATES = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.1)
+
+
+def rows(spark: SparkSession, *, learnable: bool, n_ids: int = 10) -> tuple[DataFrame, Any]:
+    """Return 600 weighted rows with a numeric column besides, the last 200 held out; and twins."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, n_ids, 600)
+    label = (ids % 2 if learnable else rng.integers(0, 2, 600)).astype(float)
+    weight = rng.uniform(0.5, 2.0, 600)
+    held = np.arange(600) >= 400
+    table = [
+        (Vectors.sparse(n_ids, [int(i)], [1.0]), float(y), float(5 + 3 * y), float(w), bool(h))
+        for i, y, w, h in zip(ids, label, weight, held, strict=True)
+    ]
+    columns = ["features", "label", "amount", "weight", "held"]
+    return spark.createDataFrame(table, columns).coalesce(1), (label, weight, held)
+
+
+def fit(frame: DataFrame, **params: Any) -> FactorizationMachineModel:
+    columns = {"validationIndicatorCol": "held", "weightCol": "weight", "patience": 0}
+    return fast_fm(**{**columns, **RATES, "epochs": 4, **params}).fit(frame)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_the_baseline_is_the_held_out_loss_of_the_training_rows_mean(
+    spark: SparkSession, loss: str
+) -> None:
+    frame, (y, w, held) = rows(spark, learnable=True)
+    if loss == "squared":
+        y = 5 + 3 * y
+    mean = np.average(y[~held], weights=w[~held])
+    of_row = (y - mean) ** 2 if loss == "squared" else -np.log(np.where(y == 1, mean, 1 - mean))
+    params = {"labelCol": "amount", "predictorType": "regressor"} if loss == "squared" else {}
+
+    summary = fit(frame, **params).summary
+
+    assert summary.baseline == pytest.approx(np.average(of_row[held], weights=w[held]), rel=1e-6)
+    assert f"(constant: {summary.baseline:.6g})" in repr(summary)
+    assert summary.history["validationLoss"].iloc[-1] < summary.baseline
+
+
+def test_there_is_no_baseline_without_held_out_rows(spark: SparkSession) -> None:
+    frame, _ = rows(spark, learnable=True)
+
+    summary = fast_fm(**RATES).fit(frame).summary
+
+    assert summary.baseline is None
+    assert "constant" not in repr(summary)
+
+
+@pytest.mark.parametrize(
+    ("n_ids", "reason"), [(300, "400 rows are few for 2"), (10, "do not depend on the features")]
+)
+def test_a_model_no_better_than_a_constant_is_told_with_likely_reasons(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture, n_ids: int, reason: str
+) -> None:
+    frame, _ = rows(spark, learnable=False, n_ids=n_ids)
+
+    summary = fit(frame, linearLr=1.0).summary
+
+    [told] = [text for text in summary.warnings if "better than a constant" in text]
+    assert reason in told
+    assert f"{summary.baseline:.6g}" in told
+    assert told in caplog.messages
+
+
+def test_a_first_epoch_that_was_the_best_is_told_with_what_to_do(spark: SparkSession) -> None:
+    rng = np.random.default_rng(3)  # half the labels follow from a flag, ids tell of the others
+    table = []
+    for row in range(600):
+        flag, label = int(rng.integers(0, 2)), 0.0
+        label = float(flag if rng.random() < 0.8 else 1 - flag)
+        ids = Vectors.sparse(302, [flag, 2 + int(rng.integers(0, 300))], [1.0, 1.0])
+        table.append((ids, label, row >= 400))
+    frame = spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
+
+    summary = fit(frame, weightCol=None, linearLr=3.0, linearWd=0.0, epochs=8).summary
+
+    assert summary.bestEpoch == 0
+    [told] = [text for text in summary.warnings if "was the best" in text]
+    assert "raise factorsWd" in told
+    assert "linearLr=3" in told
+
+
+def test_a_model_that_learns_is_not_warned_of(spark: SparkSession) -> None:
+    frame, _ = rows(spark, learnable=True)
+
+    assert fit(frame).summary.warnings == []
