@@ -88,12 +88,12 @@ def test_a_first_epoch_that_was_the_best_is_told_with_what_to_do(spark: SparkSes
         table.append((ids, label, row >= 400))
     frame = spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
 
-    summary = fit(frame, weightCol=None, linearLr=3.0, linearWd=0.0, epochs=8).summary
+    summary = fit(frame, weightCol=None, linearLr=0.4, linearWd=0.0, epochs=8).summary
 
     assert summary.bestEpoch == 0
     [told] = [text for text in summary.warnings if "was the best" in text]
     assert "raise factorsWd" in told
-    assert "linearLr=3" in told
+    assert "linearLr=0.4" in told
 
 
 def test_a_model_that_learns_is_not_warned_of(spark: SparkSession) -> None:
