@@ -2,14 +2,15 @@
 
 Successive halving: all candidates train for a few epochs, the better half of them for some more,
 and so on (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", AISTATS 2016, figure 1).
+Optimization", AISTATS 2016, figure 1). Where few rows are held out, all take turns: forty rows
+alone would choose a rate that is far too large.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import initial_state
+from spark_fm.learner.statistics import row_hashes
 from spark_fm.learner.training import TrainingProgress, advance, new_stopping
 
 # Candidates are these times the learning rates of the optimizer; the first wins a tie.
@@ -28,6 +30,7 @@ HEATS = ((2, 6), (20, 3))
 PATIENCE = 3
 # Relative lead below which a better candidate is not worth leaving the optimizer's own rates.
 TIE = 1e-3
+FOLD_SEED = 20260401  # any number: folds must not be those of the validation rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def race(
     metric: str,
     label_mean: float,
     label_scale: float = 1.0,
+    n_folds: int = 1,
 ) -> RaceResult:
     """Train candidates side by side and return the one that is best on the validation rows.
 
@@ -84,28 +88,28 @@ def race(
         Of "bias", "linear" and "factors", those whose learning rate is to be chosen.
     metric : str
         One of ``validation_metrics(spec.loss)``.
+    n_folds : int
+        1 judges by ``validation``; more cut all rows anew into as many parts, each of which judges
+        those that train on the others. Equal rows are in one part.
 
     Notes
     -----
-    At most ``race_epochs()`` passes over ``train`` of O(nnz k) each.
+    At most ``n_folds * race_epochs()`` passes over ``train`` of O(nnz k) each.
     """
     train, validation = _without_gaps(train, validation)
-    larger_is_better = validation_metrics(spec.loss)[metric].larger_is_better
-    counts = np.bincount(train.indices, minlength=_n_features(train, validation))
-    racers = []
-    for factor in FACTORS:
-        candidate = with_factor(spec, groups, factor)
-        progress = TrainingProgress(
-            state=initial_state(candidate, counts, label_mean=label_mean),
-            stopping=new_stopping(candidate, metric, patience=PATIENCE, tol=TIE),
-        )
-        racers.append(_Racer(factor, candidate, progress, larger_is_better))
+    folds = [(train, validation)]
+    if n_folds > 1:
+        folds = _folds(CsrBatch.concat([train, validation]), n_folds)
+    racers = [
+        _Racer(factor, with_factor(spec, groups, factor), folds, metric, label_mean, label_scale)
+        for factor in FACTORS
+    ]
     running = racers
     for epochs, n_candidates in HEATS:
         # Sorting is stable: the optimizer's own rates win a tie.
         running = sorted(running, key=lambda racer: racer.cost)[:n_candidates]
         for racer in running:
-            racer.run(train, validation, epochs, metric=metric, label_scale=label_scale)
+            racer.run(epochs)
     best = min(running, key=lambda racer: racer.cost)
     own = racers[0]
     if own in running and own.cost - best.cost <= TIE * abs(best.cost):
@@ -113,47 +117,75 @@ def race(
     return RaceResult(best.factor, [racer.to_dict() for racer in racers])
 
 
-@dataclass(slots=True, eq=False)
 class _Racer:
-    """One candidate."""
+    """One candidate, with a training for each fold."""
 
-    factor: float
-    spec: Hyperparameters
-    progress: TrainingProgress
-    larger_is_better: bool
-    has_diverged: bool = field(default=False, init=False)
+    def __init__(
+        self,
+        factor: float,
+        spec: Hyperparameters,
+        folds: list[tuple[CsrBatch, CsrBatch]],
+        metric: str,
+        label_mean: float,
+        label_scale: float,
+    ) -> None:
+        self.factor = factor
+        self._spec = spec
+        self._metric = metric
+        self._label_scale = label_scale
+        self._larger_is_better = validation_metrics(spec.loss)[metric].larger_is_better
+        self._folds = folds
+        self._trainings = []
+        self._has_diverged = False
+        for train, validation in folds:
+            counts = np.bincount(train.indices, minlength=_n_features(train, validation))
+            state = initial_state(spec, counts, label_mean=label_mean)
+            stopping = new_stopping(spec, metric, patience=PATIENCE, tol=TIE)
+            self._trainings.append(TrainingProgress(state, stopping))
+
+    def run(self, epochs: int) -> None:
+        """Go on until ``epochs`` epochs are done, or it gets no better."""
+        spec = replace(self._spec, epochs=epochs)
+        for progress, (train, validation) in zip(self._trainings, self._folds, strict=True):
+            try:
+                for _ in advance(
+                    progress, train, validation, spec,
+                    metric=self._metric, label_scale=self._label_scale,
+                ):  # fmt: skip
+                    pass
+            except TrainingDivergedError:
+                self._has_diverged = True
+            # One that a divergence slowed down stands for another rate than its own.
+            self._has_diverged |= progress.step_scale < 1
+
+    @property
+    def value(self) -> float:
+        """Mean over the folds of the best metric so far, NaN where it is undefined."""
+        values = [progress.stopping.best_value for progress in self._trainings]
+        known = [value for value in values if math.isfinite(value)]
+        return sum(known) / len(known) if known and not self._has_diverged else math.nan
 
     @property
     def cost(self) -> float:
-        """What to minimise: the best metric so far, or its negative."""
-        value = self.progress.stopping.best_value
-        if math.isnan(value) or self.has_diverged:
+        """What to minimise: the value, or its negative."""
+        if math.isnan(self.value):
             return math.inf
-        return -value if self.larger_is_better else value
-
-    def run(
-        self, train: CsrBatch, validation: CsrBatch, epochs: int, *, metric: str, label_scale: float
-    ) -> None:
-        """Go on until ``epochs`` epochs are done, or it gets no better."""
-        spec = replace(self.spec, epochs=epochs)
-        try:
-            for _ in advance(
-                self.progress, train, validation, spec, metric=metric, label_scale=label_scale
-            ):
-                pass
-        except TrainingDivergedError:
-            self.has_diverged = True
-        # One that a divergence slowed down stands for another rate than its own.
-        self.has_diverged |= self.progress.step_scale < 1
+        return -self.value if self._larger_is_better else self.value
 
     def to_dict(self) -> dict[str, Any]:
-        value = self.progress.stopping.best_value
-        is_known = math.isfinite(value) and not self.has_diverged
+        """Return what it reached, as in ``RaceResult.tried``."""
         return {
             "factor": self.factor,
-            "epochs": self.progress.epoch,
-            "value": value if is_known else None,
+            "epochs": max(progress.epoch for progress in self._trainings),
+            "value": None if math.isnan(self.value) else self.value,
         }
+
+
+def _folds(rows: CsrBatch, n_folds: int) -> list[tuple[CsrBatch, CsrBatch]]:
+    """Return the rows to train and to judge on, for each part that judges."""
+    fold = row_hashes(rows, FOLD_SEED) % np.uint64(n_folds)
+    parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_folds)]
+    return [(rows.take(a), rows.take(b)) for a, b in parts if len(a) and len(b)]
 
 
 def _n_features(*batches: CsrBatch) -> int:

@@ -145,17 +145,18 @@ def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.b
     """
     if fraction <= 0:
         return np.zeros(batch.n_rows, bool)
-    hashes = _hashes(batch, seed)
+    hashes = row_hashes(batch, seed)
     selected: NDArray[np.bool_] = (hashes >> np.uint64(11)).astype(np.float64) < fraction * 2.0**53
     return selected
 
 
 def distinct_rows(batch: CsrBatch) -> int:
     """Return how many rows differ in labels, features or values; O(nnz + n_rows log n_rows)."""
-    return len(np.unique(_hashes(batch, 0)))
+    return len(np.unique(row_hashes(batch, 0)))
 
 
-def _hashes(batch: CsrBatch, seed: int) -> NDArray[np.uint64]:
+def row_hashes(batch: CsrBatch, seed: int) -> NDArray[np.uint64]:
+    """Return a hash of each canonical row's label, feature ids and values."""
     hashes: NDArray[np.uint64] = _row_hashes(
         batch.indptr,
         batch.indices.view(np.uint32),

@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 # Most arithmetic and most memory of one race; they bound its sample.
 RACE_SECONDS = 1.0
 RACE_BYTES = 2**30
-# Different validation rows below which they say too little of a rate.
-MIN_ROWS = 20
+# Validation rows below which all rows take turns at judging, in up to so many folds.
+JUDGES, MOST_FOLDS = 1000, 10
+# Different rows that judge below which they say too little of a rate.
+MIN_ROWS = 50
 # Entries of the validation rows that judge, for each of those that train.
 VALIDATION_ENTRIES = 0.5
 # Of the sequence that spreads sampled blocks evenly over sources and places: Roberts, "The
@@ -88,6 +90,7 @@ class RaceEntry:
     scaling: Scaling
     metric: str
     label_mean: float  # of the scaled training rows
+    may_fold: bool  # the validation rows are not a set of the caller's own
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,18 @@ class RaceTask(WorkerTask):
             )
             for wanted in (TRAIN, VALIDATION)
         )
-        if not train.n_rows or distinct_rows(validation) < MIN_ROWS:
+        if not train.n_rows or not validation.n_rows:
+            return
+        n_folds = 1
+        if entry.may_fold and validation.n_rows < JUDGES:
+            n_folds = min(MOST_FOLDS, -(-JUDGES // validation.n_rows))
+        judges = validation if n_folds == 1 else CsrBatch.concat([train, validation])
+        if distinct_rows(judges) < MIN_ROWS:
             return
         result = race(
             train, validation, entry.spec, entry.groups, metric=entry.metric,
             label_mean=entry.label_mean, label_scale=entry.scaling.label,
+            n_folds=n_folds,
         )  # fmt: skip
         yield from to_chunks(0, asdict(result), {}, model=number)
 
@@ -125,14 +135,21 @@ def hold_races(
 ) -> list[RaceResult | None]:
     """Return who won the race of each configuration, in one job with a task for each.
 
-    None where the sample holds fewer than ``MIN_ROWS`` different validation rows. A race sees
+    None where the sample holds fewer than ``MIN_ROWS`` different rows to judge. A race sees
     about as many rows as it can train on in ``RACE_SECONDS``, whatever the number of workers.
     """
     entries = []
     for config, scaling in zip(configs, scalings, strict=True):
         mean = data.train.label / data.train.weight / scaling.label
         entries.append(
-            RaceEntry(config.spec, config.chosen_rates, scaling, config.metric, label_mean=mean)
+            RaceEntry(
+                config.spec,
+                config.chosen_rates,
+                scaling,
+                config.metric,
+                label_mean=mean,
+                may_fold=config.columns.validation is None,
+            )
         )
     rows = copies(_sample(data, [config.spec for config in configs]), len(entries))
     frame = rows.mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)

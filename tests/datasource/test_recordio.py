@@ -347,7 +347,8 @@ def test_training_from_records_gives_the_model_of_the_same_rows(session, matrix,
     y = (np.asarray(X.sum(1)).ravel() > 2.5).astype(np.float32)
     frame = to_frame(session, Rows(X, y), 1)
     write_records(tmp_path / "rows.pbr", X, y)
-    machine = spark_fm.FactorizationMachine(numFactors=4, epochs=2, seed=1)
+    rates = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.2)
+    machine = spark_fm.FactorizationMachine(numFactors=4, epochs=2, seed=1, **rates)
 
     direct, read = (
         machine.fit(rows) for rows in (frame, load(session, str(tmp_path / "rows.pbr")))

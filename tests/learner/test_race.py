@@ -11,8 +11,10 @@ from spark_fm.learner import race as races
 from spark_fm.learner import training
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.race import FACTORS, HEATS, race, race_epochs, with_factor
+from spark_fm.learner.state import initial_state
+from spark_fm.learner.statistics import row_hashes
 from spark_fm.learner.training import TrainingProgress, new_stopping
-from tests.builders import planted_batch, planted_weights, started_state, train_spec
+from tests.builders import feature_counts, planted_batch, planted_weights, started_state, train_spec
 
 N_FEATURES = 12
 GROUPS = ("bias", "linear", "factors")
@@ -25,19 +27,26 @@ def rows_for(loss: str, n_rows: int, *, seed: int) -> CsrBatch:
     )
 
 
-def hold(train, validation, spec, groups=GROUPS, metric=None):
-    mean = float(train.weights @ train.labels / train.weights.sum())
+def hold(train, validation, spec, groups=GROUPS, metric=None, n_folds=1):
     return race(
-        train, validation, spec, groups, metric=metric or METRIC[spec.loss], label_mean=mean
-    )
+        train, validation, spec, groups, metric=metric or METRIC[spec.loss],
+        label_mean=label_mean(train), n_folds=n_folds,
+    )  # fmt: skip
 
 
-def best_alone(spec, train, validation, factor: float, epochs: int) -> float:
+def label_mean(train: CsrBatch) -> float:
+    return float(train.weights @ train.labels / train.weights.sum())
+
+
+def best_alone(spec, train, validation, factor: float, epochs: int, mean=None) -> float:
     """Return what a training reaches that knows of no race."""
     spec = replace(with_factor(spec, GROUPS, factor), epochs=epochs)
     metric = METRIC[spec.loss]
+    state = started_state(spec, train, N_FEATURES)
+    if mean is not None:
+        state = initial_state(spec, feature_counts(train, N_FEATURES), label_mean=mean)
     progress = TrainingProgress(
-        started_state(spec, train, N_FEATURES),
+        state,
         new_stopping(spec, metric, patience=races.PATIENCE, tol=races.TIE),
     )
     for _ in training.advance(progress, train, validation, spec, metric=metric):
@@ -113,6 +122,48 @@ def test_a_candidate_that_diverges_has_no_value_and_does_not_win():
 
     assert result.tried[FACTORS.index(4.0)]["value"] is None
     assert result.factor < 1
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_few_rows_take_turns_at_judging(loss):
+    train, validation = rows_for(loss, 60, seed=1), rows_for(loss, 10, seed=2)
+    together = CsrBatch.concat([train, validation])
+    fold = row_hashes(together, races.FOLD_SEED) % np.uint64(3)
+    spec = train_spec(loss=loss)
+
+    result = hold(train, validation, spec, n_folds=3)
+
+    def mean_of_folds(factor: float, epochs: int) -> float:
+        parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(3)]
+        return np.mean([
+            best_alone(
+                spec, together.take(rest), together.take(part), factor, epochs,
+                mean=label_mean(train),
+            )
+            for rest, part in parts
+        ])  # fmt: skip
+
+    (first, _), (last, n_finalists) = HEATS
+    values = {factor: mean_of_folds(factor, first) for factor in FACTORS}
+    for factor in sorted(FACTORS, key=values.__getitem__)[:n_finalists]:
+        values[factor] = mean_of_folds(factor, last)
+    tried = {each["factor"]: each["value"] for each in result.tried}
+    assert tried == pytest.approx(values, rel=1e-6)
+    finalists = [each for each in result.tried if each["epochs"] > first]
+    assert result.factor == min(finalists, key=lambda each: each["value"])["factor"]
+
+
+def test_equal_rows_judge_together():
+    row = rows_for("logistic", 1, seed=1)
+    others = rows_for("logistic", 20, seed=2)
+
+    folds = races._folds(CsrBatch.concat([row, others, row, row]), 4)
+
+    held = [set(row_hashes(judges, 0).tolist()) for _, judges in folds]
+    assert sum(len(one) for one in held) == 21
+    assert all(
+        len(set(row_hashes(a, 0)) & one) == 0 for (a, _), one in zip(folds, held, strict=True)
+    )
 
 
 def test_it_trains_no_longer_than_it_says():

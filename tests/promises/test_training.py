@@ -175,7 +175,8 @@ class TestCrossValidation:
         self, adult: DataFrame, stars: DataFrame, tmp_path: Path, name: str, good: float | None
     ) -> None:
         kind = "regressor" if good is None else "binary_classifier"
-        fm = machine(predictorType=kind, linearLr=MOVING, epochs=2)
+        rates = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), MOVING)
+        fm = machine(predictorType=kind, epochs=2, **rates)
         grid = [{fm.epochs: 1, fm.linearLr: STILL, fm.biasLr: STILL, fm.factorsLr: STILL}, {}]
         split = TrainValidationSplit(
             estimator=fm, estimatorParamMaps=grid, evaluator=FMEvaluator(metricName=name), seed=3,

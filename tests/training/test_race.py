@@ -8,8 +8,12 @@ import pytest
 from pyspark.ml.linalg import Vectors
 
 from spark_fm import FactorizationMachine
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.spec import Scaling
 from spark_fm.training import race as races
 from spark_fm.training import trainer
+from spark_fm.training.packing import block_row
+from tests.builders import train_spec
 from tests.training.builders import assert_same_model
 
 pytestmark = pytest.mark.spark
@@ -119,6 +123,32 @@ def test_a_sample_without_held_out_rows_leaves_the_optimizer_s_own_rates(frame, 
 
     assert model.summary.race.empty
     assert set(in_force(model).values()) == {0.2}
+
+
+@pytest.mark.parametrize(("own", "n_folds"), [(None, 10), ("held", 1)])
+def test_few_held_out_rows_take_turns_unless_they_are_the_caller_s_own(
+    rows, monkeypatch, own, n_folds
+):
+    batch = CsrBatch.from_matrix(rows.X, labels=rows.y)
+    entry = races.RaceEntry(
+        train_spec(k=4), ("linear",), Scaling(), "logloss", label_mean=0.5, may_fold=own is None
+    )
+    blocks = [
+        block_row(0, 0, 0, batch.between(0, 500)),
+        block_row(1, 0, 0, batch.between(500, 600)),
+    ]
+    seen = []
+    hold = races.race
+
+    def spy(*arguments, **settings):
+        seen.append(settings["n_folds"])
+        return hold(*arguments, **settings)
+
+    monkeypatch.setattr(races, "race", spy)
+
+    list(races.RaceTask((entry,)).run(iter(blocks)))
+
+    assert seen == [n_folds]
 
 
 def test_a_handful_of_different_rows_decides_nothing(spark):
