@@ -133,33 +133,46 @@ def hold_races(
     data: PackedDataset,
     cluster: SparkCluster,
 ) -> list[RaceResult | None]:
-    """Return who won the race of each configuration, in one job with a task for each.
+    """Return who won the race of each configuration, each in a task of its own.
 
     None where the sample holds fewer than ``MIN_ROWS`` different rows to judge. A race sees
-    about as many rows as it can train on in ``RACE_SECONDS``, whatever the number of workers.
+    about as many rows as it can train on in ``RACE_SECONDS``, whatever the number of workers;
+    those with samples of one size share a job.
     """
-    entries = []
-    for config, scaling in zip(configs, scalings, strict=True):
-        mean = data.train.label / data.train.weight / scaling.label
-        entries.append(
-            RaceEntry(
-                config.spec,
-                config.chosen_rates,
-                scaling,
-                config.metric,
-                label_mean=mean,
-                may_fold=config.columns.validation is None,
-            )
-        )
-    rows = copies(_sample(data, [config.spec for config in configs]), len(entries))
-    frame = rows.mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
+    results: list[RaceResult | None] = [None] * len(configs)
+    sizes = [_sample_size(config.spec, data) for config in configs]
+    for size in sorted(set(sizes)):
+        numbers = [number for number, its_size in enumerate(sizes) if its_size == size]
+        entries = [_entry(configs[number], scalings[number], data) for number in numbers]
+        found = _results(_sample(data, size), entries, cluster)
+        for place, result in found.items():
+            results[numbers[place]] = result
+    return results
+
+
+def _entry(config: TrainConfig, scaling: Scaling, data: PackedDataset) -> RaceEntry:
+    return RaceEntry(
+        spec=config.spec,
+        groups=config.chosen_rates,
+        scaling=scaling,
+        metric=config.metric,
+        label_mean=data.train.label / data.train.weight / scaling.label,
+        may_fold=config.columns.validation is None,
+    )
+
+
+def _results(
+    rows: DataFrame, entries: Sequence[RaceEntry], cluster: SparkCluster
+) -> dict[int, RaceResult]:
+    """Hold the races in one job; return their results by number."""
+    frame = copies(rows, len(entries)).mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
     columns = ["model", "name", "part", "payload"]
-    found: dict[int, list[tuple[str, int, bytes]]] = {}
+    chunks: dict[int, list[tuple[str, int, bytes]]] = {}
     for model, *chunk in collect_rows(frame, cluster, columns=columns, n_bytes=0, spread=["model"]):
-        found.setdefault(model, []).append(tuple(chunk))
-    results: list[RaceResult | None] = [None] * len(entries)
-    for number, chunks in found.items():
-        metadata, _ = from_chunks(chunks)
+        chunks.setdefault(model, []).append(tuple(chunk))
+    results = {}
+    for number, parts in chunks.items():
+        metadata, _ = from_chunks(parts)
         results[number] = result = RaceResult(metadata["factor"], metadata["tried"])
         log.info(
             "learning rates: %g times the optimizer's own, the best of %s by %s of held-out rows",
@@ -169,21 +182,23 @@ def hold_races(
     return results
 
 
-def _sample(data: PackedDataset, specs: Sequence[Hyperparameters]) -> DataFrame:
-    """Return about as many blocks, of either kind, as a race has time and memory for."""
-    n_entries = float("inf")
-    for spec in specs:
-        seconds = race_epochs() * (SECONDS_FIXED + SECONDS_PER_FACTOR * spec.k)
-        n_entries = min(n_entries, RACE_SECONDS / seconds)
-        # The states of all candidates, each with the copy to return to, its mean and its best.
-        n_bytes = 4 * len(FACTORS) * Layout(spec.k, spec.optimizer).bytes_per_feature
-        if len(data.counts.ids) * n_bytes > RACE_BYTES:
-            n_entries = min(n_entries, RACE_BYTES / n_bytes)
-    wanted = {TRAIN: n_entries, VALIDATION: n_entries * VALIDATION_ENTRIES}
-    there = {TRAIN: data.train.nnz, VALIDATION: data.validation.nnz}
-    if all(there[kind] <= wanted[kind] for kind in wanted):
+def _sample_size(spec: Hyperparameters, data: PackedDataset) -> float:
+    """Return how many entries of training rows a race has time and memory for."""
+    seconds = race_epochs() * (SECONDS_FIXED + SECONDS_PER_FACTOR * spec.k)
+    size = RACE_SECONDS / seconds
+    # The states of all candidates, each with the copy to return to, its mean and its best.
+    n_bytes = 4 * len(FACTORS) * Layout(spec.k, spec.optimizer).bytes_per_feature
+    if len(data.counts.ids) * n_bytes > RACE_BYTES:
+        size = min(size, RACE_BYTES / n_bytes)
+    return size
+
+
+def _sample(data: PackedDataset, size: float) -> DataFrame:
+    """Return blocks of about ``size`` entries of training rows, and half as many to judge."""
+    of_train = size / max(1, data.train.nnz)
+    of_validation = size * VALIDATION_ENTRIES / max(1, data.validation.nnz)
+    if min(of_train, of_validation) >= 1:
         return data.blocks
     place = (F.col("source") * SOURCE_STEP + F.col("seq") * PLACE_STEP) % 1.0
-    of_train, of_validation = (wanted[kind] / max(1, there[kind]) for kind in wanted)
     fraction = F.when(F.col("kind") == TRAIN, of_train).otherwise(of_validation)
     return data.blocks.where(place < fraction)

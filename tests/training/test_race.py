@@ -97,6 +97,19 @@ def test_a_grid_chooses_for_each_of_its_models_in_one_job(frame, raced, monkeypa
     assert in_force(models[2])["linearLr"] == 0.03
 
 
+def test_a_model_of_a_grid_has_the_race_that_it_has_alone(frame, monkeypatch):
+    monkeypatch.setattr(races, "RACE_SECONDS", 0.25 * 1080 * 66 * 12.8e-9)  # part of the rows
+    estimator = machine()
+    maps = [{estimator.numFactors: 2}, {estimator.numFactors: 16}]
+
+    models = dict(estimator.fitMultiple(frame, maps))
+
+    for number, chosen_map in enumerate(maps):
+        alone = estimator.fit(frame, chosen_map)
+        assert models[number].summary.race.equals(alone.summary.race)
+        assert_same_model(models[number], alone)
+
+
 def test_a_race_has_a_sample_of_bounded_size_from_all_partitions(frame, monkeypatch):
     seen = []
     read = races.copies
@@ -117,7 +130,7 @@ def test_a_race_has_a_sample_of_bounded_size_from_all_partitions(frame, monkeypa
 
 
 def test_a_sample_without_held_out_rows_leaves_the_optimizer_s_own_rates(frame, monkeypatch):
-    monkeypatch.setattr(races, "_sample", lambda data, specs: data.blocks.where("kind = 0"))
+    monkeypatch.setattr(races, "_sample", lambda data, size: data.blocks.where("kind = 0"))
 
     model = machine().fit(frame)
 
