@@ -143,6 +143,9 @@ class Trainer:
                 raise InvalidParamError("These Params need rows that are packed another way.")
         checkpoints = [self._checkpoint(c, shares_folder=len(configs) > 1) for c in configs]
         saved = [None if c is None else c.read(self._data.fingerprint) for c in checkpoints]
+        for checkpoint in checkpoints:
+            if checkpoint is not None:
+                checkpoint.check_writable()
         rates = self._learning_rates(configs, start, saved)
         models = [
             self._model(config, start, of_config, checkpoint, state, on_epoch_end)
@@ -204,8 +207,6 @@ class Trainer:
         saved: TrainingState | None,
         on_epoch_end: EpochCallback | None,
     ) -> ModelTraining:
-        if checkpoint is not None:
-            checkpoint.check_writable()
         planned = config
         if saved is not None:  # other partitions would end with another model
             workers, averagings = saved.metadata["partitions"]
