@@ -24,8 +24,9 @@ class CsrBatch:
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]  # (nnz,), feature of each entry, increasing within a row
     values: NDArray[np.float32]  # (nnz,)
-    labels: NDArray[np.float32]  # (n_rows,)
-    weights: NDArray[np.float32]  # (n_rows,), >= 0; a row of weight 0 has no effect
+    # (n_rows,), float64 as rows are packed, float32 once ``Scaling`` was applied to train on them
+    labels: NDArray[Any]
+    weights: NDArray[Any]  # (n_rows,), the same, >= 0; a row of weight 0 has no effect
 
     @property
     def n_rows(self) -> int:

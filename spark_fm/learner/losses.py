@@ -43,7 +43,7 @@ class Loss:
     null_model_loss: Callable[[NDArray[np.float32], Floats], float]  # of labels and weights
     link: Callable[[NDArray[Any]], NDArray[Any]]  # raw score -> score
     initial_bias: Callable[[float], float]  # mean label -> raw score
-    # Mean loss of a raw score that is the same for all rows, of means of labels and their squares.
+    # Mean loss of a raw score that is the same for all rows, of mean and variance of the labels.
     constant_loss: Callable[[float, float, float], float]
     label_power: int  # losses grow with this power of the labels' scale; 0: labels are classes
     residual_is_loss: bool  # of ``AveragingRule``: the mean loss; else 1
@@ -135,7 +135,9 @@ LOSSES = {
             null_model_loss=lambda labels, weights: math.log(2.0) * float(weights.sum()),
             link=sigmoid,
             initial_bias=_log_odds,
-            constant_loss=lambda score, mean, square: float(np.logaddexp(0, score) - score * mean),
+            constant_loss=lambda score, mean, variance: float(
+                np.logaddexp(0, score) - score * mean
+            ),
             label_power=0,
             residual_is_loss=False,
         ),
@@ -155,7 +157,7 @@ LOSSES = {
             ),
             link=lambda scores: scores,
             initial_bias=lambda label_mean: label_mean,
-            constant_loss=lambda score, mean, square: max(0.0, square + score * (score - 2 * mean)),
+            constant_loss=lambda score, mean, variance: variance + (score - mean) ** 2,
             label_power=2,
             residual_is_loss=True,
         ),

@@ -256,8 +256,7 @@ class MetricInputs:
     pr_auc: float = math.nan
     # Of a regressor.
     absolute_error: float = 0.0
-    label: float = 0.0
-    label_square: float = 0.0
+    label_variation: float = 0.0  # weighted sum of the squared differences from their mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,7 @@ def f_beta(inputs: MetricInputs, beta: float) -> float:
 
 
 def _r2(inputs: MetricInputs) -> float:
-    variation = inputs.label_square - _quotient(inputs.label**2, inputs.weight)
+    variation = inputs.label_variation
     return 1 - inputs.loss / variation if variation > 0 else math.nan
 
 
@@ -370,8 +369,11 @@ class MetricSums:
             return dict.fromkeys(metrics, float("nan"))
         tp, fp, fn, tn = self.histogram.confusion()
         roc_auc, pr_auc = self.histogram.areas()
-        sums = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "histogram"}
-        inputs = MetricInputs(**sums, tp=tp, fp=fp, fn=fn, tn=tn, roc_auc=roc_auc, pr_auc=pr_auc)
+        inputs = MetricInputs(
+            self.weight, self.loss, tp=tp, fp=fp, fn=fn, tn=tn, roc_auc=roc_auc, pr_auc=pr_auc,
+            absolute_error=self.absolute_error,
+            label_variation=self.label_square - self.label**2 / self.weight,
+        )  # fmt: skip
         return {name: metric.value(inputs) for name, metric in metrics.items()}
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import validation_metrics
-from spark_fm.learner.spec import Hyperparameters
-from spark_fm.learner.state import initial_state
+from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.state import NO_SCALING, initial_state
 from spark_fm.learner.statistics import row_hashes
 from spark_fm.learner.training import TrainingProgress, advance, new_stopping
 
@@ -72,7 +72,7 @@ def race(
     *,
     metric: str,
     label_mean: float,
-    label_scale: float = 1.0,
+    scaling: Scaling = NO_SCALING,
     n_folds: int = 1,
 ) -> RaceResult:
     """Train candidates side by side and return the one that is best on the validation rows.
@@ -86,6 +86,8 @@ def race(
         is continued later has the rates of one that never stopped.
     groups : sequence of str
         Of "bias", "linear" and "factors", those whose learning rate is to be chosen.
+    label_mean : float
+        In units of the labels, from which ``scaling`` has made those of the rows.
     metric : str
         One of ``validation_metrics(spec.loss)``.
     n_folds : int
@@ -101,7 +103,7 @@ def race(
     if n_folds > 1:
         folds = _folds(CsrBatch.concat([train, validation]), n_folds)
     racers = [
-        _Racer(factor, with_factor(spec, groups, factor), folds, metric, label_mean, label_scale)
+        _Racer(factor, with_factor(spec, groups, factor), folds, metric, label_mean, scaling)
         for factor in FACTORS
     ]
     running = racers
@@ -127,19 +129,19 @@ class _Racer:
         folds: list[tuple[CsrBatch, CsrBatch]],
         metric: str,
         label_mean: float,
-        label_scale: float,
+        scaling: Scaling,
     ) -> None:
         self.factor = factor
         self._spec = spec
         self._metric = metric
-        self._label_scale = label_scale
+        self._label_scale = scaling.label
         self._larger_is_better = validation_metrics(spec.loss)[metric].larger_is_better
         self._folds = folds
         self._trainings = []
         self._has_diverged = False
         for train, validation in folds:
             counts = np.bincount(train.indices, minlength=_n_features(train, validation))
-            state = initial_state(spec, counts, label_mean=label_mean)
+            state = initial_state(spec, counts, label_mean=label_mean, scaling=scaling)
             stopping = new_stopping(spec, metric, patience=PATIENCE, tol=TIE)
             self._trainings.append(TrainingProgress(state, stopping))
 

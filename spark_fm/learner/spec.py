@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -188,16 +188,22 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Divisors of labels and weights before training."""
+    """What labels and weights are divided by before training, and what labels are less before."""
 
     label: float = 1.0  # the labels' standard deviation, where a regressor standardizes them
     weight: float = 1.0  # the mean weight, so that only ratios matter
+    offset: float = 0.0  # the labels' mean, where a regressor standardizes them
 
     def apply(self, batch: CsrBatch) -> CsrBatch:
-        """Return the batch with scaled labels and weights."""
-        labels, weights = batch.labels, batch.weights
-        if self.label != 1.0:
-            labels = labels / np.float32(self.label)
-        if self.weight != 1.0:
-            weights = weights / np.float32(self.weight)
-        return CsrBatch(batch.indptr, batch.indices, batch.values, labels, weights)
+        """Return the batch as it trains: float32 labels and weights, scaled in float64."""
+        labels = (batch.labels - self.offset) / self.label
+        weights = batch.weights / self.weight
+        return replace(batch, labels=labels.astype(np.float32), weights=weights.astype(np.float32))
+
+    def label_of(self, score: float) -> float:
+        """Return a raw score of a training in units of the labels."""
+        return score * self.label + self.offset
+
+    def score_of(self, label: float) -> float:
+        """Return a label in units of the training."""
+        return (label - self.offset) / self.label

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.optimizers import OPTIMIZERS
-from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, OptimizerName
+from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, OptimizerName, Scaling
 
 ALIGNMENT = 64  # bytes: a cache line
 # Bias vector, float64: value, AdaGrad sum or Adam's first moment, Adam's second
 # moment, number of updates.
 BIAS_SLOTS = 4
 DECAY_REFERENCE = 1000.0
+NO_SCALING = Scaling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,18 @@ def aligned_rows(n_rows: int, stride: int) -> NDArray[np.float32]:
 
 
 def initial_state(
-    spec: Hyperparameters, counts: NDArray[np.integer], *, label_mean: float
+    spec: Hyperparameters,
+    counts: NDArray[np.integer],
+    *,
+    label_mean: float,
+    scaling: Scaling = NO_SCALING,
 ) -> TrainState:
     """Draw the initial parameters; the same on every machine for the same seed.
 
     ``counts`` has the non-zeros of each feature in the training rows. A feature with none starts
     and stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
-    ``label_mean`` is weighted.
+    ``label_mean`` is weighted; like an initial bias of the caller's it is in units of the labels,
+    from which ``scaling`` makes those of the training.
     """
     layout = Layout(spec.k, spec.optimizer)
     k, n_features = spec.k, len(counts)
@@ -144,7 +150,7 @@ def initial_state(
     rows[:, layout.decay] = scale
     bias = np.zeros(BIAS_SLOTS)
     if spec.use_bias:
-        bias[0] = _initial_bias(spec, label_mean, bias_rng)
+        bias[0] = scaling.score_of(_initial_bias(spec, label_mean, bias_rng))
     if OPTIMIZERS[spec.optimizer].sums_squares:
         bias[1] = spec.adagrad_init
     return TrainState(layout, rows, bias)

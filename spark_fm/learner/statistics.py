@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,15 @@ class FeatureCounts:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
 
+    def to_table(self) -> NDArray[Any]:
+        """Return a structured array, 12 bytes a feature, for transport."""
+        return _to_table(self, _COUNTS)
+
+    @classmethod
+    def from_table(cls, data: bytes) -> FeatureCounts:
+        """Rebuild the counts from the bytes of ``to_table``, or of a stretch of it."""
+        return cls(**_from_table(data, _COUNTS))
+
     @classmethod
     def merge(cls, parts: Iterable[FeatureCounts]) -> FeatureCounts:
         """Add up the counts of several row sets; O(total ids log total ids)."""
@@ -43,6 +53,85 @@ class FeatureCounts:
         return cls(ids, *sums)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureMoments:
+    """Values of features in the rows that have them; arrays of shape (n,), ids ascending."""
+
+    ids: NDArray[np.int32]
+    count: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    square: NDArray[np.float64]  # sum of the squared differences from the mean
+
+    @classmethod
+    def of(cls, indices: NDArray[np.int32], values: NDArray[np.float32]) -> FeatureMoments:
+        """Return the moments of the entries of some rows; O(nnz log nnz)."""
+        ids, places, count = np.unique(indices, return_inverse=True, return_counts=True)
+        x = values.astype(np.float64)
+        mean = np.bincount(places, x, len(ids)) / count
+        square = np.bincount(places, (x - mean[places]) ** 2, len(ids)).astype(np.float64)
+        return cls(ids.astype(np.int32), count, mean, square)
+
+    @classmethod
+    def of_ones(cls, ids: NDArray[np.int32], count: NDArray[np.int64]) -> FeatureMoments:
+        """Return the moments of features whose every value is 1."""
+        return cls(ids, count, np.ones(len(ids)), np.zeros(len(ids)))
+
+    def to_table(self) -> NDArray[Any]:
+        """Return a structured array, 24 bytes a feature, for transport."""
+        return _to_table(self, _MOMENTS)
+
+    @classmethod
+    def from_table(cls, data: bytes) -> FeatureMoments:
+        """Rebuild the moments from the bytes of ``to_table``, or of a stretch of it."""
+        return cls(**_from_table(data, _MOMENTS))
+
+    @classmethod
+    def merge(cls, parts: Iterable[FeatureMoments]) -> FeatureMoments:
+        """Return the moments of several row sets together; O(total ids log total ids).
+
+        Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances" (1979), eq. (2.1), for any number of sets at once.
+        """
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        ids, places = np.unique(
+            np.concatenate([np.empty(0, np.int32)] + [part.ids for part in parts]),
+            return_inverse=True,
+        )
+        n, mean, square = (
+            np.concatenate([np.empty(0)] + [getattr(part, name) for part in parts])
+            for name in ("count", "mean", "square")
+        )
+        count = np.bincount(places, n, len(ids))
+        total_mean = np.bincount(places, n * mean, len(ids)) / np.maximum(count, 1)
+        between = n * (mean - total_mean[places]) ** 2
+        total = np.bincount(places, square + between, len(ids)).astype(np.float64)
+        return cls(ids, count.astype(np.int64), total_mean, total)
+
+
+_COUNTS = np.dtype([("ids", "<i4"), ("train", "<i4"), ("validation", "<i4")])
+_MOMENTS = np.dtype([("ids", "<i4"), ("count", "<i4"), ("mean", "<f8"), ("square", "<f8")])
+
+
+def _to_table(columns: FeatureCounts | FeatureMoments, kind: np.dtype[Any]) -> NDArray[Any]:
+    table = np.empty(len(columns.ids), kind)
+    for name in kind.names or ():
+        table[name] = getattr(columns, name)
+    return table
+
+
+def _from_table(data: bytes, kind: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+    """Return the columns by name; counts as int64."""
+    table = np.frombuffer(data, kind)
+    return {
+        name: table[name].astype(np.int64)
+        if name != "ids" and kind[name] == np.int32
+        else np.ascontiguousarray(table[name])
+        for name in kind.names or ()
+    }
+
+
 class FeatureCounter:
     """Counts over batches that arrive one after another."""
 
@@ -51,6 +140,8 @@ class FeatureCounter:
         self._low = np.zeros(0, np.float32)
         self._high = np.zeros(0, np.float32)
         self._sparse: list[FeatureCounts] = []
+        self._moments = np.zeros((3, 0))  # count, mean and squares of the values other than 1
+        self._sparse_moments: list[FeatureMoments] = []
 
     def add(self, batch: CsrBatch, *, validation: bool) -> None:
         """Take in a batch; O(nnz), O(nnz log nnz) for ids of 2**22 and more."""
@@ -59,7 +150,7 @@ class FeatureCounter:
         indices, values = batch.indices, batch.values
         if int(indices.max()) >= DENSE_IDS:
             hashed = indices >= DENSE_IDS
-            self._add_sparse(indices[hashed], validation)
+            self._add_sparse(indices[hashed], values[hashed], validation)
             indices, values = indices[~hashed], values[~hashed]
             if len(indices) == 0:
                 return
@@ -67,6 +158,11 @@ class FeatureCounter:
         if top >= self._counts.shape[1]:
             self._grow(top + 1)
         _count(indices, values, self._counts[int(validation)], self._low, self._high)
+        is_other = values != 1
+        if is_other.any():
+            missing = self._counts.shape[1] - self._moments.shape[1]
+            self._moments = np.pad(self._moments, ((0, 0), (0, missing)))
+            _add_moments(indices[is_other], values[is_other], *self._moments)
 
     def _grow(self, needed: int) -> None:
         size = max(needed, min(DENSE_IDS, 2 * self._counts.shape[1]))
@@ -75,19 +171,33 @@ class FeatureCounter:
         self._low = np.pad(self._low, (0, extra), constant_values=np.inf)
         self._high = np.pad(self._high, (0, extra), constant_values=-np.inf)
 
-    def _add_sparse(self, indices: NDArray[np.int32], validation: bool) -> None:
+    def _add_sparse(
+        self, indices: NDArray[np.int32], values: NDArray[np.float32], validation: bool
+    ) -> None:
         ids, counts = np.unique(indices, return_counts=True)
         zeros = np.zeros(len(ids), np.int64)
         pair = (zeros, counts) if validation else (counts, zeros)
         self._sparse.append(FeatureCounts(ids, *pair))
         if len(self._sparse) > 16:
             self._sparse = [FeatureCounts.merge(self._sparse)]
+        is_other = values != 1
+        if is_other.any():
+            self._sparse_moments.append(FeatureMoments.of(indices[is_other], values[is_other]))
+            if len(self._sparse_moments) > 16:
+                self._sparse_moments = [FeatureMoments.merge(self._sparse_moments)]
 
     def counts(self) -> FeatureCounts:
         """Return the counts so far."""
         seen = np.flatnonzero(self._counts.any(axis=0))
         dense = FeatureCounts(seen.astype(np.int32), *self._counts[:, seen])
         return FeatureCounts.merge([dense, *self._sparse])
+
+    def moments(self) -> FeatureMoments:
+        """Return the moments of the values other than 1: one-hot features have none."""
+        seen = np.flatnonzero(self._moments[0])
+        count, mean, square = self._moments[:, seen]
+        dense = FeatureMoments(seen.astype(np.int32), count.astype(np.int64), mean, square)
+        return FeatureMoments.merge([dense, *self._sparse_moments])
 
     def value_ranges(self) -> tuple[float, list[tuple[int, float, float]]]:
         """Return the median largest |x|, and (id, low, high) of the largest features."""
@@ -137,6 +247,19 @@ def _count_loop(indices, values, counts, low, high):  # type: ignore[no-untyped-
 _count = njit(_count_loop, tag="count-features")
 
 
+def _add_moments_loop(indices, values, count, mean, square):  # type: ignore[no-untyped-def]
+    # Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products" (1962).
+    for p in range(len(indices)):
+        j = indices[p]
+        difference = values[p] - mean[j]
+        count[j] += 1
+        mean[j] += difference / count[j]
+        square[j] += difference * (values[p] - mean[j])
+
+
+_add_moments = njit(_add_moments_loop, tag="add-moments")
+
+
 def validation_rows(batch: CsrBatch, fraction: float, seed: int) -> NDArray[np.bool_]:
     """Return which canonical rows belong to the validation set; equal rows go the same way.
 
@@ -161,7 +284,7 @@ def row_hashes(batch: CsrBatch, seed: int) -> NDArray[np.uint64]:
         batch.indptr,
         batch.indices.view(np.uint32),
         batch.values.view(np.uint32),
-        batch.labels.view(np.uint32),
+        batch.labels.astype(np.float32).view(np.uint32),
         np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
     )
     return hashes

@@ -25,6 +25,7 @@ from spark_fm.learner.metrics import (
 )
 from spark_fm.learner.predict import margins, scoring_kernel
 from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.standardization import Standardization
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.weights import FMWeights
 
@@ -255,6 +256,7 @@ class TrainingState:
         fingerprint: str,
         metric: str,
         scaling: Scaling,
+        standardization: Standardization,
         ids: NDArray[np.int32] | None,
         history: list[dict[str, Any]],
     ) -> TrainingState:
@@ -268,7 +270,8 @@ class TrainingState:
             "optimizer": progress.state.layout.optimizer,
             "fingerprint": fingerprint,
             "metric": metric,
-            "units": [scaling.label, scaling.weight],
+            "units": [scaling.label, scaling.weight, scaling.offset],
+            "standardization": standardization.digest,
             "history": list(history),
         }
         return cls(metadata, arrays)
@@ -293,15 +296,28 @@ class TrainingState:
         """Return the progress, independent of this object."""
         return TrainingProgress.from_arrays(self.layout, self.metadata["run"], self.arrays)
 
+    @property
+    def standardization(self) -> str:
+        """Digest of the standardization; "" for none, as in those of earlier versions."""
+        return str(self.metadata.get("standardization", ""))
+
     def continues(
-        self, *, fingerprint: str, layout: Layout, metric: str, scaling: Scaling, n_features: int
+        self,
+        *,
+        fingerprint: str,
+        layout: Layout,
+        metric: str,
+        scaling: Scaling,
+        standardization: Standardization,
+        n_features: int,
     ) -> bool:
         """Return whether a training with these properties continues this one."""
         return (
             self.metadata["fingerprint"] == fingerprint
             and self.layout == layout
             and self.metadata["metric"] == metric
-            and self.metadata["units"] == [scaling.label, scaling.weight]
+            and self.metadata["units"] == [scaling.label, scaling.weight, scaling.offset]
+            and self.standardization == standardization.digest
             and len(self.arrays["state"]) == n_features
         )
 
@@ -459,27 +475,34 @@ def warm_state_inplace(
     *,
     ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None,
     scaling: Scaling,
+    standardization: Standardization,
 ) -> None:
     """Change an initial state in place: features of the model get its parameters.
 
     All features of the model must be in the table, whose rows have the sorted ``ids`` (None
-    when ids are rows). With labels divided by s, the model of w0, w and V has w0 / s, w / s and
-    V / sqrt(s). Where the training of the model was kept, with the same optimizer, its
-    statistics are taken over too; otherwise they begin anew. O(n_features k).
+    when ids are rows). With labels less m and divided by s, the model of w0, w and V has
+    (w0 - m) / s, w / s and V / sqrt(s). Where the training of the model was kept, with the same
+    optimizer, its statistics are taken over too; otherwise they begin anew. O(n_features k).
     """
     weights, k, scale = start.weights, spec.k, scaling.label
     known = weights.features
     rows = np.arange(weights.feature_dim) if known is None else known
     if ids is not None:
         rows = np.searchsorted(ids, rows)
-    state.rows[rows, :k] = weights.factors / np.float32(math.sqrt(scale))
+    table = weights.table / np.float32(scale)
+    table[:, :k] = weights.factors / np.float32(math.sqrt(scale))
+    bias = scaling.score_of(weights.bias)
+    table, bias = standardization.from_feature_units(table, bias, known)
+    state.rows[rows, :k] = table[:, :k]
     if spec.use_linear:
-        state.rows[rows, k] = weights.linear / np.float32(scale)
+        state.rows[rows, k] = table[:, k]
     if spec.use_bias:
-        state.bias[0] = weights.bias / scale
+        state.bias[0] = bias
     training_state = start.training_state
     if training_state is None or training_state.layout != state.layout:
         return
+    if bool(training_state.standardization) == standardization.changes_nothing:
+        return  # its statistics are those of other gradients
     known_rows = training_state.ids if ids is None else np.searchsorted(ids, training_state.ids)
     columns = slice(k + 1, state.layout.n_synced)
     state.rows[known_rows, columns] = training_state.arrays["state"][:, columns]

@@ -47,8 +47,11 @@ class FMWeights:
         """View of ``V``, shape (n, k)."""
         return self.table[:, :-1]
 
-    def margins(self, batch: CsrBatch) -> NDArray[np.float32]:
-        """Return raw scores; raises InvalidDataError for an id >= ``feature_dim``."""
+    def margins(self, batch: CsrBatch) -> NDArray[np.float64]:
+        """Return raw scores, of float32 sums but for the bias.
+
+        Raises InvalidDataError for an id >= ``feature_dim``.
+        """
         if batch.nnz:
             low, high = int(batch.indices.min()), int(batch.indices.max())
             if low < 0 or high >= self.feature_dim:
@@ -57,9 +60,9 @@ class FMWeights:
                     f"{self.feature_dim - 1}. Score vectors that were encoded like the training "
                     "data, or train with a larger featureDim."
                 )
-        return margins(batch, self.table, self.bias, features=self.features)
+        return self.bias + margins(batch, self.table, 0.0, features=self.features).astype(float)
 
     def predict(self, batch: CsrBatch, loss: LossName) -> NDArray[np.float32]:
         """Return scores: probabilities under logistic loss, values under squared loss."""
-        raw = self.margins(batch)
-        return LOSSES[loss].link(raw)  # type: ignore[no-any-return]
+        scores: NDArray[np.float32] = LOSSES[loss].link(self.margins(batch)).astype(np.float32)
+        return scores

@@ -33,6 +33,7 @@ class FMParams(FMParamsBase):
     rescaleGrad: Param[float]
     averageEpochs: Param[bool]
     sageMakerTraining: Param[bool]
+    standardization: Param[bool]
     standardizeLabel: Param[bool]
     biasInitMethod: Param[str]
     biasInitScale: Param[float]
@@ -109,8 +110,10 @@ class FMParams(FMParamsBase):
         """Return averageEpochs: return the average of the models after each epoch, late ones weighing most."""
     def getSageMakerTraining(self) -> bool:
         """Return sageMakerTraining: treat rows as SageMaker's algorithm does: one worker; the last mini-batch is filled up with empty rows of label 0; zeros of dense vectors are entries; vectors have the length featureDim; features that no row has keep their initial values."""
+    def getStandardization(self) -> bool:
+        """Return standardization: train on features divided by their standard deviation, and centred where most rows have them; one-hot features stay as they are, and the model is in feature units; not with sageMakerTraining."""
     def getStandardizeLabel(self) -> bool:
-        """Return standardizeLabel: train a regressor on labels divided by their standard deviation; scores stay in label units."""
+        """Return standardizeLabel: train a regressor on labels less their mean and divided by their standard deviation; scores and biasInitValue are in label units."""
     def getBiasInitMethod(self) -> str:
         """Return biasInitMethod: "normal", "uniform" or "constant"."""
     def getBiasInitScale(self) -> float:
@@ -196,6 +199,7 @@ class EstimatorParams(KeywordParams, FMParams):
         rescaleGrad: float | None = None,
         averageEpochs: bool | None = None,
         sageMakerTraining: bool | None = None,
+        standardization: bool | None = None,
         standardizeLabel: bool | None = None,
         biasInitMethod: str | None = None,
         biasInitScale: float | None = None,
@@ -259,6 +263,7 @@ class EstimatorParams(KeywordParams, FMParams):
         rescaleGrad: float | None = None,
         averageEpochs: bool | None = None,
         sageMakerTraining: bool | None = None,
+        standardization: bool | None = None,
         standardizeLabel: bool | None = None,
         biasInitMethod: str | None = None,
         biasInitScale: float | None = None,
@@ -351,8 +356,10 @@ class EstimatorParams(KeywordParams, FMParams):
         """Set averageEpochs: return the average of the models after each epoch, late ones weighing most."""
     def setSageMakerTraining(self, value: bool) -> Self:
         """Set sageMakerTraining: treat rows as SageMaker's algorithm does: one worker; the last mini-batch is filled up with empty rows of label 0; zeros of dense vectors are entries; vectors have the length featureDim; features that no row has keep their initial values."""
+    def setStandardization(self, value: bool) -> Self:
+        """Set standardization: train on features divided by their standard deviation, and centred where most rows have them; one-hot features stay as they are, and the model is in feature units; not with sageMakerTraining."""
     def setStandardizeLabel(self, value: bool) -> Self:
-        """Set standardizeLabel: train a regressor on labels divided by their standard deviation; scores stay in label units."""
+        """Set standardizeLabel: train a regressor on labels less their mean and divided by their standard deviation; scores and biasInitValue are in label units."""
     def setBiasInitMethod(self, value: str) -> Self:
         """Set biasInitMethod: "normal", "uniform" or "constant"."""
     def setBiasInitScale(self, value: float) -> Self:

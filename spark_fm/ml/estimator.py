@@ -173,7 +173,9 @@ class FactorizationMachine(
             feature_dim = vector_size(dataset.schema, columns.features)
         fields["feature_dim"] = feature_dim or 0
         fields["metric"] = fields["metric"] or loss.default_metric
-        if not spec.sagemaker:
+        if spec.sagemaker:
+            fields["standardization"] = self.isSet("standardization") and fields["standardization"]
+        else:
             fields["chosen_rates"] = tuple(
                 group for group in ("bias", "linear", "factors") if not self.isSet(f"{group}Lr")
             )

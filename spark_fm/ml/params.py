@@ -150,9 +150,14 @@ PARAMS = (
              "up with empty rows of label 0; zeros of dense vectors are entries; vectors have the "
              "length featureDim; features that no row has keep their initial values",
              "spec.sagemaker"),
+    ParamRow("standardization", bool, True,
+             "train on features divided by their standard deviation, and centred where most rows "
+             "have them; one-hot features stay as they are, and the model is in feature units; "
+             "not with sageMakerTraining",
+             "config.standardization"),
     ParamRow("standardizeLabel", bool, True,
-             "train a regressor on labels divided by their standard deviation; scores stay in "
-             "label units",
+             "train a regressor on labels less their mean and divided by their standard deviation; "
+             "scores and biasInitValue are in label units",
              "config.standardize_label"),
     ParamRow("biasInitMethod", str, "constant", _METHODS, "bias.init_method"),
     ParamRow("biasInitScale", float, 0.01, "half width of the uniform initial bias (>= 0)",

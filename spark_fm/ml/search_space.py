@@ -102,6 +102,7 @@ ON_REQUEST: dict[str, Dimension] = {
     "useBias": Choices((True, False)),
     "useLinear": Choices((True, False)),
     "averageEpochs": Choices((True, False)),
+    "standardization": Choices((True, False)),
     "standardizeLabel": Choices((True, False)),
     "biasInitMethod": _METHODS,
     "biasInitSigma": _SIGMA,

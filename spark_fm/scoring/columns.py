@@ -46,11 +46,11 @@ class ScoreTask(WorkerTask):
         """Yield a struct of score and margin for each array of vectors."""
         weights: FMWeights = self.model.load()
         reader = FeatureReader(self.features_col, self.handle_invalid)
-        margins = row_scorer(self.gpu, weights.table, weights.bias, weights.features)
+        margins = row_scorer(self.gpu, weights.table, 0.0, weights.features)
         for column in columns:
             rows, bad = reader.read(column, weights.feature_dim)
             margin = np.full(len(bad), np.nan)
-            margin[~bad] = margins(rows)
+            margin[~bad] = weights.bias + margins(rows).astype(np.float64)
             score = LOSSES[self.loss].link(margin)
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])

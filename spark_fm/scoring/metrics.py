@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -164,7 +165,7 @@ def regressor_sums(
         _total(used, weight * error * error).alias("loss"),
         _total(used, weight * F.abs(error)).alias("absolute_error"),
         _total(used, weight * label).alias("label"),
-        _total(used, weight * label * label).alias("label_square"),
+        _variation(used).alias("label_variation"),
         _total(used, weight * score).alias("score"),
         *_faults(used, ~bad),
     ]
@@ -185,7 +186,9 @@ def _regressor_sums(found: dict[str, Any], names: Names) -> RegressorSums:
     once = {name: [values[row] for row in first] for name, values in found.items()}
     _check(once, names, "a label that is null or NaN", "a regressor needs a number.")
     names_of_sums = {field.name for field in fields(MetricInputs)} & once.keys()
-    inputs = MetricInputs(**{name: float(np.sum(once[name])) for name in names_of_sums})
+    totals = {name: float(np.sum(once[name])) for name in names_of_sums}
+    totals["label_variation"] += _between(once["weight"], once["label"])
+    inputs = MetricInputs(**totals)
     by_score = by_residual = {}
     if "set" in found:
         is_first = np.array(found["set"]) == 0
@@ -243,6 +246,30 @@ def _distance_bin(distance: Column) -> Column:
 
 def _total(condition: Column, value: Column) -> Column:
     return F.sum(F.when(condition, value).otherwise(0.0))
+
+
+def _variation(used: Column) -> Column:
+    """Return the weighted sum of the squared differences of labels from their mean, 0 of no rows.
+
+    By Spark's covariances, which keep the digits of labels far from 0: with wy the weighted
+    labels and W the sum of weights, n (cov(wy, y) - sum(wy) cov(w, y) / W).
+    """
+    weight, label = F.when(used, F.col("weight")), F.when(used, F.col("label"))
+    weighted = weight * label
+    slope = F.sum(weighted) / F.nullif(F.sum(weight), F.lit(0.0))
+    variation = F.covar_pop(weighted, label) - slope * F.covar_pop(weight, label)
+    return F.coalesce(F.count_if(used) * variation, F.lit(0.0))
+
+
+def _between(weights: Sequence[float], labels: Sequence[float]) -> float:
+    """Return what the differences between groups add, of their sums of weights and wy."""
+    total = np.array(weights)
+    total, label = total[total > 0], np.array(labels)[total > 0]
+    if not len(total):
+        return 0.0
+    means = label / total
+    centred = means - means[0]
+    return float(total @ (centred - total @ centred / total.sum()) ** 2)
 
 
 def _faults(used: Column, known: Column) -> tuple[Column, ...]:

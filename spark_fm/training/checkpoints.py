@@ -27,6 +27,7 @@ from spark_fm.training.config import TrainConfig
 log = logging.getLogger(__name__)
 
 SUFFIX = ".spark-fm-checkpoint"
+FORMAT = 2  # 1: labels were not centred, and features not standardized
 # Names of a configuration's fields that are not their Param's name in snake case.
 _PARAMS = {
     "k": "numFactors",
@@ -117,7 +118,10 @@ class Checkpoint:
                 self._store.delete_file(file.path)
 
     def _about(self, fingerprint: str) -> dict[str, Any]:
-        return {"version": __version__, "data": fingerprint, "request": self._request}
+        return {
+            "version": __version__, "format": FORMAT, "data": fingerprint,
+            "request": self._request,
+        }  # fmt: skip
 
 
 def checkpoint_name(config: TrainConfig, fingerprint: str) -> str:
@@ -135,6 +139,8 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     texts = []
+    if there.get("format", 1) != here["format"]:
+        return [f"an earlier spark_fm wrote it ({there['version']}), in another form"]
     if there["version"] != here["version"]:
         texts.append(f"spark_fm {there['version']} wrote it, this is {here['version']}")
     if there["data"] != here["data"]:

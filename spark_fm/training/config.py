@@ -32,6 +32,7 @@ class TrainConfig:
     tol: float = 0.0  # relative improvement that counts
     refit: Literal["auto", "always", "never"] = "never"  # on all rows; "auto": REFIT_ROWS or less
     handle_invalid: Literal["error", "skip", "keep"] = "error"
+    standardization: bool = True  # features train centred, where most rows have them, and scaled
     standardize_label: bool = True  # a regressor's labels are divided by their standard deviation
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
@@ -69,6 +70,9 @@ class TrainConfig:
         require(not self.spec.sagemaker or self.num_workers <= 1, "numWorkers", self.num_workers,
                 "1, or 0 to choose, with sageMakerTraining=True: its mini-batches are of all rows "
                 "in their order")  # fmt: skip
+        require(not (self.spec.sagemaker and self.standardization), "standardization",
+                self.standardization,
+                "False, or leave it unset, with sageMakerTraining=True")  # fmt: skip
         known = validation_metrics(self.spec.loss)
         if self.metric not in known:
             raise InvalidParamError(

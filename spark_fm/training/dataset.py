@@ -20,7 +20,8 @@ from pyspark.sql import functions as F
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName, Scaling
-from spark_fm.learner.statistics import FeatureCounts, unscaled_features
+from spark_fm.learner.standardization import Standardization
+from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
@@ -28,17 +29,21 @@ from spark_fm.training import packing
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.packing import (
     BLOCK_DDL,
+    COUNTS,
+    MOMENTS,
     REPORT,
+    STATS,
     PackReport,
     PackTask,
-    SetSums,
+    RowStatistics,
     payload_bytes,
 )
 
 log = logging.getLogger(__name__)
 
+CONSTANT_LABELS = 1e-13  # standard deviation, relative to the mean, of labels taken for equal
+
 AUTO_BLOCK_MULTIPLE = 16
-BYTES_PER_COUNT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,15 @@ class PackedDataset:
     """The packed blocks of a training set, persisted, and what packing them found."""
 
     frame: DataFrame  # blocks and reports, still in the partitions of the source
-    train: SetSums
-    validation: SetSums
+    train: RowStatistics
+    validation: RowStatistics
     counts: FeatureCounts
+    moments: FeatureMoments  # of all rows, for features with a value other than 1
     feature_dim: int
     n_sources: int  # partitions that the rows came in
     n_skipped: dict[str, int]  # rows left out, by reason
     n_zero_weight: int  # rows of weight 0, which count for nothing
-    warnings: tuple[str, ...]
+    unscaled: tuple[str, ...]  # warnings of features far larger than others
     seconds: float  # wall time of the packing pass
     fingerprint: str  # digest of every row with its set and position: equal for equal data
     has_dense: bool = False  # there are dense vectors, each of ``feature_dim`` values
@@ -68,14 +74,14 @@ class PackedDataset:
     @property
     def has_no_training_rows(self) -> bool:
         """Whether all rows were drawn for validation: too few of them to hold any out."""
-        return self.train.weight == 0
+        return self.train.rows == 0
 
     @property
     def has_validation(self) -> bool:
         """Whether there are rows to validate on."""
-        return self.validation.weight > 0 and not self.has_no_training_rows
+        return self.validation.rows > 0 and not self.has_no_training_rows
 
-    def sums(self, *, all_rows: bool) -> SetSums:
+    def sums(self, *, all_rows: bool) -> RowStatistics:
         """Return the sums of the training rows, or of all."""
         if not all_rows:
             return self.train
@@ -85,10 +91,19 @@ class PackedDataset:
         """Return the validation loss of the constant that fits the training rows best."""
         if not self.has_validation:
             return None
-        train, held_out = self.train, self.validation
-        score = LOSSES[loss].initial_bias(train.label / train.weight)
-        mean, square = held_out.label / held_out.weight, held_out.label_square / held_out.weight
-        return LOSSES[loss].constant_loss(score, mean, square)
+        score = LOSSES[loss].initial_bias(self.train.label_mean)
+        held_out = self.validation
+        return LOSSES[loss].constant_loss(score, held_out.label_mean, held_out.label_variance)
+
+    def standardization(self, config: TrainConfig) -> Standardization:
+        """Return how features are standardized."""
+        if not config.standardization:
+            return Standardization()
+        return Standardization.of(
+            self.moments, self.train.rows + self.validation.rows,
+            # What a mean adds to a score is linear and constant.
+            may_centre=config.spec.use_bias and config.spec.use_linear,
+        )  # fmt: skip
 
     @property
     def n_bytes(self) -> int:
@@ -123,8 +138,8 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
     with persisted(plan, on_disk=True) as frame:
         reports = _reports(frame, cluster)
         skipped = _check_rows(reports, config)
-        counts = _counts(frame, cluster, reports)
-        train, validation = SetSums(), SetSums()
+        counts, moments = _counts(frame, cluster, reports)
+        train, validation = RowStatistics(), RowStatistics()
         for report in reports:
             train, validation = train.plus(report.train), validation.plus(report.validation)
         zero_weight = sum(report.n_zero_weight for report in reports)
@@ -144,9 +159,10 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
         _check_dense(reports, feature_dim, columns)
         yield PackedDataset(
             frame=frame, train=train, validation=validation, counts=counts,
+            moments=moments,
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
             n_zero_weight=zero_weight,
-            warnings=_warnings(reports, columns), seconds=time.perf_counter() - started,
+            unscaled=_unscaled(reports, columns), seconds=time.perf_counter() - started,
             fingerprint=_fingerprint(reports),
             has_dense=any(report.dense_sizes for report in reports),
         )  # fmt: skip
@@ -167,7 +183,7 @@ def block_multiple(config: TrainConfig) -> int:
 
 
 def _reports(frame: DataFrame, cluster: SparkCluster) -> list[PackReport]:
-    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "stats"))
+    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == STATS))
     rows = collect_rows(found, cluster, columns=["report"], n_bytes=0, spread=["source"])
     reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
     if not reports:
@@ -177,24 +193,32 @@ def _reports(frame: DataFrame, cluster: SparkCluster) -> list[PackReport]:
     return reports
 
 
-def _counts(frame: DataFrame, cluster: SparkCluster, reports: list[PackReport]) -> FeatureCounts:
-    nnz = sum(report.train.nnz + report.validation.nnz for report in reports)
-    top = max(report.max_index for report in reports) + 1
-    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == "counts"))
+def _counts(
+    frame: DataFrame, cluster: SparkCluster, reports: list[PackReport]
+) -> tuple[FeatureCounts, FeatureMoments]:
+    """Return the features' counts, and the moments of those with a value other than 1."""
+    found = frame.where((F.col("kind") == REPORT) & F.col("name").isin(COUNTS, MOMENTS))
     rows = collect_rows(
-        found, cluster, columns=["report"], spread=["source", "seq"],
-        n_bytes=BYTES_PER_COUNT * min(nnz, top * len(reports)),
+        found, cluster, columns=["name", "source", "seq", "report"], spread=["source", "seq"],
+        n_bytes=sum(report.table_bytes for report in reports),
     )  # fmt: skip
     total = FeatureCounts.merge([])
     waiting: list[FeatureCounts] = []
-    for (payload,) in rows:
-        words = np.frombuffer(payload, "<i4").reshape(3, -1)
-        waiting.append(
-            FeatureCounts(words[0], words[1].astype(np.int64), words[2].astype(np.int64))
-        )
+    moments: dict[tuple[int, int], FeatureMoments] = {}
+    for name, source, seq, table in rows:
+        if name == MOMENTS:
+            moments[source, seq] = FeatureMoments.from_table(table)
+            continue
+        waiting.append(FeatureCounts.from_table(table))
         if len(waiting) == 64:
             total, waiting = FeatureCounts.merge([total, *waiting]), []
-    return FeatureCounts.merge([total, *waiting])
+    counts = FeatureCounts.merge([total, *waiting])
+    # In the order of the sources, so that their sums are the same each time.
+    others = FeatureMoments.merge([moments[key] for key in sorted(moments)])
+    ids = others.ids
+    places = np.searchsorted(counts.ids, ids)
+    ones = (counts.train + counts.validation)[places] - others.count
+    return counts, FeatureMoments.merge([others, FeatureMoments.of_ones(ids, ones)])
 
 
 def _fingerprint(reports: list[PackReport]) -> str:
@@ -258,7 +282,7 @@ def _check_dense(reports: list[PackReport], feature_dim: int, columns: ColumnNam
         )
 
 
-def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
+def _unscaled(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...]:
     parts = [
         (
             report.value_ranges[0],
@@ -266,15 +290,12 @@ def _warnings(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...
         )
         for report in reports
     ]
-    texts = [
+    return tuple(
         f"Feature {j} of {columns.features!r} ranges from {low:g} to {high:g}, more than 100 times "
-        "the usual magnitude of a feature. Scale it (StandardScaler, MaxAbsScaler) or its size "
-        "will drown the others."
+        "the usual magnitude of a feature, and its size will drown the others. Leave "
+        "standardization on, or scale it yourself (StandardScaler, MaxAbsScaler)."
         for j, low, high in unscaled_features(parts)[:5]
-    ]
-    for text in texts:
-        log.warning("%s", text)
-    return tuple(texts)
+    )
 
 
 def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
@@ -285,7 +306,7 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     InvalidDataError
         When the caller's validation column leaves nothing to train on.
     """
-    texts = []
+    texts = [] if config.standardization else list(data.unscaled)
     name, sums = config.columns.validation, data.sums(all_rows=True)
     if name is not None and data.has_no_training_rows:
         raise InvalidDataError(
@@ -304,10 +325,8 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
             "equal ones together, and these are few, or few differ: name a "
             "validationIndicatorCol, or set validationFraction=0 if you want none."
         )
-    if LOSSES[config.spec.loss].is_classifier and sums.label in (0.0, sums.weight):
-        texts.append(
-            f"Every label is {0 if sums.label == 0 else 1}: the model can say nothing else."
-        )
+    if LOSSES[config.spec.loss].is_classifier and sums.label_variance == 0:
+        texts.append(f"Every label is {sums.label_mean:g}: the model can say nothing else.")
     skipped = sum(data.n_skipped.values())
     if skipped > 0.1 * (skipped + sums.rows):
         reasons = ", ".join(f"{count} {reason}" for reason, count in data.n_skipped.items())
@@ -317,16 +336,15 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     return texts
 
 
-def scaling_of(config: TrainConfig, sums: SetSums) -> Scaling:
-    """Return the scaling of a training on the rows of these sums."""
-    return Scaling(label=_label_scale(config, sums), weight=sums.weight / sums.rows)
-
-
-def _label_scale(config: TrainConfig, sums: SetSums) -> float:
-    """Return the standard deviation of the labels when a regressor standardises them."""
-    if LOSSES[config.spec.loss].is_classifier or not config.standardize_label or not sums.weight:
-        return 1.0
-    mean = sums.label / sums.weight
-    variance = sums.label_square / sums.weight - mean**2
+def scaling_of(config: TrainConfig, rows: RowStatistics) -> Scaling:
+    """Return the scaling of a training on these rows."""
+    spec, mean, variance = config.spec, rows.label_mean, rows.label_variance
+    if LOSSES[spec.loss].is_classifier or not config.standardize_label:
+        return Scaling(weight=rows.mean_weight)
     # Labels that differ only by rounding count as constant.
-    return math.sqrt(variance) if variance > 1e-12 * max(1.0, mean**2) else 1.0
+    differ = variance > CONSTANT_LABELS**2 * mean**2
+    return Scaling(
+        label=math.sqrt(variance) if differ else 1.0,
+        weight=rows.mean_weight,
+        offset=mean if spec.use_bias else 0.0,
+    )

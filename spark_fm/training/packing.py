@@ -21,6 +21,7 @@ from spark_fm.learner.statistics import FeatureCounter, validation_rows
 from spark_fm.spark.worker import WorkerTask, partition_number
 
 TRAIN, VALIDATION, REPORT = 0, 1, 2
+STATS, COUNTS, MOMENTS = "stats", "counts", "moments"  # parts of a report
 
 BLOCK_SCHEMA = pa.schema(
     [
@@ -43,7 +44,7 @@ STRETCH_ROWS = 65_536
 STRETCH_NNZ = 2**22
 BLOCK_ROWS = 4096
 BLOCK_NNZ = 2**19
-COUNTS_PER_REPORT = 300_000
+FEATURES_PER_REPORT = 300_000
 
 # Reasons a row is not usable, in the order in which they are looked for.
 NULL_FEATURES = "null features"
@@ -56,28 +57,47 @@ WRONG_LENGTH = "vector of another length than featureDim"
 BAD_WEIGHT = "null, negative, NaN or infinite weight"
 
 
-@dataclass(slots=True)
-class SetSums:
-    """Sums over the training or the validation rows of one source partition."""
+@dataclass(frozen=True, slots=True)
+class RowStatistics:
+    """Size of a set of rows of positive weight, and weighted mean and variance of its labels.
+
+    Means, not sums, and differences from them: weights may be as large as float64 can hold, and
+    labels far from 0.
+    """
 
     rows: int = 0
     nnz: int = 0
-    weight: float = 0.0
-    label: float = 0.0
-    label_square: float = 0.0
+    mean_weight: float = 0.0
+    label_mean: float = 0.0
+    label_variance: float = 0.0
 
-    def add(self, batch: CsrBatch) -> None:
-        """Add a batch."""
-        labels, weights = batch.labels.astype(np.float64), batch.weights.astype(np.float64)
-        self.rows += batch.n_rows
-        self.nnz += batch.nnz
-        self.weight += float(weights.sum())
-        self.label += float((weights * labels).sum())
-        self.label_square += float((weights * labels**2).sum())
+    @classmethod
+    def of(cls, batch: CsrBatch) -> RowStatistics:
+        """Return the statistics of a batch with one row at least."""
+        largest = float(batch.weights.max())
+        shares = batch.weights / largest
+        total = float(shares.sum())
+        mean = float(shares @ batch.labels) / total
+        variance = float(shares @ (batch.labels - mean) ** 2) / total
+        return cls(batch.n_rows, batch.nnz, largest * (total / batch.n_rows), mean, variance)
 
-    def plus(self, other: SetSums) -> SetSums:
-        """Return the sums over both row sets."""
-        return SetSums(*(getattr(self, n) + getattr(other, n) for n in SetSums.__slots__))
+    def plus(self, other: RowStatistics) -> RowStatistics:
+        """Return the statistics of both sets: Chan, Golub and LeVeque (1979), eq. (2.1)."""
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        largest = max(self.mean_weight, other.mean_weight)
+        mine = self.rows * (self.mean_weight / largest)
+        total = mine + other.rows * (other.mean_weight / largest)
+        share = 1 - mine / total  # the other's
+        apart = other.label_mean - self.label_mean
+        return RowStatistics(
+            rows=self.rows + other.rows,
+            nnz=self.nnz + other.nnz,
+            mean_weight=largest * (total / (self.rows + other.rows)),
+            label_mean=self.label_mean + share * apart,
+            label_variance=(1 - share) * self.label_variance + share * other.label_variance
+            + share * (1 - share) * apart**2,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -86,14 +106,15 @@ class PackReport:
 
     source: int
     checksum: int = 0  # of the blocks' payloads, in order
-    train: SetSums = field(default_factory=SetSums)
-    validation: SetSums = field(default_factory=SetSums)
+    train: RowStatistics = RowStatistics()
+    validation: RowStatistics = RowStatistics()
     n_zero_weight: int = 0
     max_size: int = 0
     max_index: int = -1
     dense_sizes: tuple[int, int] | None = None  # least and most values of a dense vector
     bad_rows: dict[str, int] = field(default_factory=dict)
     bad_examples: dict[str, str] = field(default_factory=dict)
+    table_bytes: int = 0  # of the features' counts and moments, which follow
     value_ranges: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
 
     @classmethod
@@ -101,7 +122,7 @@ class PackReport:
         """Rebuild a report from its JSON."""
         fields = json.loads(text)
         for name in ("train", "validation"):
-            fields[name] = SetSums(**fields[name])
+            fields[name] = RowStatistics(**fields[name])
         return cls(**fields)
 
     def summed_up(self, blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -109,6 +130,11 @@ class PackReport:
         for block in blocks:
             self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
             yield block
+
+    def note_rows(self, kind: int, rows: CsrBatch) -> None:
+        """Take in usable rows of a kind."""
+        name = "validation" if kind == VALIDATION else "train"
+        setattr(self, name, getattr(self, name).plus(RowStatistics.of(rows)))
 
     def note_dense(self, sizes: NDArray[np.int64]) -> None:
         """Note how many values dense vectors have."""
@@ -154,19 +180,18 @@ class PackTask(WorkerTask):
                 for kind, subset in self._split(rows, indicator):
                     if subset.n_rows:
                         counter.add(subset, validation=kind == VALIDATION)
-                        sums = report.validation if kind == VALIDATION else report.train
-                        sums.add(subset)
+                        report.note_rows(kind, subset)
                         yield from report.summed_up(writers[kind].add(subset))
         for writer in writers.values():
             yield from report.summed_up(writer.flush())
         report.value_ranges = counter.value_ranges()
-        yield report_row(source, 0, "stats", json.dumps(asdict(report)).encode())
-        counts = counter.counts()
-        for seq, start in enumerate(range(0, len(counts.ids), COUNTS_PER_REPORT)):
-            cut = slice(start, start + COUNTS_PER_REPORT)
-            columns = (counts.ids[cut], counts.train[cut], counts.validation[cut])
-            payload = b"".join(column.astype("<i4").tobytes() for column in columns)
-            yield report_row(source, seq, "counts", payload)
+        tables = {COUNTS: counter.counts().to_table(), MOMENTS: counter.moments().to_table()}
+        report.table_bytes = sum(table.nbytes for table in tables.values())
+        yield report_row(source, 0, STATS, json.dumps(asdict(report)).encode())
+        for name, table in tables.items():
+            for seq, start in enumerate(range(0, len(table), FEATURES_PER_REPORT)):
+                part = table[start : start + FEATURES_PER_REPORT]
+                yield report_row(source, seq, name, part.tobytes())
 
     def _checked(  # noqa: C901 - one check after another
         self, batch: pa.RecordBatch, report: PackReport
@@ -178,7 +203,7 @@ class PackTask(WorkerTask):
         weights = _numbers(batch, "weight") if self.has_weight else np.ones(n_rows)
         with np.errstate(over="ignore"):
             values = vectors.values.astype(np.float32)
-            labels32, weights32 = labels.astype(np.float32), weights.astype(np.float32)
+            labels32 = labels.astype(np.float32)
         limit = self.feature_dim or MAX_FEATURE_ID + 1
         bad_entry = (vectors.indices < 0) | (vectors.indices >= limit)
         nan_entry = ~np.isfinite(values)
@@ -189,7 +214,7 @@ class PackTask(WorkerTask):
             (BAD_INDEX, _any_in_row(bad_entry, starts), None),
             (BAD_VALUE, _any_in_row(nan_entry, starts), None),
             (BAD_LABEL, ~np.isfinite(labels32), "label"),
-            (BAD_WEIGHT, ~(np.isfinite(weights32) & (weights >= 0)), "weight"),
+            (BAD_WEIGHT, ~(np.isfinite(weights) & (weights >= 0)), "weight"),
         ]
         if LOSSES[self.loss].is_classifier:
             checks.append((NOT_BINARY, (labels != 0) & (labels != 1), "label"))
@@ -219,7 +244,7 @@ class PackTask(WorkerTask):
                     example = "null" if value is None else f"{float(value)}"
                 report.note_bad(reason, bad, example)
                 good &= ~bad
-        rows = CsrBatch(starts, vectors.indices, values, labels32, weights32)
+        rows = CsrBatch(starts, vectors.indices, values, labels, weights)
         report.n_zero_weight += int((good & (weights == 0)).sum())
         good &= weights != 0  # they count for nothing, not even as features seen
         indicator = None
@@ -323,31 +348,31 @@ def _any_in_row(flags: NDArray[np.bool_], indptr: NDArray[np.int64]) -> NDArray[
     return total[indptr[1:]] > total[indptr[:-1]]
 
 
+_KINDS = ("<f8", "<f8", "<i4", "<i4", "<f4")  # labels, weights, lengths, indices, values
+
+
 def encode(batch: CsrBatch) -> bytes:
     """Return the payload of a block."""
-    lengths = np.diff(batch.indptr).astype("<i4")
+    parts = (batch.labels, batch.weights, np.diff(batch.indptr), batch.indices, batch.values)
     return b"".join(
-        part.tobytes()
-        for part in (batch.labels, batch.weights, lengths, batch.indices, batch.values)
+        np.ascontiguousarray(part, kind).tobytes() for part, kind in zip(parts, _KINDS, strict=True)
     )
 
 
 def payload_bytes(n_rows: int, nnz: int) -> int:
     """Return the size of a block's payload."""
-    return 12 * n_rows + 8 * nnz
+    return 20 * n_rows + 8 * nnz
 
 
 def decode(payload: bytes | memoryview, n_rows: int, nnz: int) -> CsrBatch:
     """Return the rows of a block; labels, weights, indices and values are views."""
-    words = np.frombuffer(payload, np.uint8)
-    cuts = np.cumsum([0, n_rows, n_rows, n_rows, nnz, nnz]) * 4
-    if len(words) != cuts[-1]:
-        raise ValueError(f"a block of {n_rows} rows and {nnz} entries holds {len(words)} bytes")
+    content = np.frombuffer(payload, np.uint8)
+    cuts = np.cumsum([0, 8 * n_rows, 8 * n_rows, 4 * n_rows, 4 * nnz, 4 * nnz])
+    if len(content) != cuts[-1]:
+        raise ValueError(f"a block of {n_rows} rows and {nnz} entries holds {len(content)} bytes")
     labels, weights, lengths, indices, values = (
-        words[start:stop].view(dtype)
-        for start, stop, dtype in zip(
-            cuts[:-1], cuts[1:], ("<f4", "<f4", "<i4", "<i4", "<f4"), strict=True
-        )
+        content[start:stop].view(kind)
+        for start, stop, kind in zip(cuts[:-1], cuts[1:], _KINDS, strict=True)
     )
     indptr = np.zeros(n_rows + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])

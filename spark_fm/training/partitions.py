@@ -120,14 +120,14 @@ ASSIGNED_DDL = (
 
 
 def partition_blocks(
-    blocks: DataFrame, n_partitions: int, n_rounds: int, ids: Broadcast | None
+    blocks: DataFrame, n_partitions: int, n_rounds: int, preparation: Broadcast | None
 ) -> DataFrame:
     """Return blocks in exactly ``n_partitions`` partitions, in no order.
 
     Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    task = AssignTask(keys=partition_keys(n_partitions), n_rounds=n_rounds, ids=ids)
+    task = AssignTask(partition_keys(n_partitions), n_rounds, preparation)
     return (
         blocks.mapInArrow(task, ASSIGNED_DDL)
         .select("key", "round", "kind", "source", "seq", "n_rows", "nnz", "payload")

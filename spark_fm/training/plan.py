@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ModelTooLargeError
 from spark_fm.learner.spec import Hyperparameters
+from spark_fm.learner.standardization import Standardization
 from spark_fm.learner.state import Layout
 from spark_fm.learner.statistics import FeatureCounts
 from spark_fm.learner.weights import FMWeights
@@ -20,6 +21,7 @@ from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import SparkCluster
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
+from spark_fm.training.packing import payload_bytes
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class TrainPlan:
     merge_on_executors: bool  # deltas are averaged there first
     feature_dim: int  # length of the feature vectors
     ids: NDArray[np.int32] | None  # (n_features,) sorted ids of the table's rows; None: all
+    standardization: Standardization
     n_features: int  # rows of the table
     train_counts: NDArray[np.int64]  # (n_features,) non-zeros of each in the training rows
     all_counts: NDArray[np.int64]  # (n_features,) and in all rows
@@ -61,7 +64,7 @@ class TrainPlan:
         """What must agree for two trainings to share jobs."""
         return (
             self.single_task, self.n_partitions, self.n_rounds, self.merge_on_executors,
-            self.ids is None, self.device,
+            self.ids is None, self.device, self.standardization,
         )  # fmt: skip
 
 
@@ -70,6 +73,7 @@ def make_plan(
     data: PackedDataset,
     cluster: SparkCluster,
     *,
+    standardization: Standardization,
     known: FMWeights | None = None,
     device: Device = CPU_DEVICE,
 ) -> TrainPlan:
@@ -93,10 +97,14 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
-    partitions = 1 if spec.sagemaker else _choose_partitions(data, spec.k, cluster, device)
+    row_bytes = data.n_bytes + payload_bytes(0, standardization.n_added)
+    partitions = 1
+    if not spec.sagemaker:
+        nnz = data.train.nnz + standardization.n_added
+        partitions = _choose_partitions(row_bytes, nnz, spec.k, cluster, device)
     n_partitions = config.num_workers or partitions
     _check_padding(data, spec)
-    single_task = spec.sagemaker or (n_partitions == 1 and data.n_bytes <= SINGLE_TASK_BYTES)
+    single_task = spec.sagemaker or (n_partitions == 1 and row_bytes <= SINGLE_TASK_BYTES)
     synced_bytes = n_features * layout.n_synced * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
     n_rounds = config.averagings or choose_rounds(
@@ -105,7 +113,7 @@ def make_plan(
     overflows = synced_bytes > cluster.result_limit and not cluster.shares_files
     depth = config.aggregation_depth or (2 if overflows else 1)
     # As they arrive, concatenated, and renumbered; for a GPU sorted by block as well.
-    rows_in_task = (10 if device.is_gpu else 3) * data.n_bytes
+    rows_in_task = (10 if device.is_gpu else 3) * row_bytes
     collected = synced_bytes if depth == 1 and not cluster.shares_files else 0
     extra = rows_in_task if single_task else collected
     n_bytes = check_memory(
@@ -116,6 +124,7 @@ def make_plan(
     return TrainPlan(
         n_partitions=n_partitions, n_rounds=1 if single_task else n_rounds, single_task=single_task,
         merge_on_executors=depth == 2 and not single_task, feature_dim=feature_dim, ids=ids,
+        standardization=standardization,
         n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
         device=device,
     )  # fmt: skip
@@ -146,12 +155,14 @@ def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes
     return min(max(n_rounds, MIN_ROUNDS), MAX_ROUNDS)
 
 
-def _choose_partitions(data: PackedDataset, k: int, cluster: SparkCluster, device: Device) -> int:
-    seconds = data.train.nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
+def _choose_partitions(
+    n_bytes: int, nnz: int, k: int, cluster: SparkCluster, device: Device
+) -> int:
+    seconds = nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
     if device.is_gpu:
         seconds /= GPU_CORES
     n_partitions = int(seconds / SECONDS_PER_PARTITION)
-    if n_partitions < 2 and data.n_bytes <= SINGLE_TASK_BYTES:
+    if n_partitions < 2 and n_bytes <= SINGLE_TASK_BYTES:
         return 1
     return max(1, min(n_partitions, device.slots or cluster.task_slots))
 

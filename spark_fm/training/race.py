@@ -17,6 +17,7 @@ from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout
 from spark_fm.learner.statistics import distinct_rows
 from spark_fm.learner.training import TrainingState
+from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.collect import CHUNK_DDL, collect_rows, from_chunks, to_chunks
 from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import WorkerTask, partition_number
@@ -25,6 +26,7 @@ from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.packing import TRAIN, VALIDATION, read_blocks
 from spark_fm.training.partitions import copies
 from spark_fm.training.plan import SECONDS_FIXED, SECONDS_PER_FACTOR
+from spark_fm.training.tasks import preparation_of
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,9 @@ class RaceEntry:
     spec: Hyperparameters
     groups: tuple[str, ...]
     scaling: Scaling
+    preparation: Broadcast | None  # of the rows; None where they train as they are
     metric: str
-    label_mean: float  # of the scaled training rows
+    label_mean: float  # of the training rows, not scaled
     may_fold: bool  # the validation rows are not a set of the caller's own
 
 
@@ -103,11 +106,12 @@ class RaceTask(WorkerTask):
         """Yield the result as metadata; none where the sample cannot tell."""
         number = partition_number()
         entry = self.entries[number]
+        prepare = preparation_of(entry.preparation)
         # Sorted, because a coalesced partition may meet its sources in any order.
         blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
         train, validation = (
             entry.scaling.apply(
-                CsrBatch.concat([rows for kind, _, _, rows in blocks if kind == wanted])
+                prepare(CsrBatch.concat([rows for kind, _, _, rows in blocks if kind == wanted]))
             )
             for wanted in (TRAIN, VALIDATION)
         )
@@ -121,8 +125,7 @@ class RaceTask(WorkerTask):
             return
         result = race(
             train, validation, entry.spec, entry.groups, metric=entry.metric,
-            label_mean=entry.label_mean, label_scale=entry.scaling.label,
-            n_folds=n_folds,
+            label_mean=entry.label_mean, scaling=entry.scaling, n_folds=n_folds,
         )  # fmt: skip
         yield from to_chunks(0, asdict(result), {}, model=number)
 
@@ -130,6 +133,7 @@ class RaceTask(WorkerTask):
 def hold_races(
     configs: Sequence[TrainConfig],
     scalings: Sequence[Scaling],
+    preparations: Sequence[Broadcast | None],
     data: PackedDataset,
     cluster: SparkCluster,
 ) -> list[RaceResult | None]:
@@ -143,20 +147,26 @@ def hold_races(
     sizes = [_sample_size(config.spec, data) for config in configs]
     for size in sorted(set(sizes)):
         numbers = [number for number, its_size in enumerate(sizes) if its_size == size]
-        entries = [_entry(configs[number], scalings[number], data) for number in numbers]
+        entries = [
+            _entry(configs[number], scalings[number], preparations[number], data)
+            for number in numbers
+        ]
         found = _results(_sample(data, size), entries, cluster)
         for place, result in found.items():
             results[numbers[place]] = result
     return results
 
 
-def _entry(config: TrainConfig, scaling: Scaling, data: PackedDataset) -> RaceEntry:
+def _entry(
+    config: TrainConfig, scaling: Scaling, preparation: Broadcast | None, data: PackedDataset
+) -> RaceEntry:
     return RaceEntry(
         spec=config.spec,
         groups=config.chosen_rates,
         scaling=scaling,
+        preparation=preparation,
         metric=config.metric,
-        label_mean=data.train.label / data.train.weight / scaling.label,
+        label_mean=data.train.label_mean,
         may_fold=config.columns.validation is None,
     )
 

@@ -52,6 +52,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import round_order
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.metrics import MetricSums
+from spark_fm.learner.spec import Scaling
 from spark_fm.learner.state import TrainState
 from spark_fm.learner.training import (
     AVERAGED_ETA,
@@ -268,7 +269,7 @@ def _results(
         result.metrics = [by_partition[p] for p in sorted(by_partition)]
         if parts:
             batches = [decode(parts[p], *by_partition[p]["sample_shape"]) for p in sorted(parts)]
-            result.sample = CsrBatch.concat(batches)
+            result.sample = Scaling().apply(CsrBatch.concat(batches))  # scaled by the tasks
     return results
 
 

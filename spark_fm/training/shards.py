@@ -31,7 +31,7 @@ FREE_FRACTION = 0.1
 SHARD_BYTES = 512 * 2**20
 VALIDATE_ONLY = -1  # the round that trains nothing
 _FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
-           ("labels", "<f4"), ("weights", "<f4"))  # fmt: skip
+           ("labels", "<f8"), ("weights", "<f8"))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Shard:
     def n_bytes(self) -> int:
         """Size of the file."""
         start, length = self.extents()[-1]
-        return start + 4 * length
+        return start + np.dtype(_FIELDS[-1][1]).itemsize * length
 
 
 class ShardStore:

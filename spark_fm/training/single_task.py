@@ -38,14 +38,14 @@ def train_single_task(
     data: PackedDataset,
     cluster: SparkCluster,
     *,
-    ids: Broadcast | None,
+    preparation: Broadcast | None,
     device: Device = CPU_DEVICE,
     gpu: GpuPassConfig | None = None,
 ) -> list[TrainingProgress | TrainingDivergedError]:
     """Run fits to their ends, each on all the rows in a task of its own.
 
-    Returns where each ended, or its TrainingDivergedError. ``ids`` are the sorted feature ids of
-    the table's rows. A job trains all fits that it has room for, for some seconds.
+    Returns where each ended, or its TrainingDivergedError. ``preparation`` is that of
+    the rows. A job trains all fits that it has room for, for some seconds.
     """
     train_on_all = fits[0].train_on_all
     n_tasks = device.slots or cluster.task_slots  # fits that may train at once
@@ -71,7 +71,7 @@ def train_single_task(
                 stored = fit.progress.to_arrays(since=fit.progress.epoch)
                 progress = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
                 parts.append(SingleTaskPart(number, fit.spec, fit.scaling, fit.metric, progress))
-            task = SingleTask(tuple(parts), ids, train_on_all, seconds, gpu)
+            task = SingleTask(tuple(parts), preparation, train_on_all, seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
             frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)

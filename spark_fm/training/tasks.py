@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,6 @@ from spark_fm.learner.averaging import AveragingRule, Delta, average_deltas
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.epoch import Backend, RowOrder
 from spark_fm.learner.metrics import MetricSums
-from spark_fm.learner.predict import TablePositions, renumbered
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import Layout, TrainState
 from spark_fm.learner.training import (
@@ -275,7 +274,7 @@ class SingleTask(WorkerTask):
     """Advance one model for some seconds, the one of the task's partition."""
 
     parts: tuple[SingleTaskPart, ...]  # one a partition
-    ids: Broadcast | None  # sorted feature ids of the table's rows; None when ids are rows
+    preparation: Broadcast | None  # of the rows; None where they train as they are
     train_on_all: bool
     seconds: float  # start no further epoch after this much time; one at least is trained
     gpu: GpuPassConfig | None = None
@@ -310,13 +309,21 @@ class SingleTask(WorkerTask):
     def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
         # Sorted, because a coalesced partition may meet its sources in any order.
         blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
-        positions = None if self.ids is None else TablePositions(self.ids.load())
+        prepare = preparation_of(self.preparation)
         kinds = (TRAIN, VALIDATION) if self.train_on_all else (TRAIN,)
         sets = []
         for selected in (kinds, () if self.train_on_all else (VALIDATION,)):
             rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in selected])
-            sets.append(renumbered(rows, positions))
+            sets.append(prepare(rows))
         return sets[0], sets[1] if sets[1].n_rows else None
+
+
+def preparation_of(preparation: Broadcast | None) -> Callable[[CsrBatch], CsrBatch]:
+    """Return what prepares packed rows for training."""
+    if preparation is None:
+        return lambda rows: rows
+    prepare: Callable[[CsrBatch], CsrBatch] = preparation.load().apply
+    return prepare
 
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -328,17 +335,17 @@ class AssignTask(WorkerTask):
 
     keys: tuple[int, ...]  # value of column ``key`` that hashes to each partition
     n_rounds: int
-    ids: Broadcast | None  # sorted feature ids of the table's rows
+    preparation: Broadcast | None  # of the rows; None where they train as they are
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield parts of the blocks with columns ``key`` and ``round`` added."""
-        positions = None if self.ids is None else TablePositions(self.ids.load())
+        prepare = preparation_of(self.preparation)
         n_partitions, n_rounds = len(self.keys), self.n_rounds
         for kind, source, seq, rows in read_blocks(batches):
             partition = (seq + source) % n_partitions
             rounds = rounds_of(seq // n_partitions + source, rows.n_rows, n_rounds)
             cuts = np.linspace(0, rows.n_rows, len(rounds) + 1).astype(np.int64)
-            rows = renumbered(rows, positions)
+            rows = prepare(rows)
             for round_index, (start, stop) in zip(rounds, pairwise(cuts), strict=True):
                 assigned = block_row(kind, source, seq, rows.between(start, stop))
                 yield pa.RecordBatch.from_arrays(

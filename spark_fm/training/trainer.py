@@ -24,6 +24,7 @@ from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.standardization import Preparation, Standardization
 from spark_fm.learner.state import Layout, initial_state
 from spark_fm.learner.training import (
     EpochRecord,
@@ -109,7 +110,8 @@ class Trainer:
         self._stack = stack
         self._after_jobs = after_jobs  # clean-ups for when no job runs any more
         self._name = uuid4().hex
-        self._ids: dict[bytes, Broadcast] = {}
+        self._standardizations: dict[tuple[bool, ...], Standardization] = {}
+        self._preparations: dict[tuple[object, ...], Broadcast | None] = {}
         self._partitioned: dict[tuple[object, ...], PartitionedBlocks] = {}
         self._devices = devices
 
@@ -192,7 +194,11 @@ class Trainer:
         if racing:
             chosen = [configs[number] for number in racing]
             scalings = [scaling_of(config, self._data.train) for config in chosen]
-            results = hold_races(chosen, scalings, self._data, self._cluster)
+            preparations = [
+                self._broadcast(Preparation(None, self._standardization(config)))
+                for config in chosen
+            ]
+            results = hold_races(chosen, scalings, preparations, self._data, self._cluster)
             for number, result in zip(racing, results, strict=True):
                 if result is not None:
                     rates[number] = rates[number].after(result, configs[number].chosen_rates)
@@ -249,7 +255,7 @@ class Trainer:
                     fit.on_epoch_end = partial(_show_epoch, progress_bar, name, fit.on_epoch_end)
             if plan.single_task:
                 outcomes = train_single_task(
-                    running, self._data, self._cluster, ids=self._broadcast_ids(plan),
+                    running, self._data, self._cluster, preparation=self._preparation(plan),
                     device=plan.device, gpu=gpu,
                 )  # fmt: skip
             else:
@@ -261,13 +267,17 @@ class Trainer:
 
     def _plan(self, config: TrainConfig, known: FMWeights | None) -> TrainPlan:
         device = self._device(config.device)
+        plan_for = partial(
+            make_plan, config, self._data, self._cluster,
+            standardization=self._standardization(config), known=known,
+        )  # fmt: skip
         try:
-            return make_plan(config, self._data, self._cluster, known=known, device=device)
+            return plan_for(device=device)
         except ModelTooLargeError as err:
             if config.device != "auto" or not device.is_gpu:
                 raise
             log.warning("device='auto': training on the CPU: %s", err)
-            return make_plan(config, self._data, self._cluster, known=known, device=CPU_DEVICE)
+            return plan_for(device=CPU_DEVICE)
 
     def _device(self, name: DeviceName) -> Device:
         if name not in self._devices:
@@ -277,25 +287,44 @@ class Trainer:
     def _gpu_passes(self, plan: TrainPlan, *, train_on_all: bool) -> GpuPassConfig | None:
         """Return how passes are made on a GPU; equal keys name equal rows."""
         ids = "all" if plan.ids is None else sha256(plan.ids.tobytes()).hexdigest()
-        key = f"{self._name} {plan.n_partitions} {plan.n_rounds} {train_on_all} {ids}"
+        key = (
+            f"{self._name} {plan.n_partitions} {plan.n_rounds} {train_on_all} {ids} "
+            f"{plan.standardization.digest}"
+        )
         sums, n_partitions = self._data.sums(all_rows=train_on_all), plan.n_partitions
-        return plan.device.pass_config(key, -(-sums.rows // n_partitions), sums.nnz // n_partitions)
+        nnz = sums.nnz + plan.standardization.n_added
+        return plan.device.pass_config(key, -(-sums.rows // n_partitions), nnz // n_partitions)
 
-    def _broadcast_ids(self, plan: TrainPlan) -> Broadcast | None:
-        if plan.ids is None:
+    def _standardization(self, config: TrainConfig) -> Standardization:
+        """Return one object for all configurations that standardize alike."""
+        spec = config.spec
+        key = (config.standardization, spec.use_bias and spec.use_linear)
+        if key not in self._standardizations:
+            self._standardizations[key] = self._data.standardization(config)
+        return self._standardizations[key]
+
+    def _preparation(self, plan: TrainPlan) -> Broadcast | None:
+        """Return what prepares the rows; None where they train as they are."""
+        return self._broadcast(Preparation(plan.ids, plan.standardization))
+
+    def _broadcast(self, preparation: Preparation) -> Broadcast | None:
+        if preparation.changes_nothing:
             return None
-        key = plan.ids.tobytes()
-        if key not in self._ids:
-            self._ids[key] = self._stack.enter_context(
-                broadcast(self._cluster, plan.ids, n_bytes=plan.ids.nbytes)
+        ids = preparation.ids
+        key = (None if ids is None else ids.tobytes(), preparation.standardization)
+        if key not in self._preparations:
+            self._preparations[key] = self._stack.enter_context(
+                broadcast(self._cluster, preparation, n_bytes=preparation.n_bytes)
             )
-        return self._ids[key]
+        return self._preparations[key]
 
     def _partitioned_blocks(self, plan: TrainPlan) -> PartitionedBlocks:
-        ids = self._broadcast_ids(plan)
-        key = (plan.n_partitions, plan.n_rounds, id(ids))
+        preparation = self._preparation(plan)
+        key = (plan.n_partitions, plan.n_rounds, id(preparation))
         if key not in self._partitioned:
-            frame = partition_blocks(self._data.blocks, plan.n_partitions, plan.n_rounds, ids)
+            frame = partition_blocks(
+                self._data.blocks, plan.n_partitions, plan.n_rounds, preparation
+            )
             blocks = PartitionedBlocks(frame, self._cluster, plan.n_rounds, self._stack)
             self._stack.push(blocks.remove_files)
             self._after_jobs.callback(blocks.remove_remaining_files)
@@ -335,7 +364,7 @@ class FitResult:
         """Add this to the training state of a refit."""
         state.metadata["first"] = {
             "bias": self.parameters.bias,
-            "units": [self.scaling.label, self.scaling.weight],
+            "units": [self.scaling.label, self.scaling.weight, self.scaling.offset],
             "best_epoch": self.best_epoch,
             "step_scale": self.step_scale,
             "records": [record.to_dict() for record in self.records],
@@ -383,7 +412,7 @@ class ModelTraining:
         self._checkpoint = checkpoint
         self._on_epoch_end = on_epoch_end
         self._history: list[dict[str, Any]] = []
-        self._warnings = [*data.warnings, *check_sets(data, config)]
+        self._warnings = check_sets(data, config)
         self._worker_info = WorkerInfo()
         self._initial: FitResult | None = None
         self._training_state = saved
@@ -465,7 +494,7 @@ class ModelTraining:
         summary["refit"] = isinstance(outcome, TrainingProgress)
         summary["refitSeconds"] = refit_seconds
         summary["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
-        weights = self._weights(parameters, scaling.label)
+        weights = self._weights(parameters, scaling)
         if self._checkpoint is not None:
             self._checkpoint.remove()
         state = self._training_state if self._config.keep_snapshot else None
@@ -510,7 +539,8 @@ class ModelTraining:
     def _state_of(self, fit: Fit, initial: FitResult | None) -> TrainingState:
         state = TrainingState.of(
             fit.progress, fingerprint=self._data.fingerprint, metric=self._config.metric,
-            scaling=fit.scaling, ids=self.plan.ids, history=self._history,
+            scaling=fit.scaling, standardization=self.plan.standardization, ids=self.plan.ids,
+            history=self._history,
         )  # fmt: skip
         state.metadata["epochs"] = fit.spec.epochs
         state.metadata["rates"] = asdict(self._rates)
@@ -527,7 +557,8 @@ class ModelTraining:
         layout = Layout(config.spec.k, config.spec.optimizer)
         if not start.training_state.continues(
             fingerprint=self._data.fingerprint, layout=layout, metric=config.metric,
-            scaling=scaling, n_features=self.plan.n_features,
+            scaling=scaling, standardization=self.plan.standardization,
+            n_features=self.plan.n_features,
         ):  # fmt: skip
             return None
         progress = start.training_state.progress()
@@ -543,15 +574,17 @@ class ModelTraining:
     ) -> TrainingProgress:
         config, plan = self._config, self.plan
         sums = self._data.sums(all_rows=all_rows)
-        mean = sums.label / sums.weight / scaling.label
         counts = plan.all_counts if all_rows else plan.train_counts
-        state = initial_state(spec, counts, label_mean=mean)
+        state = initial_state(spec, counts, label_mean=sums.label_mean, scaling=scaling)
         if self._start is not None:
-            warm_state_inplace(state, self._start, spec, ids=plan.ids, scaling=scaling)
+            warm_state_inplace(
+                state, self._start, spec, ids=plan.ids, scaling=scaling,
+                standardization=plan.standardization,
+            )  # fmt: skip
         return TrainingProgress(
             state=state,
             stopping=new_stopping(spec, config.metric, patience=config.patience, tol=config.tol),
-            last_loss=sums.label_square / sums.weight / scaling.label**2 - mean**2,
+            last_loss=sums.label_variance / scaling.label**2,
         )
 
     def _scaling(self, *, all_rows: bool) -> Scaling:
@@ -570,18 +603,22 @@ class ModelTraining:
         rows = self._data.train.rows + self._data.validation.rows
         return config.refit == "always" or (config.refit == "auto" and rows <= REFIT_ROWS)
 
-    def _weights(self, parameters: Parameters, scale: float) -> FMWeights:
-        """Return the model in the labels' own units.
+    def _weights(self, parameters: Parameters, scaling: Scaling) -> FMWeights:
+        """Return the model in units of labels and features.
 
-        With labels divided by ``scale``, the score times ``scale`` is the score of the
-        model with ``scale * w0``, ``scale * w`` and ``sqrt(scale) * V``.
+        With labels less m and divided by s, the score times s plus m is the score of the model
+        with ``s * w0 + m``, ``s * w`` and ``sqrt(s) * V``.
         """
+        scale = scaling.label
         table: NDArray[np.float32] = parameters.table.copy()
         if scale != 1.0:
             table[:, :-1] *= np.float32(math.sqrt(scale))
             table[:, -1] *= np.float32(scale)
+        table, bias = self.plan.standardization.to_feature_units(
+            table, scaling.label_of(parameters.bias), self.plan.ids
+        )
         return FMWeights(
-            bias=float(np.float32(parameters.bias * scale)),
+            bias=bias,
             table=table,
             feature_dim=self.plan.feature_dim,
             features=self.plan.ids,
@@ -611,7 +648,7 @@ class ModelTraining:
             "device": "gpu" if plan.device.is_gpu else "cpu",
             "gpus": sorted(self._worker_info.gpus),
             "mergedOnExecutors": plan.merge_on_executors,
-            "labelMean": sums.label / sums.weight,
+            "labelMean": sums.label_mean,
             "labelScale": scaling.label,
             "totalIterations": len(self._history),
             "bestEpoch": initial.best_epoch,

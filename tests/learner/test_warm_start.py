@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import Scaling
+from spark_fm.learner.standardization import Standardization
 from spark_fm.learner.state import initial_state
 from spark_fm.learner.training import (
     TrainingProgress,
@@ -19,9 +21,12 @@ from spark_fm.learner.weights import FMWeights
 from tests.builders import planted_batch, planted_weights, started_state, train_spec
 
 N = 12
+HALVED = Standardization(
+    np.array([3], np.int32), np.array([0.5], np.float32), np.array([2.0], np.float32)
+)
 
 
-def training_state_of(spec, seed, ids=None):
+def training_state_of(spec, seed, ids=None, standardization=None):
     batch = planted_batch(planted_weights(N, spec.k, seed=seed), 60, seed=seed)
     run = TrainingProgress(
         started_state(spec, batch, N), new_stopping(spec, "rmse", patience=0, tol=0.0)
@@ -29,7 +34,13 @@ def training_state_of(spec, seed, ids=None):
     for _ in advance(run, batch, None, spec, metric="rmse"):
         pass
     return TrainingState.of(
-        run, fingerprint="", metric="rmse", scaling=Scaling(), ids=ids, history=[]
+        run,
+        fingerprint="",
+        metric="rmse",
+        scaling=Scaling(),
+        ids=ids,
+        history=[],
+        standardization=standardization or Standardization(),
     )
 
 
@@ -40,7 +51,14 @@ def test_scores_of_the_first_state_are_the_model_s_in_other_units(scale):
     batch = planted_batch(model, 30, seed=2)
     state = initial_state(spec, np.ones(N), label_mean=0.0)
 
-    warm_state_inplace(state, WarmStart(model), spec, ids=None, scaling=Scaling(label=scale))
+    warm_state_inplace(
+        state,
+        WarmStart(model),
+        spec,
+        ids=None,
+        scaling=Scaling(label=scale),
+        standardization=Standardization(),
+    )
 
     started = FMWeights(float(state.bias[0]), state.parameters(), N)
     np.testing.assert_allclose(
@@ -56,7 +74,9 @@ def test_a_model_of_some_ids_fills_their_rows_and_leaves_the_others():
     state = initial_state(spec, np.ones(5), label_mean=0.0)
     drawn = state.parameters()
 
-    warm_state_inplace(state, WarmStart(known), spec, ids=ids, scaling=Scaling())
+    warm_state_inplace(
+        state, WarmStart(known), spec, ids=ids, scaling=Scaling(), standardization=Standardization()
+    )
 
     np.testing.assert_array_equal(state.parameters()[[1, 2, 4]], model.table)
     np.testing.assert_array_equal(state.parameters()[[0, 3]], drawn[[0, 3]])
@@ -72,7 +92,14 @@ def test_statistics_of_a_kept_training_are_taken_over_for_its_features(optimizer
     state = initial_state(spec, np.ones(2 * N), label_mean=0.0)
     fresh = state.rows[1::2].copy()
 
-    warm_state_inplace(state, WarmStart(model, training_state), spec, ids=ids, scaling=Scaling())
+    warm_state_inplace(
+        state,
+        WarmStart(model, training_state),
+        spec,
+        ids=ids,
+        scaling=Scaling(),
+        standardization=Standardization(),
+    )
 
     columns = slice(spec.k + 1, state.layout.n_synced)
     np.testing.assert_array_equal(
@@ -89,7 +116,9 @@ def test_statistics_of_another_optimizer_begin_anew():
     state = initial_state(spec, np.ones(N), label_mean=0.0)
     start = WarmStart(planted_weights(N, spec.k, seed=4), training_state)
 
-    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
+    warm_state_inplace(
+        state, start, spec, ids=None, scaling=Scaling(), standardization=Standardization()
+    )
 
     assert np.all(state.rows[:, spec.k + 1 : spec.k + 3] == np.float32(0.7))
 
@@ -100,7 +129,9 @@ def test_a_part_that_is_switched_off_stays_off(part):
     state = initial_state(spec, np.ones(N), label_mean=0.3)
 
     start = WarmStart(planted_weights(N, spec.k, seed=4))
-    warm_state_inplace(state, start, spec, ids=None, scaling=Scaling())
+    warm_state_inplace(
+        state, start, spec, ids=None, scaling=Scaling(), standardization=Standardization()
+    )
 
     values = state.bias[:1] if part == "bias" else state.rows[:, spec.k]
     assert not values.any()
@@ -125,13 +156,44 @@ def test_a_training_continues_only_on_the_same_rows_and_in_the_same_form():
     training_state = training_state_of(spec, seed=5)
     same = {
         "fingerprint": "", "layout": training_state.layout, "metric": "rmse", "scaling": Scaling(),
-        "n_features": N,
+        "standardization": Standardization(), "n_features": N,
     }  # fmt: skip
     assert training_state.continues(**same)
 
     others = {
         "fingerprint": "x", "metric": "mae", "scaling": Scaling(2.0), "n_features": N + 1,
+        "standardization": HALVED,
         "layout": training_state_of(train_spec(loss="squared", optimizer="sgd"), seed=5).layout,
     }  # fmt: skip
     for name, value in others.items():
         assert not training_state.continues(**{**same, name: value}), name
+
+
+def test_a_model_goes_on_with_standardized_features_where_it_stood():
+    model = planted_weights(N, 3, seed=4)
+    spec = train_spec(k=3, loss="squared")
+    batch = planted_batch(model, 20, seed=5)
+    state = started_state(spec, planted_batch(model, 60, seed=9), N)
+
+    warm_state_inplace(
+        state, WarmStart(model), spec, ids=None, scaling=Scaling(), standardization=HALVED
+    )
+
+    seen = margins(HALVED.apply(batch), state.parameters(), float(state.bias[0]))
+    np.testing.assert_allclose(seen, model.margins(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize(("before", "takes_over"), [(Standardization(), False), (HALVED, True)])
+def test_statistics_of_gradients_of_other_features_begin_anew(before, takes_over):
+    spec = train_spec(k=3, loss="squared")
+    kept = training_state_of(spec, seed=3, standardization=before)
+    model = FMWeights(0.0, kept.progress().state.parameters(), N)
+    state = started_state(spec, planted_batch(model, 60, seed=9), N)
+    fresh = state.copy()
+
+    warm_state_inplace(
+        state, WarmStart(model, kept), spec, ids=None, scaling=Scaling(), standardization=HALVED
+    )
+
+    same = np.array_equal(state.rows[:, 4:6], fresh.rows[:, 4:6])
+    assert same != takes_over

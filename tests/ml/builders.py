@@ -57,6 +57,7 @@ VALUES: dict[str, Any] = {
     "rescaleGrad": 0.5,
     "averageEpochs": False,
     "sageMakerTraining": True,
+    "standardization": False,
     "standardizeLabel": False,
     "biasInitMethod": "normal",
     "biasInitScale": 0.11,

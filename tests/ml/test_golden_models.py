@@ -1,6 +1,7 @@
 """What earlier versions saved still loads and scores as it did.
 
-``tests/golden/models/0.1.0.dev`` was written at commit 2050452.
+``tests/golden/models/0.1.0.dev`` was written at commit 2050452, ``checkpoint-2`` beside it when
+features were first standardized.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.digests import digest
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm.errors import CheckpointError
 from spark_fm.formats.models.native import read_model
 from tests.ml.builders import column
 
@@ -57,12 +59,20 @@ def test_pipelines_load_and_score_as_they_did(rows: DataFrame) -> None:
     assert np.allclose(column(scored, "score"), SCORES["pipeline-model"], atol=TOLERANCE)
 
 
-def test_a_training_is_resumed_from_a_checkpoint(rows: DataFrame, tmp_path: Path) -> None:
+def resuming(name: str, tmp_path: Path) -> FactorizationMachine:
     folder = tmp_path / "checkpoint"
-    shutil.copytree(GOLDEN / "checkpoint", folder)
-    fm = FactorizationMachine(**PARAMS, epochs=6, refit="never", checkpointDir=str(folder))
+    shutil.copytree(GOLDEN / name, folder)
+    return FactorizationMachine(**PARAMS, epochs=6, refit="never", checkpointDir=str(folder))
 
-    model = fm.fit(rows)
 
-    assert not list(folder.iterdir())
-    assert np.allclose(column(model.transform(rows), "score"), SCORES["checkpoint"], atol=TOLERANCE)
+def test_a_training_is_resumed_from_a_checkpoint(rows: DataFrame, tmp_path: Path) -> None:
+    model = resuming("checkpoint-2", tmp_path).fit(rows)
+
+    assert not list((tmp_path / "checkpoint").iterdir())
+    expected = SCORES["checkpoint-2"]
+    assert np.allclose(column(model.transform(rows), "score"), expected, atol=TOLERANCE)
+
+
+def test_a_checkpoint_in_another_form_is_refused_by_name(rows: DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"earlier spark_fm wrote it .* remove .* to start"):
+        resuming("checkpoint", tmp_path).fit(rows)

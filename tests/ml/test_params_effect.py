@@ -60,6 +60,7 @@ FIELDS = {
     "tol": "tol",
     "refit": "refit",
     "handleInvalid": "handle_invalid",
+    "standardization": "standardization",
     "standardizeLabel": "standardize_label",
     "keepTrainingState": "keep_snapshot",
     "checkpointDir": "checkpoint_dir",
@@ -70,7 +71,7 @@ FIELDS = {
 DERIVED = {
     "predictorType": {"metric": "rmse"},
     "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
-    "sageMakerTraining": {"chosen_rates": ()},
+    "sageMakerTraining": {"chosen_rates": (), "standardization": False},
     "biasLr": {"chosen_rates": ("linear", "factors")},
     "linearLr": {"chosen_rates": ("bias", "factors")},
     "factorsLr": {"chosen_rates": ("bias", "linear")},
@@ -164,6 +165,12 @@ def test_columns_workers_and_averagings_move_the_weights(fitted: Any) -> None:
     ]
 
     assert len({as_array(model).tobytes() for model in models}) == len(models)
+
+
+def test_features_as_they_are_move_the_weights_otherwise(fitted: Any) -> None:
+    scaled, raw = (fitted(featuresCol="halved", standardization=flag) for flag in (True, False))
+
+    assert not np.array_equal(as_array(scaled), as_array(raw))
 
 
 def test_labels_as_they_are_move_the_weights_otherwise(fitted: Any) -> None:

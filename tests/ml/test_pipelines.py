@@ -157,7 +157,7 @@ def test_a_fitted_machine_is_a_transformer_of_a_later_pipeline(
 ) -> None:
     train, test = people
     model = fitted.stages[-1].copy()._set(scoreCol="first_score", predictedLabelCol="")
-    second = fast_fm(epochs=1, featuresCol="both")
+    second = fast_fm(epochs=1, featuresCol="both", standardization=False)
     assembler = VectorAssembler(inputCols=["first_score", "features"], outputCol="both")
 
     stacked = Pipeline(stages=[*fitted.stages[:-1], model, assembler, second]).fit(train)

@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.statistics import FeatureCounts, FeatureMoments
 from spark_fm.training.packing import (
     REPORT,
     TRAIN,
     VALIDATION,
     PackTask,
+    RowStatistics,
     decode,
     encode,
     read_blocks,
@@ -67,8 +69,8 @@ def test_a_block_decodes_to_the_rows_it_was_encoded_from(rows):
         indptr,
         np.arange(len(values), dtype=np.int32),
         values,
-        labels=np.arange(len(rows), dtype=np.float32),
-        weights=np.full(len(rows), 0.5, np.float32),
+        labels=np.arange(len(rows)) + 1e8 + 0.1,
+        weights=np.full(len(rows), 5e-300),
     )
 
     back = decode(encode(batch), batch.n_rows, batch.nnz)
@@ -154,7 +156,7 @@ def test_negative_weights_are_bad_and_zero_weights_are_not():
 
     assert stats["bad_rows"] == {"null, negative, NaN or infinite weight": 1}
     assert stats["train"]["rows"] == 1
-    assert stats["train"]["weight"] == 2.0
+    assert stats["train"]["mean_weight"] == 2.0
     assert stats["n_zero_weight"] == 1
 
 
@@ -194,10 +196,53 @@ def test_feature_counts_are_reported_by_set():
 
     payload = next(b.column(7)[0].as_py() for b in output if b.column(5)[0].as_py() == "counts")
 
-    ids, train, validation = np.frombuffer(payload, "<i4").reshape(3, -1)
-    assert ids.tolist() == [0, 3]
-    assert train.tolist() == [1, 2]
-    assert validation.tolist() == [0, 0]
+    counts = FeatureCounts.from_table(payload)
+    assert counts.ids.tolist() == [0, 3]
+    assert counts.train.tolist() == [1, 2]
+    assert counts.validation.tolist() == [0, 0]
+
+
+def test_moments_are_reported_of_features_with_a_value_other_than_1():
+    batch = record_batch([sparse({0: 1.0, 3: 5.0}), sparse({3: 2.0})], [1.0, 0.0])
+    output = pack(TASK, batch)
+
+    payload = next(b.column(7)[0].as_py() for b in output if b.column(5)[0].as_py() == "moments")
+
+    moments = FeatureMoments.from_table(payload)
+    assert moments.ids.tolist() == [3]
+    assert (moments.count[0], moments.mean[0], moments.square[0]) == (2, 3.5, 4.5)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0.01, 100)), min_size=2, max_size=40),
+    st.integers(1, 39),
+    st.sampled_from([1e-300, 1.0, 1e300]),
+    st.sampled_from([0.0, 1e8]),
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_statistics_of_two_row_sets_are_those_of_both_at_any_weight_and_offset(
+    rows, cut, factor, offset
+):
+    labels = np.array([label for label, _ in rows]) + offset
+    weights = np.array([weight for _, weight in rows]) * factor
+    batch = CsrBatch.from_arrays(
+        np.zeros(len(rows) + 1), np.empty(0), np.empty(0), labels=labels, weights=weights
+    )
+    cut = min(cut, len(rows) - 1)
+
+    whole = RowStatistics.of(batch)
+    parts = RowStatistics.of(batch.between(0, cut)).plus(
+        RowStatistics.of(batch.between(cut, len(rows)))
+    )
+
+    shares = weights / factor
+    mean = np.average(labels - offset, weights=shares)
+    variance = np.average((labels - offset - mean) ** 2, weights=shares)
+    for seen in (whole, parts, RowStatistics().plus(whole)):
+        assert seen.rows == len(rows)
+        assert seen.mean_weight == pytest.approx(shares.mean() * factor, rel=1e-9)
+        assert seen.label_mean - offset == pytest.approx(mean, rel=1e-9, abs=1e-6)
+        assert seen.label_variance == pytest.approx(variance, rel=1e-6, abs=1e-9)
 
 
 def test_reports_are_not_blocks():

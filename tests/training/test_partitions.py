@@ -42,7 +42,7 @@ def numbered_rows(first: int, n_rows: int) -> CsrBatch:
 def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows):
     n_partitions, n_rounds = 4, 64
     task = AssignTask(
-        keys=(10, 11, 12, 13), n_rounds=n_rounds, ids=None
+        keys=(10, 11, 12, 13), n_rounds=n_rounds, preparation=None
     )  # fmt: skip
     blocks = [
         block_row(TRAIN, source, seq, numbered_rows((source * n_blocks + seq) * n_rows, n_rows))

@@ -144,8 +144,9 @@ def test_few_held_out_rows_take_turns_unless_they_are_the_caller_s_own(
 ):
     batch = CsrBatch.from_matrix(rows.X, labels=rows.y)
     entry = races.RaceEntry(
-        train_spec(k=4), ("linear",), Scaling(), "logloss", label_mean=0.5, may_fold=own is None
-    )
+        train_spec(k=4), ("linear",), Scaling(), None, "logloss",
+        label_mean=0.5, may_fold=own is None,
+    )  # fmt: skip
     blocks = [
         block_row(0, 0, 0, batch.between(0, 500)),
         block_row(1, 0, 0, batch.between(500, 600)),

@@ -270,11 +270,15 @@ def test_a_feature_that_dwarfs_the_rest_is_named_with_its_range(spark):
     matrix = np.ones((50, 4))
     matrix[:, 2] = np.linspace(1, 5000, 50)
     data = Rows(sp.csr_matrix(matrix), np.arange(50) % 2.0)
-    model = machine(epochs=1).fit(to_frame(spark, data))
 
-    assert len(model.summary.warnings) >= 1
-    assert "Feature 2" in model.summary.warnings[0]
-    assert "5000" in model.summary.warnings[0]
+    raw, standardized = (
+        machine(epochs=1, standardization=flag).fit(to_frame(spark, data)).summary.warnings
+        for flag in (False, True)
+    )
+
+    assert "Feature 2" in raw[0]
+    assert "5000" in raw[0]
+    assert not any("Feature 2" in text for text in standardized)
 
 
 def persistent_rdds(spark):
@@ -327,17 +331,10 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
 
 
 def test_small_data_choose_one_partition_and_large_data_more(spark):
-    from spark_fm.training.packing import SetSums
-
     cluster = SparkCluster.of(spark)
 
     def choose(nnz, device=CPU_DEVICE):
-        sums = SetSums(rows=nnz // 40, nnz=nnz)
-        data = dataset.PackedDataset(
-            frame=None, train=sums, validation=SetSums(), counts=None, feature_dim=1,
-            n_sources=1, n_skipped={}, n_zero_weight=0, warnings=(), seconds=0.0, fingerprint="",
-        )  # fmt: skip
-        return planning._choose_partitions(data, 16, cluster, device)
+        return planning._choose_partitions(8 * nnz, nnz, 16, cluster, device)
 
     gpus = Device(slots=3, task_gpu=GpuAssignment(local=False))
 
