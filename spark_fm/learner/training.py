@@ -179,6 +179,7 @@ class TrainingProgress:
     last_loss: float = float("nan")
     average: Parameters | None = None
     best: Parameters | None = None
+    linear: MetricSums | None = None  # at its end, of the validation rows without the factors
     finished: bool = False
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -192,6 +193,7 @@ class TrainingProgress:
             "step_scale": self.step_scale,
             "loss_limit": self.loss_limit,
             "last_loss": self.last_loss,
+            "linear": None if self.linear is None else self.linear.to_dict(),
             "finished": self.finished,
             "history": [record.to_dict() for record in self.history if record.epoch >= since],
         }
@@ -212,7 +214,9 @@ class TrainingProgress:
             else Parameters(arrays[name].copy(), metadata[name])
             for name in ("average", "best")
         }
+        linear = metadata.get("linear")  # earlier versions have none
         return cls(
+            linear=None if linear is None else MetricSums.from_dict(linear),
             state=TrainState.from_synced(layout, arrays["state"], np.array(metadata["bias"])),
             stopping=EarlyStopping(**metadata["stopping"]),
             epoch=metadata["epoch"],
@@ -438,6 +442,12 @@ class Parameters:
     def copy(self) -> Parameters:
         """Return an independent copy."""
         return Parameters(self.table.copy(), self.bias)
+
+    def linear_part(self) -> Parameters:
+        """Return a copy whose factors are 0."""
+        copy = self.copy()
+        copy.table[:, :-1] = 0
+        return copy
 
     def move_towards_inplace(self, state: TrainState, epoch: int, eta: float) -> None:
         """Take epoch number ``epoch`` (from 0) into the polynomial-decay average."""

@@ -46,15 +46,22 @@ def finish(figure: Figure, path: str | None) -> Figure:
 
 
 def draw_losses(
-    axes: Any, history: pd.DataFrame, best_epoch: int, constant_loss: float | None
+    axes: Any,
+    history: pd.DataFrame,
+    best_epoch: int,
+    *,
+    constant: float | None,
+    linear: float | None,
 ) -> None:
-    """Draw training and validation loss by epoch, and the validation loss of a constant."""
+    """Draw training and validation loss by epoch, and validation losses of simpler models."""
     epochs = history["epoch"]
     axes.plot(epochs, history["trainLoss"], "o-", ms=3, label="training, before each update")
     if "validationLoss" in history:
         axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
-        if constant_loss is not None:
-            axes.axhline(constant_loss, **_GUIDE, label="validation, constant")
+        if constant is not None:
+            axes.axhline(constant, **_GUIDE, label="validation, constant")
+        if linear is not None:
+            axes.axhline(linear, **{**_GUIDE, "ls": ":"}, label="validation, linear part")
         _mark_best(axes, best_epoch)
     _label(axes, "Loss by epoch", "epoch", "mean loss")
 

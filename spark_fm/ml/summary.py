@@ -75,6 +75,16 @@ class FMTrainingSummary:
         return self.facts.get("constantLoss")
 
     @property
+    def linearLoss(self) -> float | None:
+        """Return the validation loss of the best epoch's model without its factors.
+
+        When its ``validationMetric`` is better than that of the whole model, the model is kept
+        without factors, and a warning says so. None without validation rows or linear weights,
+        and in models of earlier versions.
+        """
+        return self.facts.get("linearLoss")
+
+    @property
     def race(self) -> pd.DataFrame:
         """Return the learning rates that were tried before the training, a row a candidate.
 
@@ -184,7 +194,7 @@ class FMTrainingSummary:
             draw_r2(axes[2], history, best)
         else:
             figure, axes = new_figure()
-        draw_losses(axes[0], history, best, self.baseline)
+        draw_losses(axes[0], history, best, constant=self.baseline, linear=self.linearLoss)
         return finish(figure, path)
 
     def _groups(self) -> ScoreGroups | None:
@@ -198,7 +208,9 @@ class FMTrainingSummary:
         losses = ""
         if self.baseline is not None and "validationLoss" in self.history:
             found = self.history["validationLoss"].iloc[self.bestEpoch]
-            losses = f"validation loss {found:.6g} (constant: {self.baseline:.6g}), "
+            linear = "" if self.linearLoss is None else f", linear part: {self.linearLoss:.6g}"
+            kept = ", kept" if self.facts.get("linearKept") else ""
+            losses = f"validation loss {found:.6g} (constant: {self.baseline:.6g}{linear}{kept}), "
         return (
             f"FMTrainingSummary({self.totalIterations} epochs, best is epoch {self.bestEpoch}"
             f"{refit}, {losses}"

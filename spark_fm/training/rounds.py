@@ -308,6 +308,10 @@ class _EpochTotals:
         self.n_rows = self.n_rounds = 0
 
 
+def _validation_sums(metrics: list[dict[str, Any]]) -> MetricSums:
+    return sum((MetricSums.from_dict(m["validation"]) for m in metrics), MetricSums())
+
+
 class AveragingTrainer:
     """Trains one fit in averaging rounds, as a generator of the rounds that it asks for."""
 
@@ -332,7 +336,8 @@ class AveragingTrainer:
             totals = _EpochTotals()
             yield from self._epoch(totals, unvalidated)
             if progress.finished:
-                return progress
+                unvalidated = None
+                break
             self._finish_epoch(totals)
             unvalidated = totals
             is_due = fit.on_checkpoint and progress.epoch % fit.checkpoint_interval == 0
@@ -347,6 +352,8 @@ class AveragingTrainer:
         if unvalidated is not None:
             yield from self._round(VALIDATE_ONLY, unvalidated, unvalidated)
         progress.finished = True
+        if fit.has_validation and self._spec.use_linear and self._parameters is not None:
+            progress.linear = yield from self._validated(progress.result().linear_part())
         return progress
 
     def _epoch(
@@ -402,7 +409,8 @@ class AveragingTrainer:
         clock = time.perf_counter()
         columns = progress.state.synced_columns() if columns is None else columns
         copy_seconds = time.perf_counter() - clock
-        result = yield self._request(round_index, columns, totals, validates=validated is not None)
+        to_validate = None if validated is None else self._finished_parameters()
+        result = yield self._request(round_index, columns, totals, to_validate)
         clock = time.perf_counter()
         self._turn += 1
         metrics = result.metrics
@@ -414,8 +422,7 @@ class AveragingTrainer:
             validate_seconds = max((m["validate_seconds"] for m in metrics), default=0.0)
             validate_seconds = min(validate_seconds, result.job_seconds)
             validated.phases["validate"] += validate_seconds
-            sums = sum((MetricSums.from_dict(m["validation"]) for m in metrics), MetricSums())
-            self._record_epoch(validated, sums)
+            self._record_epoch(validated, _validation_sums(metrics))
         if round_index == VALIDATE_ONLY or progress.finished:
             return True
         totals.add(metrics)
@@ -429,13 +436,21 @@ class AveragingTrainer:
         totals.phases["merge"] += time.perf_counter() - clock
         return converges
 
+    def _validated(
+        self, parameters: Parameters
+    ) -> Generator[RoundRequest, RoundResult, MetricSums]:
+        """Return the metric sums of parameters on the validation rows."""
+        columns = self._progress.state.synced_columns()
+        result = yield self._request(VALIDATE_ONLY, columns, _EpochTotals(), parameters)
+        self._turn += 1
+        return _validation_sums(result.metrics)
+
     def _request(
         self,
         round_index: int,
         columns: NDArray[np.float32],
         totals: _EpochTotals,
-        *,
-        validates: bool,
+        to_validate: Parameters | None,
     ) -> RoundRequest:
         progress, n_partitions = self._progress, self._plan.n_partitions
         update = LocalUpdate(
@@ -448,7 +463,7 @@ class AveragingTrainer:
         )  # fmt: skip
         return RoundRequest(
             update=update, columns=columns, bias=progress.state.bias, rule=self._rule(),
-            to_validate=self._finished_parameters() if validates else None,
+            to_validate=to_validate,
             train_on_all=self._fit.train_on_all, turn=self._turn,
         )  # fmt: skip
 

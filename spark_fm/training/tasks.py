@@ -298,6 +298,11 @@ class SingleTask(WorkerTask):
                     seconds=self.seconds - (time.perf_counter() - started),
                 ):  # fmt: skip
                     pass
+                if progress.finished and validation is not None and part.spec.use_linear:
+                    progress.linear = evaluate(
+                        progress.result().linear_part(), validation, part.spec, part.scaling.label,
+                        backend=backend,
+                    )  # fmt: skip
         except TrainingDivergedError as err:
             # As data: an exception would reach the driver as another class.
             yield from to_chunks(0, {"diverged": str(err)}, {}, model=part.model)

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
+from spark_fm.learner.metrics import validation_metrics
+from spark_fm.learner.race import TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.standardization import Preparation, Standardization
 from spark_fm.learner.state import Layout, initial_state
@@ -44,15 +46,14 @@ from spark_fm.training.callbacks import (
     EpochCallback,
     EpochReport,
     Progress,
-    divergence_notes,
     running_history,
     validation_curve,
-    validation_notes,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, WorkerInfo
+from spark_fm.training.notes import LinearPart, divergence_notes, validation_notes
 from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
 from spark_fm.training.race import LearningRates, hold_races
@@ -359,6 +360,7 @@ class FitResult:
     best_epoch: int
     step_scale: float
     records: list[EpochRecord]
+    linear: LinearPart | None  # None without held-out rows, or linear weights
 
     def to_state(self, state: TrainingState) -> None:
         """Add this to the training state of a refit."""
@@ -368,6 +370,7 @@ class FitResult:
             "best_epoch": self.best_epoch,
             "step_scale": self.step_scale,
             "records": [record.to_dict() for record in self.records],
+            "linear": None if self.linear is None else asdict(self.linear),
         }
         state.arrays["first"] = self.parameters.table
 
@@ -381,6 +384,7 @@ class FitResult:
             saved["best_epoch"],
             saved["step_scale"],
             [EpochRecord.from_dict(record) for record in saved["records"]],
+            None if saved["linear"] is None else LinearPart(**saved["linear"]),
         )
 
 
@@ -453,8 +457,9 @@ class ModelTraining:
                         "constant labels."
                     )
             self._initial = FitResult(
-                progress.result(), fit.scaling, best, progress.step_scale, progress.history
-            )
+                progress.result(), fit.scaling, best, progress.step_scale, progress.history,
+                self._linear_part(progress),
+            )  # fmt: skip
             if self._config.keep_snapshot:
                 self._training_state = self._state_of(fit, None)
             if not self._wants_refit():
@@ -483,9 +488,11 @@ class ModelTraining:
             step_scale = outcome.step_scale
             records += outcome.history
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
+        if initial.linear is not None and initial.linear.is_better:
+            parameters = parameters.linear_part()
         for note in validation_notes(
             self._history, best_epoch=initial.best_epoch, spec=self._config.spec,
-            constant_loss=self._data.constant_loss(self._config.spec.loss),
+            linear=initial.linear, constant_loss=self._data.constant_loss(self._config.spec.loss),
             n_rows=self._data.train.rows, n_features=len(self._data.counts.ids),
         ):  # fmt: skip
             self._warn(note)
@@ -594,6 +601,18 @@ class ModelTraining:
         log.warning("%s", text)
         self._warnings.append(text)
 
+    def _linear_part(self, progress: TrainingProgress) -> LinearPart | None:
+        """Compare a finished training with what it is without its factors."""
+        config = self._config
+        if progress.linear is None or progress.best is None:
+            return None
+        metric = validation_metrics(config.spec.loss)[config.metric]
+        value = progress.linear.values(config.spec.loss)[config.metric]
+        full = progress.stopping.best_value
+        gain = value - full if metric.larger_is_better else full - value
+        is_better = gain > TIE * abs(full)
+        return LinearPart(progress.linear.mean_loss(), config.metric, value, full, is_better)
+
     def _wants_refit(self) -> bool:
         config = self._config
         if not self._data.has_validation or config.columns.validation is not None:
@@ -657,6 +676,8 @@ class ModelTraining:
             "running": running_history(
                 initial.records, data.sums(all_rows=data.has_no_training_rows).rows
             ),
+            "linearLoss": None if initial.linear is None else initial.linear.loss,
+            "linearKept": initial.linear is not None and initial.linear.is_better,
             "constantLoss": self._data.constant_loss(self._config.spec.loss),
             "learningRates": self._rates.of_group,
             "race": self._rates.tried,

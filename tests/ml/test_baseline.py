@@ -49,7 +49,7 @@ def test_the_baseline_is_the_held_out_loss_of_the_training_rows_mean(
     summary = fit(frame, **params).summary
 
     assert summary.baseline == pytest.approx(np.average(of_row[held], weights=w[held]), rel=1e-6)
-    assert f"(constant: {summary.baseline:.6g})" in repr(summary)
+    assert f"(constant: {summary.baseline:.6g}, linear part: " in repr(summary)
     assert summary.history["validationLoss"].iloc[-1] < summary.baseline
 
 
@@ -100,3 +100,52 @@ def test_a_model_that_learns_is_not_warned_of(spark: SparkSession) -> None:
     frame, _ = rows(spark, learnable=True)
 
     assert fit(frame).summary.warnings == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_factors_that_do_not_pay_are_left_out_and_the_user_is_told(
+    spark: SparkSession, workers: int
+) -> None:
+    rng = np.random.default_rng(3)  # the label follows from one of three fields, none interact
+    ids = rng.integers(0, 10, (600, 3)) + np.array([0, 10, 20])
+    table = [
+        (Vectors.sparse(30, sorted(row.tolist()), [1.0] * 3), float(row[0] % 2), number >= 400)
+        for number, row in enumerate(ids)
+    ]
+    frame = spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
+    noise = {"factorsInitSigma": 1.0, "factorsLr": 0.0, "factorsWd": 0.0, "numWorkers": workers}
+
+    model = fit(frame, weightCol=None, **noise)
+
+    summary = model.summary
+    whole = summary.history["validationLoss"].min()
+    assert summary.linearLoss < whole
+    assert not model.factors.any()
+    assert model.linear.any()
+    assert f"linear part: {summary.linearLoss:.6g}, kept" in repr(summary)
+    [told] = [text for text in summary.warnings if "factors do not pay" in text]
+    assert f"{summary.linearLoss:.6g}" in told
+    held = model.evaluate(frame.where("held")).metrics["logloss"]
+    assert held == pytest.approx(summary.linearLoss, rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_factors_that_pay_are_kept_and_the_linear_part_s_loss_is_shown(
+    spark: SparkSession, workers: int
+) -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 4, (2, 600))
+    table = [
+        (Vectors.sparse(8, [int(i), 4 + int(j)], [1.0, 1.0]), float((i + j) % 2), n >= 400)
+        for n, (i, j) in enumerate(zip(a, b, strict=True))
+    ]
+    frame = spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
+
+    model = fit(
+        frame, weightCol=None, epochs=20, factorsInitSigma=0.3, factorsWd=0.0, numWorkers=workers
+    )
+
+    assert model.factors.any()
+    assert model.summary.linearLoss > model.summary.history["validationLoss"].min()
+    assert "kept" not in repr(model.summary)
+    assert fit(frame, weightCol=None, useLinear=False).summary.linearLoss is None
