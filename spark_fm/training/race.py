@@ -50,6 +50,7 @@ class LearningRates:
 
     of_group: dict[str, float]
     tried: list[dict[str, Any]] = field(default_factory=list)  # as in RaceResult
+    seconds: float = 0.0  # that the races of all models took together
 
     @classmethod
     def of(cls, config: TrainConfig, state: TrainingState | None) -> LearningRates:
@@ -59,9 +60,9 @@ class LearningRates:
             return cls(rates)
         before = cls(**state.metadata["rates"])
         rates |= {group: before.of_group[group] for group in config.chosen_rates}
-        return cls(rates, before.tried)
+        return cls(rates, before.tried, before.seconds)
 
-    def after(self, result: RaceResult, groups: Sequence[str]) -> LearningRates:
+    def after(self, result: RaceResult, groups: Sequence[str], seconds: float) -> LearningRates:
         """Return the rates that won for some groups."""
 
         def times(factor: float) -> dict[str, float]:
@@ -73,7 +74,7 @@ class LearningRates:
             | {"chosen": each["factor"] == result.factor}
             for each in result.tried
         ]
-        return LearningRates(times(result.factor), tried)
+        return LearningRates(times(result.factor), tried, seconds)
 
     def apply(self, spec: Hyperparameters) -> Hyperparameters:
         """Return hyperparameters with these rates."""

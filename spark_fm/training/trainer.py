@@ -149,13 +149,19 @@ class Trainer:
         for checkpoint in checkpoints:
             if checkpoint is not None:
                 checkpoint.check_writable()
+        weights = None if start is None else start.weights
+        # Before the races: a model that memory cannot hold is told at once.
+        plans = [self._plan(c, state, weights) for c, state in zip(configs, saved, strict=True)]
         rates = self._learning_rates(configs, start, saved)
-        models = [
-            self._model(config, start, of_config, checkpoint, state, on_epoch_end)
-            for config, of_config, checkpoint, state, on_epoch_end in zip(
-                configs, rates, checkpoints, saved, callbacks or [None] * len(configs), strict=True
-            )
-        ]
+        models = []
+        for number, config in enumerate(configs):
+            models.append(
+                ModelTraining(
+                    self._data, plans[number], config, rates[number],
+                    start=start, checkpoint=checkpoints[number], saved=saved[number],
+                    on_epoch_end=callbacks[number] if callbacks else None,
+                )
+            )  # fmt: skip
         groups: dict[tuple[object, ...], list[int]] = {}
         for number, model in enumerate(models):
             groups.setdefault(model.plan.key, []).append(number)
@@ -199,30 +205,14 @@ class Trainer:
                 self._broadcast(Preparation(None, self._standardization(config)))
                 for config in chosen
             ]
+            started = time.perf_counter()
             results = hold_races(chosen, scalings, preparations, self._data, self._cluster)
             for number, result in zip(racing, results, strict=True):
                 if result is not None:
-                    rates[number] = rates[number].after(result, configs[number].chosen_rates)
+                    rates[number] = rates[number].after(
+                        result, configs[number].chosen_rates, time.perf_counter() - started
+                    )
         return rates
-
-    def _model(
-        self,
-        config: TrainConfig,
-        start: WarmStart | None,
-        rates: LearningRates,
-        checkpoint: Checkpoint | None,
-        saved: TrainingState | None,
-        on_epoch_end: EpochCallback | None,
-    ) -> ModelTraining:
-        planned = config
-        if saved is not None:  # other partitions would end with another model
-            workers, averagings = saved.metadata["partitions"]
-            planned = replace(config, num_workers=workers, averagings=averagings)
-        plan = self._plan(planned, None if start is None else start.weights)
-        return ModelTraining(
-            self._data, plan, config, rates,
-            start=start, checkpoint=checkpoint, saved=saved, on_epoch_end=on_epoch_end,
-        )  # fmt: skip
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
         """Train models of one plan: first all initial fits, then all refits."""
@@ -266,7 +256,12 @@ class Trainer:
         remaining = iter(outcomes)
         return [None if fit is None else next(remaining) for fit in fits]
 
-    def _plan(self, config: TrainConfig, known: FMWeights | None) -> TrainPlan:
+    def _plan(
+        self, config: TrainConfig, saved: TrainingState | None, known: FMWeights | None
+    ) -> TrainPlan:
+        if saved is not None:  # other partitions would end with another model
+            workers, averagings = saved.metadata["partitions"]
+            config = replace(config, num_workers=workers, averagings=averagings)
         device = self._device(config.device)
         plan_for = partial(
             make_plan, config, self._data, self._cluster,
@@ -500,7 +495,8 @@ class ModelTraining:
         summary["stepScale"] = step_scale
         summary["refit"] = isinstance(outcome, TrainingProgress)
         summary["refitSeconds"] = refit_seconds
-        summary["totalSeconds"] = self._data.seconds + time.perf_counter() - self._started
+        trained = time.perf_counter() - self._started
+        summary["totalSeconds"] = self._data.seconds + self._rates.seconds + trained
         weights = self._weights(parameters, scaling)
         if self._checkpoint is not None:
             self._checkpoint.remove()
@@ -681,6 +677,7 @@ class ModelTraining:
             "constantLoss": self._data.constant_loss(self._config.spec.loss),
             "learningRates": self._rates.of_group,
             "race": self._rates.tried,
+            "raceSeconds": self._rates.seconds,
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + notes,
             "packSeconds": data.seconds,

@@ -8,8 +8,10 @@ import pytest
 from pyspark.ml.linalg import Vectors
 
 from spark_fm import FactorizationMachine
+from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import Scaling
+from spark_fm.training import plan as planning
 from spark_fm.training import race as races
 from spark_fm.training import trainer
 from spark_fm.training.packing import block_row
@@ -185,3 +187,18 @@ def test_a_training_that_goes_on_keeps_its_rates(frame):
 
     assert_same_model(whole, continued)
     assert continued.summary.race.equals(half.summary.race)
+
+
+def test_a_model_that_memory_cannot_hold_is_told_before_the_race(frame, monkeypatch):
+    monkeypatch.setattr(trainer, "hold_races", lambda *_: pytest.fail("a race was held"))
+    monkeypatch.setattr(planning, "available_memory", lambda: 10)
+
+    with pytest.raises(ModelTooLargeError):
+        machine().fit(frame)
+
+
+def test_the_seconds_of_a_fit_are_those_of_its_race_too(raced):
+    facts = raced.summary.facts
+
+    assert facts["raceSeconds"] > 0
+    assert facts["totalSeconds"] > facts["packSeconds"] + facts["raceSeconds"]
