@@ -88,7 +88,7 @@ def best_loss(split: Split, n_partitions: int, n_rounds: int, rule: str, seed: i
             if rule == "corrected":
                 merge = AveragingRule(
                     layout, n_partitions, spec.linear.lr, spec.factors.lr,
-                    residual if regression else 1.0,
+                    row_length=rows.nnz / rows.n_rows, residual=residual if regression else 1.0,
                 )  # fmt: skip
                 merged = average_deltas(old, 0, deltas, merge)
             else:

@@ -110,19 +110,29 @@ def criteo(num_factors: int) -> Split:
     return Split(f"criteo-{num_factors}", train, test, "binary_classifier", num_factors)
 
 
-def _criteo_rows(part: str) -> Rows:
+def criteo_numbers() -> Split:
+    """Click log as a newcomer hashes it: the 13 integer columns as unscaled numbers."""
+    train, test = (_criteo_rows(part, n_numbers=13) for part in ("train", "test"))
+    return Split("criteo-numbers", train, test, "binary_classifier", 16)
+
+
+def _criteo_rows(part: str, *, n_numbers: int = 0) -> Rows:
+    """Return rows whose first ``n_numbers`` columns are numbers, the others categories."""
     n_features = 2**18
-    labels, indices, indptr = [], [], [0]
+    labels, indices, values, indptr = [], [], [], [0]
     with gzip.open(data_folder() / "criteo" / f"criteo_{part}.tsv.gz", "rt") as lines:
         for line in lines:
-            label, *values = line.rstrip("\n").split("\t")
+            label, *cells = line.rstrip("\n").split("\t")
             labels.append(float(label))
-            pairs = (f"{column}={value}" for column, value in enumerate(values) if value)
-            indices += [zlib.crc32(pair.encode()) % n_features for pair in pairs]
+            for column, cell in enumerate(cells):
+                if not cell:
+                    continue
+                is_number = column < n_numbers
+                name = f"I{column}" if is_number else f"{column}={cell}"
+                indices.append(zlib.crc32(name.encode()) % n_features)
+                values.append(float(cell) if is_number else 1.0)
             indptr.append(len(indices))
-    matrix = sp.csr_matrix(
-        (np.ones(len(indices)), indices, indptr), shape=(len(labels), n_features)
-    )
+    matrix = sp.csr_matrix((values, indices, indptr), shape=(len(labels), n_features))
     matrix.sum_duplicates()
     return Rows(matrix, np.array(labels))
 
@@ -152,6 +162,7 @@ SPLITS: dict[str, Callable[[], Split]] = {
     "criteo-8": partial(criteo, 8),
     "criteo-16": partial(criteo, 16),
     "criteo-64": partial(criteo, 64),
+    "criteo-numbers": criteo_numbers,
 }
 HELD_BACK: dict[str, Callable[[], Split]] = {
     "agaricus": agaricus,

@@ -56,6 +56,7 @@ BARS_DEFAULT = {
     "criteo-8": Bar(0.4850),
     "criteo-16": Bar(0.4850),
     "criteo-64": Bar(0.4850),
+    "criteo-numbers": Bar(0.4850),
 }
 BARS_DOCUMENTED = {
     "a9a": Bar(0.3222),

@@ -29,6 +29,7 @@ from spark_fm.learner.state import Layout, TrainState
 # Constants of the progress estimate; chosen in docs/averaging.md.
 PROGRESS_GAIN = 12.0
 PROGRESS_FLOOR = 1.0
+SHORT_ROW = 12.0  # entries of a row up to which the gain is not raised
 UPDATES_TO_SETTLE = 20.0
 STRETCH = 4096  # features averaged at a time
 
@@ -79,6 +80,8 @@ class AveragingRule:
     n_partitions: int  # that trained
     linear_lr: float  # in force
     factors_lr: float
+    # Mean number of entries of a row: what long rows' features learn together overshoots.
+    row_length: float = 1.0
     # Mean squared loss in the labels' units; 1 for logistic loss, whose mean squared slope is
     # its curvature.
     residual: float = 1.0
@@ -90,7 +93,8 @@ class AveragingRule:
         factors and of linear weights; weight of one partition.
         """
         fixed = 0.0 if OPTIMIZERS[self.layout.optimizer].sums_squares else 1 / UPDATES_TO_SETTLE
-        gain = PROGRESS_GAIN / max(self.residual, 1e-12)
+        gain = PROGRESS_GAIN * max(1.0, self.row_length / SHORT_ROW) ** 2
+        gain /= max(self.residual, 1e-12)
         return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
 
 

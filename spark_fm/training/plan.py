@@ -54,6 +54,7 @@ class TrainPlan:
     ids: NDArray[np.int32] | None  # (n_features,) sorted ids of the table's rows; None: all
     standardization: Standardization
     n_features: int  # rows of the table
+    row_length: float  # mean number of entries of a row
     train_counts: NDArray[np.int64]  # (n_features,) non-zeros of each in the training rows
     all_counts: NDArray[np.int64]  # (n_features,) and in all rows
     n_bytes: int  # memory that training needs on this machine
@@ -97,6 +98,8 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
+    row_length = data.train.nnz / max(1, data.train.rows)
+    row_length += standardization.n_added / (data.train.rows + data.validation.rows)
     row_bytes = data.n_bytes + payload_bytes(0, standardization.n_added)
     partitions = 1
     if not spec.sagemaker:
@@ -124,7 +127,7 @@ def make_plan(
     return TrainPlan(
         n_partitions=n_partitions, n_rounds=1 if single_task else n_rounds, single_task=single_task,
         merge_on_executors=depth == 2 and not single_task, feature_dim=feature_dim, ids=ids,
-        standardization=standardization,
+        standardization=standardization, row_length=row_length,
         n_features=n_features, train_counts=train_counts, all_counts=all_counts, n_bytes=n_bytes,
         device=device,
     )  # fmt: skip

@@ -474,6 +474,7 @@ class AveragingTrainer:
             n_partitions=self._plan.n_partitions,
             linear_lr=spec.linear.lr * progress.step_scale,
             factors_lr=spec.factors.lr * progress.step_scale,
+            row_length=self._plan.row_length,
             residual=progress.last_loss if LOSSES[spec.loss].residual_is_loss else 1.0,
         )
 
