@@ -290,8 +290,8 @@ def merge(
         total = np.sum(changes, axis=0)
         if optimizer == "adagrad":
             roots = np.sqrt(start[k + 1 : k + 3] + total[k + 1 :] / rule.n_partitions)
-            longer = max(1.0, rule.row_length / averaging.SHORT_ROW)
-            gain = averaging.PROGRESS_GAIN * longer * longer / rule.residual
+            length = float(np.clip(rule.row_length, averaging.SHORT_ROW, averaging.LONG_ROW))
+            gain = averaging.PROGRESS_GAIN * (length / averaging.SHORT_ROW) ** 2 / rule.residual
             floor = averaging.PROGRESS_FLOOR * rule.factors_lr * touches / roots[1]
             by_v = max(gain * rule.factors_lr * total[k + 1] / roots[0], floor)
             by_w = max(gain * rule.linear_lr * total[k + 2] / roots[1], floor)

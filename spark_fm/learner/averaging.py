@@ -29,7 +29,7 @@ from spark_fm.learner.state import Layout, TrainState
 # Constants of the progress estimate; chosen in docs/averaging.md.
 PROGRESS_GAIN = 12.0
 PROGRESS_FLOOR = 1.0
-SHORT_ROW = 12.0  # entries of a row up to which the gain is not raised
+SHORT_ROW, LONG_ROW = 12.0, 38.0  # entries of a row between which the gain grows
 UPDATES_TO_SETTLE = 20.0
 STRETCH = 4096  # features averaged at a time
 
@@ -93,7 +93,8 @@ class AveragingRule:
         factors and of linear weights; weight of one partition.
         """
         fixed = 0.0 if OPTIMIZERS[self.layout.optimizer].sums_squares else 1 / UPDATES_TO_SETTLE
-        gain = PROGRESS_GAIN * max(1.0, self.row_length / SHORT_ROW) ** 2
+        length = min(max(self.row_length, SHORT_ROW), LONG_ROW)
+        gain = PROGRESS_GAIN * (length / SHORT_ROW) ** 2
         gain /= max(self.residual, 1e-12)
         return fixed, gain, self.factors_lr, self.linear_lr, 1 / self.n_partitions
 
