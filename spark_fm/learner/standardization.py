@@ -208,10 +208,10 @@ def _standardize_loop(indptr, indices, values, places, means, scales, centred, e
                 out, c = out + 1, c + 1
             if c < len(centred) and centred[c] == indices[p]:
                 c += 1
-            x = values[p]
+            x = np.float64(values[p])  # a difference of two float32 may be beyond float32
             if places[p] >= 0:
                 x = (x - means[places[p]]) / scales[places[p]]
-            out_indices[out], out_values[out] = indices[p], x
+            out_indices[out], out_values[out] = indices[p], np.float32(x)
             out += 1
         while c < len(centred):
             out_indices[out], out_values[out] = centred[c], empty[c]

@@ -75,6 +75,15 @@ def test_a_feature_far_from_zero_keeps_the_digits_of_its_mean():
     assert chosen.scales[at] == pytest.approx(1e6 * SMALLEST_OF_MEAN, rel=1e-3)
 
 
+def test_values_at_both_ends_of_float32_have_a_difference():
+    X = np.array([[3e38], [-3e38], [3e38]])
+
+    _, rows = standardized(X)
+
+    assert np.isfinite(rows.values).all()
+    assert rows.values[0] == rows.values[2] > 0 > rows.values[1]
+
+
 def test_centred_features_are_entries_of_every_row_in_order():
     X = table_of_all_kinds()
 
