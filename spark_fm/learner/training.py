@@ -422,8 +422,8 @@ def divergence_text(epoch: int, loss: float, limit: float, spec: Hyperparameters
     return (
         f"Training diverged in epoch {epoch}: with steps down to 1e-{MAX_BACKOFFS} of "
         f"biasLr={spec.bias.lr}, linearLr={spec.linear.lr}, factorsLr={spec.factors.lr} the mean "
-        f"loss is still {loss:.6g}{allowed}. Scale the "
-        "features to about [0, 1], or lower the Lr and InitSigma parameters."
+        f"loss is still {loss:.6g}{allowed}. Leave standardization on, or scale the features to "
+        "about [0, 1]; or lower the Lr and InitSigma parameters."
     )
 
 

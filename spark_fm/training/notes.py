@@ -24,8 +24,8 @@ def divergence_notes(records: list[EpochRecord]) -> list[str]:
     """Return what the user should know about epochs that diverged."""
     return [
         f"Epoch {record.epoch} diverged {record.n_rejected} time(s) and was rolled back; training "
-        f"continued at {record.step_scale:g} of the learning rates requested. Scale the "
-        "features or lower the learning rates."
+        f"continued at {record.step_scale:g} of the learning rates. Leave standardization on, or "
+        "scale the features; or lower the learning rates."
         for record in records
         if record.n_rejected
     ]

@@ -379,7 +379,7 @@ class FitResult:
             saved["best_epoch"],
             saved["step_scale"],
             [EpochRecord.from_dict(record) for record in saved["records"]],
-            None if saved["linear"] is None else LinearPart(**saved["linear"]),
+            None if saved.get("linear") is None else LinearPart(**saved["linear"]),
         )
 
 

@@ -394,7 +394,7 @@ def test_a_rejected_epoch_leaves_no_trace_but_the_smaller_step() -> None:
 def test_rows_that_no_step_can_learn_raise_with_the_remedy() -> None:
     train = CsrBatch.from_matrix(np.full((3, 2), 1e30), labels=[1, 0, 1])
 
-    with pytest.raises(TrainingDivergedError, match="Scale the features") as caught:
+    with pytest.raises(TrainingDivergedError, match="scale the features") as caught:
         fit(train_spec(), train)
 
     assert "factorsLr=0.1" in str(caught.value)
