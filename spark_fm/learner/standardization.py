@@ -34,6 +34,8 @@ CONSTANT = 1e-8
 SMALLEST, LARGEST = 1e-30, 1e30
 SMALLEST_OF_MEAN = 1 / 100
 
+STRETCH = 2**16  # rows of a table at a time
+
 Floats = NDArray[np.float64]
 
 
@@ -118,7 +120,7 @@ class Standardization:
         own, mixed = _products(v, m)
         bias -= float(w @ m) - float(mixed @ mixed - own @ m**2) / 2
         if mixed.any():  # features that are not standardized interact with the means too
-            table[:, -1] -= (table[:, :-1].astype(np.float64) @ mixed).astype(np.float32)
+            _add_products(table, -mixed)
         w -= v @ mixed - own * m
         table[rows, -1] = w
         return table, bias + float((w - table[rows, -1]) @ m)
@@ -136,10 +138,16 @@ class Standardization:
         table = table.copy()
         bias += float(w @ (m / s)) - float(mixed @ mixed - own @ m**2) / 2
         if mixed.any():
-            table[:, -1] += (table[:, :-1].astype(np.float64) @ mixed).astype(np.float32)
+            _add_products(table, mixed)
         table[rows, :-1] = v * s[:, None]
         table[rows, -1] = w
         return table, bias
+
+    def centred_rows(self, n_features: int, ids: NDArray[np.int32] | None) -> NDArray[np.int32]:
+        """Return the rows of a table, as in ``to_feature_units``, of centred features."""
+        rows, means, _ = self._of_table(n_features, ids)
+        centred: NDArray[np.int32] = rows[means != 0]
+        return centred
 
     def _of_table(
         self, n_features: int, ids: NDArray[np.int32] | None
@@ -187,6 +195,13 @@ def _products(v: Floats, m: Floats) -> tuple[Floats, Floats]:
     """Return |v_i|^2 of each feature, and sum_i m_i v_i."""
     own: Floats = np.einsum("if,if->i", v, v)
     return own, m @ v
+
+
+def _add_products(table: NDArray[np.float32], vector: Floats) -> None:
+    """Add v_i . vector to each w_i, in stretches: a float64 copy of all would be large."""
+    for start in range(0, len(table), STRETCH):
+        part = table[start : start + STRETCH]
+        part[:, -1] += (part[:, :-1].astype(np.float64) @ vector).astype(np.float32)
 
 
 def _standardize_loop(indptr, indices, values, places, means, scales, centred, empty):  # type: ignore[no-untyped-def]

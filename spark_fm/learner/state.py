@@ -130,8 +130,8 @@ def initial_state(
 
     ``counts`` has the non-zeros of each feature in the training rows. A feature with none starts
     and stays at 0, so that it adds nothing to a score; unless ``spec.sagemaker``.
-    ``label_mean`` is weighted; like an initial bias of the caller's it is in units of the labels,
-    from which ``scaling`` makes those of the training.
+    ``label_mean`` is weighted; like a constant initial bias of the caller's it is in units of the
+    labels, from which ``scaling`` makes those of the training. Draws are in the training's.
     """
     layout = Layout(spec.k, spec.optimizer)
     k, n_features = spec.k, len(counts)
@@ -150,16 +150,21 @@ def initial_state(
     rows[:, layout.decay] = scale
     bias = np.zeros(BIAS_SLOTS)
     if spec.use_bias:
-        bias[0] = scaling.score_of(_initial_bias(spec, label_mean, bias_rng))
+        bias[0] = _initial_bias(spec, label_mean, scaling, bias_rng)
     if OPTIMIZERS[spec.optimizer].sums_squares:
         bias[1] = spec.adagrad_init
     return TrainState(layout, rows, bias)
 
 
-def _initial_bias(spec: Hyperparameters, label_mean: float, rng: np.random.Generator) -> float:
+def _initial_bias(
+    spec: Hyperparameters, label_mean: float, scaling: Scaling, rng: np.random.Generator
+) -> float:
     group = spec.bias
-    if group.init_method == "constant" and group.init_value is None:
-        return LOSSES[spec.loss].initial_bias(label_mean)
+    if group.init_method == "constant":
+        value = group.init_value
+        return scaling.score_of(
+            LOSSES[spec.loss].initial_bias(label_mean) if value is None else value
+        )
     cell = np.zeros((1, 1), np.float32)
     _fill(cell, group, rng)
     return float(cell[0, 0])

@@ -161,7 +161,8 @@ class FeatureCounter:
         is_other = values != 1
         if is_other.any():
             missing = self._counts.shape[1] - self._moments.shape[1]
-            self._moments = np.pad(self._moments, ((0, 0), (0, missing)))
+            if missing:
+                self._moments = np.pad(self._moments, ((0, 0), (0, missing)))
             _add_moments(indices[is_other], values[is_other], *self._moments)
 
     def _grow(self, needed: int) -> None:

@@ -320,7 +320,9 @@ class TrainingState:
             self.metadata["fingerprint"] == fingerprint
             and self.layout == layout
             and self.metadata["metric"] == metric
-            and self.metadata["units"] == [scaling.label, scaling.weight, scaling.offset]
+            # Earlier versions knew no offset.
+            and [*self.metadata["units"], 0.0][:3]
+            == [scaling.label, scaling.weight, scaling.offset]
             and self.standardization == standardization.digest
             and len(self.arrays["state"]) == n_features
         )
@@ -503,7 +505,8 @@ def warm_state_inplace(
     table[:, :k] = weights.factors / np.float32(math.sqrt(scale))
     bias = scaling.score_of(weights.bias)
     table, bias = standardization.from_feature_units(table, bias, known)
-    state.rows[rows, :k] = table[:, :k]
+    if weights.factors.any():  # from zeros, factors have no gradient: those keep their draw
+        state.rows[rows, :k] = table[:, :k]
     if spec.use_linear:
         state.rows[rows, k] = table[:, k]
     if spec.use_bias:

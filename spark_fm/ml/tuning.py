@@ -185,8 +185,8 @@ def tune(
         if best is None:
             raise TrainingDivergedError(
                 f"None of {len(done)} trials came to a model "
-                f"({dict(Counter(trial.state for trial in done))}). Scale the features, or search "
-                "lower step sizes and fewer factors."
+                f"({dict(Counter(trial.state for trial in done))}). Leave standardization on, or "
+                "scale the features; or search lower learning rates and fewer factors."
             )
         log.info("training with the Params of trial %d", best.number)
         best_estimator = search.estimator_with(best.params)

@@ -269,7 +269,9 @@ def _between(weights: Sequence[float], labels: Sequence[float]) -> float:
         return 0.0
     means = label / total
     centred = means - means[0]
-    return float(total @ (centred - total @ centred / total.sum()) ** 2)
+    variation = float(total @ (centred - total @ centred / total.sum()) ** 2)
+    # Means of equal labels differ by rounding.
+    return variation if variation > 1e-26 * total.sum() * means[0] ** 2 else 0.0
 
 
 def _faults(used: Column, known: Column) -> tuple[Column, ...]:

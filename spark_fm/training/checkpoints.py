@@ -140,7 +140,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     texts = []
     if there.get("format", 1) != here["format"]:
-        return [f"an earlier spark_fm wrote it ({there['version']}), in another form"]
+        return [f"another spark_fm wrote it ({there['version']}), in another form"]
     if there["version"] != here["version"]:
         texts.append(f"spark_fm {there['version']} wrote it, this is {here['version']}")
     if there["data"] != here["data"]:

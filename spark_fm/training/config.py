@@ -33,7 +33,7 @@ class TrainConfig:
     refit: Literal["auto", "always", "never"] = "never"  # on all rows; "auto": REFIT_ROWS or less
     handle_invalid: Literal["error", "skip", "keep"] = "error"
     standardization: bool = True  # features train centred, where most rows have them, and scaled
-    standardize_label: bool = True  # a regressor's labels are divided by their standard deviation
+    standardize_label: bool = True  # a regressor's labels train centred and scaled
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
     checkpoint_interval: int = 1  # epochs from one checkpoint to the next

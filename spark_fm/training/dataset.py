@@ -325,7 +325,7 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
             "equal ones together, and these are few, or few differ: name a "
             "validationIndicatorCol, or set validationFraction=0 if you want none."
         )
-    if LOSSES[config.spec.loss].is_classifier and sums.label_variance == 0:
+    if LOSSES[config.spec.loss].is_classifier and _is_constant(sums):
         texts.append(f"Every label is {sums.label_mean:g}: the model can say nothing else.")
     skipped = sum(data.n_skipped.values())
     if skipped > 0.1 * (skipped + sums.rows):
@@ -336,15 +336,19 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     return texts
 
 
+def _is_constant(rows: RowStatistics) -> bool:
+    """Return whether labels differ only by rounding."""
+    return rows.label_variance <= CONSTANT_LABELS**2 * rows.label_mean**2
+
+
 def scaling_of(config: TrainConfig, rows: RowStatistics) -> Scaling:
     """Return the scaling of a training on these rows."""
     spec, mean, variance = config.spec, rows.label_mean, rows.label_variance
     if LOSSES[spec.loss].is_classifier or not config.standardize_label:
         return Scaling(weight=rows.mean_weight)
-    # Labels that differ only by rounding count as constant.
-    differ = variance > CONSTANT_LABELS**2 * mean**2
     return Scaling(
-        label=math.sqrt(variance) if differ else 1.0,
+        label=1.0 if _is_constant(rows) else math.sqrt(variance),
         weight=rows.mean_weight,
-        offset=mean if spec.use_bias else 0.0,
+        # SageMaker's empty rows have the label 0.
+        offset=mean if spec.use_bias and not spec.sagemaker else 0.0,
     )

@@ -67,7 +67,7 @@ def validation_notes(
             reasons.append(f"the learning rates do not suit ({rates}): leave them unset")
         reasons.append("the held-out rows are of another kind than the others")
         text = (
-            f"No epoch is better than a constant on the held-out rows: loss {reached:.6g}, "
+            f"The model is no better than a constant on the held-out rows: loss {reached:.6g}, "
             f"that of the constant {constant_loss:.6g}. Likely reasons: {'; or '.join(reasons)}."
         )
         return [*texts, text]

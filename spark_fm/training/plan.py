@@ -65,7 +65,7 @@ class TrainPlan:
         """What must agree for two trainings to share jobs."""
         return (
             self.single_task, self.n_partitions, self.n_rounds, self.merge_on_executors,
-            self.ids is None, self.device, self.standardization,
+            self.ids is None, self.device, self.standardization.digest,
         )  # fmt: skip
 
 
@@ -98,6 +98,11 @@ def make_plan(
         data.counts, feature_dim, spec.k, known, every_id=spec.sagemaker
     )
     n_features = len(train_counts)
+    centred = standardization.centred_rows(n_features, ids)
+    if len(centred):  # every row has them
+        train_counts, all_counts = train_counts.copy(), all_counts.copy()
+        train_counts[centred] = data.train.rows
+        all_counts[centred] = data.train.rows + data.validation.rows
     row_length = data.train.nnz / max(1, data.train.rows)
     row_length += standardization.n_added / (data.train.rows + data.validation.rows)
     row_bytes = data.n_bytes + payload_bytes(0, standardization.n_added)
@@ -111,7 +116,9 @@ def make_plan(
     synced_bytes = n_features * layout.n_synced * 4 * n_partitions
     seen = max(1, int(np.count_nonzero(train_counts)))
     n_rounds = config.averagings or choose_rounds(
-        n_partitions, entries_per_feature=data.train.nnz / seen, synced_bytes=synced_bytes
+        n_partitions,
+        entries_per_feature=row_length * data.train.rows / seen,
+        synced_bytes=synced_bytes,
     )
     overflows = synced_bytes > cluster.result_limit and not cluster.shares_files
     depth = config.aggregation_depth or (2 if overflows else 1)

@@ -50,7 +50,7 @@ class LearningRates:
 
     of_group: dict[str, float]
     tried: list[dict[str, Any]] = field(default_factory=list)  # as in RaceResult
-    seconds: float = 0.0  # that the races of all models took together
+    seconds: float = 0.0  # that the races of this fit's models took together
 
     @classmethod
     def of(cls, config: TrainConfig, state: TrainingState | None) -> LearningRates:
@@ -60,7 +60,7 @@ class LearningRates:
             return cls(rates)
         before = cls(**state.metadata["rates"])
         rates |= {group: before.of_group[group] for group in config.chosen_rates}
-        return cls(rates, before.tried, before.seconds)
+        return cls(rates, before.tried)
 
     def after(self, result: RaceResult, groups: Sequence[str], seconds: float) -> LearningRates:
         """Return the rates that won for some groups."""
@@ -135,6 +135,7 @@ def hold_races(
     configs: Sequence[TrainConfig],
     scalings: Sequence[Scaling],
     preparations: Sequence[Broadcast | None],
+    n_added: Sequence[int],
     data: PackedDataset,
     cluster: SparkCluster,
 ) -> list[RaceResult | None]:
@@ -142,10 +143,15 @@ def hold_races(
 
     None where the sample holds fewer than ``MIN_ROWS`` different rows to judge. A race sees
     about as many rows as it can train on in ``RACE_SECONDS``, whatever the number of workers;
-    those with samples of one size share a job.
+    those with samples of one size share a job. ``n_added`` has the entries that standardization
+    adds to all rows.
     """
     results: list[RaceResult | None] = [None] * len(configs)
-    sizes = [_sample_size(config.spec, data) for config in configs]
+    nnz = data.train.nnz + data.validation.nnz
+    sizes = [
+        _sample_size(config.spec, data) / (1 + added / max(1, nnz))
+        for config, added in zip(configs, n_added, strict=True)
+    ]
     for size in sorted(set(sizes)):
         numbers = [number for number, its_size in enumerate(sizes) if its_size == size]
         entries = [

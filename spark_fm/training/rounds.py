@@ -324,6 +324,7 @@ class AveragingTrainer:
         self._sample: CsrBatch | None = None  # rows to judge averaged models by
         self._parameters: Parameters | None = None  # of the epoch that was finished last
         self._turn = 0
+        self._is_stopped = False  # by its listener
 
     def rounds(self) -> RoundGenerator:
         """Advance the fit's progress in place to its end and return it, round by round.
@@ -352,7 +353,9 @@ class AveragingTrainer:
         if unvalidated is not None:
             yield from self._round(VALIDATE_ONLY, unvalidated, unvalidated)
         progress.finished = True
-        if fit.has_validation and self._spec.use_linear and self._parameters is not None:
+        # One that its listener ended is compared with nothing, as in a single task.
+        judges = fit.has_validation and self._spec.use_linear and not self._is_stopped
+        if judges and progress.best is not None and progress.linear is None:
             progress.linear = yield from self._validated(progress.result().linear_part())
         return progress
 
@@ -572,7 +575,8 @@ class AveragingTrainer:
         progress.history.append(record)
         seconds = sum(totals.phases.values())
         report = EpochReport(record, self._spec, totals.n_rows, seconds, totals.phases)
-        progress.finished = not fit.on_epoch_end(report) or progress.stopping.should_stop
+        self._is_stopped = not fit.on_epoch_end(report)
+        progress.finished = self._is_stopped or progress.stopping.should_stop
 
     def _finished_parameters(self) -> Parameters:
         if self._parameters is None:

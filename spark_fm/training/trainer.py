@@ -206,7 +206,8 @@ class Trainer:
                 for config in chosen
             ]
             started = time.perf_counter()
-            results = hold_races(chosen, scalings, preparations, self._data, self._cluster)
+            n_added = [self._standardization(config).n_added for config in chosen]
+            results = hold_races(chosen, scalings, preparations, n_added, self._data, self._cluster)
             for number, result in zip(racing, results, strict=True):
                 if result is not None:
                     rates[number] = rates[number].after(
@@ -307,7 +308,7 @@ class Trainer:
         if preparation.changes_nothing:
             return None
         ids = preparation.ids
-        key = (None if ids is None else ids.tobytes(), preparation.standardization)
+        key = (None if ids is None else ids.tobytes(), preparation.standardization.digest)
         if key not in self._preparations:
             self._preparations[key] = self._stack.enter_context(
                 broadcast(self._cluster, preparation, n_bytes=preparation.n_bytes)
@@ -451,10 +452,15 @@ class ModelTraining:
                         "so the last one was kept: the validation rows have one class only, or "
                         "constant labels."
                     )
+            linear, records = self._linear_part(progress), progress.history
+            if linear is not None and linear.is_better:  # the curve is that of the model kept
+                records = [
+                    replace(record, validation=progress.linear) if record.epoch == best else record
+                    for record in records
+                ]
             self._initial = FitResult(
-                progress.result(), fit.scaling, best, progress.step_scale, progress.history,
-                self._linear_part(progress),
-            )  # fmt: skip
+                progress.result(), fit.scaling, best, progress.step_scale, records, linear
+            )
             if self._config.keep_snapshot:
                 self._training_state = self._state_of(fit, None)
             if not self._wants_refit():
@@ -565,7 +571,7 @@ class ModelTraining:
         ):  # fmt: skip
             return None
         progress = start.training_state.progress()
-        progress.finished = False
+        progress.finished, progress.linear = False, None
         progress.stopping.patience, progress.stopping.tol = config.patience, config.tol
         if progress.stopping.should_stop:
             progress.stopping.waited = 0

@@ -197,3 +197,21 @@ def test_statistics_of_gradients_of_other_features_begin_anew(before, takes_over
 
     same = np.array_equal(state.rows[:, 4:6], fresh.rows[:, 4:6])
     assert same != takes_over
+
+
+def test_factors_that_a_model_lacks_are_drawn_because_zeros_have_no_gradient():
+    model = planted_weights(N, 3, seed=4)
+    table = model.table.copy()
+    table[:, :-1] = 0
+    spec = train_spec(k=3, loss="squared")
+    state = started_state(spec, planted_batch(model, 60, seed=9), N)
+    drawn = state.rows[:, :3].copy()
+
+    warm_state_inplace(
+        state, WarmStart(FMWeights(model.bias, table, N)), spec, ids=None, scaling=Scaling(),
+        standardization=Standardization(),
+    )  # fmt: skip
+
+    assert drawn.any()
+    np.testing.assert_array_equal(state.rows[:, :3], drawn)
+    np.testing.assert_array_equal(state.rows[:, 3], table[:, 3])

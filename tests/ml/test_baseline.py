@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachineModel
+from spark_fm.training import rounds
 from tests.ml.builders import fast_fm
 
+NOISE = {"factorsInitSigma": 1.0, "factorsLr": 0.0, "factorsWd": 0.0}
 RATES = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.1)
 
 
@@ -102,20 +105,24 @@ def test_a_model_that_learns_is_not_warned_of(spark: SparkSession) -> None:
     assert fit(frame).summary.warnings == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_factors_that_do_not_pay_are_left_out_and_the_user_is_told(
-    spark: SparkSession, workers: int
-) -> None:
+def without_interactions(spark: SparkSession) -> DataFrame:
+    """Return 600 rows, the last 200 held out, whose factors have nothing to learn."""
     rng = np.random.default_rng(3)  # the label follows from one of three fields, none interact
     ids = rng.integers(0, 10, (600, 3)) + np.array([0, 10, 20])
     table = [
         (Vectors.sparse(30, sorted(row.tolist()), [1.0] * 3), float(row[0] % 2), number >= 400)
         for number, row in enumerate(ids)
     ]
-    frame = spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
-    noise = {"factorsInitSigma": 1.0, "factorsLr": 0.0, "factorsWd": 0.0, "numWorkers": workers}
+    return spark.createDataFrame(table, ["features", "label", "held"]).coalesce(1)
 
-    model = fit(frame, weightCol=None, **noise)
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_factors_that_do_not_pay_are_left_out_and_the_user_is_told(
+    spark: SparkSession, workers: int
+) -> None:
+    frame = without_interactions(spark)
+
+    model = fit(frame, weightCol=None, numWorkers=workers, **NOISE)
 
     summary = model.summary
     whole = summary.history["validationLoss"].min()
@@ -149,3 +156,25 @@ def test_factors_that_pay_are_kept_and_the_linear_part_s_loss_is_shown(
     assert model.summary.linearLoss > model.summary.history["validationLoss"].min()
     assert "kept" not in repr(model.summary)
     assert fit(frame, weightCol=None, useLinear=False).summary.linearLoss is None
+
+
+def test_a_fit_resumed_before_the_comparison_makes_it(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = without_interactions(spark)
+    params = {"weightCol": None, "numWorkers": 2, **NOISE}
+    whole = fit(frame, **params)
+    validated = rounds.AveragingTrainer._validated
+
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds.AveragingTrainer, "_validated", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(frame, checkpointDir=str(tmp_path), **params)
+    assert list(tmp_path.iterdir())
+    monkeypatch.setattr(rounds.AveragingTrainer, "_validated", validated)
+    resumed = fit(frame, checkpointDir=str(tmp_path), **params)
+
+    assert resumed.summary.linearLoss == whole.summary.linearLoss
+    np.testing.assert_array_equal(resumed.weights.table, whole.weights.table)

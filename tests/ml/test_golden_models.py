@@ -74,5 +74,5 @@ def test_a_training_is_resumed_from_a_checkpoint(rows: DataFrame, tmp_path: Path
 
 
 def test_a_checkpoint_in_another_form_is_refused_by_name(rows: DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"earlier spark_fm wrote it .* remove .* to start"):
+    with pytest.raises(CheckpointError, match=r"another spark_fm wrote it .* remove .* to start"):
         resuming("checkpoint", tmp_path).fit(rows)

@@ -168,3 +168,50 @@ def test_standardization_is_off_as_sagemaker_trains_and_cannot_be_asked_for(
     assert not estimator._train_config(frame).standardization
     with pytest.raises(Exception, match=r"standardization=True is not allowed.*sageMakerTraining"):
         estimator.setStandardization(True).fit(frame)
+
+
+def test_a_drawn_initial_bias_is_small_at_any_unit_of_the_labels(frame: DataFrame) -> None:
+    tiny = frame.withColumn("label", F.col("label") * 1e-12)
+    params = {"biasInitMethod": "normal", "epochs": 1, "biasLr": 0.0}
+
+    biases = [machine(**params).fit(rows).bias for rows in (frame, tiny)]
+
+    assert biases[1] == pytest.approx(biases[0] * 1e-12, rel=1e-4)
+
+
+def test_an_initial_bias_of_the_caller_s_is_in_label_units(frame: DataFrame) -> None:
+    far = frame.withColumn("label", F.col("label") + 100)
+
+    model = machine(biasInitValue=90.0, biasLr=0.0, epochs=1).fit(far)
+
+    assert model.bias == pytest.approx(90.0, abs=1e-6)
+
+
+def test_equal_labels_are_told_and_have_no_r2_at_any_weights(frame: DataFrame) -> None:
+    equal = frame.withColumn("label", F.lit(0.1))
+
+    model = machine(weightCol="weight").fit(equal)
+
+    assert np.isnan(model.evaluate(equal).metrics["r2"])
+    ones = machine(weightCol="weight", predictorType="binary_classifier", epochs=1)
+    told = ones.fit(frame.withColumn("label", F.lit(1.0))).summary.warnings
+    assert any("Every label is 1" in text for text in told)
+
+
+def test_one_hot_models_with_and_without_standardization_share_passes(frame: DataFrame) -> None:
+    from spark_fm.training import single_task
+
+    shared: list[int] = []
+    train = single_task.SingleTask
+
+    def counting(parts: Any, *rest: Any) -> Any:
+        shared.append(len(parts))
+        return train(parts, *rest)
+
+    estimator = machine(epochs=1, validationFraction=0.0)
+    maps = [{estimator.standardization: flag} for flag in (True, False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_task, "SingleTask", counting)
+        list(estimator.fitMultiple(frame, maps))
+
+    assert shared == [2]
