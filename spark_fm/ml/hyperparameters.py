@@ -117,6 +117,7 @@ _MODE: dict[str, Any] = {
     "patience": 0,
     "refit": "never",
     "averageEpochs": False,
+    "standardization": False,
     "standardizeLabel": False,
     "decayFrequencyPower": 0.0,
 }

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from spark_fm.errors import InvalidDataError
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName, Scaling
-from spark_fm.learner.standardization import Standardization
+from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.schema import ColumnNames
@@ -41,6 +41,7 @@ from spark_fm.training.packing import (
 
 log = logging.getLogger(__name__)
 
+FAR = 200.0  # times the standard deviation: a mean far from 0
 CONSTANT_LABELS = 1e-13  # standard deviation, relative to the mean, of labels taken for equal
 
 AUTO_BLOCK_MULTIPLE = 16
@@ -298,6 +299,21 @@ def _unscaled(reports: list[PackReport], columns: ColumnNames) -> tuple[str, ...
     )
 
 
+def _far_from_zero(data: PackedDataset, config: TrainConfig) -> list[str]:
+    """Return warnings of features whose mean is so far from 0 that they are learned slowly."""
+    n_rows, moments = data.train.rows + data.validation.rows, data.moments
+    in_most = moments.count >= CENTRED_FRACTION * max(1, n_rows)
+    deviation = np.sqrt(moments.square / np.maximum(moments.count, 1))
+    ratio = np.abs(moments.mean) / np.maximum(deviation, 1e-300)
+    far = np.flatnonzero(in_most & (deviation > CONSTANT * np.abs(moments.mean)) & (ratio > FAR))
+    return [
+        f"Feature {moments.ids[i]} of {config.columns.features!r} has the mean {moments.mean[i]:g} "
+        f"and the standard deviation {deviation[i]:g}: so far from 0, it is learned slowly. "
+        "Subtract a constant from it, its smallest value for example."
+        for i in far[np.argsort(-ratio[far], kind="stable")][:5]
+    ]
+
+
 def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     """Return what there is to warn of in the training and validation rows.
 
@@ -306,7 +322,7 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
     InvalidDataError
         When the caller's validation column leaves nothing to train on.
     """
-    texts = [] if config.standardization else list(data.unscaled)
+    texts = _far_from_zero(data, config) if config.standardization else list(data.unscaled)
     name, sums = config.columns.validation, data.sums(all_rows=True)
     if name is not None and data.has_no_training_rows:
         raise InvalidDataError(

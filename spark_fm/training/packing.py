@@ -242,6 +242,8 @@ class PackTask(WorkerTask):
                 else:
                     value = None if name is None else _column(batch, name)[first].as_py()
                     example = "null" if value is None else f"{float(value)}"
+                    if name == "label" and np.isfinite(labels[first]) and reason == BAD_LABEL:
+                        example += ", which float32 cannot hold (3.4e38 at most)"
                 report.note_bad(reason, bad, example)
                 good &= ~bad
         rows = CsrBatch(starts, vectors.indices, values, labels, weights)

@@ -117,6 +117,21 @@ def test_a_table_of_measurements_far_from_zero_is_learned_as_when_standardized_b
     assert error(X, standardization=False) > 0.1
 
 
+def test_a_column_far_from_zero_is_named_with_what_to_do(spark: SparkSession) -> None:
+    rng = np.random.default_rng(7)
+    days = rng.normal(20_000, 8, (300, 1))
+    X = np.hstack([rng.normal(5, 1, (300, 1)), days, np.full((300, 1), 9.0)])
+
+    def warnings(matrix: np.ndarray) -> list[str]:
+        frame = to_frame(spark, Rows(sp.csr_matrix(matrix), rng.normal(size=300)), 1)
+        return machine(epochs=1, validationFraction=0.0).fit(frame).summary.warnings
+
+    [told] = warnings(X)
+    assert told.startswith("Feature 1 of 'features' has the mean 19998")
+    assert "Subtract a constant" in told
+    assert warnings(X - [0, 20_000, 0]) == []
+
+
 def test_workers_standardize_as_a_single_task_does(spark: SparkSession) -> None:
     rng = np.random.default_rng(7)
     X = rng.normal(50, 3, (900, 4))
