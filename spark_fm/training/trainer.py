@@ -73,6 +73,10 @@ class TrainResult:
     training_state: TrainingState | None  # where the training stands, when it is kept
 
 
+# Of a row's difference in loss between a model and its linear part, relative to the loss: few
+# held-out rows must not decide by chance.
+ROW_NOISE = 0.2
+
 Outcome = TrainResult | TrainingDivergedError
 
 
@@ -612,7 +616,8 @@ class ModelTraining:
         value = progress.linear.values(config.spec.loss)[config.metric]
         full = progress.stopping.best_value
         gain = value - full if metric.larger_is_better else full - value
-        is_better = gain > TIE * abs(full)
+        lead = max(TIE, ROW_NOISE / math.sqrt(self._data.validation.rows))
+        is_better = gain > lead * abs(full)
         return LinearPart(progress.linear.mean_loss(), config.metric, value, full, is_better)
 
     def _wants_refit(self) -> bool:
