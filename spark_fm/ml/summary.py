@@ -78,9 +78,10 @@ class FMTrainingSummary:
     def linearLoss(self) -> float | None:
         """Return the validation loss of the best epoch's model without its factors.
 
-        When its ``validationMetric`` is better than that of the whole model, the model is kept
-        without factors, and a warning says so. None without validation rows or linear weights,
-        and in models of earlier versions.
+        When its ``validationMetric`` is better than that of the whole model by more than chance,
+        the model is kept without factors, and a warning says so: ``history`` then has the metrics
+        of the whole model, and ``evaluate`` those of the one kept. None without validation rows or
+        linear weights, and in models of earlier versions.
         """
         return self.facts.get("linearLoss")
 

@@ -154,7 +154,7 @@ class Trainer:
             if checkpoint is not None:
                 checkpoint.check_writable()
         weights = None if start is None else start.weights
-        # Before the races: a model that memory cannot hold is told at once.
+        # First, so that a model too large for memory fails before its race.
         plans = [self._plan(c, state, weights) for c, state in zip(configs, saved, strict=True)]
         rates = self._learning_rates(configs, start, saved)
         models = []
@@ -297,7 +297,7 @@ class Trainer:
         return plan.device.pass_config(key, -(-sums.rows // n_partitions), nnz // n_partitions)
 
     def _standardization(self, config: TrainConfig) -> Standardization:
-        """Return one object for all configurations that standardize alike."""
+        """Return how a configuration standardizes, computed once for all that do so alike."""
         spec = config.spec
         key = (config.standardization, spec.use_bias and spec.use_linear)
         if key not in self._standardizations:
