@@ -27,7 +27,7 @@ from spark_fm.learner.losses import BINARY
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.ml.trials import write_text
-from spark_fm.spark.schema import ColumnNames, check_training_columns, quoted
+from spark_fm.spark.schema import ColumnNames, check_training_columns, find_column, quoted
 
 VALIDATION_COL = "is_validation"
 
@@ -91,7 +91,7 @@ def training_rows(
                 labels = labels.union(validation.labels)
             else:
                 labels = None
-        check_training_columns(frame.schema, _columns(estimator))
+        check_training_columns(frame, _columns(estimator))
         is_binary = estimator.getPredictorType() == BINARY
         if maps_signed_labels and is_binary and has_signed_labels(Source(frame, labels)):
             frame = map_signed_labels(frame, spec.label_col)
@@ -132,7 +132,7 @@ def _with_validation(
     names = [name for name in (columns.features, columns.label, columns.weight) if name]
     parts = []
     for frame, is_validation in ((train, False), (validation, True)):
-        selected = [quoted(name) for name in names if name in frame.schema.names]
+        selected = [quoted(name).alias(name) for name in names if find_column(frame, name)]
         parts.append(frame.select(*selected, F.lit(is_validation).alias(VALIDATION_COL)))
     if parts[0].schema.names != parts[1].schema.names:
         raise UsageError(

@@ -149,7 +149,11 @@ def _without_zeros(column: VectorColumn) -> VectorColumn:
 def rows_of(X: Any) -> Any:
     """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
     rows: Any = X if sp.issparse(X) else array_of(X, "X")
+    if rows.dtype == object:
+        rows = _rows_of_vectors(rows)
     check_dtype(rows.dtype, "X")
+    if rows.dtype == np.float16:  # SciPy does not compute with it
+        rows = rows.astype(np.float32)
     if rows.ndim == 1:
         rows = rows.reshape(min(1, rows.shape[0]), rows.shape[0])  # an empty list has no rows
     if rows.ndim != 2:
@@ -161,11 +165,39 @@ def rows_of(X: Any) -> Any:
         raise InvalidDataError(
             f"X has {rows.shape[0]} rows but no columns: it needs one column at least."
         )
-    if not sp.issparse(rows):
+    return rows.tocsr() if sp.issparse(rows) else rows
+
+
+def _rows_of_vectors(rows: NDArray[Any]) -> Any:
+    """Return the CSR array of a column of Spark's vectors, such as toPandas() gives.
+
+    Objects of another kind are returned as they are. Spark's classes are told by their
+    methods: nothing here may need Spark.
+    """
+    if rows.ndim == 2 and rows.shape[1] == 1:
+        rows = rows[:, 0]
+    is_vector = [hasattr(each, "toArray") and hasattr(each, "size") for each in rows.flat]
+    if not any(is_vector):
         return rows
-    if rows.dtype == np.float16:  # old SciPy holds it but cannot convert formats in it
-        rows = rows.astype(np.float32)
-    return rows.tocsr()
+    if rows.ndim != 1:
+        raise InvalidDataError(
+            f"X has {rows.shape[1]} columns, and vectors in one of them: pass that column alone, "
+            "such as frame['features']."
+        )
+    if not all(is_vector):
+        at = is_vector.index(False)
+        raise InvalidDataError(
+            f"Row {at} of X is {rows[at]!r}, others are vectors. Leave such rows out."
+        )
+    sizes = {int(vector.size) for vector in rows}
+    if len(sizes) > 1:
+        raise InvalidDataError(
+            f"X has vectors of {min(sizes)} to {max(sizes)} features; expected the same length."
+        )
+    indices = [getattr(vector, "indices", np.arange(vector.size)) for vector in rows]
+    indptr = np.cumsum([0, *map(len, indices)])
+    values = np.concatenate([vector.values for vector in rows])
+    return sp.csr_array((values, np.concatenate(indices), indptr), (len(rows), *sizes))
 
 
 def array_of(data: Any, name: str) -> NDArray[Any]:

@@ -59,7 +59,7 @@ class FittedModel(Model, ModelParams):
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
         require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
                 '"error", "skip" or "keep"')  # fmt: skip
-        check_features(dataset.schema, name)
+        check_features(dataset, name)
         use_driver_interpreter(dataset.sparkSession)
         return FeatureReader(name, invalid)  # type: ignore[arg-type]  # checked above
 

@@ -23,6 +23,7 @@ from spark_fm.spark.schema import (
     ColumnNames,
     check_batch_frame,
     check_training_columns,
+    find_column,
     internal_rows,
     vector_size,
 )
@@ -169,8 +170,8 @@ class FactorizationMachine(
         feature_dim = fields["feature_dim"]
         require(feature_dim is None or feature_dim >= 1, "featureDim", feature_dim,
                 "1 to 2,147,483,647, or leave it unset")  # fmt: skip
-        if feature_dim is None and columns.features in dataset.schema.names:
-            feature_dim = vector_size(dataset.schema, columns.features)
+        if feature_dim is None and (column := find_column(dataset, columns.features)):
+            feature_dim = vector_size(column)
         fields["feature_dim"] = feature_dim or 0
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:
@@ -285,7 +286,7 @@ def fit_all(
     configs = [estimator._train_config(dataset) for estimator in estimators]
     numbers_by_packing: dict[tuple[object, ...], list[int]] = {}
     for number, config in enumerate(configs):
-        check_training_columns(dataset.schema, config.columns)
+        check_training_columns(dataset, config.columns)
         numbers_by_packing.setdefault(packing_key(config), []).append(number)
     # Metrics of several models would share their names: only those of a single one are logged.
     callbacks = [mlflow_callback()] if len(estimators) == 1 else []

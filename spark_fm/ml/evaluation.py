@@ -34,6 +34,7 @@ from spark_fm.spark.schema import (
     ColumnNames,
     check_batch_frame,
     check_training_columns,
+    find_column,
     quoted,
 )
 
@@ -132,9 +133,9 @@ class EvaluateMethods(FittedModel):
         """
         check_batch_frame(dataset, "evaluate")
         weight = self.getOrDefault("weightCol") if self.isDefined("weightCol") else ""
-        weight = weight if weight in dataset.schema.names else ""
+        weight = weight if weight and find_column(dataset, weight) else ""
         features, label = self.getFeaturesCol(), self.getLabelCol()
-        check_training_columns(dataset.schema, ColumnNames(features, label, weight or None, None))
+        check_training_columns(dataset, ColumnNames(features, label, weight or None, None))
         rows = dataset.select(
             quoted(features).alias(features),
             quoted(label).cast("double").alias("spark_fm_label"),

@@ -11,7 +11,6 @@ from typing import Any
 from pyspark import keyword_only
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.functions import vector_to_array
-from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasLabelCol, HasWeightCol
 from pyspark.ml.util import MLReadable, MLWritable
@@ -24,7 +23,7 @@ from spark_fm.learner.metrics import METRICS, f_beta
 from spark_fm.learner.spec import require
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.scoring.metrics import Names, classifier_sums, regressor_sums
-from spark_fm.spark.schema import check_number, quoted
+from spark_fm.spark.schema import check_number, column_of, is_vector, quoted
 
 # SageMaker's objective names and the project's own.
 SAGEMAKER_METRICS = {
@@ -236,10 +235,9 @@ class FMEvaluator(
 
 def _scored_rows(dataset: DataFrame, names: Names) -> DataFrame:
     """Return the columns score, label and weight; raise if one has a wrong type."""
-    schema = dataset.schema
-    check_number(schema, names.label, "labelCol")
+    check_number(dataset, names.label, "labelCol")
     if names.weight is not None:
-        check_number(schema, names.weight, "weightCol")
+        check_number(dataset, names.weight, "weightCol")
     weight = F.lit(1.0) if names.weight is None else quoted(names.weight).cast("double")
     return dataset.select(
         _score(dataset, names.score).alias("score"),
@@ -249,12 +247,12 @@ def _scored_rows(dataset: DataFrame, names: Names) -> DataFrame:
 
 
 def _score(dataset: DataFrame, name: str) -> Column:
-    if name in dataset.schema.names and isinstance(dataset.schema[name].dataType, VectorUDT):
+    if is_vector(column_of(dataset, name, "scoreCol").dataType):
         values = vector_to_array(quoted(name))
         # A null vector is a null score; one of another size is an error, like a NaN score.
         invalid = F.when(values.isNotNull(), float("nan"))
         return F.when(F.size(values) == 2, F.get(values, 1)).otherwise(invalid)
-    check_number(dataset.schema, name, "scoreCol")
+    check_number(dataset, name, "scoreCol")
     return quoted(name).cast("double")
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from spark_fm.errors import InvalidParamError
 from spark_fm.learner.predict import table_positions
@@ -34,7 +33,7 @@ from spark_fm.scoring.explain import (
     feature_names,
 )
 from spark_fm.spark.broadcast import broadcast, session_broadcast
-from spark_fm.spark.schema import check_features, check_outputs, quoted
+from spark_fm.spark.schema import check_features, check_outputs, column_of, quoted
 from spark_fm.spark.session import SparkCluster, tagged
 
 if TYPE_CHECKING:
@@ -96,9 +95,9 @@ class ExplainMethods(FittedModel):
         is_legal = numLinear is None or (isinstance(numLinear, Integral) and numLinear >= 0)
         require(is_legal, "numLinear", numLinear, "None for all, or a whole number from 0")
         reader = self._reader(dataset)
-        check_outputs(dataset.schema, {"explanationCol": explanationCol})
+        check_outputs(dataset, {"explanationCol": explanationCol})
         session = dataset.sparkSession
-        named = feature_names(dataset.schema, reader.features_col)
+        named = feature_names(column_of(dataset, reader.features_col, "featuresCol"))
         names = session_broadcast(
             session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
         )
@@ -106,7 +105,7 @@ class ExplainMethods(FittedModel):
         internal = f"spark_fm_{uuid4().hex}"
         # PySpark 4.0 returns a struct of nulls for a null struct.
         is_explained = F.col(internal)["margin"].isNotNull()
-        column = struct_column(task, dataset.schema[reader.features_col].dataType, EXPLANATION)
+        column = struct_column(task, dataset, EXPLANATION)
         result = force_row_input(dataset).select("*", column.alias(internal))
         if reader.handle_invalid == "skip":
             result = result.where(is_explained)
@@ -143,7 +142,7 @@ class ExplainMethods(FittedModel):
         is_total = table["feature"] == ALL_ROWS
         n_rows = int(table.loc[is_total, "n_rows"].sum())
         table = table[~is_total]
-        named = feature_names(dataset.schema, self.getFeaturesCol())
+        named = feature_names(column_of(dataset, self.getFeaturesCol(), "featuresCol"))
         table.insert(1, "name", names_of(table["feature"].to_numpy(), named))
         for column in ("linear", "pairs", "total"):
             table[column] /= n_rows
@@ -179,7 +178,7 @@ class ExplainMethods(FittedModel):
         """
         reader = self._reader(dataset)
         if groups is None:
-            groups = groups_by_name(dataset.schema, reader.features_col)
+            groups = groups_by_name(dataset, reader.features_col)
         names = list(groups)
         group_of = _group_of_rows(self.weights, groups)
         session = dataset.sparkSession
@@ -257,8 +256,8 @@ class ExplainMethods(FittedModel):
         columns: dict[str, object] = {"feature": ids}
         if dataset is not None:
             name = self.getFeaturesCol()
-            check_features(dataset.schema, name)
-            columns["name"] = names_of(ids, feature_names(dataset.schema, name))
+            check_features(dataset, name)
+            columns["name"] = names_of(ids, feature_names(column_of(dataset, name, "featuresCol")))
         columns["linear"] = weights.linear
         factors = pd.DataFrame(weights.factors, columns=[f"factor_{f}" for f in range(weights.k)])
         return pd.concat([pd.DataFrame(columns), factors], axis=1)
@@ -267,20 +266,20 @@ class ExplainMethods(FittedModel):
         return force_row_input(dataset).select(quoted(self.getFeaturesCol()).alias("features"))
 
 
-def groups_by_name(schema: StructType, name: str) -> dict[str, list[int]]:
+def groups_by_name(dataset: DataFrame, name: str) -> dict[str, list[int]]:
     """Group features by the column that their ml_attr names come from.
 
     ``VectorAssembler`` names a feature after its input column, followed by an underscore and
     the attribute if the column is a vector. The group is the longest column name that
     matches, else the feature's name up to its last underscore.
     """
-    named = feature_names(schema, name)
+    named = feature_names(column_of(dataset, name, "featuresCol"))
     if not named:
         raise InvalidParamError(
             f"groups=None needs names of features, and the metadata of {name!r} has none. Give "
             "groups={'user': range(0, 943), ...}, or assemble the column with VectorAssembler."
         )
-    columns = sorted(schema.names, key=len, reverse=True)
+    columns = sorted(dataset.schema.names, key=len, reverse=True)
     groups: dict[str, list[int]] = {}
     for feature, feature_name in named.items():
         matches = (c for c in columns if feature_name == c or feature_name.startswith(f"{c}_"))

@@ -134,6 +134,12 @@ def read_hyperparameters(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
     InvalidParamError names a hyperparameter that is unknown, missing or out of range.
     """
+    if not isinstance(mapping, Mapping):
+        raise InvalidParamError(
+            f"The hyperparameters are a {type(mapping).__name__}; expected a dict of names and "
+            'values, such as {"feature_dim": "1000", "num_factors": "64", "predictor_type": '
+            '"regressor"}.'
+        )
     given = {name: value for name, value in mapping.items() if value is not None}
     given.pop(TUNING_METRIC, None)
     _check_known([name for name in given if name not in HYPERPARAMETERS])

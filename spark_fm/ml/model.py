@@ -167,7 +167,7 @@ class FactorizationMachineModel(
         require(self.getDevice() in ("cpu", "gpu", "auto"), "device", self.getDevice(),
                 '"cpu", "gpu" or "auto"')  # fmt: skip
         columns = outputs(self)
-        check_outputs(dataset.schema, {param: output.name for param, output in columns.items()})
+        check_outputs(dataset, {param: output.name for param, output in columns.items()})
         session = dataset.sparkSession
         task = make_task(
             self._broadcast(session), loss=self._loss, features_col=reader.features_col,
@@ -175,8 +175,8 @@ class FactorizationMachineModel(
             gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
         )  # fmt: skip
         scored = f"spark_fm_{uuid4().hex}"
-        kind = dataset.schema[reader.features_col].dataType
-        result = force_row_input(dataset).select("*", score_column(task, kind).alias(scored))
+        column = score_column(task, dataset).alias(scored)
+        result = force_row_input(dataset).select("*", column)
         if reader.handle_invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
         added = [output.column(F.col(scored)) for output in columns.values()]

@@ -260,6 +260,12 @@ class FMParamsBase(
         for name, value in kwargs.items():
             if value is None:
                 self.clear(self.getParam(name))
+            elif name == "featuresCol" and isinstance(value, (list, tuple)):
+                raise TypeError(
+                    f"featuresCol={value!r} is a {type(value).__name__}; expected the name of one "
+                    f"column of vectors. VectorAssembler(inputCols={list(value)!r}, "
+                    'outputCol="features") makes it.'
+                )
         return super()._set(**{n: v for n, v in kwargs.items() if v is not None})
 
     @property

@@ -39,7 +39,7 @@ from spark_fm.scoring.ranking import (
     RankTask,
 )
 from spark_fm.spark.broadcast import Broadcast, session_broadcast
-from spark_fm.spark.schema import check_outputs, quoted
+from spark_fm.spark.schema import check_outputs, column_of, quoted
 from spark_fm.spark.session import SparkCluster, tagged
 
 BROADCAST_BYTES = 128 * 2**20  # candidate vectors that every task may hold
@@ -109,7 +109,7 @@ class RecommendMethods(FittedModel):
         require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number of at least 1")
         params = ("contextCol", "candidateCol", "scoreCol", "the column of ranks")
         names = (contextCol, candidateCol, self.getScoreCol() or "score", RANK)
-        check_outputs(StructType(), dict(zip(params, names, strict=True)))
+        check_outputs(contexts, dict(zip(params, names, strict=True)), beside=False)
         id_types = (
             _id_type(contexts, contextCol, "contextCol"),
             _id_type(candidates, candidateCol, "candidateCol"),
@@ -179,7 +179,7 @@ class RecommendMethods(FittedModel):
         Correct only if contexts and candidates have no feature in common, which is not
         checked here.
         """
-        check_outputs(contexts.schema, {"vectorCol": vectorCol, "constantCol": constantCol})
+        check_outputs(contexts, {"vectorCol": vectorCol, "constantCol": constantCol})
         parts = self._context_column(contexts, candidate_features=None)
         return self._with_parts(contexts, parts, {"vector": vectorCol, "constant": constantCol})
 
@@ -198,7 +198,7 @@ class RecommendMethods(FittedModel):
         DataFrame
             See ``context_vectors``.
         """
-        check_outputs(candidates.schema, {"vectorCol": vectorCol})
+        check_outputs(candidates, {"vectorCol": vectorCol})
         parts = self._candidate_column(candidates)
         return self._with_parts(candidates, parts, {"vector": vectorCol})
 
@@ -206,16 +206,14 @@ class RecommendMethods(FittedModel):
         """Return the struct VECTORS of contexts, which may have no feature of candidates."""
         reader = self._reader(contexts)
         weights = self._broadcast(contexts.sparkSession)
-        kind = contexts.schema[reader.features_col].dataType
         task = ContextTask(weights, reader, candidate_features)
-        return struct_column(task, kind, VECTORS)
+        return struct_column(task, contexts, VECTORS)
 
     def _candidate_column(self, candidates: DataFrame) -> Column:
         """Return the struct VECTORS of candidates."""
         reader = self._reader(candidates)
         weights = self._broadcast(candidates.sparkSession)
-        kind = candidates.schema[reader.features_col].dataType
-        return struct_column(CandidateTask(weights, reader), kind, VECTORS)
+        return struct_column(CandidateTask(weights, reader), candidates, VECTORS)
 
     def _with_parts(self, dataset: DataFrame, parts: Column, names: dict[str, str]) -> DataFrame:
         """Add the named fields of a struct as columns."""
@@ -249,13 +247,7 @@ class ProblemSize:
 
 
 def _id_type(dataset: DataFrame, name: str, param: str) -> DataType:
-    schema = dataset.schema
-    if name not in schema.names:
-        raise InvalidColumnError(
-            f"{param}={name!r} is not a column of the DataFrame; there are "
-            f"{', '.join(schema.names)}. Set {param}."
-        )
-    kind = schema[name].dataType
+    kind = column_of(dataset, name, param).dataType
     if kind not in ARROW_TYPES:
         raise InvalidColumnError(
             f"{param}={name!r} has type {kind.simpleString()}; expected int, bigint or string. "

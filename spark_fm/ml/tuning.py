@@ -257,7 +257,7 @@ class Search:
         self._sampler = sampler
         self._parallel = parallel
         self.config = estimator._train_config(dataset)
-        check_training_columns(dataset.schema, self.config.columns)
+        check_training_columns(dataset, self.config.columns)
         if self.config.columns.validation is None and not self.config.validation_fraction:
             raise InvalidParamError(
                 "validationFraction=0.0 leaves no rows to judge trials by: set it above 0, or set "

@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, DoubleType, StructField, StructType
+from pyspark.sql.types import DoubleType, StructField, StructType
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.formats.vectors import read_vectors
@@ -24,7 +23,7 @@ from spark_fm.learner.spec import LossName
 from spark_fm.learner.weights import FMWeights
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
-from spark_fm.spark.schema import quoted
+from spark_fm.spark.schema import column_of, is_vector, quoted
 from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import WorkerTask
 
@@ -67,13 +66,13 @@ class StructTask(Protocol):
         """Yield an array of structs for each array of vectors."""
 
 
-def score_column(task: ScoreTask, kind: DataType) -> Column:
+def score_column(task: ScoreTask, dataset: DataFrame) -> Column:
     """Return the struct column of score and margin for ``task.features_col``."""
-    return struct_column(task, kind, RESULT)
+    return struct_column(task, dataset, RESULT)
 
 
-def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Column:
-    """Return the column of structs that a task makes of ``task.features_col`` of type ``kind``.
+def struct_column(task: StructTask, dataset: DataFrame, returns: StructType) -> Column:
+    """Return the column of structs that a task makes of ``task.features_col``.
 
     Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
     """
@@ -84,7 +83,7 @@ def struct_column(task: StructTask, kind: DataType, returns: StructType) -> Colu
     # A vector comes as its four fields, an array as itself: pandas would make a dict of
     # every struct.
     parts = [features]
-    if isinstance(kind, VectorUDT):
+    if is_vector(column_of(dataset, task.features_col, "featuresCol").dataType):
         plain = F.unwrap_udt(features)
         parts = [plain[name] for name in VECTOR_FIELDS]
     to_arrow: Any = _vector_structs if len(parts) > 1 else _lists

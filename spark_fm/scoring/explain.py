@@ -200,9 +200,9 @@ class GroupSumsTask(WorkerTask):
         )
 
 
-def feature_names(schema: StructType, name: str) -> dict[int, str]:
+def feature_names(column: StructField) -> dict[int, str]:
     """Return the names that the column's ml_attr metadata give to features, by id."""
-    attributes = schema[name].metadata.get("ml_attr", {}).get("attrs", {})
+    attributes = column.metadata.get("ml_attr", {}).get("attrs", {})
     named = {
         int(attribute["idx"]): str(attribute["name"])
         for group in attributes.values()

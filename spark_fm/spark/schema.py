@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -15,10 +14,12 @@ from pyspark.sql.types import (
     FloatType,
     NumericType,
     StringType,
-    StructType,
+    StructField,
+    UserDefinedType,
 )
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
+from spark_fm.spark.session import setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +51,83 @@ def check_batch_frame(dataset: DataFrame, what: str) -> None:
         )
 
 
-def check_features(schema: StructType, name: str) -> None:
+def find_column(dataset: DataFrame, name: str) -> StructField | None:
+    """Return the column that Spark resolves this name to, or None.
+
+    Case counts where ``spark.sql.caseSensitive`` is true.
+
+    Raises
+    ------
+    InvalidColumnError
+        For several such columns.
+    """
+    fields = [field for field in dataset.schema.fields if field.name.lower() == name.lower()]
+    if any(field.name != name for field in fields) and _is_case_sensitive(dataset):
+        fields = [field for field in fields if field.name == name]
+    if len(fields) > 1:
+        raise InvalidColumnError(
+            f"{name!r} stands for several columns: {', '.join(field.name for field in fields)}. "
+            "Rename all but one, or set spark.sql.caseSensitive to true if they differ in case."
+        )
+    return fields[0] if fields else None
+
+
+def column_of(dataset: DataFrame, name: str, param: str) -> StructField:
+    """Return the column that Spark resolves this name, a Param's value, to.
+
+    Raises
+    ------
+    InvalidColumnError
+        For none, or several.
+    """
+    field = find_column(dataset, name)
+    if field is None:
+        raise InvalidColumnError(
+            f"{param}={name!r} is not a column of the input; there are "
+            f"{', '.join(dataset.schema.names)}. Set {param}."
+        )
+    return field
+
+
+def _is_case_sensitive(dataset: DataFrame) -> bool:
+    return setting(dataset.sparkSession, "spark.sql.caseSensitive", "false").lower() == "true"
+
+
+def is_vector(kind: DataType) -> bool:
+    """Return whether this is the type of Spark's vectors, of spark.ml or of spark.mllib.
+
+    Both are stored alike.
+    """
+    return isinstance(kind, UserDefinedType) and kind.scalaUDT() in (
+        "org.apache.spark.ml.linalg.VectorUDT",
+        "org.apache.spark.mllib.linalg.VectorUDT",
+    )
+
+
+def check_features(dataset: DataFrame, name: str) -> None:
     """Raise InvalidColumnError unless the column holds vectors or arrays of floats."""
-    kind = _type_of(schema, name, "featuresCol")
-    is_array = isinstance(kind, ArrayType) and isinstance(kind.elementType, (DoubleType, FloatType))
-    if not isinstance(kind, VectorUDT) and not is_array:
+    kind = column_of(dataset, name, "featuresCol").dataType
+    if isinstance(kind, ArrayType):
+        is_allowed = isinstance(kind.elementType, (DoubleType, FloatType))
+        advice = "Cast it to array<double>"  # VectorAssembler takes no arrays
+    else:
+        is_allowed = is_vector(kind)
+        advice = "Make vectors with VectorAssembler, or with FeatureHasher from text"
+    if not is_allowed:
         raise InvalidColumnError(
             f"featuresCol={name!r} has type {kind.simpleString()}; expected vector, array<double> "
-            "or array<float>. Assemble it with VectorAssembler, or set featuresCol."
+            f"or array<float>. {advice}, or set featuresCol."
         )
 
 
-def check_training_columns(schema: StructType, columns: ColumnNames) -> None:
+def check_training_columns(dataset: DataFrame, columns: ColumnNames) -> None:
     """Raise InvalidColumnError naming the first column that cannot be trained on."""
-    check_features(schema, columns.features)
-    check_number(schema, columns.label, "labelCol")
+    check_features(dataset, columns.features)
+    check_number(dataset, columns.label, "labelCol")
     if columns.weight is not None:
-        check_number(schema, columns.weight, "weightCol")
+        check_number(dataset, columns.weight, "weightCol")
     if columns.validation is not None:
-        kind = _type_of(schema, columns.validation, "validationIndicatorCol")
+        kind = column_of(dataset, columns.validation, "validationIndicatorCol").dataType
         if not isinstance(kind, BooleanType):
             raise InvalidColumnError(
                 f"validationIndicatorCol={columns.validation!r} has type {kind.simpleString()}; "
@@ -76,30 +135,31 @@ def check_training_columns(schema: StructType, columns: ColumnNames) -> None:
             )
 
 
-def check_outputs(schema: StructType, outputs: dict[str, str]) -> None:
+def check_outputs(dataset: DataFrame, outputs: dict[str, str], *, beside: bool = True) -> None:
     """Raise InvalidColumnError when an output would replace a column or another output.
 
     Parameters
     ----------
-    schema : StructType
+    dataset : DataFrame
     outputs : dict of str to str
         Param name to column name.
+    beside : bool
+        Whether the outputs stand beside the columns of ``dataset``.
     """
-    # Spark resolves names without regard to case unless it is set otherwise.
-    taken_already = {column.lower() for column in schema.names}
+    key = str if _is_case_sensitive(dataset) else str.lower
+    columns = {key(column) for column in dataset.schema.names} if beside else set()
     taken: dict[str, str] = {}
     for param, name in outputs.items():
-        if name.lower() in taken_already:
+        if key(name) in columns:
             raise InvalidColumnError(
                 f"{param}={name!r} is a column of the input already. Set {param} to another name, "
                 "or drop the column."
             )
-        if name.lower() in taken:
+        if key(name) in taken:
             raise InvalidColumnError(
-                f"{param} and {taken[name.lower()]} are both {name!r}. Give each output its own "
-                "name."
+                f"{param} and {taken[key(name)]} are both {name!r}. Give each output its own name."
             )
-        taken[name.lower()] = param
+        taken[key(name)] = param
 
 
 def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
@@ -122,32 +182,23 @@ def quoted(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
-def vector_size(schema: StructType, name: str) -> int | None:
+def vector_size(column: StructField) -> int | None:
     """Return the vectors' length as the column's ml_attr metadata declare it, or None.
 
     Only ``num_attrs`` declares it, as in Spark's ``AttributeGroup``: attributes listed
     without it need not be all.
     """
-    attributes = schema[name].metadata.get("ml_attr")
+    attributes = column.metadata.get("ml_attr")
     size = attributes.get("num_attrs") if isinstance(attributes, dict) else None
     return size if isinstance(size, int) and size > 0 else None
 
 
-def check_number(schema: StructType, name: str, param: str) -> None:
+def check_number(dataset: DataFrame, name: str, param: str) -> None:
     """Raise InvalidColumnError unless the column, named by ``param``, holds numbers."""
-    kind = _type_of(schema, name, param)
+    kind = column_of(dataset, name, param).dataType
     if not isinstance(kind, (NumericType, BooleanType)):
         words = "Number its values by StringIndexer, cast" if kind == StringType() else "Cast"
         raise InvalidColumnError(
             f"{param}={name!r} has type {kind.simpleString()}; expected a number. {words} it, or "
             f"set {param}."
         )
-
-
-def _type_of(schema: StructType, name: str, param: str) -> DataType:
-    if name not in schema.names:
-        raise InvalidColumnError(
-            f"{param}={name!r} is not a column of the input; there are {', '.join(schema.names)}. "
-            f"Set {param}."
-        )
-    return schema[name].dataType

@@ -78,6 +78,13 @@ def test_unusual_types_of_dense_numbers_become_float32(dtype: str) -> None:
     assert written(TABLE.astype(dtype), np.ones(3, dtype)) == written(TABLE, [1, 1, 1])
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3)])
+def test_sparse_labels_are_labels(shape: tuple[int, int]) -> None:
+    labels = np.array([1.0, 0.0, 2.0])
+
+    assert written(TABLE, sp.csr_array(labels.reshape(shape))) == written(TABLE, labels)
+
+
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300), st.integers(-9, 9)), max_size=40),

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+from pyspark.ml.linalg import Vectors
+from pyspark.mllib.linalg import Vectors as MLlibVectors
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachineModel, register_udf, tune
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from tests.ml.builders import fast_fm
+
+TABLE = np.zeros((2, 20))
+TABLE[[0, 1, 1], [0, 3, 4]] = [1.0, 0.5, -2.0]
+ROW = Vectors.sparse(20, {0: 1.0})
 
 
 @pytest.mark.parametrize("what", ["fit", "grid", "tune", "transform", "evaluate"])
@@ -78,6 +85,9 @@ def test_a_stream_is_refused_where_rows_have_to_end(
         ([[0.0] * 20, [0.0] * 19 + [np.nan]], "Row 1 of X has the value nan at feature 19"),
         (sp.csr_matrix(([np.inf], [3], [0, 0, 1]), shape=(2, 20)), "Row 1 .* inf at feature 3"),
         ("abc", "X"),
+        (pd.Series([ROW, None]), "Row 1 of X is None, others are vectors"),
+        (pd.Series([ROW, Vectors.dense([1.0])]), "X has vectors of 1 to 20 features"),
+        (pd.DataFrame({"label": [1.0], "f": [ROW]}), "pass that column alone"),
     ],
 )
 def test_a_matrix_that_cannot_be_scored_is_refused(
@@ -85,6 +95,21 @@ def test_a_matrix_that_cannot_be_scored_is_refused(
 ) -> None:
     with pytest.raises(InvalidDataError, match=message):
         classifier.predict(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        TABLE.astype(np.float16),
+        pd.Series([ROW, Vectors.dense(TABLE[1])]),
+        pd.DataFrame({"features": [ROW, Vectors.dense(TABLE[1])]}),
+        [ROW, Vectors.dense(TABLE[1])],
+        pd.Series([MLlibVectors.sparse(20, {0: 1.0}), MLlibVectors.dense(TABLE[1])]),
+    ],
+    ids=["float16", "series", "frame", "list", "mllib"],
+)
+def test_rows_in_unusual_hands_are_predicted(classifier: FactorizationMachineModel, X: Any) -> None:
+    assert classifier.predict(X).tolist() == classifier.predict(TABLE).tolist()
 
 
 def test_a_row_of_nan_is_kept_under_handle_invalid_keep(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.ml.linalg import Vectors
+from pyspark.mllib.linalg import Vectors as MLlibVectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -51,7 +52,7 @@ def test_a_missing_column_lists_those_there(train: DataFrame, param: str, name: 
     ("param", "expression", "kind", "expected"),
     [
         ("featuresCol", "'1:2'", "string", "vector, array<double> or array<float>"),
-        ("featuresCol", "array(1, 2)", "array<int>", "vector, array<double> or array<float>"),
+        ("featuresCol", "array(1, 2)", "array<int>", "array<float>. Cast it to array<double>"),
         ("featuresCol", "label", "double", "vector, array<double> or array<float>"),
         (
             "labelCol",
@@ -81,6 +82,16 @@ def test_labels_of_any_numeric_type_train_alike(train: DataFrame, kind: str) -> 
 
     model = fast_fm(epochs=1).fit(frame.withColumn("label", F.col("label").cast(kind)))
 
+    assert np.array_equal(model.linear, expected.linear)
+
+
+def test_vectors_of_the_older_library_train_alike(spark: SparkSession) -> None:
+    rows = good_rows()
+    older = [(label, MLlibVectors.fromML(vector)) for label, vector in rows]
+
+    model = fast_fm(epochs=1).fit(spark.createDataFrame(older, ["label", "features"]).coalesce(1))
+
+    expected = fast_fm(epochs=1).fit(frame_of(spark, rows).coalesce(1))
     assert np.array_equal(model.linear, expected.linear)
 
 

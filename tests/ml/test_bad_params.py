@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_fm import FactorizationMachine
 from spark_fm.errors import InvalidColumnError, InvalidParamError
 from tests.ml.builders import fast_fm
 
@@ -79,3 +80,9 @@ def test_a_bad_param_is_found_before_any_job(train: DataFrame) -> None:
         fast_fm(epochs=0).fit(failing)
     with pytest.raises(InvalidColumnError, match="labelCol='y'"):
         fast_fm(labelCol="y").fit(failing)
+
+
+@pytest.mark.parametrize("mapping", [[("num_factors", "4")], "num_factors=4", None])
+def test_hyperparameters_that_are_no_mapping_show_one(mapping: Any) -> None:
+    with pytest.raises(InvalidParamError, match=r'hyperparameters are a .*{"feature_dim": "1000"'):
+        FactorizationMachine.from_hyperparameters(mapping)

@@ -113,6 +113,11 @@ def test_a_value_of_another_type_is_refused(name: str, value: object) -> None:
         FactorizationMachine(**{name: value})
 
 
+def test_several_feature_columns_are_told_how_to_become_one() -> None:
+    with pytest.raises(TypeError, match=r"one column .*VectorAssembler\(inputCols=\['a', 'b'\]"):
+        FactorizationMachine(featuresCol=["a", "b"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_none_leaves_a_param_unset_or_unsets_it(name: str) -> None:
     by_keyword = FactorizationMachine(**{name: None})

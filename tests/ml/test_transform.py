@@ -17,6 +17,7 @@ from pyspark.ml.evaluation import (
 )
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import DenseVector, Vectors
+from pyspark.mllib.linalg import Vectors as MLlibVectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType
@@ -305,8 +306,9 @@ def test_sparse_dense_and_array_columns_score_alike(
     sparse = sparse_vectors(planted_rows(60, seed=21))
     dense = [Vectors.dense(vector.toArray()) for vector in sparse]
     mixed = [pair[i % 2] for i, pair in enumerate(zip(sparse, dense, strict=True))]
-    rows = list(zip(sparse, dense, mixed, strict=True))
-    frame = spark.createDataFrame(rows, ["sparse", "dense", "mixed"]).coalesce(1)
+    mllib = [MLlibVectors.fromML(vector) for vector in mixed]
+    rows = list(zip(sparse, dense, mixed, mllib, strict=True))
+    frame = spark.createDataFrame(rows, ["sparse", "dense", "mixed", "mllib"]).coalesce(1)
     frame = frame.withColumns(
         {
             "double": vector_to_array("sparse"),
@@ -315,7 +317,7 @@ def test_sparse_dense_and_array_columns_score_alike(
     )
 
     scores = {}
-    for name in ("sparse", "dense", "mixed", "double", "float"):
+    for name in ("sparse", "dense", "mixed", "mllib", "double", "float"):
         model = classifier.copy({classifier.featuresCol: name})
         scores[name] = column(model.transform(frame), "score")
 

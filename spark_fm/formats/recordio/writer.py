@@ -159,6 +159,8 @@ def write_record_set(
 
 def _labels_of(y: Any, n_rows: int) -> NDArray[np.float32]:
     """Return checked labels, one a row."""
+    if sp.issparse(y):  # a vector is a matrix of one row there, and of one column
+        y = y.toarray().ravel() if 1 in y.shape else y.toarray()
     y = array_of(y, "y")
     check_dtype(y.dtype, "y")
     if y.ndim == 0 or (y.ndim == 2 and y.shape[1] == 1):
