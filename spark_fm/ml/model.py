@@ -158,7 +158,14 @@ class FactorizationMachineModel(
                 f"{batch.indices[entry]}; expected finite values. Clean them, or set "
                 'handleInvalid to "keep" for NaN scores.'
             )
-        return self.weights.predict(batch, self._loss)
+        scores = self.weights.predict(batch, self._loss)
+        if self.getHandleInvalid() == "error" and not np.isfinite(scores).all():
+            row = int(np.argmin(np.isfinite(scores)))
+            raise InvalidDataError(
+                f"Row {row} of X has values so large that its score overflows. Scale them as the "
+                'training rows were, or set handleInvalid to "keep" for NaN scores.'
+            )
+        return scores
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)

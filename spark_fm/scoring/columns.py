@@ -51,6 +51,10 @@ class ScoreTask(WorkerTask):
             margin = np.full(len(bad), np.nan)
             margin[~bad] = weights.bias + margins(rows).astype(np.float64)
             score = LOSSES[self.loss].link(margin)
+            overflows = ~bad & ~np.isfinite(score)
+            if overflows.any():
+                reader.refuse("values so large that the score overflows", "")
+                bad = bad | overflows
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
 
@@ -213,11 +217,11 @@ class FeatureReader:
             values = vectors.values.astype(np.float32)
         bad = vectors.is_null | vectors.is_broken
         if bad.any():
-            self._raise_invalid("a null or broken vector", "")
+            self.refuse("a null or broken vector", "")
         other = vectors.is_dense & (vectors.sizes != feature_dim)
         if other.any():
             seen = vectors.sizes[other][0]
-            self._raise_invalid(f"a dense vector or array of {seen} values, not {feature_dim}", "")
+            self.refuse(f"a dense vector or array of {seen} values, not {feature_dim}", "")
             bad = bad | other
         outside = (vectors.indices < 0) | (vectors.indices >= feature_dim)
         finite = np.isfinite(vectors.values)
@@ -228,7 +232,7 @@ class FeatureReader:
         ):
             if flags.any():
                 first = int(np.flatnonzero(flags)[0])
-                self._raise_invalid(what, f" ({source[first]})")
+                self.refuse(what, f" ({source[first]})")
                 total = np.concatenate([[0], np.cumsum(flags)])
                 bad = bad | (total[vectors.indptr[1:]] > total[vectors.indptr[:-1]])
         rows = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
@@ -236,8 +240,8 @@ class FeatureReader:
             rows = rows.take(np.flatnonzero(~bad))
         return canonical(rows), bad
 
-    def _raise_invalid(self, what: str, example: str) -> None:
-        """Raise, but where bad rows are to be flagged."""
+    def refuse(self, what: str, example: str) -> None:
+        """Raise InvalidDataError, but where bad rows are to be flagged."""
         if self.handle_invalid == "error":
             raise InvalidDataError(
                 f"featuresCol={self.features_col!r} holds {what}{example}, which the model cannot "

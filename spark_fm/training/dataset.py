@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 FAR = 200.0  # times the standard deviation: a mean far from 0
 CONSTANT_LABELS = 1e-13  # standard deviation, relative to the mean, of labels taken for equal
+TINY = float(np.finfo(np.float32).tiny)  # the smallest number with all digits of float32
 
 AUTO_BLOCK_MULTIPLE = 16
 
@@ -60,6 +61,7 @@ class PackedDataset:
     n_sources: int  # partitions that the rows came in
     n_skipped: dict[str, int]  # rows left out, by reason
     n_zero_weight: int  # rows of weight 0, which count for nothing
+    n_tiny_values: int  # of features, smaller than float32 holds
     unscaled: tuple[str, ...]  # warnings of features far larger than others
     seconds: float  # wall time of the packing pass
     fingerprint: str  # digest of every row with its set and position: equal for equal data
@@ -163,6 +165,7 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
             moments=moments,
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
             n_zero_weight=zero_weight,
+            n_tiny_values=sum(report.n_tiny_values for report in reports),
             unscaled=_unscaled(reports, columns), seconds=time.perf_counter() - started,
             fingerprint=_fingerprint(reports),
             has_dense=any(report.dense_sizes for report in reports),
@@ -343,6 +346,18 @@ def check_sets(data: PackedDataset, config: TrainConfig) -> list[str]:
         )
     if LOSSES[config.spec.loss].is_classifier and _is_constant(sums):
         texts.append(f"Every label is {sums.label_mean:g}: the model can say nothing else.")
+    if data.n_tiny_values:
+        texts.append(
+            f"{data.n_tiny_values} values of {config.columns.features!r} are between -{TINY:.2g} "
+            f"and {TINY:.2g}, where float32 ends, and count as 0 or nearly. Multiply their columns "
+            "by a constant."
+        )
+    spread = abs(sums.label_mean) + math.sqrt(sums.label_variance)
+    if 0 < spread < 1e4 * TINY:
+        texts.append(
+            f"Labels are about {spread:.2g} in size, where float32, in which scores are summed, "
+            f"ends ({TINY:.2g}): the model says little but their mean. Multiply them by a constant."
+        )
     skipped = sum(data.n_skipped.values())
     if skipped > 0.1 * (skipped + sums.rows):
         reasons = ", ".join(f"{count} {reason}" for reason, count in data.n_skipped.items())

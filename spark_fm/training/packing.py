@@ -109,6 +109,7 @@ class PackReport:
     train: RowStatistics = RowStatistics()
     validation: RowStatistics = RowStatistics()
     n_zero_weight: int = 0
+    n_tiny_values: int = 0  # of features, smaller than float32 holds
     max_size: int = 0
     max_index: int = -1
     dense_sizes: tuple[int, int] | None = None  # least and most values of a dense vector
@@ -247,6 +248,9 @@ class PackTask(WorkerTask):
                 report.note_bad(reason, bad, example)
                 good &= ~bad
         rows = CsrBatch(starts, vectors.indices, values, labels, weights)
+        is_tiny = np.abs(values) < np.finfo(np.float32).tiny
+        if is_tiny.any():
+            report.n_tiny_values += int((is_tiny & (vectors.values != 0)).sum())
         report.n_zero_weight += int((good & (weights == 0)).sum())
         good &= weights != 0  # they count for nothing, not even as features seen
         indicator = None

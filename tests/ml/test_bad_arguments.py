@@ -85,6 +85,7 @@ def test_a_stream_is_refused_where_rows_have_to_end(
         ([[0.0] * 20, [0.0] * 19 + [np.nan]], "Row 1 of X has the value nan at feature 19"),
         (sp.csr_matrix(([np.inf], [3], [0, 0, 1]), shape=(2, 20)), "Row 1 .* inf at feature 3"),
         ("abc", "X"),
+        ([[0.0] * 20, [1e30] * 20], "Row 1 of X has values so large that its score overflows"),
         (pd.Series([ROW, None]), "Row 1 of X is None, others are vectors"),
         (pd.Series([ROW, Vectors.dense([1.0])]), "X has vectors of 1 to 20 features"),
         (pd.DataFrame({"label": [1.0], "f": [ROW]}), "pass that column alone"),

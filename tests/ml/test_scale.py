@@ -132,6 +132,22 @@ def test_a_column_far_from_zero_is_named_with_what_to_do(spark: SparkSession) ->
     assert warnings(X - [0, 20_000, 0]) == []
 
 
+def test_numbers_that_float32_cannot_hold_are_told(spark: SparkSession) -> None:
+    rng = np.random.default_rng(7)
+    X, y = rng.normal(size=(300, 2)), rng.normal(size=300)
+
+    def warnings(matrix: np.ndarray, labels: np.ndarray) -> list[str]:
+        frame = to_frame(spark, Rows(sp.csr_matrix(matrix), labels), 1)
+        return machine(epochs=1, validationFraction=0.0).fit(frame).summary.warnings
+
+    for scale in (1e-40, 1e-300):
+        [told] = warnings(X * [1, scale], y)
+        assert told.startswith("300 values of 'features' are between -1.2e-38 and 1.2e-38")
+    [told] = warnings(X, y * 1e-36)
+    assert told.startswith("Labels are about 1")
+    assert warnings(X * [1, 1e-30], y * 1e-30) == []
+
+
 def test_workers_standardize_as_a_single_task_does(spark: SparkSession) -> None:
     rng = np.random.default_rng(7)
     X = rng.normal(50, 3, (900, 4))

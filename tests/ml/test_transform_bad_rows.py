@@ -27,6 +27,7 @@ BAD_VECTORS = {
     "NaN": Vectors.sparse(N_FEATURES, [1, 2], [1.0, float("nan")]),
     "infinite": Vectors.dense([float("-inf")] * N_FEATURES),
     "beyond float32": Vectors.sparse(N_FEATURES, [0], [1e300]),
+    "score overflows": Vectors.sparse(N_FEATURES, [0, 1], [1e30, 1e30]),
     "index too large": Vectors.sparse(50, [1, 49], [1.0, 1.0]),
     "too short": Vectors.dense([1.0] * (N_FEATURES - 1)),
 }
@@ -48,6 +49,7 @@ def test_a_row_that_cannot_be_scored_is_an_error(
         ([0.5, float("nan"), 0.0], r"a NaN or infinite value \(nan\)"),
         ([float("-inf"), 0.0, 0.0], r"a NaN or infinite value \(-inf\)"),
         ([1.0, 1e300, 0.0], r"a value beyond float32 \(1e\+300\)"),
+        ([1e30, 1e30, 0.0], "values so large that the score overflows"),
         ([1.0] * 4, "a dense vector or array of 4 values, not 3"),
         ([1.0] * 2, "a dense vector or array of 2 values, not 3"),
         ([0.0] * 4, "a dense vector or array of 4 values, not 3"),
