@@ -134,9 +134,9 @@ def timeout_protocol(head_seconds: float, write_seconds: float) -> type[HttpTool
 
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_TYPE = re.compile(rf"\s*({_TOKEN})/({_TOKEN})\s*")
+_TYPE = re.compile(rf"\s*(\*(?!/)|{_TOKEN}/{_TOKEN})\s*")  # Java writes */* as a lone *, too
 _PARAMETER = re.compile(rf'\s*;\s*(?:({_TOKEN})=("(?:[^"\\]|\\.)*"|{_TOKEN})?)?\s*')
-_QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
+_QUALITY = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")  # as .8 and 0.1234 are sent
 
 
 class UnsupportedTypeError(ValueError):
@@ -144,7 +144,7 @@ class UnsupportedTypeError(ValueError):
 
 
 class NotAcceptableError(ValueError):
-    """No format that is served satisfies the request's Accept: 406."""
+    """The request's Accept rules out every format that is served: 406."""
 
 
 def request_format(content_type: str | None) -> str:
@@ -166,33 +166,30 @@ def response_format(accept: str | None, default: str) -> str:
     """Return the format that an Accept prefers, ``default`` without one and among equals.
 
     The most specific range that matches a format gives its quality; the highest quality
-    wins, then the default, then the order in which the ranges were named.
+    wins, then the default, then the order in which the ranges were named. RFC 9110, section
+    12.5.1, allows to disregard what cannot be satisfied: an element that cannot be read is
+    passed over, and where no format is accepted the answer is the default, unless the
+    quality 0 rules it out.
     """
-    if accept is None or not accept.strip():
-        return default
     ranges: list[tuple[str, float]] = []
-    # Commas within quotes do not separate; empty ranges are allowed, and skipped.
-    parts = re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', accept)
-    for part in [part for part in parts if part.strip()] or [accept]:
+    # Commas within quotes do not separate.
+    for part in re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', accept or ""):
         parsed = _parse_media_type(part)
-        quality = "1" if parsed is None else parsed[1].get("q", "1")
-        if parsed is None or not _QUALITY.fullmatch(quality):
-            raise NotAcceptableError(
-                f"Accept {shown(accept)} cannot be read: {shown(part)} is not a media range."
-            )
-        ranges.append((parsed[0], float(quality)))
-    ranked = []
-    for media in CONTENT_TYPES:
-        quality_and_rank = _quality_of(media, ranges)
-        if quality_and_rank is not None and quality_and_rank[0] > 0:
-            quality_of_media, rank = quality_and_rank
-            ranked.append(((quality_of_media, media == default, -rank), media))
-    if not ranked:
-        raise NotAcceptableError(
-            f"Accept {shown(accept)} names no format that is served. "
-            f"Accept one of {', '.join(CONTENT_TYPES)}."
+        quality = "" if parsed is None else parsed[1].get("q", "1")
+        if parsed is not None and _QUALITY.fullmatch(quality):
+            ranges.append((parsed[0], min(1.0, float(quality))))
+    found = {media: _quality_of(media, ranges) for media in CONTENT_TYPES}
+    accepted = {media: each for media, each in found.items() if each is not None and each[0] > 0}
+    if accepted:
+        return max(
+            accepted, key=lambda media: (accepted[media][0], media == default, -accepted[media][1])
         )
-    return max(ranked, key=lambda entry: entry[0])[1]
+    if found[default] is None:
+        return default
+    raise NotAcceptableError(
+        f"Accept {shown(accept or '')} rules out {default} with q=0, and accepts no other format "
+        f"that is served. Accept one of {', '.join(CONTENT_TYPES)}."
+    )
 
 
 def shown(text: str) -> str:
@@ -202,7 +199,7 @@ def shown(text: str) -> str:
 
 def _quality_of(media: str, ranges: list[tuple[str, float]]) -> tuple[float, int] | None:
     """Return quality and index of the most specific range for a format, None without one."""
-    for pattern in (media, media.split("/")[0] + "/*", "*/*"):
+    for pattern in (media, media.split("/")[0] + "/*", "*/*", "*"):
         for index, (name, quality) in enumerate(ranges):
             if name == pattern:
                 return quality, index
@@ -223,4 +220,4 @@ def _parse_media_type(text: str) -> tuple[str, dict[str, str]] | None:
         if parameter[1]:
             parameters.setdefault(parameter[1].lower(), (parameter[2] or "").strip('"'))
         offset = parameter.end()
-    return f"{head[1]}/{head[2]}".lower(), parameters
+    return head[1].lower(), parameters

@@ -65,13 +65,42 @@ def test_the_preferred_format_is_chosen(header, default, expected):
     assert response_format(header, default) == expected
 
 
+JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"  # HttpURLConnection's own
+
+
 @pytest.mark.parametrize(
     "header",
-    ["text/csv", "application/json;q=0", "*/*;q=0.0", "application/json;q=2", "json",
-     "application/json;q=x", "application/json;q=0.1234", ",", "*", "text/*;q=1"],
+    [JAVA, "*", "*;q=0.5", "*/*;q=.8", "*/*; q=0.12345", "text/csv", "text/html, image/png;q=0.8",
+     "json", ",", "application/", "application/json;q=high", "application/jsonlines;q=-1", "*/*;q=",
+     "*/*;q=7", "application/json;q=0, text/csv"],
 )  # fmt: skip
-def test_what_excludes_all_formats_or_cannot_be_read_is_refused(header):
-    with pytest.raises(NotAcceptableError, match="Accept"):
+@pytest.mark.parametrize("default", [JSONLINES, RECORDIO_PROTOBUF])
+def test_what_names_no_format_is_answered_in_the_format_of_the_request(header, default):
+    assert response_format(header, default) == default
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("application/json, json", JSON),
+        ("<unset>, application/jsonlines", JSONLINES),
+        ("text/html;level, application/jsonlines;q=0.3333333", JSONLINES),
+        ("application/json;q=.1, application/jsonlines;q=.2", JSONLINES),
+        ("application/json;q=one, application/jsonlines;q=0.1", JSONLINES),
+        ("application/json;q=0.12345, application/jsonlines;q=0.12344", JSON),
+        ("application/jsonlines, *;q=.2", JSONLINES),
+    ],
+)
+def test_an_element_that_cannot_be_read_is_passed_over(header, expected):
+    assert response_format(header, RECORDIO_PROTOBUF) == expected
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["application/json;q=0", "*/*;q=0.0", "*;q=0", "application/*;q=.0, text/csv", "json, */*;q=0"],
+)
+def test_the_format_of_the_request_is_not_answered_where_it_is_ruled_out(header):
+    with pytest.raises(NotAcceptableError, match="rules out application/json with q=0"):
         response_format(header, JSON)
 
 
@@ -95,11 +124,13 @@ qualities = st.integers(0, 1000)
 @given(st.dictionaries(st.sampled_from(CONTENT_TYPES), qualities, min_size=1))
 def test_the_highest_quality_wins(wanted):
     header = ", ".join(f"{media};q={quality / 1000:.3f}" for media, quality in wanted.items())
-    if not any(wanted.values()):
+    if any(wanted.values()):
+        assert wanted[response_format(header, JSON)] == max(wanted.values())
+    elif JSON in wanted:
         with pytest.raises(NotAcceptableError):
             response_format(header, JSON)
-        return
-    assert wanted[response_format(header, JSON)] == max(wanted.values())
+    else:
+        assert response_format(header, JSON) == JSON
 
 
 @given(st.text(max_size=60))

@@ -131,7 +131,7 @@ def test_the_body_of_an_answer_is_sagemakers(server):
         (ONE, "text/csv", {}, 415, "'text/csv' is not served", None),
         (ONE, None, {}, 415, "no Content-Type", None),
         (ONE, JSON, {"Content_Encoding": "gzip"}, 415, "'gzip' is not read", None),
-        (ONE, JSON, {"Accept": "text/csv"}, 406, "'text/csv' names no format", None),
+        (ONE, JSON, {"Accept": "*/*;q=0"}, 406, "'*/*;q=0' rules out application/json", None),
         (b" " * (2**20 + 1), JSON, {}, 413, "larger than 1048576 bytes", None),
     ],
 )  # fmt: skip
