@@ -37,6 +37,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", help="address to listen on [127.0.0.1; 0.0.0.0 without MODEL, in a container]"
     )
+    parser.add_argument(
+        "--name", action="append", dest="endpoints", metavar="NAME",
+        help="EndpointName that boto3's invoke_endpoint may call this server by; may be repeated "
+        "[any]",
+    )  # fmt: skip
     for flag, kind, text in (
         ("--port", int, "port to listen on, 0 for a free one [8080]"),
         ("--workers", int, "worker processes, which share one copy of the model [1]"),

@@ -40,6 +40,13 @@ from spark_fm.serving.http import (
 )
 from spark_fm.serving.metrics import CONTENT_TYPE, Metrics
 from spark_fm.serving.models import ServedModel
+from spark_fm.serving.runtime_api import (
+    OPERATIONS,
+    PREFIX,
+    answer_headers,
+    error_type,
+    refusal,
+)
 from spark_fm.serving.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -69,6 +76,10 @@ def make_app(service: Service) -> MetricsMiddleware:
         routes=[
             Route("/ping", endpoints.ping, methods=["GET"]),
             Route("/invocations", endpoints.invocations, methods=["POST"]),
+            *(
+                Route(f"/endpoints/{{endpoint}}/{end}", endpoints.endpoint, methods=["POST"])
+                for end in OPERATIONS
+            ),
             Route("/execution-parameters", endpoints.execution_parameters, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
@@ -93,7 +104,8 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         # Any other path has one label: callers must not be able to make the metrics grow.
-        path = scope["path"] if scope["path"] in self.PATHS else "other"
+        path = PREFIX.sub("", scope["path"])
+        path = path if path in self.PATHS else "other"
         status = 500
 
         async def send_and_note(message: Message) -> None:
@@ -142,19 +154,28 @@ class _Endpoints:
         page = await loop.run_in_executor(self._service.codecs, self._service.metrics.page)
         return Response(page, media_type=CONTENT_TYPE)
 
+    async def endpoint(self, request: Request) -> Response:
+        """Score the instances of an AWS SDK's call, which names an endpoint."""
+        refused = refusal(request, self._service.settings.endpoints)
+        if refused is not None:
+            return error_response(request, 404, refused)
+        answer = await self.invocations(request)
+        answer.headers.update(answer_headers(request.headers))
+        return answer
+
     async def invocations(self, request: Request) -> Response:
         """Score the instances of a request."""
         try:
             with self._service.admission.enter() as lease:
                 return await self._score(request, lease)
-        except _Refusal as refusal:
-            return error_response(refusal.status, refusal.message, instance=refusal.instance)
+        except _Refusal as err:
+            return error_response(request, err.status, err.message, instance=err.instance)
         except UnsupportedTypeError as err:
-            return error_response(415, str(err))
+            return error_response(request, 415, str(err))
         except NotAcceptableError as err:
-            return error_response(406, str(err))
+            return error_response(request, 406, str(err))
         except OverloadedError as err:
-            return error_response(503, str(err))
+            return error_response(request, 503, str(err))
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; it is counted
 
@@ -241,12 +262,20 @@ def _too_large(settings: ServeSettings, size: str) -> _Refusal:
     )
 
 
-def error_response(status: int, message: str, *, instance: int | None = None) -> Response:
-    """Return an error as JSON: ``status``, ``error`` and, for one at fault, ``instance``."""
-    content: dict[str, object] = {"status": status, "error": message}
+def error_response(
+    request: Request, status: int, message: str, *, instance: int | None = None
+) -> Response:
+    """Return an error as JSON: ``status``, ``error`` and, for one at fault, ``instance``.
+
+    AWS's SDKs show ``message``, and raise the error of theirs that the header names.
+    """
+    content: dict[str, object] = {"status": status, "error": message, "message": message}
     if instance is not None:
         content["instance"] = instance
     headers = {}
+    if "endpoint" in request.path_params:
+        content |= {"OriginalStatusCode": status, "OriginalMessage": message}
+        headers["x-amzn-ErrorType"] = error_type(status)
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 408:
@@ -264,11 +293,11 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{shown(request.method)} is not for {request.url.path}. Use {allowed}."
-    answer = error_response(error.status_code, message)
+    answer = error_response(request, error.status_code, message)
     answer.headers.update(error.headers or {})
     return answer
 
 
 async def _on_server_error(request: Request, error: Exception) -> Response:
     """Answer a bug of the server; Starlette raises it again, for the log."""
-    return error_response(500, "The server failed on this request; its log says why.")
+    return error_response(request, 500, "The server failed on this request; its log says why.")

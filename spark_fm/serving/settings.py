@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT  # 0: a free one
+    endpoints: Sequence[str] = ()  # names that AWS's SDKs may call it by; none: any
     workers: int = 1  # processes that score; they share one copy of the model
     max_payload_mb: int = 6  # MiB, 1 to 100; a larger request body is answered 413
     max_requests: int = 512  # that a worker holds at once; further ones are answered 503
@@ -63,6 +65,12 @@ class ServeSettings:
                 raise InvalidParamError(
                     f"{field.name}={value!r} is outside 0 to 86400, 0 excluded."
                 )
+        for name in self.endpoints:
+            if not _ENDPOINT_NAME.fullmatch(name):
+                raise InvalidParamError(
+                    f"{name!r} is no name of endpoints: SageMaker's have up to 63 letters and "
+                    "digits, with hyphens between them. Choose another --name."
+                )
         if self.batch_strategy not in STRATEGIES:
             raise InvalidParamError(
                 f"batch_strategy={self.batch_strategy!r} is neither of {', '.join(STRATEGIES)}."
@@ -84,6 +92,7 @@ class ServeSettings:
         }
 
 
+_ENDPOINT_NAME = re.compile("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _TIMES = ("head_seconds", "body_seconds", "idle_seconds", "grace_seconds")
 
 

@@ -82,7 +82,8 @@ def test_without_a_model_the_containers_folder_is_served_to_all(monkeypatch, tmp
     "values",
     [{"port": 65536}, {"workers": 0}, {"max_payload_mb": 101}, {"max_requests": 0},
      {"max_held_mb": 5}, {"threads": 0}, {"head_seconds": 0.0}, {"body_seconds": float("nan")},
-     {"grace_seconds": -1.0}, {"reload_seconds": -0.1}, {"batch_strategy": "None"}],
+     {"grace_seconds": -1.0}, {"reload_seconds": -0.1}, {"batch_strategy": "None"},
+     {"endpoints": ["fm", "fm_2"]}, {"endpoints": ["-fm"]}, {"endpoints": ["f" * 64]}],
 )  # fmt: skip
 def test_values_outside_their_ranges_are_named(values):
     (name,) = values
