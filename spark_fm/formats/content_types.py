@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
+from spark_fm.formats.body_kinds import JSON, JSONLINES, RECORDIO_PROTOBUF, advice, looks_like
 from spark_fm.formats.json_instances import decode_document, decode_lines, float32_values
 from spark_fm.formats.recordio.decode import Frames, MalformedMessageError
 from spark_fm.formats.recordio.framing import (
@@ -34,10 +35,6 @@ from spark_fm.formats.recordio.record_pb2 import Record  # type: ignore[attr-def
 from spark_fm.formats.recordio.writer import write_records
 from spark_fm.formats.vectors import as_float32, raise_value
 from spark_fm.learner.csr import CsrBatch
-
-JSON = "application/json"
-JSONLINES = "application/jsonlines"
-RECORDIO_PROTOBUF = "application/x-recordio-protobuf"
 
 CHUNK_BYTES = 2**20  # of lines that are parsed together
 MAX_DOCUMENT_BYTES = 100 * 2**20  # SageMaker's largest payload
@@ -225,6 +222,8 @@ class RecordIO(ContentType):
 
     def decode(self, body: bytes, feature_dim: int) -> CsrBatch:
         self._check_not_empty(body)
+        if not body.startswith(MAGIC_BYTES) and looks_like(body) is not None:
+            raise RequestError(f"The body is not {self.name}. {advice(body, self.name)}")
         batches = list(self.read(io.BytesIO(body), feature_dim))
         if not any(batch.n_rows for batch in batches):
             raise RequestError(f"The body has no record; expected one at least. {_RECORD_ADVICE}")

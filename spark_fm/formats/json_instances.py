@@ -18,14 +18,9 @@ from msgspec import UNSET, Raw, UnsetType
 from numpy.typing import NDArray
 
 from spark_fm.errors import RequestError
+from spark_fm.formats.body_kinds import EXPLAINED_BYTES, FORMS, JSON, JSONLINES, advice, looks_like
 from spark_fm.learner.csr import CsrBatch
 
-FORMS = (
-    'An instance is {"features": [numbers]}, {"data": {"features": {"values": [numbers]}}} or '
-    '{"data": {"features": {"keys": [...], "shape": [number of features], "values": [...]}}}, '
-    'each with an optional object "configuration"'
-)
-EXPLAINED_BYTES = 2**20  # a larger body is not parsed again to show the value at a path
 SHOWN = 60  # characters of a value in a message
 
 _PATH_START = " - at `$"
@@ -108,8 +103,8 @@ def decode_lines(body: bytes, feature_dim: int, first: int = 0) -> CsrBatch | No
             found.append(decode(line))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as err:
             number = first + len(found)
-            _check_text(line, number)
-            _raise_unread(err, line, number)
+            _check_text(line, number, body)
+            _raise_unread(err, line, number, body)
     if not found:
         return None
     if not body.isascii():
@@ -121,16 +116,18 @@ def decode_lines(body: bytes, feature_dim: int, first: int = 0) -> CsrBatch | No
     return rows
 
 
-def _check_text(text: bytes, number: int | None) -> None:
+def _check_text(text: bytes, number: int | None, lines: bytes | None = None) -> None:
     """Raise if the bytes are not UTF-8; ASCII costs next to nothing."""
     if text.isascii():
         return
     try:
         text.decode()
     except UnicodeDecodeError as err:
+        fix = "Encode JSON as UTF-8."
+        if looks_like(lines or text) is not None:
+            fix = advice(text, JSON) if lines is None else advice(lines, JSONLINES, text)
         raise RequestError(
-            f"{_name(number)}is not UTF-8: byte {err.start} is 0x{text[err.start]:02x}. Encode "
-            "JSON as UTF-8.",
+            f"{_name(number)}is not UTF-8: byte {err.start} is 0x{text[err.start]:02x}. {fix}",
             instance=number,
         ) from None
 
@@ -139,8 +136,10 @@ def _name(number: int | None) -> str:
     return "The body " if number is None else f"Instance {number} "
 
 
-def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
-    """Raise for an error of msgspec."""
+def _raise_unread(
+    err: Exception, text: bytes, number: int | None, lines: bytes | None = None
+) -> NoReturn:
+    """Raise for an error of msgspec in a document, or in one of ``lines``."""
     if isinstance(err, RecursionError):
         raise RequestError(
             f"{_name(number)}is nested too deeply. {FORMS}.", instance=number
@@ -153,15 +152,25 @@ def _raise_unread(err: Exception, text: bytes, number: int | None) -> NoReturn:
     elif number is None:
         number = _first_unread(text)
     inside = _INSTANCE.match(path)
+    part = lines and text
     if inside:
         number, path = int(inside[1]), path[inside.end() :]
+        part = _raw_instance(text, number)
     where = path.lstrip(".")
+    fix = advice(text, JSON, part) if lines is None else advice(lines, JSONLINES, part)
     raise RequestError(
         f"{_name(number)}cannot be read{' at ' + where if where else ''}: "
-        f"{reason[:400].replace('`', '')}{seen}. {FORMS}; numbers are finite, as JSON has it, "
-        "without quotes.",
+        f"{reason[:400].replace('`', '')}{seen}. {fix}",
         instance=number,
     ) from None
+
+
+def _raw_instance(body: bytes, number: int) -> bytes:
+    """Return the text of an instance, or nothing if the document is too long or broken."""
+    try:
+        return bytes(_RAW_DOCUMENT.decode(body[:EXPLAINED_BYTES]).instances[number])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return b""
 
 
 def _located(message: str, text: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[str, str]:

@@ -10,13 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, RequestError
-from spark_fm.formats.content_types import (
-    CONTENT_TYPES,
-    JSON,
-    JSONLINES,
-    RECORDIO_PROTOBUF,
-    content_type_of,
-)
+from spark_fm.formats.body_kinds import JSON, JSONLINES, RECORDIO_PROTOBUF
+from spark_fm.formats.content_types import CONTENT_TYPES, content_type_of
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
 

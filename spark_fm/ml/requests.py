@@ -7,7 +7,8 @@ from typing import Literal
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.formats.content_types import JSONLINES, content_type_of
+from spark_fm.formats.body_kinds import JSONLINES
+from spark_fm.formats.content_types import content_type_of
 from spark_fm.learner.csr import MAX_FEATURE_ID
 from spark_fm.learner.spec import require
 from spark_fm.scoring.requests import VectorsTask, responses_of, vectors_of

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, ServerError
-from spark_fm.formats.content_types import RECORDIO_PROTOBUF, content_type_of
+from spark_fm.formats.body_kinds import RECORDIO_PROTOBUF
+from spark_fm.formats.content_types import content_type_of
 from spark_fm.formats.requests import encode_request
 from spark_fm.formats.responses import Predictions, decode_response
 from spark_fm.formats.vectors import rows_of
