@@ -17,8 +17,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm._version import __version__
-from spark_fm.errors import InvalidColumnError, InvalidDataError
+from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.models.native import SavedModel, read_model
+from spark_fm.formats.models.stages import no_model
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.losses import LOSSES
@@ -56,6 +57,10 @@ def log_model(
 
     Raises
     ------
+    InvalidParamError
+        For an object that is no fitted model, before a run starts.
+    SparkFMError
+        For a model without parameters.
     ImportError
         Without MLflow.
 
@@ -69,8 +74,11 @@ def log_model(
         import mlflow.pyfunc
     except ImportError as err:
         raise ImportError("Logging models needs MLflow: pip install 'spark-fm[mlflow]'.") from err
+    from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.persistence import write_local
 
+    if not isinstance(model, FactorizationMachineModel):
+        raise InvalidParamError(no_model("model is", type(model).__name__))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         write_local(model, str(path))

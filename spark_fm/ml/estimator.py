@@ -12,6 +12,7 @@ from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, TrainingDivergedError
+from spark_fm.formats.models.stages import no_model
 from spark_fm.learner.losses import loss_of_predictor
 from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, require
 from spark_fm.learner.training import WarmStart
@@ -308,8 +309,6 @@ def _loaded(warm_start: FactorizationMachineModel | str) -> FactorizationMachine
     if isinstance(model, str):
         model = FactorizationMachineModel.load(model)
     if not isinstance(model, FactorizationMachineModel):
-        raise InvalidParamError(
-            f"warmStart={model!r} is a {type(model).__name__}; expected a "
-            "FactorizationMachineModel or the path of a saved one."
-        )
+        words = no_model(f"warmStart={model!r} is", type(model).__name__)
+        raise InvalidParamError(f"{words} The path of a saved model is taken, too.")
     return model

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.formats.models.stages import no_model
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.losses import BINARY
@@ -247,10 +248,7 @@ def register_udf(
     session.
     """
     if not isinstance(model, FactorizationMachineModel):
-        raise InvalidParamError(
-            f"model is a {type(model).__name__}; expected a FactorizationMachineModel. Fit the "
-            "estimator, or take the fitted stage out of a pipeline: pipelineModel.stages[-1]."
-        )
+        raise InvalidParamError(no_model("model is", type(model).__name__))
     allowed = ("score", "predicted_label") if model.getPredictorType() == BINARY else ("score",)
     require(output in allowed, "output", output, " or ".join(f'"{each}"' for each in allowed))
     use_driver_interpreter(spark)

@@ -26,13 +26,12 @@ from spark_fm.formats.models.native import (
     model_arrays,
     model_metadata,
     n_bytes_of,
-    parse_metadata,
     reason,
     state_of,
-    unreadable_metadata,
     weights_of,
     write_model,
 )
+from spark_fm.formats.models.stages import parse_metadata, unreadable_metadata
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.collect import collect_rows
 from spark_fm.spark.files import literal, replace_folder

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
+from spark_fm.formats.models.stages import MODEL_CLASS, parse_metadata, unreadable_metadata
 from spark_fm.serving.processes import run_loader, run_worker
 from spark_fm.serving.settings import (
     METRICS,
@@ -83,6 +84,7 @@ class Supervisor:
         for a first model that cannot be read, SparkFMError when no worker can be started.
         """
         settings = self._settings
+        check_stage(self._model)
         listener = _listen(settings.host, settings.port)
         with (
             tempfile.TemporaryDirectory(prefix="spark-fm-serve-") as shared,
@@ -331,6 +333,21 @@ def resolve_model(path: str) -> str:
         return os.path.join(path, max(models)[1])
     artifacts = [os.path.join(path, name) for name in SAGEMAKER_ARTIFACTS]
     return next(filter(os.path.isfile, artifacts), path)
+
+
+def check_stage(path: str) -> None:
+    """Raise ModelFormatError for a folder on this machine that holds another stage, or none."""
+    folder = resolve_model(path)
+    if "://" in folder or os.path.isfile(folder):
+        return
+    try:
+        files = sorted(Path(folder, "metadata").iterdir())
+        texts = [file.read_text("utf-8") for file in files if file.name[0] not in "_."]
+    except OSError as err:
+        raise unreadable_metadata(path, MODEL_CLASS, str(err)) from err
+    except UnicodeDecodeError:  # compressed, or damaged: whoever reads the model knows
+        return
+    parse_metadata("".join(texts).splitlines(), folder, MODEL_CLASS)
 
 
 def signature(path: str) -> Signature | None:

@@ -156,7 +156,7 @@ def test_metadata_that_is_not_json_is_refused(folder: Path, content: bytes) -> N
 def test_another_stage_is_named(folder: Path) -> None:
     metadata_file(folder).write_text('{"class": "spark_fm.ml.estimator.FactorizationMachine"}')
 
-    fails_to_read(folder, r"holds a spark_fm\.ml\.estimator\.FactorizationMachine, not a ")
+    fails_to_read(folder, r"holds a spark_fm\.ml\.estimator\.FactorizationMachine; expected a ")
 
 
 def test_missing_cut_and_doubled_data_are_damage(folder: Path, tmp_path: Path) -> None:

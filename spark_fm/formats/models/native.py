@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
 from spark_fm.formats.files import DataFile, files_in, store_of
+from spark_fm.formats.models.stages import MODEL_CLASS, parse_metadata, unreadable_metadata
 from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
 from spark_fm.learner.spec import MAX_FACTORS, LossName
@@ -38,7 +39,6 @@ from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
 
 FORMAT_VERSION = 1
-MODEL_CLASS = "spark_fm.ml.model.FactorizationMachineModel"
 LOSS_OF_PREDICTOR: dict[str, LossName] = {
     loss.predictor_type: loss.name for loss in losses.LOSSES.values()
 }
@@ -195,31 +195,6 @@ def chunk_rows(arrays: dict[str, NDArray[Any]]) -> Iterator[list[tuple[str, int,
                 rows, size = [], 0
     if rows:
         yield rows
-
-
-def parse_metadata(lines: list[str], path: str, stage_class: str) -> dict[str, Any]:
-    """Return the metadata of a stage; raise ModelFormatError for one of another class."""
-    try:
-        stage: dict[str, Any] = json.loads(lines[0])
-        found = stage["class"]
-    except (IndexError, KeyError, TypeError, ValueError) as err:
-        raise ModelFormatError(
-            f"{path}/metadata is not the metadata of a Spark ML stage. Restore it or save the "
-            "stage again."
-        ) from err
-    if found != stage_class:
-        raise ModelFormatError(
-            f"{path} holds a {found}, not a {stage_class}. Load it as what it is."
-        )
-    return stage
-
-
-def unreadable_metadata(path: str, stage_class: str, why: str) -> ModelFormatError:
-    """Return the error for a folder whose metadata cannot be read."""
-    return ModelFormatError(
-        f"{path} holds no {stage_class.rsplit('.', 1)[-1]}: its metadata cannot be read ({why}). "
-        "It may be another folder, or a save that was interrupted."
-    )
 
 
 def check_metadata(stage: dict[str, Any], path: str) -> dict[str, Any]:
