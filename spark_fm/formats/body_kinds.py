@@ -33,6 +33,7 @@ _BINARY = {
 _NUMBER = rb"[-+]?[0-9.][-+0-9.eE]*"
 _LIBSVM = re.compile(rb"\s*%b(\s+[0-9]+:%b)+\s*$" % (_NUMBER, _NUMBER))
 _PYTHON = re.compile(rb"\s*[\[{][\s\[{]*'")
+_WRAPPER = re.compile(rb'\s*\{\s*"instances"\s*:')
 _INSTANCE_NAMES = {"features", "data", "configuration"}
 _TENSOR_NAMES = {"keys", "shape", "values"}
 # Where other services' bodies have their rows, before anything else in them.
@@ -68,7 +69,8 @@ def looks_like(body: bytes) -> str | None:
         if body.startswith(magic):
             return name
     value = _parsed(body)
-    if isinstance(value, dict) and "instances" in value:
+    is_long = len(body) > EXPLAINED_BYTES
+    if _WRAPPER.match(body) if is_long else isinstance(value, dict) and "instances" in value:
         return JSON
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         return "JSON that was encoded twice (encode it once)"

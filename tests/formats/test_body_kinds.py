@@ -158,6 +158,15 @@ def test_long_values_are_cut_and_huge_bodies_are_not_parsed_again():
     assert 'The list "instances" is missing. Send {"instances": [...]}. An instance' in huge
 
 
+def test_the_content_type_of_a_huge_body_is_known_by_its_beginning():
+    many = [{"features": [0.5] * 100}] * 3000
+
+    for sent_as in (JSONLINES, RECORDIO_PROTOBUF):
+        assert f"looks like {JSON}" in refused(json.dumps({"instances": many}), sent_as)
+    assert f"looks like {JSONLINES}" in refused("\n".join(map(json.dumps, many)), JSON)
+    assert "looks like text/csv" in refused("1.5,2,3\n" * 200_000, JSON)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
