@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import subprocess
@@ -21,7 +22,7 @@ import spark_fm
 from benchmarks.datasets import Rows, to_frame
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors, vector_column
 from spark_fm.recordio import read_records, write_records
-from tests.formats.mutations import framed
+from tests.formats.mutations import cut, framed
 from tests.formats.test_boundaries import nasty_record
 
 pytestmark = pytest.mark.connect
@@ -129,6 +130,21 @@ def test_payloads_that_hold_the_magic_and_whole_frames_are_split_right(session, 
 
     assert whole == split
     assert len(whole) == 400
+
+
+def test_records_in_plainly_cut_parts_are_read_and_split(session, matrix, file, tmp_path):
+    X, y = matrix
+    frames = []
+    for row in range(300):
+        one = io.BytesIO()
+        write_records(one, X[row : row + 1], y[row : row + 1])
+        payload = one.getvalue()[8 : 8 + int.from_bytes(one.getvalue()[4:8], "little")]
+        frames.append(cut(payload, row % 20, row % 20 + 7) if row % 2 else one.getvalue())
+    (tmp_path / "parts.pbr").write_bytes(b"".join(frames))
+    expected = dict(zip(y[:300], X[:300].toarray().tolist(), strict=True))
+
+    for size in (1024, 2**25):
+        assert dense_rows(load(session, str(tmp_path / "parts.pbr"), splitBytes=size)) == expected
 
 
 def test_files_are_found_like_spark_finds_them(session, matrix, file, tmp_path):

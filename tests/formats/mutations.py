@@ -10,6 +10,7 @@ import io
 import random
 import struct
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -26,6 +27,16 @@ def framed(payload: bytes, flag: int = 0) -> bytes:
     """Return a frame around a payload."""
     header = MAGIC_BYTES + struct.pack("<I", flag << 29 | len(payload))
     return header + payload + b"\0" * (-len(payload) % 4)
+
+
+def cut(payload: bytes, *places: int) -> bytes:
+    """Return the frames of a record cut at places, with nothing left out."""
+    bounds = [0, *places, len(payload)]
+    flags = [1, *[2] * (len(places) - 1), 3]
+    return b"".join(
+        framed(payload[start:stop], flag)
+        for flag, (start, stop) in zip(flags, pairwise(bounds), strict=True)
+    )
 
 
 def random_record(rng: random.Random) -> bytes:
@@ -154,7 +165,12 @@ def frame_at(data: bytes, place: int) -> tuple[bytes, int] | None:
         parts.append(data[place + 8 : place + 8 + length])
         place = after
         if flag in (0, 3):
-            return MAGIC_BYTES.join(parts), place
+            is_aligned = all(len(part) % 4 == 0 for part in parts[:-1])
+            joints = (MAGIC_BYTES, b"") if is_aligned else (b"", MAGIC_BYTES)
+            joined = [joint.join(parts) for joint in joints]
+            known = [payload for payload in joined if is_message(payload, unknown=False)]
+            messages = [payload for payload in joined if is_message(payload)]
+            return [*known, *messages, joined[0]][0], place
 
 
 def is_followed(data: bytes, place: int) -> bool:
@@ -162,13 +178,16 @@ def is_followed(data: bytes, place: int) -> bool:
     return data[place : place + 4] == MAGIC_BYTES[: len(data) - place]
 
 
-def is_message(payload: bytes) -> bool:
-    """Tell whether the bytes are a Record, whatever is in it."""
+def is_message(payload: bytes, *, unknown: bool = True) -> bool:
+    """Tell whether the bytes are a Record, with ``unknown`` fields or without."""
     try:
-        Record.FromString(payload)
+        record = Record.FromString(payload)
     except (DecodeError, UnicodeDecodeError):
         return False
-    return True
+    known = Record()
+    known.CopyFrom(record)
+    known.DiscardUnknownFields()
+    return unknown or known == record
 
 
 def slow_file(data: bytes) -> tuple[list[object], int]:

@@ -37,7 +37,7 @@ from spark_fm.formats.responses import decode_response, encode_response
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.serving.models import ServedModel
 from tests.formats.models import saved_model
-from tests.formats.mutations import framed
+from tests.formats.mutations import cut, framed
 from tests.formats.request_twins import dense_instance, sparse_instance
 from tests.formats.test_encode import payloads
 
@@ -301,9 +301,10 @@ def test_records_in_parts_and_in_many_chunks_are_joined(model):
     record.features["values"].float32_tensor.values.extend([1, 2, 3, 4])
     record.metadata = b"abcdefghij" + MAGIC_BYTES * 3
     payload = record.SerializeToString()
-    cut = payload.index(MAGIC_BYTES)
-    assert cut % 4 == 0
-    parts = framed(payload[:cut], 1) + framed(b"", 2) * 2 + framed(payload[cut + 12 :], 3)
+    place = payload.index(MAGIC_BYTES)
+    assert place % 4 == 0
+    with_gaps = framed(payload[:place], 1) + framed(b"", 2) * 2 + framed(payload[place + 12 :], 3)
+    parts = with_gaps + cut(payload, 3, place - 2)
 
     class Trickle(io.BytesIO):
         def read(self, size=-1):
@@ -314,7 +315,7 @@ def test_records_in_parts_and_in_many_chunks_are_joined(model):
     n_rows = transform(Trickle((framed(payload) + parts) * 20), out, Scorer(model), job)
 
     joined = [Record.FromString(each) for each in payloads(out.getvalue())]
-    assert n_rows == len(joined) == 40
+    assert n_rows == len(joined) == 60
     assert all(each == joined[0] for each in joined)
     assert joined[0].metadata == record.metadata
     assert sorted(joined[0].label) == ["predicted_label", "score"]

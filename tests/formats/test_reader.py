@@ -17,7 +17,7 @@ from spark_fm.formats.recordio.reader import RecordReader
 from spark_fm.formats.recordio.record_pb2 import Record
 from spark_fm.recordio import read_batches, read_records, write_records
 from tests.formats import mutations
-from tests.formats.mutations import framed, quickly, random_record, slowly
+from tests.formats.mutations import cut, framed, quickly, random_record, slowly
 
 
 @pytest.mark.parametrize(("kind", "cases"), [("message", 2500), ("file", 2500), ("damage", 500)])
@@ -145,6 +145,27 @@ def test_the_parts_of_a_record_are_joined_with_the_magic_put_back():
 
     assert not reasons
     assert repr(rows[0]) == repr(rows[1]) == repr(slowly(payload))
+
+
+def test_the_plainly_cut_parts_of_a_record_are_joined_wherever_the_cuts_are():
+    for seed in range(20):
+        payload = random_record(random.Random(seed))
+        whole = quickly(framed(payload) * 2)
+        for place in range(len(payload) + 1):
+            assert repr(quickly(cut(payload, place) + framed(payload))) == repr(whole)
+        middle = len(payload) // 2
+        assert repr(quickly(cut(payload, 0, middle, middle, middle + 1) * 2)) == repr(whole)
+
+
+def test_parts_cut_as_in_the_file_that_mlio_tests_with_are_read():
+    # tests/resources/recordio/split_records.pr of awslabs/ml-io: cut after 8, 18 and 19 bytes.
+    records = io.BytesIO()
+    write_records(records, [[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]], [1, 2])
+    payloads = [records.getvalue()[8:56], records.getvalue()[64:112]]
+    X, y = read_records(io.BytesIO(b"".join(cut(payload, 8, 18, 19) for payload in payloads)))
+
+    assert X.toarray().tolist() == [[0, 1, 0], [0, 0, 2]]
+    assert y.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("flags", [(2,), (3,), (1, 0), (1, 1)])

@@ -11,7 +11,14 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from spark_fm.formats.recordio.framing import HEADER_SIZE, LENGTH_MASK, MAGIC, MAGIC_BYTES, padded
+from spark_fm.formats.recordio.framing import (
+    ALIGNMENT,
+    HEADER_SIZE,
+    LENGTH_MASK,
+    MAGIC,
+    MAGIC_BYTES,
+    padded,
+)
 from spark_fm.formats.recordio.record_pb2 import Record  # type: ignore[attr-defined]  # made at import
 from spark_fm.learner.csr import MAX_FEATURE_ID
 from spark_fm.learner.jit import njit
@@ -398,6 +405,17 @@ def read_row(payload: bytes) -> Row:
     )
 
 
+def _fit(payload: bytes) -> int:
+    """Return 0 for bytes that are no message, 1 for one with unknown fields, 2 for others."""
+    try:
+        record = Record.FromString(payload)
+    except (DecodeError, UnicodeDecodeError):
+        return 0
+    size = record.ByteSize()
+    record.DiscardUnknownFields()
+    return 2 if record.ByteSize() == size else 1
+
+
 def _tensor_of(entries: Any, what: str) -> Any:
     """Return the tensor under the name "values", None without one."""
     if "values" not in entries:
@@ -502,8 +520,20 @@ class Frames:
         raise MalformedMessageError(f"{self.end_reason}, {what}")
 
     def payload(self, parts: list[slice]) -> bytes:
-        """Return the parts joined, with the magic put back at which they were cut."""
-        return MAGIC_BYTES.join(self.buffer[part].tobytes() for part in parts)
+        """Return the parts joined, in the one of two ways that gives the better message.
+
+        dmlc's writer cuts a payload at each aligned magic and leaves that out; AWS's readers
+        (MLIO, in its XGBoost container) take parts that were cut anywhere and lack nothing.
+        Four bytes more or less shift what follows the cut, so that one way fits better; where
+        both fit as well, the cuts' alignment decides.
+        """
+        pieces = [self.buffer[part].tobytes() for part in parts]
+        if len(pieces) == 1:
+            return pieces[0]
+        ways = [MAGIC_BYTES.join(pieces), b"".join(pieces)]
+        if any(len(piece) % ALIGNMENT for piece in pieces[:-1]):
+            ways.reverse()
+        return max(ways, key=_fit)
 
     def is_followed(self, after: int) -> bool:
         """Return whether a magic, or the end of the file, is at ``after``."""
