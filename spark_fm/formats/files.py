@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
+from itertools import accumulate
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
@@ -30,7 +30,7 @@ GZIP_SUFFIXES = (".gz", ".gzip")
 # What reading damaged or cut gzip data raises.
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
-_MAGIC = re.compile(r"[*?\[]")
+_MAGIC = re.compile(r"[*?\[{\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
     Paths are files, folders, globs (unless a file has that very name), or manifests
     (``*.manifest``: a JSON list of ``{"prefix": ...}`` and names). As in Spark, empty files
     and names that start with ``_`` or ``.`` are skipped, but not a file that is named itself.
+    Globs are Spark's (``* ? [a-c] [^a] {a,b}``, and a backslash before what stands for
+    itself), and ``**`` for any number of folders.
     """
     files: list[DataFile] = []
     for path in paths:
@@ -108,13 +110,45 @@ def folder_of_glob(inner: str) -> str | None:
 
 def reaches(glob: str, inner: str) -> bool:
     """Return whether a glob reads a file: matches it, or its folder, and it is not hidden."""
-    base, depth = folder_of_glob(glob) or glob, glob.count("/")
+    base, pattern = folder_of_glob(glob) or glob, glob_pattern(glob)
     names = inner.split("/")
-    return (
-        len(names) > depth
-        and fnmatchcase("/".join(names[: depth + 1]), glob)
-        and not any(map(_is_hidden, inner[len(base) :].split("/")))
-    )
+    return any(
+        pattern.fullmatch("/".join(names[:depth])) for depth in range(1, len(names) + 1)
+    ) and not any(map(_is_hidden, inner[len(base) :].split("/")))
+
+
+# What a glob is made of; the last kind is any other character.
+_GLOB_TOKENS = re.compile(
+    r"(?P<folders>(?:(?<=/)|^)\*\*(?:/|$))|(?P<escaped>\\.)|(?P<set>\[[!^]?\]?[^\]/]*\])"
+    r"|(?P<any>\*+)|(?P<one>\?)|(?P<brace>[{},])|(?P<plain>.)",
+    re.DOTALL,
+)
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """Return what matches the paths that a glob names; see `list_files`."""
+    depths = list(accumulate({"{": 1, "}": -1}.get(mark, 0) for mark in glob))
+    has_braces = bool(depths) and min(depths) >= 0 and depths[-1] == 0
+    parts, depth = [], 0
+    for token in _GLOB_TOKENS.finditer(glob):
+        kind, text = token.lastgroup, token.group()
+        if kind == "folders":
+            parts.append("(?:[^/]+/)*" if text.endswith("/") else ".+")
+        elif kind == "escaped":
+            parts.append(re.escape(text[1]))
+        elif kind == "set":
+            body = re.sub(r"([\\\[\]&~|])", r"\\\1", text[1:-1])
+            parts.append(f"[^/{body[1:]}]" if body[0] in "!^" else f"[{body}]")
+        elif kind == "any":
+            parts.append("[^/]*")
+        elif kind == "one":
+            parts.append("[^/]")
+        elif kind == "brace" and has_braces and (text != "," or depth):
+            depth += {"{": 1, "}": -1, ",": 0}[text]
+            parts.append({"{": "(?:", "}": ")", ",": "|"}[text])
+        else:
+            parts.append(re.escape(text))
+    return re.compile("".join(parts), re.DOTALL)
 
 
 def _files_at(path: str, recursive: bool) -> list[DataFile]:
@@ -123,12 +157,11 @@ def _files_at(path: str, recursive: bool) -> list[DataFile]:
     base = folder_of_glob(inner)
     # If such a file exists, the characters belong to its name.
     if base is not None and info.type == pafs.FileType.NotFound:
-        depth = inner.count("/")
+        pattern = glob_pattern(inner)
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        infos = store.get_file_info(selector)
         matches = [
-            info for info in infos
-            if info.path.count("/") == depth and fnmatchcase(info.path, inner)
+            info for info in store.get_file_info(selector)
+            if pattern.fullmatch(info.path)
             and not any(map(_is_hidden, info.path[len(base) :].split("/")))
         ]  # fmt: skip
         folders = [info.path for info in matches if info.type == pafs.FileType.Directory]
@@ -149,7 +182,7 @@ def _data_files(infos: list[Any], path: str, inner: str) -> list[DataFile]:
     prefix = _shown_prefix(path, inner)
     return [
         DataFile(prefix + info.path, info.size, path, info.path)
-        for info in sorted(infos, key=_by_path)
+        for info in sorted({info.path: info for info in infos}.values(), key=_by_path)
         if info.size
     ]
 
