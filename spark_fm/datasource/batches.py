@@ -96,14 +96,29 @@ class RowTable:
         }
         for name in options.extra_columns:
             columns[name] = self._texts(name, rows, first)
-        return _as_batch(columns)
+        return self._as_batch(columns, options)
 
     def _nulls(self, n: int, first: int, options: ReadOptions) -> pa.RecordBatch:
         """Return the batch of malformed records that have no rows beside them."""
         columns = {"label": pa.nulls(n, pa.float64()), "features": pa.nulls(n, VECTOR_TYPE)}
         for name in options.extra_columns:
             columns[name] = self._texts(name, np.full(n, -1), first)
-        return _as_batch(columns)
+        return self._as_batch(columns, options)
+
+    def _as_batch(self, columns: dict[str, pa.Array], options: ReadOptions) -> pa.RecordBatch:
+        """Return the columns of the query, under its names and in its order."""
+        fields, arrays = [], []
+        for column in options.asked_columns:
+            array = columns[column.name]
+            if array.null_count and not column.nullable:
+                raise InvalidDataError(
+                    f"{self.source}: {column.name} is null in a record, but the schema of the "
+                    f"query says that {column.asked} never is. Leave schema() out, or let it be "
+                    "nullable there."
+                )
+            fields.append(pa.field(column.asked, array.type, column.nullable))
+            arrays.append(array)
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _texts(self, name: str, rows: NDArray[np.int64], first: int) -> pa.Array:
         if name == "fileName":
@@ -115,12 +130,6 @@ class RowTable:
                 [None if t is None else t.decode("utf-8", "replace") for t in texts], pa.string()
             )
         return pa.array([self.reasons.get(first + i) for i in range(len(rows))], pa.string())
-
-
-def _as_batch(columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    kinds = {"label": pa.float64(), "features": VECTOR_TYPE}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
 
 
 def _width_text(claimed: int, top: int, width: int) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pyspark import serializers
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql.datasource import (
@@ -15,8 +18,14 @@ from pyspark.sql.datasource import (
 )
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
-from spark_fm.datasource.options import ReadOptions
-from spark_fm.datasource.splits import SplitGroup, first_width, packed_splits, read_split
+from spark_fm.datasource.options import (
+    READ_OPTIONS,
+    AskedColumn,
+    ReadOptions,
+    column_named,
+    warn_of_unknown,
+)
+from spark_fm.datasource.splits import SplitGroup, files_of, first_width, packed_splits, read_split
 from spark_fm.datasource.streaming import RecordIOStreamReader
 from spark_fm.errors import InvalidParamError
 from spark_fm.formats.recordio.framing import RECORDIO
@@ -35,7 +44,7 @@ class RecordIODataSource(DataSource):
     -------------------
     path : str
         File, folder, glob, manifest, or a list of these passed to ``load``.
-    featureDim : int
+    featureDim (also numFeatures) : int
         Size of the vectors; by default that of the records.
     mode : str
         FAILFAST (default), DROPMALFORMED or PERMISSIVE.
@@ -48,12 +57,18 @@ class RecordIODataSource(DataSource):
     maxRecordBytes : int
         A record that claims more is malformed; 64 MiB.
     recursiveFileLookup : bool
+    pathGlobFilter : str
+        A glob of the names of files.
     maxFilesPerTrigger : int
         Of a streaming query; by default all present files.
 
     Options for writing
     -------------------
     labelCol, featuresCol (also labelColumnName, featuresColumnName) : str
+    compression : str
+        none (default), uncompressed or gzip.
+
+    Any other option is a warning.
     """
 
     @classmethod
@@ -70,27 +85,51 @@ class RecordIODataSource(DataSource):
         fields += [StructField(name, StringType()) for name in options.extra_columns]
         return StructType(fields)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come out of a pickle, in the process that plans a read."""
+        self.__dict__.update(state)
+        allow_unlimited_batches()
+
     def reader(self, schema: StructType) -> RecordIOReader:
         """Return the reader of a batch query."""
-        options = ReadOptions.of(self.options)
-        expected = self.schema()
-        if schema.fieldNames() != expected.fieldNames():
-            raise InvalidParamError(
-                f"The schema of {RECORDIO} is {expected.simpleString()}; one of its own choice, "
-                f"such as {schema.simpleString()}, it cannot have. Leave schema() out and select."
-            )
-        return RecordIOReader(options)
+        return RecordIOReader(self._read_options(schema))
 
     def streamReader(self, schema: StructType) -> Any:  # noqa: N802 - Spark's name
         """Return the reader of a streaming query."""
-        self.reader(schema)  # checks it
-        return stream_reader(ReadOptions.of(self.options))
+        return stream_reader(self._read_options(schema))
+
+    def _read_options(self, schema: StructType) -> ReadOptions:
+        """Return the options of a query; raise InvalidParamError for columns there are not."""
+        warn_of_unknown(self.options, READ_OPTIONS, "read")
+        expected = self.schema()
+        asked = []
+        for field in schema:
+            name = column_named(field.name, "schema", expected.names)
+            if name is None or expected[name].dataType != field.dataType:
+                raise InvalidParamError(
+                    f"{self.name()} has the columns {expected.simpleString()}; the schema asks for "
+                    f"{field.name} of type {field.dataType.simpleString()}. Leave schema() out, "
+                    "then select and cast; array<double> comes from "
+                    "pyspark.ml.functions.vector_to_array."
+                )
+            asked.append(AskedColumn(name, field.name, field.nullable))
+        return replace(ReadOptions.of(self.options), columns=tuple(asked))
 
     def writer(self, schema: StructType, overwrite: bool) -> Any:
         """Return the writer of a batch query."""
-        from spark_fm.datasource.writer import RecordIOWriter, WriteOptions
+        from spark_fm.datasource.writer import WRITE_OPTIONS, RecordIOWriter, WriteOptions
 
+        warn_of_unknown(self.options, WRITE_OPTIONS, "written")
         return RecordIOWriter(WriteOptions.of(self.options, schema), overwrite=overwrite)
+
+
+class SageMakerDataSource(RecordIODataSource):
+    """The same by the name of AWS's data source for Spark, ``sagemaker``."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the name for ``format``."""
+        return "sagemaker"
 
 
 class RecordIOReader(DataSourceReader):
@@ -101,14 +140,12 @@ class RecordIOReader(DataSourceReader):
 
     def partitions(self) -> list[InputPartition]:
         """List the files and assign their splits to tasks."""
-        from spark_fm.formats.files import list_files
-
         options = self._options
         if not options.paths:
             raise InvalidParamError(
                 f'{RECORDIO} needs a path: spark.read.format("{RECORDIO}").load(path).'
             )
-        files = list_files(options.paths, recursive=options.recursive)
+        files = files_of(options)
         width = options.feature_dim or first_width(files, options)
         return [SplitGroup(splits, width) for splits in packed_splits(files, options.split_bytes)]
 
@@ -143,8 +180,39 @@ def register(spark: SparkSession) -> None:
     from spark_fm.spark.session import use_driver_interpreter  # not in Spark's own processes
 
     use_driver_interpreter(spark)
-    try:
-        spark.dataSource.register(RecordIODataSource)
-    except AnalysisException as err:
-        if err.getCondition() != "DATA_SOURCE_ALREADY_EXISTS":
-            raise
+    for source in (RecordIODataSource, SageMakerDataSource):
+        try:
+            spark.dataSource.register(source)
+        except AnalysisException as err:
+            if err.getCondition() != "DATA_SOURCE_ALREADY_EXISTS":
+                raise
+
+
+# Where PySpark plans reads and streams, in processes of their own.
+_PLANNERS = (
+    "pyspark.sql.worker.plan_data_source_read",
+    "pyspark.sql.worker.data_source_pushdown_filters",
+    "pyspark.sql.streaming.python_streaming_source_runner",
+)
+
+
+def allow_unlimited_batches() -> None:
+    """Let PySpark plan a read where spark.sql.execution.arrow.maxRecordsPerBatch is not positive.
+
+    Zero and less mean no limit, but the planner, which reads the number after the data source,
+    refuses it, although we make our batches ourselves. In such a process, the next number that
+    is read becomes positive; elsewhere this does nothing.
+    """
+    main = sys.modules["__main__"]
+    modules = [sys.modules.get(name) for name in _PLANNERS]
+    if getattr(getattr(main, "__spec__", None), "name", None) in _PLANNERS:
+        modules.append(main)
+    read_int = serializers.read_int
+    for module in filter(None, modules):
+
+        def positive(stream: Any, module: Any = module) -> int:
+            module.read_int = read_int
+            number = read_int(stream)
+            return number if number > 0 else 2**31 - 1
+
+        module.read_int = positive  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ has to start fast.
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -43,6 +44,17 @@ class SplitGroup(InputPartition):
     def __init__(self, splits: Sequence[FileSplit], feature_dim: int) -> None:
         self.splits = tuple(splits)
         self.feature_dim = feature_dim
+
+
+def files_of(options: ReadOptions) -> list[DataFile]:
+    """Return the files that the options name."""
+    from spark_fm.formats.files import glob_pattern, list_files
+
+    files = list_files(options.paths, recursive=options.recursive)
+    if not options.name_glob:
+        return files
+    pattern = glob_pattern(options.name_glob)
+    return [file for file in files if pattern.fullmatch(posixpath.basename(file.inner))]
 
 
 def packed_splits(files: Sequence[DataFile], split_bytes: int) -> list[list[FileSplit]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from spark_fm.datasource.options import ReadOptions
-from spark_fm.datasource.splits import SplitGroup, first_width, packed_splits, read_split
+from spark_fm.datasource.splits import SplitGroup, files_of, first_width, packed_splits, read_split
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.recordio.framing import RECORDIO
 
@@ -72,12 +72,9 @@ class RecordIOStreamReader(DataSourceStreamReader):
 
     def files(self) -> dict[bytes, DataFile]:
         """Return the present files by digest, in the order of the paths."""
-        from spark_fm.formats.files import list_files
-
-        options = self._options
         return {
             hashlib.blake2b(file.path.encode(), digest_size=DIGEST_BYTES).digest(): file
-            for file in list_files(options.paths, recursive=options.recursive)
+            for file in files_of(self._options)
         }
 
 

@@ -16,15 +16,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
+from pyspark import TaskContext
 from pyspark.sql.datasource import DataSourceArrowWriter, WriterCommitMessage
-from pyspark.sql.types import ArrayType, DoubleType, FloatType, NumericType, StructType
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DoubleType,
+    FloatType,
+    NumericType,
+    StructType,
+)
 
+from spark_fm.datasource.options import column_named, compression, option
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.files import store_of
 from spark_fm.formats.recordio.encode import encode_rows
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.spark.worker import partition_number
+
+# The second names are those of AWS's data source.
+FEATURES_COL = ("featuresCol", "featuresColumnName")
+LABEL_COL = ("labelCol", "labelColumnName")
+WRITE_OPTIONS = ("path", *LABEL_COL, *FEATURES_COL, "compression")
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,9 @@ class WriteOptions:
     path: str
     features_col: str
     label_col: str | None  # None writes records without labels
+    is_compressed: bool = False
+    # Param and value of names that only fit a column when case does not count.
+    inexact: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, options: Any, schema: StructType) -> WriteOptions:
@@ -43,13 +60,16 @@ class WriteOptions:
         path = options.get("path")
         if not path:
             raise InvalidParamError(f"A write to {RECORDIO} needs a path: save(path).")
-        features = options.get("featuresCol") or options.get("featuresColumnName") or "features"
-        named = options.get("labelCol") or options.get("labelColumnName")
-        label = named or "label"
+        _, asked_features = option(options, FEATURES_COL)
+        _, asked_label = option(options, LABEL_COL)
+        asked = {"featuresCol": asked_features or "features", "labelCol": asked_label or "label"}
+        found = {param: column_named(name, param, schema.names) for param, name in asked.items()}
         names = ", ".join(schema.fieldNames())
-        if features not in schema.names:
+        features, label = found["featuresCol"], found["labelCol"]
+        if features is None:
             raise InvalidColumnError(
-                f"featuresCol={features!r} is not a column; there are {names}. Set featuresCol."
+                f"featuresCol={asked['featuresCol']!r} is not a column; there are {names}. Set "
+                "featuresCol."
             )
         kind = schema[features].dataType
         is_floats = isinstance(kind, ArrayType) and isinstance(
@@ -60,19 +80,33 @@ class WriteOptions:
                 f"featuresCol={features!r} has type {kind.simpleString()}; it must be a vector or "
                 "an array of float or double."
             )
-        if label not in schema.names:
-            if named:
+        if label is None:
+            if asked_label:
                 raise InvalidColumnError(
-                    f"labelCol={label!r} is not a column; there are {names}. Leave labelCol out "
-                    "to write records without labels."
+                    f"labelCol={asked_label!r} is not a column; there are {names}. Leave labelCol "
+                    "out to write records without labels."
                 )
-            label = None
-        elif not isinstance(schema[label].dataType, NumericType):
+        elif not isinstance(schema[label].dataType, (NumericType, BooleanType)):
             raise InvalidColumnError(
                 f"labelCol={label!r} has type {schema[label].dataType.simpleString()}; it must be "
                 "a number. Cast it."
             )
-        return cls(path, features, label)
+        inexact = tuple(
+            (param, name) for param, name in asked.items() if found[param] not in (None, name)
+        )
+        return cls(path, features, label, compression(options), inexact)
+
+    def check_case(self) -> None:
+        """Raise InvalidColumnError, in a task, where case counts and a name is not exact."""
+        context = TaskContext.get()
+        counts = context and context.getLocalProperty("spark.sql.caseSensitive") == "true"
+        if counts and self.inexact:
+            param, name = self.inexact[0]
+            column = self.features_col if param == "featuresCol" else self.label_col
+            raise InvalidColumnError(
+                f"{param}={name!r} is not a column, as spark.sql.caseSensitive is true; there is "
+                f"{column!r}. Set {param} to it, or rename or drop it."
+            )
 
 
 @dataclass
@@ -98,11 +132,14 @@ class RecordIOWriter(DataSourceArrowWriter):
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> PartFile:
         """Write the rows of a task into a file that readers do not see yet."""
-        name = f"part-{partition_number():05d}-{uuid4().hex}.pbr"
+        self._options.check_case()
+        suffix = ".gz" if self._options.is_compressed else ""
+        name = f"part-{partition_number():05d}-{uuid4().hex}.pbr{suffix}"
         store, _, staging = self._folders()
         store.create_dir(staging, recursive=True)
         n_rows = 0
-        with store.open_output_stream(f"{staging}/{name}") as stream:
+        codec = "gzip" if suffix else None
+        with store.open_output_stream(f"{staging}/{name}", compression=codec) as stream:
             for batch in iterator:
                 stream.write(encoded(batch, self._options, first_row=n_rows))
                 n_rows += batch.num_rows

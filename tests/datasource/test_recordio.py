@@ -8,15 +8,18 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from pyspark.errors import PySparkException
-from pyspark.ml.linalg import DenseVector, SparseVector, Vectors
+from pyspark.ml.linalg import DenseVector, SparseVector, Vectors, VectorUDT
+from pyspark.sql import Row
 from pyspark.sql import functions as F
-from pyspark.sql.types import DoubleType
+from pyspark.sql.types import DoubleType, StructField, StructType
 
 import spark_fm
 from benchmarks.datasets import Rows, to_frame
@@ -329,6 +332,143 @@ def test_a_retried_task_leaves_no_duplicate_and_a_failed_job_nothing(session, ma
     assert len([path for path in out.iterdir() if not path.name.startswith("_")]) == 3
 
 
+BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+
+@contextmanager
+def setting(session, name, value):
+    before = session.conf.get(name)
+    session.conf.set(name, value)
+    try:
+        yield
+    finally:
+        session.conf.set(name, before)
+
+
+@pytest.mark.parametrize("limit", [0, -1, -4])  # the last is how PySpark ends its messages
+def test_batches_without_a_limit_are_written_and_read(session, tmp_path, limit):
+    frame = session.createDataFrame([(1.0, [1.0]), (0.0, [2.0])], ["label", "features"])
+    with setting(session, BATCH, limit):
+        frame.write.format(FORMAT).mode("append").save(str(tmp_path))
+
+        assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0], 0.0: [2.0]}
+        with setting(session, "spark.sql.python.filterPushdown.enabled", "true"):
+            assert load(session, str(tmp_path)).filter("label > 0").count() == 1
+
+
+@pytest.mark.parametrize("names", [("Label", "features"), ("LABEL", "Features")])
+def test_labels_and_features_are_found_whatever_their_case(session, tmp_path, names):
+    frame = session.createDataFrame([(1.0, [1.0, 2.0])], list(names))
+    frame.write.format(FORMAT).mode("append").save(str(tmp_path))
+
+    assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0, 2.0]}
+
+
+def test_no_label_is_lost_where_case_counts(session, tmp_path):
+    rows = session.createDataFrame([(1.0, 7.0, [1.0])], ["label", "second", "features"])
+
+    def save(frame, **options):
+        frame.write.format(FORMAT).options(**options).mode("overwrite").save(str(tmp_path))
+        return load(session, str(tmp_path)).first().label
+
+    with setting(session, "spark.sql.caseSensitive", "true"):
+        both = rows.withColumnRenamed("second", "Label")
+        assert save(both) == 1.0
+        assert save(both, labelCol="Label") == 7.0
+        with pytest.raises(PySparkException, match="'LABEL' could be any of the columns label, L"):
+            save(both, labelCol="LABEL")
+        other = both.drop("label")
+        assert save(other, labelCol="Label") == 7.0
+        with pytest.raises(PySparkException, match="labelCol='label' is not a column, as"):
+            save(other)
+        with pytest.raises(PySparkException, match="featuresCol='Features' is not a column, as"):
+            save(both, featuresCol="Features")
+
+
+def test_labels_of_true_and_false_are_1_and_0(session, tmp_path):
+    frame = session.createDataFrame([(True, [1.0]), (False, [2.0])], ["label", "features"])
+    frame.write.format(FORMAT).mode("append").save(str(tmp_path))
+
+    assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0], 0.0: [2.0]}
+
+
+def test_a_schema_chooses_columns_and_other_types_are_refused_before_the_job(session, tmp_path):
+    write_records(tmp_path / "a.pbr", [[1.0, 2.0]], [3])
+    write_records(tmp_path / "b.pbr", [[1.0, 2.0]])
+
+    def read(schema, name="a.pbr"):
+        return session.read.format(FORMAT).schema(schema).load(str(tmp_path / name)).collect()
+
+    strict = StructType([
+        StructField("FEATURES", VectorUDT(), False), StructField("label", DoubleType(), False)
+    ])  # fmt: skip
+    assert read(strict) == [Row(FEATURES=Vectors.dense([1.0, 2.0]), label=3.0)]
+    assert read("label double") == [Row(label=3.0)]
+    for wrong in ("label float", "label double, features array<double>", "rating double"):
+        with pytest.raises(PySparkException, match="has the columns struct<label:double,features"):
+            read(wrong)
+    with pytest.raises(PySparkException, match="label is null in a record, but the schema"):
+        read(strict, "b.pbr")
+
+
+def test_files_are_compressed_when_asked_for(session, matrix, tmp_path):
+    frame = to_frame(session, Rows(*matrix), 2)
+    for codec in ("gzip", "none"):
+        frame.write.format(FORMAT).option("compression", codec).mode("append").save(str(tmp_path))
+    names = sorted(path.suffix for path in tmp_path.glob("part-*"))
+
+    assert names == [".gz", ".gz", ".pbr", ".pbr"]
+    for part in tmp_path.glob("*.gz"):
+        assert part.read_bytes()[:2] == b"\x1f\x8b"
+        assert (
+            dense_rows(load(session, str(part), compression="gzip")).items()
+            <= dense_rows(frame).items()
+        )
+    assert load(session, str(tmp_path)).count() == 1800
+    with pytest.raises(PySparkException, match="compression='snappy' is not one of none, uncompre"):
+        frame.write.format(FORMAT).option("compression", "snappy").mode("append").save("/nowhere")
+
+
+def test_the_name_and_options_of_the_aws_source_are_taken(session, tmp_path):
+    frame = session.createDataFrame([(1, [1.0, 0.0])], ["y", "v"])
+    frame.write.format("sagemaker").options(labelColumnName="y", featuresColumnName="v").mode(
+        "append"
+    ).save(str(tmp_path))
+
+    reader = session.read.format("sagemaker").option("numFeatures", "2")
+    assert dense_rows(reader.load(str(tmp_path))) == {1.0: [1.0, 0.0]}
+    with pytest.raises(PySparkException, match="numFeatures='3' are one option and contradict"):
+        load(session, str(tmp_path), featureDim=2, numFeatures=3).collect()
+
+
+def test_globs_find_what_they_find_for_sparks_own_formats(session, tmp_path):
+    for name in ("a1/x", "a2/y", "b/x", "b/x[1]", "b/_y", "{c}/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_records(tmp_path / name, [[1.0]], [1])
+    globs = (
+        "{a1,b}",
+        "{a{1,2},b}/x",
+        "[^a]/x",
+        "[b-z]/*",
+        "b/x\\[1\\]",
+        "a?/{x,y}",
+        "\\{c\\}/x",
+        "*/x*",
+    )
+    for glob in globs:
+        path = f"{tmp_path}/{glob}"
+        theirs = session.read.format("binaryFile").load(path).select("path").collect()
+        ours = load(session, path, includeFileName="true").select("fileName").collect()
+        assert sorted(row.fileName for row in ours) == sorted(
+            unquote(row.path.removeprefix("file:")) for row in theirs
+        ), glob
+    (tmp_path / "b" / "deep").mkdir()
+    write_records(tmp_path / "b" / "deep" / "x", [[1.0]], [1])
+    assert load(session, f"{tmp_path}/**/x").count() == 4
+    assert load(session, f"{tmp_path}/b/**").count() == 3
+    assert load(session, str(tmp_path), recursiveFileLookup=True, pathGlobFilter="x*").count() == 5
+
+
 def test_wrong_columns_and_numbers_are_named(session, tmp_path):
     frame = session.createDataFrame([(1.0, Vectors.dense([1e300]), "x")], ["y", "v", "text"])
 
@@ -344,18 +484,6 @@ def test_wrong_columns_and_numbers_are_named(session, tmp_path):
     ):
         with pytest.raises(PySparkException, match=text):
             save(**options)
-
-
-def test_the_option_names_of_the_aws_writer_are_accepted(session, tmp_path):
-    frame = session.createDataFrame([(1, [1.0, 0.0])], ["y", "v"])
-    frame.write.format(FORMAT).options(labelColumnName="y", featuresColumnName="v").mode(
-        "append"
-    ).save(str(tmp_path / "out"))
-
-    (row,) = load(session, str(tmp_path / "out")).collect()
-
-    assert row.label == 1.0
-    assert row.features == Vectors.dense([1.0, 0.0])
 
 
 def test_training_from_records_gives_the_model_of_the_same_rows(session, matrix, tmp_path):
@@ -376,15 +504,17 @@ def test_training_from_records_gives_the_model_of_the_same_rows(session, matrix,
     np.testing.assert_allclose([row.score for row in scores], read.predict(X), rtol=1e-6)
 
 
-def test_the_module_that_spark_discovers_never_raises():
+def test_the_modules_that_spark_discovers_never_raise():
     script = """
 import sys
-import pyspark_recordio_protobuf as found
+import pyspark_recordio_protobuf as found, pyspark_sagemaker as by_the_name_of_aws
 assert found.DefaultSource.name() == "recordio-protobuf"
+assert by_the_name_of_aws.DefaultSource.name() == "sagemaker"
 assert not {"numba", "pandas", "scipy"} & set(sys.modules), "not light"
-del sys.modules["pyspark_recordio_protobuf"]
+del sys.modules["pyspark_recordio_protobuf"], sys.modules["pyspark_sagemaker"]
 sys.modules["spark_fm.datasource.recordio"] = None  # importing it fails now
-import pyspark_recordio_protobuf as found
+import pyspark_recordio_protobuf as found, pyspark_sagemaker as by_the_name_of_aws
 assert not hasattr(found, "DefaultSource")
+assert not hasattr(by_the_name_of_aws, "DefaultSource")
 """
     subprocess.run([sys.executable, "-c", script], check=True)
