@@ -28,7 +28,8 @@ SAGEMAKER, LIBFM, TEXT = "sagemaker", "libfm", "text"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE",
-        help="sagemaker: model.tar.gz, the model_algo-1 in it, or a folder with either unpacked; "
+        help="sagemaker: model.tar.gz, the model_algo-1 in it, a list of MXNet arrays, "
+        "such as params, or a folder with any of them unpacked; "
         "libfm: a file from -save_model; text: a file from 'spark-fm export --to text'",
     )  # fmt: skip
     parser.add_argument(

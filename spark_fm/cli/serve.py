@@ -32,7 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", metavar="MODEL",
         help="a saved model; a folder of such, of which the one saved last is served; SageMaker's "
-        f"model.tar.gz or model_algo-1; or a link to any of these [{CONTAINER_MODEL} if it exists]",
+        "artifact, as 'import' takes it; or a link to any of these "
+        f"[{CONTAINER_MODEL} if it exists]",
     )  # fmt: skip
     parser.add_argument(
         "--host", help="address to listen on [127.0.0.1; 0.0.0.0 without MODEL, in a container]"
@@ -60,6 +61,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--reload-seconds", float, "interval of checks for a new model, 0: on SIGHUP only [2]"),
     ):
         parser.add_argument(flag, type=kind, metavar={int: "N", float: "S"}[kind], help=text)
+    parser.add_argument(
+        "--predictor-type", choices=("binary_classifier", "regressor"),
+        help="predictor type of an artifact that does not contain it",
+    )  # fmt: skip
     parser.add_argument("--access-log", action="store_true", default=None, help="log each request")
 
 

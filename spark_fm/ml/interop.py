@@ -48,8 +48,8 @@ class InteropMethods(HyperparameterMethods):
         Parameters
         ----------
         path : str or path
-            ``model.tar.gz``, the ``model_algo-1`` in it, or a folder with the contents of
-            either.
+            ``model.tar.gz``, the ``model_algo-1`` in it, a list of MXNet arrays (``params``,
+            ``*.params``), or a folder with the contents of any of these.
         predictorType : {"binary_classifier", "regressor"}, optional
             Required if the artifact does not contain it.
         threshold : float, optional

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,14 +66,14 @@ class ServedModel:
         }
 
 
-def publish(path: str, shared: Path, name: str) -> str:
+def publish(path: str, shared: Path, name: str, *, predictor_type: str | None = None) -> str:
     """Read a saved model, check it, make it the version that workers serve; return its digest.
 
     ``path`` is a model folder, of any store that pyarrow or fsspec knows, or SageMaker's
-    ``model.tar.gz`` or ``model_algo-1``. ``name`` is the new version's folder in ``shared``.
-    Nothing is written when the model is the current one.
+    artifact as `open_sagemaker` takes it, with ``predictor_type`` if it has none. ``name`` is
+    the new version's folder in ``shared``. Nothing is written when the model is the current one.
     """
-    saved = _read(path)
+    saved = _read(path, predictor_type)
     weights = saved.weights
     metadata = {
         "bias": weights.bias.hex(),
@@ -155,13 +154,12 @@ def warm_up(model: ServedModel) -> None:
         encode_response(scores, model.labels(scores), content_type)
 
 
-def _read(path: str) -> SavedModel:
-    if os.path.isfile(path):
-        from spark_fm.formats.models.sagemaker import read_sagemaker
-
-        return read_sagemaker(path)
+def _read(path: str, predictor_type: str | None) -> SavedModel:
     from spark_fm.formats.models.native import read_model
+    from spark_fm.formats.models.sagemaker import is_artifact, read_sagemaker
 
+    if is_artifact(path):
+        return read_sagemaker(path, predictor_type=predictor_type)
     return read_model(path)
 
 

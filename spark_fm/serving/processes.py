@@ -27,7 +27,9 @@ def run_worker(
     serve(settings, Path(shared), listener)
 
 
-def run_loader(path: str, shared: str, name: str, result: Connection) -> None:
+def run_loader(
+    path: str, predictor_type: str | None, shared: str, name: str, result: Connection
+) -> None:
     """Publish a model and send the result: ``(digest, None)`` or ``(None, error)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the supervisor
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -36,7 +38,8 @@ def run_loader(path: str, shared: str, name: str, result: Connection) -> None:
     from spark_fm.serving.models import publish
 
     try:
-        result.send((publish(path, Path(shared), name), None))
+        digest = publish(path, Path(shared), name, predictor_type=predictor_type)
+        result.send((digest, None))
     except (SparkFMError, OSError, MemoryError) as err:
         result.send((None, " ".join(str(err).split()) or type(err).__name__))
 

@@ -44,6 +44,7 @@ class ServeSettings:
     grace_seconds: float = 30.0  # for requests in flight when the server stops
     reload_seconds: float = 2.0  # between two checks for a new model; 0: only on SIGHUP
     access_log: bool = False  # a line for each request
+    predictor_type: str | None = None  # of an artifact of SageMaker that does not contain it
 
     def __post_init__(self) -> None:
         """Check the ranges; by default a worker holds two of the largest bodies."""

@@ -213,7 +213,9 @@ class Supervisor:
         receiver, sender = self._context.Pipe(duplex=False)
         name = version_name(self._n_loads)
         path = resolve_model(self._model)
-        process = self._start(run_loader, path, str(self._shared), name, sender)
+        process = self._start(
+            run_loader, path, self._settings.predictor_type, str(self._shared), name, sender
+        )
         sender.close()
         self._loader = (process, receiver)
         self._tried = version

@@ -17,9 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.models.mxnet import RowSparse, write_ndarrays
+from spark_fm.formats.models.mxnet import RowSparse, read_ndarrays, write_ndarrays
 from spark_fm.formats.models.native import SavedModel, imported_model
-from spark_fm.formats.models.sagemaker import open_sagemaker, read_sagemaker, write_sagemaker
+from spark_fm.formats.models.sagemaker import (
+    is_artifact,
+    open_sagemaker,
+    read_sagemaker,
+    write_sagemaker,
+)
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.weights import FMWeights
 from tests import oracle
@@ -113,6 +118,80 @@ def test_both_networks_are_read_in_either_form(
     assert same(found.weights, expected)
     naive = oracle.scores(oracle.Model.of_table(expected.table, expected.bias), ROWS)
     assert found.predict(ROWS) == pytest.approx(naive, rel=1e-4, abs=1e-5)  # float32 sums
+
+
+def golden_params(network: str) -> bytes:
+    """Return the list of arrays that MXNet 1.9.1 saved."""
+    with tarfile.open(GOLDEN / f"{network}.tar.gz") as outer:
+        zipped = outer.extractfile("model_algo-1")
+        assert zipped is not None
+        with zipfile.ZipFile(io.BytesIO(zipped.read())) as inner:
+            return inner.read("params")
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("network", ["sparse", "dense"])
+def test_a_plain_list_of_arrays_is_a_model_wherever_it_lies(
+    tmp_path: Path, network: str, has_names: bool
+) -> None:
+    data = golden_params(network)
+    if not has_names:
+        named = read_ndarrays(data, source="")
+        end = len(data) - sum(8 + len(name) for name, _ in named) - 8
+        data = data[:end] + bytes(8)
+    for name in ("alone/model_algo-1", "alone/any.params", "folder/model_algo-1",
+                 "unpacked/model_algo-1-0000.params"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "alone" / "model_algo-1", "model_algo-1")
+    expected = read_sagemaker(str(GOLDEN / f"{network}.tar.gz"))
+    kind = expected.params["predictorType"]
+
+    for place in ("alone/model_algo-1", "alone/any.params", "folder", "unpacked", "model.tar.gz"):
+        assert is_artifact(str(tmp_path / place))
+        found = read_sagemaker(str(tmp_path / place), predictor_type=kind)
+        assert same(found.weights, expected.weights), place
+    with pytest.raises(InvalidParamError, match="--predictor-type"):
+        read_sagemaker(str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("names", "shapes", "what"),
+    [
+        ([""], [(10, 784)], r"a list of MXNet arrays without a network \(#0 \(10, 784\)\)"),
+        (["mean", "s", "v"], [(1, 9), (3,), (9, 3)], "a model of SageMaker's PCA"),
+        (["fc_weight", "fc_bias"], [(4, 3), (4,)], r"fc_weight \(4, 3\), fc_bias \(4,\)"),
+        (["", "", ""], [(9, 1), (9, 1), (1,)], r"#0 \(9, 1\), #1 \(9, 1\), #2 \(1,\)"),
+        (["", "", ""], [(9, 4), (8, 1), (1,)], r"#0 \(9, 4\), #1 \(8, 1\)"),
+        ([], [], r"without a network \(none\)"),
+    ],
+)
+def test_a_list_of_arrays_that_is_no_factorization_machine_is_said_to_hold_what_it_does(
+    tmp_path: Path, names: list[str], shapes: list[tuple[int, ...]], what: str
+) -> None:
+    with open(tmp_path / "model_algo-1", "wb") as file:
+        write_ndarrays(
+            file, [(n, np.ones(s, np.float32)) for n, s in zip(names, shapes, strict=True)]
+        )
+    if names and not any(names):
+        data = (tmp_path / "model_algo-1").read_bytes()
+        (tmp_path / "model_algo-1").write_bytes(data[: -8 * len(names) - 8] + bytes(8))
+
+    with pytest.raises(ModelFormatError, match=f"no factorization machine: it is .*{what}"):
+        read_sagemaker(str(tmp_path / "model_algo-1"), predictor_type="regressor")
+
+
+def test_a_list_of_arrays_larger_than_allowed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params").write_bytes(golden_params("sparse"))
+    with pytest.raises(ModelFormatError, match="unpacks to more than 100 bytes"):
+        read_sagemaker(str(tmp_path / "params"), predictor_type="regressor", max_bytes=100)
+
+
+def test_a_layer_of_another_format_is_named_by_its_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "model_algo-1").write_bytes(b"binf" + bytes(20))
+    with pytest.raises(ModelFormatError, match=r"model_algo-1 is neither a zip nor .* 62 69 6e 66"):
+        read_sagemaker(str(tmp_path))
 
 
 def test_rows_that_one_of_the_arrays_lacks_are_zero(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from spark_fm.errors import ModelFormatError
+from spark_fm.errors import InvalidParamError, ModelFormatError
+from spark_fm.formats.models.mxnet import write_ndarrays
 from spark_fm.formats.models.native import imported_model
 from spark_fm.formats.models.sagemaker import write_sagemaker
 from spark_fm.learner.csr import CsrBatch
@@ -56,6 +57,28 @@ def test_sagemaker_s_own_artifact_is_served_as_it_is(tmp_path, layer):
     rows = random_batch(50, 40, seed=1)
     assert np.array_equal(
         open_model(shared, "version-1").predict(rows), weights.predict(rows, "logistic")
+    )
+
+
+@pytest.mark.parametrize("name", ["model_algo-1", "x.params"])
+def test_a_list_of_mxnet_s_arrays_is_served_with_its_predictor_type(tmp_path, name):
+    weights = planted_weights(40, 5, seed=3)
+    folder, shared = tmp_path / "artifact", tmp_path / "shared"
+    folder.mkdir()
+    shared.mkdir()
+    arrays = [("arg:v", weights.factors), ("arg:w1_weight", weights.linear[:, None]),
+              ("arg:w0_weight", np.array([weights.bias], np.float32))]  # fmt: skip
+    with open(folder / name, "wb") as file:
+        write_ndarrays(file, arrays)
+
+    with pytest.raises(InvalidParamError, match="--predictor-type"):
+        publish(resolve_model(str(folder)), shared, "version-1")
+    publish(resolve_model(str(folder)), shared, "version-1", predictor_type="regressor")
+
+    rows = random_batch(50, 40, seed=1)
+    expected = FMWeights(float(np.float32(weights.bias)), weights.table, 40)
+    assert np.array_equal(
+        open_model(shared, "version-1").predict(rows), expected.predict(rows, "squared")
     )
 
 

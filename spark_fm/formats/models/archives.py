@@ -36,12 +36,14 @@ _DAMAGE = (
 
 
 def read_members(
-    path: str, selects: Callable[[str], bool], *, max_bytes: int = MAX_BYTES
-) -> dict[str, bytes]:
+    path: str, selects: Callable[[str], bool], *, plain: tuple[bytes, str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> dict[str, bytes]:  # fmt: skip
     """Return the members of a tar, tar.gz or zip file, or of a folder, that are selected by name.
 
-    Raises ModelFormatError for any other file, a damaged archive, and refused members. Memory:
-    the selected members, at most ``max_bytes``.
+    A file that begins with the bytes of ``plain`` is no archive but itself the member that
+    ``plain`` names. Raises ModelFormatError for any other file, a damaged archive, and refused
+    members. Memory: the selected members, at most ``max_bytes``.
     """
     if os.path.isdir(path):
         return _of_folder(path, selects, max_bytes)
@@ -55,6 +57,11 @@ def read_members(
             return _of_tar(stream, selects, path, max_bytes)
         if head.startswith(ZIP_BYTES):
             return read_zip(stream, selects, path, max_bytes=max_bytes)
+        if plain is not None and head.startswith(plain[0]):
+            if stream.seek(0, os.SEEK_END) > max_bytes:
+                raise _too_large(path, plain[1], max_bytes)
+            stream.seek(0)
+            return {plain[1]: _whole(stream)}
     raise ModelFormatError(
         f"{path} is neither a tar, tar.gz or zip archive nor a folder: it begins with the bytes "
         f"{head[:8].hex(' ') or '(none)'}. Name the model.tar.gz that the training left."

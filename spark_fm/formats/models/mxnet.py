@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidParamError, ModelFormatError
 
 MAGIC = 0x112
+FIRST_BYTES = MAGIC.to_bytes(8, "little")  # of a container
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DENSE, ROW_SPARSE, CSR = 0, 1, 2
 MAX_DIMS = 32

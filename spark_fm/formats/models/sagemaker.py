@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import atomic_write, local_path
-from spark_fm.formats.models.archives import MAX_BYTES, read_members, read_zip
+from spark_fm.formats.files import atomic_write, local_path, store_of
+from spark_fm.formats.models.archives import MAX_BYTES, ZIP_BYTES, read_members, read_zip
 from spark_fm.formats.models.mxnet import CSR as CSR_STORAGE
 from spark_fm.formats.models.mxnet import (
+    FIRST_BYTES,
     ROW_SPARSE,
     RowSparse,
     Stored,
@@ -54,6 +56,8 @@ HEADS = {
     "LinearRegressionOutput": "regressor",
 }
 ARGUMENT = "arg:"
+PARAMS = "params"
+PCA = {"mean", "s", "v"}
 MAX_JSON_BYTES = 2**22
 MAX_NESTING = 64
 LINEAR_LEARNER = "additional-params.json"
@@ -311,6 +315,10 @@ class SageMakerArtifact:
             f"{_printable(name)} {'without a shape' if array is None else array.shape}"
             for name, array in list(self.arrays.items())[:10]
         )
+        if set(self.arrays) == PCA:
+            return f"a model of SageMaker's PCA (arrays {arrays})"
+        if not self.symbol and not self.network:
+            return f"a list of MXNet arrays without a network ({arrays or 'none'})"
         if LINEAR_LEARNER in self.documents:
             return f"a model of SageMaker's linear learner (arrays {arrays})"
         if self.network:
@@ -321,11 +329,13 @@ class SageMakerArtifact:
 def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifact:
     """Open an artifact down to its arrays.
 
-    The path is ``model.tar.gz``, the zip ``model_algo-1`` in it, or a folder with what either
-    unpacks to; of a store too, such as ``s3://``, except for folders. Raises ModelFormatError
-    for any other file, a damaged one, a dangerous one, and for more than ``max_bytes`` in a
-    layer. Nothing is written to disk. In memory: the zip and ``params``, of which dense arrays
-    are views.
+    The path is ``model.tar.gz``, the ``model_algo-1`` in it, which is a zip or a list of MXNet
+    arrays, such a list by itself (``params``, ``*.params``), or a folder with what any of these
+    unpacks to; of a store too, such as ``s3://``, except for folders. Arrays without names get
+    those of a factorization machine where their shapes fit no other way, else ``#0``, ``#1``
+    and so on. Raises ModelFormatError for any other file, a damaged one, a dangerous one, and
+    for more than ``max_bytes`` in a layer. Nothing is written to disk. In memory: the zip and
+    ``params``, of which dense arrays are views.
     """
     members = _innermost(path, max_bytes)
     found = {_base(name): data for name, data in members.items()}
@@ -345,7 +355,8 @@ def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifac
         raise ModelFormatError(f"{path} has a {symbols[0]} that describes no network of MXNet.")
     source = f"{path}: {params[0]}"
     arrays: dict[str, Stored | None] = {}
-    for name, array in read_ndarrays(found[params[0]], source=source):
+    listed = read_ndarrays(found[params[0]], source=source)
+    for name, array in listed if all(name for name, _ in listed) else _named(listed):
         plain = name.removeprefix(ARGUMENT)
         if plain in arrays:
             raise ModelFormatError(f"{source} has two arrays called {plain!r}.")
@@ -353,15 +364,54 @@ def open_sagemaker(path: str, *, max_bytes: int = MAX_BYTES) -> SageMakerArtifac
     return SageMakerArtifact(path, arrays, symbol, documents)
 
 
+def is_artifact(path: str) -> bool:
+    """Return whether there is a file, or a folder with what an artifact unpacks to."""
+    if os.path.isdir(path):
+        return any(_is_layer(name) or _is_params(name) for name in os.listdir(path))
+    store, inner = store_of(path)
+    return bool(store.get_file_info(inner).is_file)
+
+
+def _named(arrays: list[tuple[str, Stored | None]]) -> list[tuple[str, Stored | None]]:
+    """Return arrays that have no names with those that their shapes show."""
+    plain = [array for _, array in arrays]
+    if len(plain) == len(SWITCHES):
+        fitting = [
+            list(zip(names, order, strict=True))
+            for network, names in NAMES.items()
+            for order in permutations(plain)
+            if _are_shapes_of(network, *(() if each is None else each.shape for each in order))
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+    return [(f"#{i}", array) for i, array in enumerate(plain)]
+
+
+def _are_shapes_of(
+    network: str, factors: tuple[int, ...], linear: tuple[int, ...], bias: tuple[int, ...]
+) -> bool:
+    if network == DENSE:
+        factors, linear = factors[::-1], linear[::-1]
+    return bias == (1,) and len(factors) == 2 and linear == (factors[0], 1)
+
+
 def _innermost(path: str, max_bytes: int) -> dict[str, bytes]:
-    """Return the members of the zip; the layers around it are let go."""
-    members = read_members(path, _is_needed, max_bytes=max_bytes)
-    layers = [name for name in members if _base(name).startswith(LAYER)]
+    """Return the members of the zip, or the list of arrays; the layers around it are let go."""
+    members = read_members(path, _is_needed, plain=(FIRST_BYTES, PARAMS), max_bytes=max_bytes)
+    layers = [name for name in members if _is_layer(name)]
     if not layers:
         return members
     layer = min(layers)
-    inner = io.BytesIO(members.pop(layer))
-    return read_zip(inner, _is_needed, f"{path}: {layer}", max_bytes=max_bytes)
+    data = members.pop(layer)
+    if data.startswith(FIRST_BYTES):
+        return {**members, PARAMS: data}
+    if not data.startswith(ZIP_BYTES):
+        raise ModelFormatError(
+            f"{path} is no artifact of a factorization machine: its {_base(layer)} is neither a "
+            "zip nor a list of MXNet arrays, but begins with the bytes "
+            f"{data[:8].hex(' ') or '(none)'}."
+        )
+    return read_zip(io.BytesIO(data), _is_needed, f"{path}: {layer}", max_bytes=max_bytes)
 
 
 def _json(data: bytes, path: str, name: str) -> Any:
@@ -394,12 +444,17 @@ def _base(name: str) -> str:
 
 
 def _is_params(name: str) -> bool:
-    return name == "params" or name.endswith(".params")
+    return name == PARAMS or name.endswith(".params")
+
+
+def _is_layer(name: str) -> bool:
+    base = _base(name)  # MXNet calls the files of a network model_algo-1-0000.params and so on
+    return base.startswith(LAYER) and not base.endswith((".json", ".params"))
 
 
 def _is_needed(name: str) -> bool:
     base = _base(name)
-    return base.startswith(LAYER) or base.endswith(".json") or _is_params(base)
+    return _is_layer(base) or base.endswith(".json") or _is_params(base)
 
 
 def write_sagemaker(
@@ -577,7 +632,7 @@ def _write_zip(file: BinaryIO, documents: dict[str, Any], arrays: _Arrays) -> No
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in documents.items():
             archive.writestr(_zip_member(name), json.dumps(content, indent=2))
-        with archive.open(_zip_member("params"), "w", force_zip64=_is_large(arrays)) as stream:
+        with archive.open(_zip_member(PARAMS), "w", force_zip64=_is_large(arrays)) as stream:
             named = [(f"{ARGUMENT}{name}", array) for name, array in arrays]
             write_ndarrays(cast(BinaryIO, stream), named)
 
