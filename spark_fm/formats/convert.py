@@ -33,6 +33,7 @@ TEXT_FORMATS = ("libsvm", "libfm")
 FORMATS = (*TEXT_FORMATS, "parquet", "npz", RECORDIO)
 _SUFFIXES = {
     ".libsvm": "libsvm", ".svm": "libsvm", ".svmlight": "libsvm", ".libfm": "libfm",
+    ".libffm": "libfm", ".ffm": "libfm",
     ".parquet": "parquet", ".npz": "npz", ".pbr": RECORDIO, ".recordio": RECORDIO,
     ".rec": RECORDIO, ".protobuf": RECORDIO,
 }  # fmt: skip

@@ -1,4 +1,7 @@
-"""Lines of libsvm and libfm: parsed many at once, and written."""
+"""Lines of libsvm and libfm: parsed many at once, and written.
+
+Lines of libffm are read as either, without their fields.
+"""
 
 from __future__ import annotations
 
@@ -179,21 +182,23 @@ class LineParser:
         return ParsedLines(labels, has_label, ends[starts], indices, values, positions, {})
 
     def _entries(self, tokens: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return indices and values of ``index:value`` tokens; raise when one is odd."""
+        """Return indices and values of tokens that are all alike; raise when one is odd."""
         if not len(tokens):
             return np.zeros(0, np.int32), np.zeros(0)
         pairs = pc.split_pattern(tokens, ":")
-        if not pc.all(pc.equal(pc.list_value_length(pairs), 2)).as_py():
+        n_parts = len(pairs[0])  # three with libffm's field in front
+        sizes = pc.list_value_length(pairs)
+        if n_parts not in (2, 3) or not pc.all(pc.equal(sizes, n_parts)).as_py():
             raise ValueError("a token is not index:value")
         parts = pairs.flatten()
-        at = np.arange(0, len(parts), 2)
-        texts = parts.take(pa.array(at))
-        if not pc.all(pc.ascii_is_decimal(texts)).as_py():
-            raise ValueError("an index is not a number")
+        at = np.arange(n_parts - 1, len(parts), n_parts)  # of the values
+        texts, *fields = (parts.take(pa.array(at - i)) for i in range(1, n_parts))
+        if not all(pc.all(pc.ascii_is_decimal(each)).as_py() for each in (texts, *fields)):
+            raise ValueError("an index or a field is not a number")
         ids = np.asarray(pc.cast(texts, pa.int64())) - FIRST_INDEX[self.text_format]
         if ids.min() < 0 or ids.max() > self._last_index():
             raise ValueError("an index is out of range")
-        return ids.astype(np.int32), np.asarray(pc.cast(parts.take(pa.array(at + 1)), pa.float64()))
+        return ids.astype(np.int32), np.asarray(pc.cast(parts.take(pa.array(at)), pa.float64()))
 
     def _last_index(self) -> int:
         return self.num_features - 1 if self.num_features else MAX_FEATURE_ID
@@ -244,7 +249,9 @@ class LineParser:
         return label, [self._entry(token) for token in tokens if not token.startswith("qid:")]
 
     def _entry(self, token: str) -> tuple[int, float]:
-        index_text, colon, value_text = token.partition(":")
+        field, _, rest = token.partition(":")
+        has_field = ":" in rest and field.isdecimal() and field.isascii()
+        index_text, colon, value_text = (rest if has_field else token).partition(":")
         if not colon or ":" in value_text or not _INDEX.fullmatch(index_text):
             raise ValueError(f"{shortened(token)} is not index:value")
         first, last = FIRST_INDEX[self.text_format], self._last_index()

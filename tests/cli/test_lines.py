@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -70,6 +72,18 @@ def test_fast_and_careful_parsing_agree(case):
     assert fast.positions.tolist() == careful.positions.tolist()
 
 
+@given(written("libfm"), st.integers(0, 99))
+def test_lines_of_libffm_give_their_rows_without_the_fields(case, field):
+    rows, lines = case
+    fielded = [re.sub(r"(?<=\s)(?=\d+:)", f"{field}:", line.split("#")[0]) for line in lines]
+    parser = LineParser("libfm")
+
+    assert as_rows(parse(parser, fielded)) == rows
+    assert parser._parse_fast(pa.array(fielded, pa.string())) is not None
+    assert as_rows(parse(parser, [*fielded, "1 0:1"])) == [*rows, (1.0, [(0, 1.0)])]
+    assert as_rows(parse(LineParser("libsvm"), ["0 2:1:5 3:4:6"])) == [(0.0, [(0, 5.0), (3, 6.0)])]
+
+
 @given(st.lists(st.text(alphabet="0123456789:.+-e #qid\tx\ufeffé\xa0", max_size=20), max_size=4))
 def test_no_text_makes_the_parser_fail_and_whole_vectors_have_whole_lists(lines):
     batch = pa.record_batch([pa.array(lines, pa.string())], names=["value"])
@@ -91,7 +105,11 @@ def test_no_text_makes_the_parser_fail_and_whole_vectors_have_whole_lists(lines)
         (f"1 {'9' * 5000}:1", f"index {'9' * 77}... is above 7, the last of 7 features"),
         (f"1 -{'9' * 5000}:1", f"index -{'9' * 76}... is below 1, the first of a libsvm file"),
         ("1 3", "3 is not index:value"),
-        ("1 3:4:5", "3:4:5 is not index:value"),
+        ("1 3:4:5:6", "3:4:5:6 is not index:value"),
+        ("1 user:4:5", "user:4:5 is not index:value"),
+        ("1 3::5", "3::5 is not index:value"),
+        ("1 0:8:5", "index 8 is above 7, the last of 7 features"),
+        ("1 2:1:x", "the value of 2:1:x is x, not a number"),
         ("1 a:1", "a:1 is not index:value"),
         ("1 0x2:1", "0x2:1 is not index:value"),
         ("1 1_0:1", "1_0:1 is not index:value"),
