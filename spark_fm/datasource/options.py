@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fm.errors import InvalidColumnError, InvalidParamError
+from spark_fm.errors import InvalidParamError
 
 log = logging.getLogger(__name__)
 
@@ -117,20 +117,6 @@ def warn_of_unknown(options: Iterable[str], known: tuple[str, ...], action: str)
                 f"Did you mean {by_key[close[0]]}?" if close else f"There are {', '.join(known)}."
             )
             log.warning("The option %s has no effect when records are %s. %s", name, action, hint)
-
-
-def column_named(name: str, param: str, columns: Iterable[str]) -> str | None:
-    """Return the column of a name, whatever its case unless several differ in that alone.
-
-    Without the session, which says whether case counts, as in Spark by default.
-    """
-    same = [column for column in columns if column.lower() == name.lower()]
-    if len(same) > 1 and name not in same:
-        raise InvalidColumnError(
-            f"{param}={name!r} could be any of the columns {', '.join(same)}. Set {param} to the "
-            "exact name of one."
-        )
-    return name if name in same else next(iter(same), None)
 
 
 def _whole(

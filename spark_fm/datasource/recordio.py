@@ -22,12 +22,12 @@ from spark_fm.datasource.options import (
     READ_OPTIONS,
     AskedColumn,
     ReadOptions,
-    column_named,
     warn_of_unknown,
 )
 from spark_fm.datasource.splits import SplitGroup, files_of, first_width, packed_splits, read_split
 from spark_fm.datasource.streaming import RecordIOStreamReader
 from spark_fm.errors import InvalidParamError
+from spark_fm.formats.columns import column_named
 from spark_fm.formats.recordio.framing import RECORDIO
 
 if TYPE_CHECKING:

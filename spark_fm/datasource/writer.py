@@ -27,8 +27,9 @@ from pyspark.sql.types import (
     StructType,
 )
 
-from spark_fm.datasource.options import column_named, compression, option
+from spark_fm.datasource.options import compression, option
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
+from spark_fm.formats.columns import column_named
 from spark_fm.formats.files import store_of
 from spark_fm.formats.recordio.encode import encode_rows
 from spark_fm.formats.recordio.framing import RECORDIO

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_fm.errors import InvalidColumnError, InvalidDataError
+from spark_fm.formats.columns import column_named
 from spark_fm.formats.recordio.reader import Rows, summed
 from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors, vector_column
 
@@ -51,13 +52,16 @@ def read_parquet(
     """Yield the rows of a Parquet file, in bounded memory.
 
     ``features_col`` holds Spark's vectors, or lists of float or double; without a column
-    ``label_col`` rows have no labels. ``advance`` is called with the fraction read so far.
+    ``label_col`` rows have no labels. Case does not count in these names, unless columns differ
+    in it alone. ``advance`` is called with the fraction read so far.
     """
     try:
         parquet = pq.ParquetFile(file)
     except pa.ArrowException as err:
         raise InvalidDataError(f"{source} is no Parquet file: {err}") from None
     schema = parquet.schema_arrow
+    features_col = column_named(features_col, "--features-col", schema.names) or features_col
+    label_col = column_named(label_col, "--label-col", schema.names) or label_col
     _check_columns(schema, label_col, features_col, source)
     columns = [name for name in (label_col, features_col) if name in schema.names]
     n_read = 0

@@ -345,6 +345,18 @@ def test_the_listener_hears_of_every_pass_up_to_the_whole(source, tmp_path):
     assert last == {"counting features": (size, size), "converting": (size, size)}
 
 
+def test_columns_of_parquet_are_found_whatever_their_case(tmp_path):
+    table = pa.table({"Label": [True, False], "FEATURES": pa.array([[1.0, 2.0], [3.0, 4.0]])})
+    source, target = tmp_path / "in.parquet", tmp_path / "out.pbr"
+    pq.write_table(table, source)
+    convert(Conversion((str(source),), str(target)))
+
+    assert read_records(target)[1].tolist() == [1, 0]
+    pq.write_table(table.append_column("LABEL", [[3.0, 4.0]]), source)
+    with pytest.raises(InvalidColumnError, match="could be any of the columns Label, LABEL"):
+        convert(Conversion((str(source),), str(target)))
+
+
 def test_columns_of_parquet_that_do_not_fit_are_named(tmp_path):
     pq.write_table(pa.table({"features": ["a"], "label": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"x": [[1.0]], "label": ["b"]}), tmp_path / "b.parquet")
