@@ -14,7 +14,6 @@ from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
     atomic_write,
-    folder_of_glob,
     list_files,
     reaches,
     store_of,
@@ -81,11 +80,10 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
     store, folder = store_of(job.output)
     folder = folder.rstrip("/")
     found: dict[str, Work] = {}
-    roots: dict[str, str] = {}
+    roots: dict[str, DataFile] = {}  # the first file of each
     for file in list_files(list(paths), recursive=True):
-        if file.root not in roots:
-            _, roots[file.root] = store_of(file.root)
-        work = Work(file, _name_below(roots[file.root], file.inner) + SUFFIX)
+        roots.setdefault(file.root, file)
+        work = Work(file, _name_below(file) + SUFFIX)
         if work.target in found:
             raise InvalidDataError(
                 f"{found[work.target].file.path} and {file.path} would both become {work.target}. "
@@ -93,8 +91,8 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
             )
         found[work.target] = work
     outputs = [f"{folder}/{target}" for target in found]
-    for root, inner in roots.items():
-        if _would_read(inner, folder, outputs):
+    for root, file in roots.items():
+        if _would_read(file, folder, outputs):
             raise InvalidDataError(
                 f"The output {job.output} lies in the input {root}, where the next run would "
                 "read it. Choose a folder outside."
@@ -112,18 +110,18 @@ def plan(paths: Sequence[str], job: Transform, *, overwrite: bool) -> list[Work]
     return list(found.values())
 
 
-def _name_below(root: str, inner: str) -> str:
+def _name_below(file: DataFile) -> str:
     """Return a file's name below the root folder, or the fixed folder of a glob."""
-    base = (folder_of_glob(root) or root).rstrip("/") + "/"
+    base, inner = file.base.rstrip("/") + "/", file.inner
     return inner[len(base) :] if inner.startswith(base) else posixpath.basename(inner)
 
 
-def _would_read(root: str, folder: str, outputs: Sequence[str]) -> bool:
-    """Return whether outputs in a folder would be among the files of an input."""
-    fixed = folder_of_glob(root)
-    if not f"{folder}/".startswith((fixed or root).rstrip("/") + "/"):
+def _would_read(file: DataFile, folder: str, outputs: Sequence[str]) -> bool:
+    """Return whether outputs in a folder would be among the files of the input of a file."""
+    _, root = store_of(file.root)
+    if not f"{folder}/".startswith(file.base.rstrip("/") + "/"):
         return False
-    return fixed is None or any(reaches(root, output) for output in outputs)
+    return file.base == root or any(reaches(root, output) for output in outputs)
 
 
 def transform_file(model: SavedModel, job: Transform, work: Work) -> Outcome:

@@ -41,6 +41,7 @@ class DataFile:
     size: int  # bytes
     root: str  # the path that the caller gave, which names the store
     inner: str  # path in the store
+    base: str = ""  # of the names below ``root``: that path in the store, or a glob's fixed folder
 
     @property
     def is_compressed(self) -> bool:
@@ -99,7 +100,7 @@ def files_in(folder: str) -> list[DataFile]:
     info = store.get_file_info(inner.rstrip("/") or "/")
     if info.type != pafs.FileType.Directory:
         raise InvalidDataError(f"Path does not exist: {folder}")
-    return _data_files(_inside(store, info.path, recursive=False), folder, inner)
+    return _data_files(_inside(store, info.path, recursive=False), folder, inner, inner)
 
 
 def folder_of_glob(inner: str) -> str | None:
@@ -172,16 +173,16 @@ def _files_at(path: str, recursive: bool) -> list[DataFile]:
         if info.type == pafs.FileType.NotFound:
             raise InvalidDataError(f"Path does not exist: {path}")
         files = [info] if info.is_file else _inside(store, info.path, recursive)
-        matches = [info]
+        matches, base = [info], inner
     if not matches:
         raise InvalidDataError(f"Path does not exist: {path} (no file matches)")
-    return _data_files(files, path, inner)
+    return _data_files(files, path, inner, base)
 
 
-def _data_files(infos: list[Any], path: str, inner: str) -> list[DataFile]:
+def _data_files(infos: list[Any], path: str, inner: str, base: str) -> list[DataFile]:
     prefix = _shown_prefix(path, inner)
     return [
-        DataFile(prefix + info.path, info.size, path, info.path)
+        DataFile(prefix + info.path, info.size, path, info.path, base)
         for info in sorted({info.path: info for info in infos}.values(), key=_by_path)
         if info.size
     ]

@@ -62,6 +62,17 @@ def run(session, tmp_path, **options):
     return sorted(row.label for row in session.read.parquet(str(tmp_path / "out")).collect())
 
 
+def test_a_stream_of_batches_without_a_limit_is_read(session, arrive, tmp_path):
+    arrive("a.pbr", 1, 2)
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = session.conf.get(name)
+    session.conf.set(name, 0)
+    try:
+        assert run(session, tmp_path) == [1, 2]
+    finally:
+        session.conf.set(name, before)
+
+
 def test_each_file_is_read_once_across_restarts_whatever_its_time(session, arrive, tmp_path):
     arrive("b.pbr", 1, 2)
     assert run(session, tmp_path) == [1, 2]

@@ -41,6 +41,16 @@ def test_names_are_kept_below_a_folder_or_the_fixed_part_of_a_glob(folder):
     assert targets(folder, "in/x/c.jsonl", "in/a.jsonl") == ["a.jsonl.out", "c.jsonl.out"]
 
 
+@pytest.mark.parametrize("name", ["k[8]", "k{8}", "k\\8", "k*"])
+def test_a_folder_that_is_named_like_a_glob_is_itself(folder, name):
+    (folder / "in").rename(folder / name)
+
+    assert targets(folder, f"{name}/x") == ["c.jsonl.out", "y/d.jsonl.out"]
+    assert targets(folder, f"{name}/a.jsonl") == ["a.jsonl.out"]
+    with pytest.raises(InvalidDataError, match="Choose a folder outside"):
+        targets(folder, name, output=f"{name}/out")
+
+
 @pytest.mark.parametrize(
     ("root", "output"),
     [
