@@ -176,10 +176,40 @@ def add_batch_flags(parser: argparse.ArgumentParser) -> None:
         help="of the output [the input's; jsonlines for recordio-protobuf]",
     )  # fmt: skip
     group.add_argument(
-        "--join", action="store_true",
-        help="write each instance with its prediction: JSON as SageMakerOutput, a record with "
-        "score and predicted_label in its label map",
+        "--split-type", type=_word, choices=_WORDS[:3],
+        help="Line: each line of application/json is a document, or an instance, and so is its "
+        "output; otherwise as is usual for the type",
     )  # fmt: skip
+    group.add_argument(
+        "--assemble-with", type=_word, choices=_WORDS[:2],
+        help="Line: a line end after each output [as the input is split]",
+    )  # fmt: skip
+    group.add_argument(
+        "--join-source", type=_word, choices=_WORDS[::3], default=_WORDS[0],
+        help="Input: write each record with its prediction: JSON as SageMakerOutput, beside any "
+        "members, such as id; a record of recordIO with score and predicted_label in its label "
+        "map [None]",
+    )  # fmt: skip
+    group.add_argument(
+        "--join", dest="join_source", action="store_const", const=_WORDS[3],
+        help="the same as --join-source Input",
+    )  # fmt: skip
+    group.add_argument(
+        "--input-filter", default="$", metavar="JSONPATH",
+        help="which part of each JSON record is scored, such as $.features [$: all]",
+    )  # fmt: skip
+    group.add_argument(
+        "--output-filter", default="$", metavar="JSONPATH",
+        help="which part of each output is written, such as \"$['id','SageMakerOutput']\" [$: all]",
+    )  # fmt: skip
+
+
+_WORDS = ("None", "Line", "RecordIO", "Input")  # SageMaker's
+
+
+def _word(text: str) -> str:
+    """Return one of SageMaker's words in its own spelling."""
+    return {word.lower(): word for word in _WORDS}.get(text.lower(), text)
 
 
 def _content_type_names() -> str:
@@ -196,8 +226,17 @@ def _content_type(text: str) -> str:
 def is_batch(args: argparse.Namespace) -> bool:
     """Return whether the flags ask for a batch transform, and check that they go together."""
     if args.content_type is None:
-        if args.accept or args.join:
-            raise UsageError("--accept and --join go with --content-type; name the input's type.")
+        flags = {
+            "--accept": args.accept,
+            "--split-type": args.split_type,
+            "--assemble-with": args.assemble_with,
+            "--join": args.join_source == "Input",
+            "--input-filter": args.input_filter != "$",
+            "--output-filter": args.output_filter != "$",
+        }
+        for flag, is_given in flags.items():
+            if is_given:
+                raise UsageError(f"{flag} goes with --content-type; name the input's type.")
         if args.format is None:
             raise UsageError("give --format, or --content-type for a file of scores each file.")
         return False
@@ -223,9 +262,17 @@ def run_batch(args: argparse.Namespace, values: dict[str, Any]) -> None:
         )
     threshold = values.get("threshold")
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "0 to 1")
-    accept = args.accept or default_accept(args.content_type, join=args.join)
-    # Absolute: workers may run in other folders than this process.
-    job = Transform(args.content_type, accept, _absolute(args.output), join=args.join)
+    join = args.join_source == "Input"
+    job = Transform(
+        args.content_type,
+        args.accept or default_accept(args.content_type, join=join),
+        _absolute(args.output),  # as workers may run in other folders than this process
+        join=join,
+        split_type=args.split_type,
+        assemble_with=args.assemble_with,
+        input_filter=args.input_filter,
+        output_filter=args.output_filter,
+    )
     for path in args.input:
         if is_stream(path):
             raise UsageError(f"{path} is no file; the output of each file is named after it.")

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
-from spark_fm.formats.content_types import Predictions, content_type_of
+from spark_fm.formats.content_types import (
+    JSON,
+    JSONLINES,
+    RECORDIO_PROTOBUF,
+    JsonType,
+    Predictions,
+    Shape,
+    content_type_of,
+)
 from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
@@ -19,6 +27,7 @@ from spark_fm.formats.files import (
     store_of,
     unzipped,
 )
+from spark_fm.formats.json_records import JsonPath
 from spark_fm.formats.models.native import SavedModel
 from spark_fm.formats.requests import read_requests
 from spark_fm.formats.responses import write_responses
@@ -31,14 +40,23 @@ log = logging.getLogger(__name__)
 SUFFIX = ".out"
 
 
+NONE, LINE, RECORD_IO = "None", "Line", "RecordIO"
+# How the input of a type may be split; the first is the default.
+_SPLIT_TYPES = {JSON: (NONE, LINE), JSONLINES: (LINE, NONE), RECORDIO_PROTOBUF: (RECORD_IO, NONE)}
+
+
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is done to every file."""
+    """What is done to every file, in SageMaker's words."""
 
     content_type: str  # of the input: one of CONTENT_TYPES
     accept: str  # of the output; with ``join`` it is the input's
     output: str  # folder, of any store that pyarrow or fsspec knows
-    join: bool = False  # write each instance together with its prediction
+    join: bool = False  # write each record together with its output
+    split_type: str | None = None  # None: as is usual for the content type
+    assemble_with: str | None = None
+    input_filter: str = "$"  # JSONPath
+    output_filter: str = "$"
 
     def __post_init__(self) -> None:
         if self.join and self.accept != self.content_type:
@@ -46,6 +64,42 @@ class Transform:
                 f"A join writes instances as they came, {self.content_type}, and not as "
                 f"{self.accept}. Leave the output's type out, or do not join."
             )
+        allowed = _SPLIT_TYPES.get(self.content_type, (NONE,))
+        if self.split_type is not None and self.split_type not in allowed:
+            raise InvalidParamError(
+                f"The split type {self.split_type} does not go with {self.content_type}, which is "
+                f"split by {' or '.join(allowed)}. Leave it out, or correct the content type."
+            )
+        if self.assemble_with == LINE and self.accept == RECORDIO_PROTOBUF:
+            raise InvalidParamError(
+                "Records are not assembled by Line: a line end between them could not be read. "
+                "Leave it out, or choose another type of output."
+            )
+        filters = (self.input_filter, self.output_filter) != ("$", "$")
+        if filters and RECORDIO_PROTOBUF in (self.content_type, self.accept):
+            raise InvalidParamError(
+                "Input and output filters select from JSON, and not from records. Leave them out; "
+                "a join keeps all that a record holds."
+            )
+        self.shape()
+
+    def shape(self) -> Shape | None:
+        """Return how JSON is split, filtered, joined and assembled; None where it needs nothing."""
+        by_line = self.content_type == JSON and self.split_type == LINE
+        paths = [
+            JsonPath.parse(text, name)
+            for text, name in ((self.input_filter, "input filter"),
+                               (self.output_filter, "output filter"))
+        ]  # fmt: skip
+        if not (by_line or self.join or any(path.steps for path in paths)):
+            return None
+        usual = LINE if by_line or self.content_type == JSONLINES else NONE
+        is_line = self.accept == JSONLINES or (
+            self.accept == JSON and (self.assemble_with or usual) == LINE
+        )
+        return Shape(
+            content_type_of(self.accept), self.join, by_line, b"\n" if is_line else b"", *paths
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +207,19 @@ def transform(stream: BinaryIO, out: BinaryIO, scorer: Scorer, job: Transform) -
     Raises RequestError for the first instance that cannot be scored; those before it may be
     written. Memory is bounded as in `read_requests`.
     """
-    if not job.join:
+    kind, shape = content_type_of(job.content_type), job.shape()
+    if shape is not None and isinstance(kind, JsonType):
+        pieces = kind.shaped(stream, scorer, scorer.feature_dim, shape)
+    elif job.join:
+        pieces = kind.join(stream, scorer, scorer.feature_dim)
+    else:
         batches = read_requests(stream, job.content_type, feature_dim=scorer.feature_dim)
-        return write_responses(map(scorer, batches), out, job.accept)
+        n_rows = write_responses(map(scorer, batches), out, job.accept)
+        if job.assemble_with == LINE and job.accept == JSON:
+            out.write(b"\n")
+        return n_rows
     n_rows = 0
-    for data, n in content_type_of(job.content_type).join(stream, scorer, scorer.feature_dim):
+    for data, n in pieces:
         out.write(data)
         n_rows += n
     return n_rows

@@ -10,8 +10,8 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, BinaryIO, ClassVar, NoReturn, cast
+from itertools import chain, pairwise
+from typing import Any, BinaryIO, ClassVar, NoReturn, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -22,6 +22,15 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
 from spark_fm.formats.body_kinds import JSON, JSONLINES, RECORDIO_PROTOBUF, advice, looks_like
 from spark_fm.formats.json_instances import decode_document, decode_lines, float32_values
+from spark_fm.formats.json_records import (
+    ALL,
+    UNREADABLE,
+    JsonPath,
+    bare_instance,
+    document_instances,
+    joined,
+    selected_instances,
+)
 from spark_fm.formats.recordio.decode import Frames, MalformedMessageError
 from spark_fm.formats.recordio.framing import (
     ALIGNMENT,
@@ -41,10 +50,11 @@ MAX_DOCUMENT_BYTES = 100 * 2**20  # SageMaker's largest payload
 MAX_LINE_BYTES = MAX_RECORD_BYTES
 
 SCORE, LABEL = "score", "predicted_label"
-JOINED = b'"SageMakerOutput": '  # the member that holds a prediction beside its instance
 
 Scores = NDArray[np.float32]
 Labels = NDArray[np.float32] | None
+T = TypeVar("T")
+Numbered = tuple["int | None", bytes]  # the number of a line from 1, and a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +130,93 @@ class ContentType(ABC):
             )
 
 
-class JsonDocument(ContentType):
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What batch transform writes of JSON."""
+
+    accept: ContentType  # of the output; with ``join`` the input's
+    join: bool = False  # write each record together with its output
+    by_line: bool = False  # a JSON document, or an instance, is a line
+    end: bytes = b""  # follows the output of each record
+    input_filter: JsonPath = ALL
+    output_filter: JsonPath = ALL
+
+
+class JsonType(ContentType):
+    """JSON, whose records (a document or a line) batch transform can filter and join.
+
+    There they may have members of other names beside those of an instance or a document.
+    """
+
+    end: ClassVar[bytes] = b""  # of a record
+
+    @abstractmethod
+    def _records(self, stream: BinaryIO, shape: Shape) -> Iterator[list[Numbered]]:
+        """Yield the records, some at a time."""
+
+    @abstractmethod
+    def _own_instances(self, record: bytes, shape: Shape) -> list[bytes]:
+        """Return the instances of a record that no filter selects from, [] if there is none."""
+
+    def join(
+        self, stream: BinaryIO, score: Callable[[CsrBatch], Predictions], feature_dim: int
+    ) -> Iterator[tuple[bytes, int]]:
+        return self.shaped(stream, score, feature_dim, Shape(self, join=True, end=self.end))
+
+    def shaped(
+        self,
+        stream: BinaryIO,
+        score: Callable[[CsrBatch], Predictions],
+        feature_dim: int,
+        shape: Shape,
+    ) -> Iterator[tuple[bytes, int]]:
+        """Yield the output for all records in order, and the numbers of rows."""
+        first = 0
+        for records in self._records(stream, shape):
+            parts = [
+                _in_line(line, self._instances, record, feature_dim, shape)
+                for line, record in records
+            ]
+            ends = np.cumsum([len(part) for part in parts])
+            try:
+                rows = decode_lines(b"\n".join(chain.from_iterable(parts)), feature_dim, first)
+                if rows is None:
+                    continue
+                outputs = _answers(score(rows), shape, ends.tolist(), first)
+            except RequestError as err:
+                if err.instance is None:
+                    raise
+                line, _ = records[int(np.searchsorted(ends, err.instance - first, "right"))]
+                raise _placed(err, line) from None
+            if shape.join:
+                outputs = [
+                    _in_line(line, joined, record, output)
+                    for (line, record), output in zip(records, outputs, strict=True)
+                ]
+            kept = map(shape.output_filter.select, outputs)
+            yield b"".join(each + shape.end for each in kept), rows.n_rows
+            first += rows.n_rows
+
+    def _instances(self, record: bytes, feature_dim: int, shape: Shape) -> list[bytes]:
+        try:
+            if shape.input_filter.steps:
+                found = selected_instances(shape.input_filter.select(record))
+                if not found:
+                    raise RequestError(
+                        f"The input filter {shape.input_filter.text!r} selects no instance. Let it "
+                        "select an instance, a list of them, a list of numbers, or keys, shape and "
+                        "values."
+                    )
+            else:
+                found = self._own_instances(record, shape)
+        except UNREADABLE:
+            found = []
+        if not found:
+            self.decode(record, feature_dim)  # says what is wrong
+        return found
+
+
+class JsonDocument(JsonType):
     """``{"instances": [...]}``, answered by ``{"predictions": [...]}``."""
 
     name = JSON
@@ -146,20 +242,22 @@ class JsonDocument(ContentType):
     def decode_response(self, body: bytes) -> Predictions:
         return _read_predictions(body, lambda body: _DOCUMENT.decode(body).predictions, self.name)
 
-    def join(
-        self, stream: BinaryIO, score: Callable[[CsrBatch], Predictions], feature_dim: int
-    ) -> Iterator[tuple[bytes, int]]:
-        body = _read_document(stream)
-        rows = self.decode(body, feature_dim)
-        found = score(rows)
-        response = self.before + self.predictions(found.scores, found.labels) + self.after
-        yield _with_member(body.strip(), response), rows.n_rows
+    def _records(self, stream: BinaryIO, shape: Shape) -> Iterator[list[Numbered]]:
+        if shape.by_line:
+            return _numbered_lines(stream)
+        return iter([[(None, _read_document(stream))]])
+
+    def _own_instances(self, record: bytes, shape: Shape) -> list[bytes]:
+        found = document_instances(record)
+        alone = None if found or not shape.by_line else bare_instance(record)
+        return found if alone is None else [alone]
 
 
-class JsonLines(ContentType):
+class JsonLines(JsonType):
     """An instance a line, answered by a prediction a line."""
 
     name = JSONLINES
+    end = b"\n"
 
     def decode(self, body: bytes, feature_dim: int) -> CsrBatch:
         self._check_not_empty(body)
@@ -172,16 +270,11 @@ class JsonLines(ContentType):
         return rows
 
     def read(self, stream: BinaryIO, feature_dim: int) -> Iterator[CsrBatch]:
-        for _, rows, _ in self._blocks(stream, feature_dim):
-            yield rows
-
-    def _blocks(self, stream: BinaryIO, feature_dim: int) -> Iterator[tuple[bytes, CsrBatch, int]]:
-        """Yield blocks of lines with their rows, and the number of the first."""
         first = 0
         for block in _line_blocks(stream):
             rows = decode_lines(block, feature_dim, first)
             if rows is not None:
-                yield block, rows, first
+                yield rows
                 first += rows.n_rows
 
     def decode_single_rows(self, bodies: list[bytes], feature_dim: int) -> CsrBatch | None:
@@ -202,15 +295,11 @@ class JsonLines(ContentType):
     def decode_response(self, body: bytes) -> Predictions:
         return _read_predictions(body, _LINE.decode_lines, self.name)
 
-    def join(
-        self, stream: BinaryIO, score: Callable[[CsrBatch], Predictions], feature_dim: int
-    ) -> Iterator[tuple[bytes, int]]:
-        for block, rows, first in self._blocks(stream, feature_dim):
-            found = score(rows)
-            texts = _prediction_texts(found.scores, found.labels, first)
-            lines = filter(None, (line.strip(b" \t\r") for line in block.split(b"\n")))
-            joined = [_with_member(*each) + b"\n" for each in zip(lines, texts, strict=True)]
-            yield b"".join(joined), rows.n_rows
+    def _records(self, stream: BinaryIO, shape: Shape) -> Iterator[list[Numbered]]:
+        return _numbered_lines(stream)
+
+    def _own_instances(self, record: bytes, shape: Shape) -> list[bytes]:
+        return [bare_instance(record) or record]
 
 
 class RecordIO(ContentType):
@@ -352,6 +441,49 @@ def _line_blocks(stream: BinaryIO) -> Iterator[bytes]:
             )
 
 
+def _numbered_lines(stream: BinaryIO) -> Iterator[list[Numbered]]:
+    """Yield the lines that are not blank, some at a time."""
+    before = 0
+    for block in _line_blocks(stream):
+        lines = [line.strip(b" \t\r") for line in block.split(b"\n")]
+        records: list[Numbered] = [(before + i, line) for i, line in enumerate(lines, 1) if line]
+        if records:
+            yield records
+        before += block.count(b"\n")
+
+
+def _in_line(line: int | None, function: Callable[..., T], *args: Any) -> T:
+    """Call a function, and name the line in a RequestError."""
+    try:
+        return function(*args)
+    except RequestError as err:
+        raise _placed(err, line) from None
+
+
+def _placed(err: RequestError, line: int | None) -> RequestError:
+    return err if line is None else RequestError(f"Line {line}: {err}", instance=err.instance)
+
+
+def _answers(found: Predictions, shape: Shape, ends: list[int], first: int) -> list[bytes]:
+    """Return the output for each record, whose instances end at ``ends``; of lines for each row."""
+    accept, scores, labels = shape.accept, found.scores, found.labels
+    if len(ends) == len(scores) or (accept.name == JSONLINES and not shape.join):
+        return accept.responses(scores, labels, first)
+    if accept.name == JSONLINES:
+        raise RequestError(
+            "The input filter selects several instances of one line, and a line is joined with one "
+            f"prediction. Let it select one, or give the type {JSON} with the split type Line."
+        )
+    return [
+        accept.before
+        + accept.predictions(
+            scores[start:end], None if labels is None else labels[start:end], first + start
+        )
+        + accept.after
+        for start, end in pairwise([0, *ends])
+    ]
+
+
 def _json_instances(rows: Any) -> list[dict[str, Any]]:
     return _sparse_instances(rows) if sp.issparse(rows) else _dense_instances(rows)
 
@@ -459,11 +591,6 @@ def _check_scores(scores: Scores, first: int) -> None:
             "answered. Its values are too large for the model: scale them as in training.",
             instance=first + row,
         )
-
-
-def _with_member(instance: bytes, prediction: bytes) -> bytes:
-    """Return an object, which has members already, with one more."""
-    return instance[:-1] + b", " + JOINED + prediction + b"}"
 
 
 def _read_predictions(

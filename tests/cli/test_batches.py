@@ -102,7 +102,11 @@ def test_mistakes_are_told_before_anything_is_written(folder, capsys):
     one = f"--input {folder}/lines/part-0"
     mistakes = {
         f"{one}": "give --format, or --content-type",
-        f"{one} --format libsvm --join": "go with --content-type",
+        f"{one} --format libsvm --join": "--join goes with --content-type",
+        f"{one} --format libsvm --split-type Line": "--split-type goes with --content-type",
+        f"{one} --format libsvm --output-filter $.id": "--output-filter goes with",
+        f"{one} --content-type json --split-type TFRecord": "choose from",
+        f"{one} --content-type jsonlines --output-filter $..id": "cannot be read at '..id'",
         f"{one} --content-type text/csv": "is none of json",
         f"{one} --content-type json --format libsvm": "--format does not go with",
         f"{one} --content-type json --output-format csv": "--output-format does not go with",
@@ -122,6 +126,21 @@ def test_mistakes_are_told_before_anything_is_written(folder, capsys):
         assert told.count("\n") == 1
 
     assert not (folder / "out").exists()
+
+
+def test_sagemaker_s_words_split_join_and_filter_json(folder):
+    lines = folder / "lines" / "part-0"
+    lines.write_text('{"id": "a", "instances": [{"features": [1, 2, 3, 4], "n": 5}]}\n' * 2)
+    words = ["--input", str(lines), "--content-type", "application/json", "--split-type", "line"]
+    joined = ["--join-source", "Input", "--output-filter", "$['SageMakerOutput','id']"]
+
+    assert score(folder, *words, "--output", f"{folder}/plain") == 0
+    assert score(folder, *words, *joined, "--output", f"{folder}/joined") == 0
+
+    plain = (folder / "plain" / "part-0.out").read_text().splitlines()
+    found = map(json.loads, (folder / "joined" / "part-0.out").read_text().splitlines())
+    assert list(found) == [{"SageMakerOutput": json.loads(line), "id": "a"} for line in plain]
+    assert len(plain) == 2
 
 
 @pytest.mark.spark

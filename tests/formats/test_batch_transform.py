@@ -61,9 +61,9 @@ def expected_of(model, rows=X):
     return scores, labels
 
 
-def transformed(model, body, content_type, accept, *, join=False):
+def transformed(model, body, content_type, accept, **how):
     out = io.BytesIO()
-    job = Transform(content_type, accept, "nowhere", join=join)
+    job = Transform(content_type, accept, "nowhere", **how)
     transform(io.BytesIO(body), out, Scorer(model), job)
     return out.getvalue()
 
@@ -366,3 +366,121 @@ def test_dense_instances_have_the_scores_of_sparse_ones(model):
 
     assert dense == transformed(model, encode_request(X, JSON), JSON, JSONLINES)
     assert dense_instance({}, short=True)
+
+
+INSTANCE = b'{"id": 7, "features": [1, 0, 2, 0]}'
+SPARSE = (
+    b'{"data": {"features": {"keys": [0, 2], "shape": [4], "values": [1, 2]}}, "a": {"b": [1.50]}}'
+)
+DOCUMENT = (
+    b'{"instances": [' + INSTANCE + b", " + SPARSE + b'], "batch": 1234567890123456789012345}'
+)
+
+
+@pytest.fixture(scope="module")
+def score(regressor):
+    """The score of both instances as JSON."""
+    return json.dumps(float(expected_of(regressor, [[1, 0, 2, 0]])[0][0])).encode()
+
+
+def test_a_json_document_a_line_is_answered_by_a_document_a_line(regressor, score):
+    body = DOCUMENT + b"\n\n" + INSTANCE + b"\r\n"
+
+    out = transformed(regressor, body, JSON, JSON, split_type="Line")
+
+    one = b'{"score": ' + score + b"}"
+    assert out == b'{"predictions": [%s, %s]}\n{"predictions": [%s]}\n' % (one, one, one)
+    assert transformed(regressor, body, JSON, JSONLINES, split_type="Line") == (one + b"\n") * 3
+    assert transformed(
+        regressor, body, JSON, JSON, split_type="Line", assemble_with="None"
+    ) == out.replace(b"\n", b"")
+    records = transformed(regressor, body, JSON, RECORDIO_PROTOBUF, split_type="Line")
+    assert len(list(payloads(records))) == 3
+
+
+def test_other_members_stay_in_a_join_as_they_came(regressor, score):
+    lines = INSTANCE + b"\n" + SPARSE + b"\n"
+    output = b', "SageMakerOutput": {"score": ' + score + b"}}\n"
+
+    joined = transformed(regressor, lines, JSONLINES, JSONLINES, join=True)
+
+    assert joined == INSTANCE[:-1] + output + SPARSE[:-1] + output
+    predictions = b'{"predictions": [{"score": %s}, {"score": %s}]}' % (score, score)
+    for how, end in (({}, b""), ({"split_type": "Line"}, b"\n")):
+        document = transformed(regressor, DOCUMENT, JSON, JSON, join=True, **how)
+        assert document == DOCUMENT[:-1] + b', "SageMakerOutput": ' + predictions + b"}" + end
+    pretty = json.dumps(json.loads(DOCUMENT), indent=2).encode()
+    assert transformed(regressor, pretty, JSON, JSON, join=True).startswith(pretty[:-1])
+
+
+def test_filters_select_what_is_scored_and_what_is_written(regressor, score):
+    cases = [
+        # Lines with their input filter, output filter and whether they are joined.
+        (INSTANCE, "$.features", "$.score", False, score),
+        (INSTANCE, "$['features']", "$['id','SageMakerOutput']", True,
+         b'{"id":7,"SageMakerOutput":{"score": ' + score + b"}}"),
+        (SPARSE, "$.data.features", "$.SageMakerOutput.*", True, b"[" + score + b"]"),
+        (SPARSE, "$", "$.a.b[0]", True, b"1.50"),
+        (b'["x", 1, 0, 2, 0]', "$[1:]", "$", True,
+         b'{"SageMakerInput": ["x", 1, 0, 2, 0], "SageMakerOutput": {"score": ' + score + b"}}"),
+        (b'{"n": {"id": "\xc3\xa9", "of": ' + INSTANCE + b"}}", "$.n.of", "$.n.id", True,
+         b'"\xc3\xa9"'),
+    ]  # fmt: skip
+    for line, selected, written, join, expected in cases:
+        out = transformed(
+            regressor, line + b"\n", JSONLINES, JSONLINES, join=join, input_filter=selected,
+            output_filter=written,
+        )  # fmt: skip
+        assert out == expected + b"\n", (line, selected, written)
+    for selected in ("$", "$.instances", "$['instances']", "$.instances[*]", "$.instances[0,1]"):
+        out = transformed(
+            regressor, DOCUMENT, JSON, JSON, join=True, input_filter=selected,
+            output_filter="$.SageMakerOutput.predictions[*].score",
+        )  # fmt: skip
+        assert out == b"[" + score + b"," + score + b"]", selected
+
+
+def test_what_a_join_or_a_filter_cannot_use_is_told_with_its_line(model):
+    good = INSTANCE + b"\n\n"
+    cases = [
+        (b'{"id": 1}', {}, "Line 3: Instance 1 cannot be read: Object contains unknown field"),
+        (b'{"features": [1, 2], "id": 1}', {}, "Line 3: Instance 1 has 2 dense values"),
+        (b'{"features": [1], "id": 2, "features": [1, 0, 2, 0]}', {},
+         "Line 3: The name 'features' is twice"),
+        (b'{"SageMakerOutput": 1, "features": [1, 0, 2, 0]}', {}, "Line 3: The input has a member"),
+        (b'{"features": [1, 0, 2, 0], "id": "\xff"}', {}, "Line 3: Instance 1 is not UTF-8"),
+        (b'{"features": [1, 0, 2, 0]', {}, "Line 3: Instance 1 cannot be read: Input data was"),
+        (b'{"features": [1, 0, 2, 0]}', {"output_filter": "$.id"}, "finds no 'id' in an object"),
+        (b'{"id": 2}', {"input_filter": "$.features"}, "Line 3: The input filter .* finds no"),
+        (b'{"features": "a"}', {"input_filter": "$.features"}, "Line 3: .* selects no instance"),
+        (b'{"features": [[1, 0, 2, 0], [1, 0, 2, 0]]}', {"input_filter": "$.features"},
+         "several instances of one line"),
+    ]  # fmt: skip
+    for line, how, reason in cases:
+        with pytest.raises(RequestError, match=reason):
+            transformed(model, good + line, JSONLINES, JSONLINES, join=True, **how)
+    for line, reason in (
+        (b"{", "Line 3: The body cannot be read"),
+        (b'{"instances": []}', 'Line 3: The list "instances" is empty'),
+        (b'{"instances": [{"id": 1}]}', "Line 3: Instance 1 cannot be read"),
+    ):
+        with pytest.raises(RequestError, match=reason):
+            transformed(model, good + line, JSON, JSON, join=True, split_type="Line")
+
+
+def test_words_that_do_not_go_together_are_refused_at_once():
+    cases = [
+        ((JSONLINES, JSONLINES), {"split_type": "RecordIO"}, "split by Line or None"),
+        ((RECORDIO_PROTOBUF, JSON), {"split_type": "Line"}, "split by RecordIO or None"),
+        ((JSON, RECORDIO_PROTOBUF), {"assemble_with": "Line"}, "not assembled by Line"),
+        ((RECORDIO_PROTOBUF, JSON), {"input_filter": "$.a"}, "not from records"),
+        ((JSON, RECORDIO_PROTOBUF), {"output_filter": "$.a"}, "not from records"),
+        ((JSON, JSON), {"output_filter": "id"}, "The output filter 'id' cannot be read"),
+        ((JSON, JSON), {"input_filter": "$..id"}, r"at '\.\.id'"),
+        ((JSON, JSON), {"input_filter": "$[?(@.a)]"}, "cannot be read at"),
+        ((JSON, JSON), {"input_filter": "$['a','b'].c"}, "at its end only"),
+        ((JSON, JSON), {"input_filter": ""}, "cannot be read"),
+    ]
+    for types, how, reason in cases:
+        with pytest.raises(InvalidParamError, match=reason):
+            Transform(*types, "out", **how)
