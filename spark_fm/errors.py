@@ -1,5 +1,9 @@
 """Errors that spark_fm raises; each is also the built-in a caller would expect."""
 
+import difflib
+import re
+from collections.abc import Iterable
+
 __all__ = [
     "CheckpointError",
     "GpuNotFoundError",
@@ -93,3 +97,14 @@ class TrainingDivergedError(SparkFMError, ArithmeticError):
 
 class VersionMismatchError(SparkFMError, RuntimeError):
     """A worker runs another version of spark_fm than the driver."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean ...?`` with the nearest names, or nothing where none is near.
+
+    Case, ``-`` and ``_`` do not count: what is spelt as elsewhere is near.
+    """
+    by_key = {re.sub(r"[-_]", "", each).lower(): each for each in known}
+    key = re.sub(r"[-_]", "", name).lower()
+    close = [key] if key in by_key else difflib.get_close_matches(key, by_key, n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(by_key[each] for each in close)}?" if close else ""

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from types import FrameType
 
 from spark_fm import errors
@@ -31,6 +32,36 @@ class UsageError(errors.SparkFMError, ValueError):
     """The command line, or a file that it names, cannot be used as given."""
 
 
+class Audience(Enum):
+    """Whom messages are for; the library's own words are for Python code."""
+
+    CODE = "sets Params"
+    FLAGS = "train, tune and convert, which have a flag for every Param that they take"
+    SETTINGS = "evaluate and score, which set Params of a model by --set"
+    JOB = "a training container, which knows hyperparameters and channels"
+
+
+class _Listener:
+    audience = Audience.CODE
+
+
+_listener = _Listener()
+
+
+def speak_to(audience: Audience) -> None:
+    """Let what the library says from here on be told in the words of this audience."""
+    _listener.audience = audience
+
+
+def worded(text: str) -> str:
+    """Return what the library says in the words of the audience."""
+    if _listener.audience is Audience.CODE:
+        return text
+    from spark_fm.cli.wording import reworded  # which imports Spark's modules
+
+    return reworded(text, _listener.audience)
+
+
 def explain(err: BaseException) -> tuple[int, str]:
     """Return an error's exit code and its text in one line.
 
@@ -39,15 +70,16 @@ def explain(err: BaseException) -> tuple[int, str]:
     """
     if isinstance(err, KeyboardInterrupt) or was_interrupted():
         return exit_code(), "interrupted; running jobs were cancelled"
-    if isinstance(err, (UsageError, *_CALLER_ERRORS)):
+    if isinstance(err, UsageError):
         return USAGE, _one_line(str(err))
     if isinstance(err, errors.SparkFMError):
-        return FAILED, _one_line(str(err))
+        code = USAGE if isinstance(err, _CALLER_ERRORS) else FAILED
+        return code, worded(_one_line(str(err)))
     raised = raised_on_worker(err)
     if raised is not None:
         name, text = raised
         error_class = getattr(errors, name, errors.SparkFMError)
-        return (USAGE if issubclass(error_class, _CALLER_ERRORS) else FAILED), text
+        return (USAGE if issubclass(error_class, _CALLER_ERRORS) else FAILED), worded(text)
     return FAILED, _most_telling_line(err)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "train a factorization machine on files and save it",
@@ -28,11 +29,41 @@ COMMANDS = {
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
     "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
+_AUDIENCES = {
+    "train": "FLAGS", "tune": "FLAGS", "convert": "FLAGS", "evaluate": "SETTINGS",
+    "score": "SETTINGS",
+}  # fmt: skip
 LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError."""
+    """A parser that raises UsageError, with similar names for what is misspelt."""
+
+    commands: Sequence[str] = ()  # one of these is the first word that is no flag
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._check_names(args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_names(self, words: Sequence[str]) -> None:
+        """Look for misspelt names first: argparse would tell of a required flag that is missing."""
+        from spark_fm.errors import did_you_mean
+
+        for word in words:
+            flag = word.partition("=")[0]
+            if word == "--":
+                return
+            if re.match("--?[A-Za-z]", word):
+                if flag not in self._option_string_actions:
+                    known = [name for name in self._option_string_actions if len(name) > 2]
+                    hint = did_you_mean(flag, known)
+                    self.error(f"unknown flag {flag}" + (f"; {hint}" if hint else ""))
+            elif self.commands:
+                if word not in self.commands:
+                    hint = did_you_mean(word, self.commands)
+                    expected = f"expected one of {', '.join(self.commands)}"
+                    self.error(f"unknown command {word!r}; {hint or expected}")
+                return
 
     def error(self, message: str) -> NoReturn:
         from spark_fm.cli.errors import UsageError
@@ -46,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0 on success, 2 for a mistake in the command, its files or columns, 130 when
     interrupted, 143 when terminated, 1 for everything else.
     """
-    from spark_fm.cli.errors import explain, forget_interruption
+    from spark_fm.cli.errors import Audience, explain, forget_interruption, speak_to
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = build_parser(words).parse_args(words)
+        speak_to(Audience[_AUDIENCES.get(args.command, "CODE")])
         with _logging(args.log_level), warnings.catch_warnings():
             if not args.verbose:
                 warnings.filterwarnings("ignore", message="PySpark does not yet fully support")
@@ -65,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     finally:
         forget_interruption()
+        speak_to(Audience.CODE)
     return 0
 
 
@@ -79,6 +112,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"spark-fm {__version__}")
+    parser.commands = tuple(COMMANDS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     named = next((word for word in words if word in COMMANDS), None)
     for name, text in COMMANDS.items():
@@ -103,9 +137,10 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        from spark_fm.cli.errors import worded
         from spark_fm.cli.outputs import write_line
 
-        write_line(self.format(record), sys.stderr)
+        write_line(worded(self.format(record)), sys.stderr)
 
 
 @contextmanager

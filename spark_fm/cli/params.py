@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.errors import did_you_mean
 
 _DEST_PREFIX = "param_"
 _TYPES: dict[Any, type] = {
@@ -85,11 +85,7 @@ def check_name(name: str, stage: Params, where: str) -> None:
     names = [param.name for param in stage.params]
     if name in names:
         return
-    by_key = {re.sub(r"[-_]", "", known).lower(): known for known in names}
-    close = difflib.get_close_matches(re.sub(r"[-_]", "", name).lower(), by_key, n=3, cutoff=0.7)
-    hint = f"did you mean {' or '.join(by_key[key] for key in close)}?" if close else (
-        f"known are {', '.join(sorted(names))}."
-    )  # fmt: skip
+    hint = did_you_mean(name, names) or f"known are {', '.join(sorted(names))}."
     raise UsageError(f"{where}: unknown parameter {name!r}; {hint}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -18,10 +17,12 @@ from typing import Any
 from spark_fm.cli.errors import (
     FAILED,
     USAGE,
+    Audience,
     UsageError,
     explain,
     held_back,
     interruptible,
+    speak_to,
     was_interrupted,
 )
 from spark_fm.cli.evaluate import ChannelMetrics, evaluate_channel
@@ -31,7 +32,6 @@ from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerLogCallback,
 from spark_fm.cli.session import spark_session
 from spark_fm.cli.training_io import training_rows, write_summary
 from spark_fm.ml.estimator import FactorizationMachine
-from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.persistence import write_local
 from spark_fm.ml.trials import write_text
@@ -282,6 +282,7 @@ def train_in_container(args: argparse.Namespace) -> None:
     """
     folder = JobFolder(Path(args.root) if args.root is not None else ROOT)
     is_saved: list[bool] = []
+    speak_to(Audience.JOB)
     try:
         with interruptible():
             _train(args, folder, is_saved)
@@ -306,8 +307,6 @@ def failure_text(err: BaseException, folder: JobFolder) -> str:
         text = "the job was stopped before it had a model"
         if folder.checkpoints.is_dir():
             text += f"; with the checkpoints in {folder.checkpoints} another one goes on from here"
-    for name in HYPERPARAMETERS:  # a job knows no Params
-        text = re.sub(rf"\b{param_name(name)}\b", name, text)
     return f"{'ClientError' if code == USAGE else 'AlgorithmError'}: {text}"
 
 

@@ -162,8 +162,11 @@ class FactorizationMachine(
             raise outcome
         return outcome
 
-    def _train_config(self, dataset: DataFrame) -> TrainConfig:
-        """Return what a training takes; raise InvalidParamError for values out of range."""
+    def _train_config(self, dataset: DataFrame | None = None) -> TrainConfig:
+        """Return what a training takes; raise InvalidParamError for values out of range.
+
+        Without a dataset the number of features may be left open.
+        """
         loss = loss_of_predictor(self.getPredictorType())
         require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
         spec, columns = self._spec(), ColumnNames(**self._fields("columns"))
@@ -171,8 +174,9 @@ class FactorizationMachine(
         feature_dim = fields["feature_dim"]
         require(feature_dim is None or feature_dim >= 1, "featureDim", feature_dim,
                 "1 to 2,147,483,647, or leave it unset")  # fmt: skip
-        if feature_dim is None and (column := find_column(dataset, columns.features)):
-            feature_dim = vector_size(column)
+        if feature_dim is None and dataset is not None:
+            column = find_column(dataset, columns.features)
+            feature_dim = None if column is None else vector_size(column)
         fields["feature_dim"] = feature_dim or 0
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:

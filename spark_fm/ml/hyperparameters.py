@@ -7,14 +7,13 @@ A job's hyperparameters travel as a map of strings.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidParamError, did_you_mean
 from spark_fm.learner.losses import BINARY, REGRESSOR
 from spark_fm.learner.spec import MAX_FACTORS
 from spark_fm.ml.accessors import EstimatorParams
@@ -166,10 +165,9 @@ def read_hyperparameters(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def _check_known(names: list[str]) -> None:
     if not names:
         return
-    close = difflib.get_close_matches(str(names[0]), HYPERPARAMETERS, n=2)
-    hint = f"did you mean {' or '.join(close)}?" if close else (
+    hint = did_you_mean(str(names[0]), HYPERPARAMETERS) or (
         f"known are {', '.join(sorted(HYPERPARAMETERS))}."
-    )  # fmt: skip
+    )
     raise InvalidParamError(
         f"Unknown hyperparameter{'s' if len(names) > 1 else ''} "
         f"{', '.join(map(repr, names))} (additional properties are not allowed); {hint}"

@@ -25,6 +25,7 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
+from spark_fm.errors import did_you_mean
 from spark_fm.learner.losses import BINARY, loss_of_predictor
 from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.learner.spec import LossName
@@ -310,9 +311,10 @@ class KeywordParams(FMParamsBase):
         """Raise the TypeError that a signature with all names would raise."""
         unknown = [name for name in params if name not in _SIGNATURE.parameters]
         if unknown:
+            hint = did_you_mean(unknown[0], [row.name for row in PARAMS])
             raise TypeError(
                 f"{type(self).__name__}.{method}() got an unexpected keyword argument "
-                f"{unknown[0]!r}"
+                f"{unknown[0]!r}" + (f"; {hint}" if hint else "")
             )
 
 

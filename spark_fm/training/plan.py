@@ -147,7 +147,7 @@ def _check_padding(data: PackedDataset, spec: Hyperparameters) -> None:
         raise InvalidParamError(
             f"miniBatchSize={spec.mini_batch_size:,} would fill the {rows:,} rows up with more "
             f"than {MOST_EMPTY_ROWS:,} empty ones, as SageMaker's training does. Lower "
-            "miniBatchSize (mini_batch_size)."
+            "miniBatchSize."
         )
 
 

@@ -142,6 +142,7 @@ def test_data_that_cannot_be_used_are_the_client_s_error_and_leave_no_model(
     failure = (root / "output" / "failure").read_text()
     assert failure.startswith("ClientError: ")
     assert reason in failure[:1024]
+    assert not re.search("handleInvalid|labelCol|mode=", failure)
     assert os.listdir(root / "model") == []
     assert re.search(r"^\[.* ERROR \d+\] ClientError: ", capfd.readouterr().err, re.MULTILINE)
 
@@ -170,8 +171,20 @@ def test_a_test_channel_that_cannot_be_scored_fails_the_job_and_takes_the_model_
     write_records(root / "input" / "data" / "test" / "z", [[1.0] * 9], [3.0])
     assert run(root) == 1
     failure = (root / "output" / "failure").read_text()
-    assert failure.startswith("ClientError: labelCol='label' has 1 row(s) with a label other than")
+    assert failure.startswith("ClientError: the channel has 1 row(s) with a label other than")
     assert os.listdir(root / "model") == []
+
+
+def test_a_damaged_file_of_a_job_is_told_without_options_of_spark(spark, rows, tmp_path):
+    root = job(tmp_path, rows, channels=("train",))
+    with open(root / "input" / "data" / "train" / "a", "r+b") as file:
+        file.truncate(os.path.getsize(file.name) - 3)
+
+    assert run(root) == 1
+
+    failure = (root / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: ")
+    assert failure.endswith("Repair the file.")
 
 
 def test_a_failure_of_ours_is_an_algorithm_error(spark, rows, tmp_path, monkeypatch):

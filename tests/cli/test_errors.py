@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark_fm import errors
+from spark_fm.cli import train, tune
 from spark_fm.cli.errors import UsageError, explain
 from spark_fm.cli.main import main
 
@@ -49,6 +50,39 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(words, capsys):
     out, err = capsys.readouterr()
     assert not out
     assert err.startswith("spark-fm: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("trian --input x", "unknown command 'trian'; did you mean train?"),
+        ("--versoin", "unknown flag --versoin; did you mean --version?"),
+        ("train --inptu x --model m", "unknown flag --inptu; did you mean --input?"),
+        ("score --mdoel m --output o", "unknown flag --mdoel; did you mean --model?"),
+        ("train --mini_batch_size=3", "unknown flag --mini_batch_size; did you mean --mini-batch"),
+        ("train --numFactors 3", "unknown flag --numFactors; did you mean --num-factors?"),
+        ("evaluate -model m", "unknown flag -model; did you mean --model?"),
+        ("serve --prot 80", "unknown flag --prot; did you mean --port?"),
+        ("train --fly", "unknown flag --fly (see spark-fm train --help)"),
+        ("train --set numFactor=3 --input x --format libsvm --model m", "did you mean numFactors?"),
+        ("train --input x --format libsvm --model m --optimizer adgrad", "--optimizer adgrad is"),
+        (
+            "tune --input x --format libsvm --model m --out . --refit no",
+            "--refit no is not",
+        ),
+    ],
+)
+def test_what_is_misspelt_is_told_with_the_nearest_name_before_spark_starts(
+    words, told, capsys, monkeypatch
+):
+    for command in (train, tune):
+        monkeypatch.setattr(command, "spark_session", None)
+
+    assert main(words.split()) == 2
+
+    err = capsys.readouterr().err
+    assert told in err
     assert err.count("\n") == 1
 
 

@@ -260,7 +260,7 @@ def test_score_never_replaces_what_it_was_not_told_to(folder, model, libsvm, cap
         (["--input", "nowhere", "--format", "recordio-protobuf"], "not exist: nowhere"),
         (["--input", "TRAIN", "--format", "recordio-protobuf"], "expected the magic"),
         (["--input", "TRAIN", "--format", "libsvm", "--set", "numFactor=3"], "mean numFactors?"),
-        (["--input", "TRAIN", "--format", "libsvm", "--num-factors", "0"], "numFactors=0"),
+        (["--input", "TRAIN", "--format", "libsvm", "--num-factors", "0"], "--num-factors 0"),
         (["--input", "TRAIN", "--format", "libsvm", "--num-features", "2"], "the last of 2 featu"),
         (["--input", "TRAIN", "--format", "libsvm", "--plot", "x.doc"], "must end in .png"),
         (["--input", "TRAIN", "--format", "libsvm", "--summary", "no/x"], "not a folder"),

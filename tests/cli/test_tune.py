@@ -135,7 +135,7 @@ def test_a_model_that_is_there_is_not_replaced_unasked(rows, tmp_path, capfd):
     [
         (["--range", "seed=1:2"], "seed cannot be searched"),
         (["--range", "factorsLr=1:0.5"], "the smaller one first"),
-        (["--range", "factorsLr=-1:0.5"], "factorsLr=-1.0 is not allowed"),
+        (["--range", "factorsLr=-1:0.5"], "--factors-lr -1.0 is not allowed"),
         (["--trials", "0"], "trials=0 is not allowed"),
         (["--validation-fraction", "0"], "leaves no rows to judge trials by"),
         (["--sampler", "grid"], "invalid choice: 'grid'"),

@@ -86,3 +86,20 @@ def test_a_bad_param_is_found_before_any_job(train: DataFrame) -> None:
 def test_hyperparameters_that_are_no_mapping_show_one(mapping: Any) -> None:
     with pytest.raises(InvalidParamError, match=r'hyperparameters are a .*{"feature_dim": "1000"'):
         FactorizationMachine.from_hyperparameters(mapping)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("numFactor", "; did you mean numFactors?"),
+        ("num_factors", "; did you mean numFactors?"),
+        ("label_col", "; did you mean labelCol?"),
+        ("factorLr", "; did you mean factorsLr or factorsWd?"),
+        ("xyz", ""),
+    ],
+)
+def test_a_misspelt_param_is_told_with_the_nearest_names(name: str, hint: str) -> None:
+    for call in (FactorizationMachine, FactorizationMachine().setParams):
+        with pytest.raises(TypeError) as told:
+            call(**{name: 1})
+        assert str(told.value).endswith(f"got an unexpected keyword argument {name!r}{hint}")
