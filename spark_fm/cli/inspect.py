@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from spark_fm.cli.errors import UsageError
 from spark_fm.cli.outputs import to_json_safe
 from spark_fm.errors import InvalidDataError, InvalidParamError
-from spark_fm.formats.files import open_plain_file, store_of
+from spark_fm.formats.files import BYTE_ORDER_MARK, open_plain_file, store_of
 from spark_fm.formats.models.archives import MAX_BYTES
 from spark_fm.formats.models.libfm import SECTIONS, read_libfm
 from spark_fm.formats.models.mxnet import CsrArray, RowSparse, Stored
@@ -60,8 +60,10 @@ def _describe(path: str, max_bytes: int) -> dict[str, Any]:
         return _describe_saved(read_model(path))
     if not os.path.isdir(path):
         with open_plain_file(path) as stream:
-            head = bytes(stream.read(len(FIRST)))
-        if head == FIRST.encode():
+            head = bytes(stream.read(len(BYTE_ORDER_MARK) + len(FIRST))).removeprefix(
+                BYTE_ORDER_MARK
+            )
+        if head.startswith(FIRST.encode()):
             return _describe_file("text", read_text(path), path)
         if any(head.startswith(title.encode()) for title in SECTIONS):
             # The file does not contain the predictor type; the rest holds for either.

@@ -109,7 +109,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "tru
 def json_object(path: str, flag: str) -> dict[str, Any]:
     """Return the content of the JSON file that a flag names; UsageError unless it is an object."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_bytes())  # with or without a byte-order mark
     except OSError as err:
         raise UsageError(f"{flag} {path} cannot be read: {err.strerror}.") from err
     except ValueError as err:

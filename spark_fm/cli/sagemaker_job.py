@@ -172,7 +172,7 @@ class TrainingJob:
 
 def _json_object(path: Path, *, is_required: bool) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # with or without a byte-order mark
     except FileNotFoundError:
         if is_required:
             raise UsageError(f"{path} is missing.") from None

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, RequestError
 from spark_fm.formats.body_kinds import JSON, JSONLINES, RECORDIO_PROTOBUF, advice, looks_like
+from spark_fm.formats.files import BYTE_ORDER_MARK
 from spark_fm.formats.json_instances import decode_document, decode_lines, float32_values
 from spark_fm.formats.json_records import (
     ALL,
@@ -223,6 +224,7 @@ class JsonDocument(JsonType):
     before, between, after = b'{"predictions": [', b", ", b"]}"
 
     def decode(self, body: bytes, feature_dim: int) -> CsrBatch:
+        body = body.removeprefix(BYTE_ORDER_MARK)
         self._check_not_empty(body)
         return decode_document(body, feature_dim)
 
@@ -260,6 +262,7 @@ class JsonLines(JsonType):
     end = b"\n"
 
     def decode(self, body: bytes, feature_dim: int) -> CsrBatch:
+        body = body.removeprefix(BYTE_ORDER_MARK)
         self._check_not_empty(body)
         rows = decode_lines(body, feature_dim)
         if rows is None:
@@ -280,7 +283,8 @@ class JsonLines(JsonType):
     def decode_single_rows(self, bodies: list[bytes], feature_dim: int) -> CsrBatch | None:
         if any(b"\n" in body for body in bodies):
             return None
-        rows = decode_lines(b"\n".join(bodies), feature_dim)
+        texts = [body.removeprefix(BYTE_ORDER_MARK) for body in bodies]
+        rows = decode_lines(b"\n".join(texts), feature_dim)
         return rows if rows is not None and rows.n_rows == len(bodies) else None
 
     def encode(self, rows: Any) -> bytes:
@@ -417,15 +421,18 @@ def _read_document(stream: BinaryIO) -> bytes:
             f"The JSON document has more than {MAX_DOCUMENT_BYTES >> 20} MiB, the most that is "
             "read at once. Cut it up, or send JSON lines or records."
         )
-    return body
+    return body.removeprefix(BYTE_ORDER_MARK)
 
 
 def _line_blocks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield a stream in blocks of whole lines; raise RequestError for a longer line."""
     parts: list[bytes] = []
     size = 0
+    is_start = True
     while True:
         chunk = stream.read(CHUNK_BYTES)
+        if is_start:
+            chunk, is_start = chunk.removeprefix(BYTE_ORDER_MARK), False
         cut = chunk.rfind(b"\n") + 1
         if not chunk or cut:
             yield b"".join([*parts, chunk[:cut]])
@@ -597,7 +604,7 @@ def _read_predictions(
     body: bytes, decode: Callable[[bytes], list[_Prediction]], name: str
 ) -> Predictions:
     try:
-        found = decode(body)
+        found = decode(body.removeprefix(BYTE_ORDER_MARK))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as err:
         raise InvalidDataError(
             f"The response is not {name} with predictions: {str(err)[:400]}. It starts with "

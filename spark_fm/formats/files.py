@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import io
@@ -25,6 +26,7 @@ import pyarrow.fs as pafs
 from spark_fm.errors import InvalidDataError, InvalidParamError
 
 STDIN = "-"
+BYTE_ORDER_MARK = codecs.BOM_UTF8  # with which text of some editors begins
 GZIP_BYTES = b"\x1f\x8b"
 GZIP_SUFFIXES = (".gz", ".gzip")
 # What reading damaged or cut gzip data raises.

@@ -272,7 +272,6 @@ def test_the_error_names_the_instance_and_what_is_wrong_with_it(instance, words)
     "body",
     [b"", b" ", b"\n", b"{}", b"[]", b"null", b'{"instances": []}', b'{"instances": {}}',
      b'{"instances": [{"features": [1, 2, 3, 4, 5]}]} x', b'{"instances": [{"features": [1, 2',
-     b'\xef\xbb\xbf{"instances": [{"features": [1, 2, 3, 4, 5]}]}',
      b'{"instances": [{"features": [1, 2, 3, 4, 5]}], "instances": []}',
      b'{"instances": [], "instances": [{"features": [1, 2, 3, 4, 5]}]}',
      b'{"instances": [{"features": [1, 2, 3, 4, 5], "configuration": {"a": "\xff"}}]}',

@@ -13,7 +13,12 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import atomic_write, local_path, open_plain_file
+from spark_fm.formats.files import (
+    BYTE_ORDER_MARK,
+    atomic_write,
+    local_path,
+    open_plain_file,
+)
 from spark_fm.formats.models.native import SavedModel, check_sizes, checked_weights, imported_model
 
 BIAS = "#global bias W0"
@@ -54,7 +59,7 @@ def read_libfm(path: str, *, predictor_type: str, threshold: float = 0.5) -> Sav
     libFM 1.4.4, srendle/libfm, src/fm_core/fm_model.h.
     """
     with open_plain_file(path) as stream:
-        data = stream.read()
+        data = stream.read().removeprefix(BYTE_ORDER_MARK)
     sections = _sections(memoryview(data), path)
     bias = _bias(sections[BIAS], path) if BIAS in sections else 0.0
     factors = _factors(sections[FACTORS], path)

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.files import atomic_write, local_path, open_plain_file
+from spark_fm.formats.files import (
+    BYTE_ORDER_MARK,
+    atomic_write,
+    local_path,
+    open_plain_file,
+)
 from spark_fm.formats.models.libfm import read_lines, write_lines
 from spark_fm.formats.models.native import (
     LOSS_OF_PREDICTOR,
@@ -71,7 +76,7 @@ def read_text(
     InvalidParamError. Raises ModelFormatError for any other file, one that is cut, or a bad line.
     """
     with open_plain_file(path) as stream:
-        data = memoryview(stream.read())
+        data = memoryview(stream.read().removeprefix(BYTE_ORDER_MARK))
     if bytes(data[: len(FIRST) + 1]).rstrip() != FIRST.encode():
         raise ModelFormatError(
             f"{path} is no model text of spark_fm: its first line is not {FIRST!r}."
