@@ -118,6 +118,8 @@ def _local_defaults(*, verbose: bool, master: str | None) -> dict[str, str]:
     if sys.platform == "linux":  # elsewhere temporary paths may be too long for a socket
         # TCP to a Python worker waits 40 ms a task for a delayed acknowledgement.
         defaults["spark.python.unix.domain.socket.enabled"] = "true"
+    if starts_jvm and not verbose:
+        defaults["spark.python.daemon.module"] = "spark_fm.spark.daemon"
     home = Path(spark_fm.__file__).parents[1]
     if starts_jvm and home.name not in ("site-packages", "dist-packages"):
         # A checkout or a zip: it is not on the path of the workers.
