@@ -9,7 +9,7 @@ from typing import Any
 
 from spark_fm.cli.errors import UsageError
 from spark_fm.cli.outputs import check_output_file
-from spark_fm.formats.convert import FORMATS, Conversion, convert
+from spark_fm.formats.convert import FORMATS, Conversion, convert, table_advice
 from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
@@ -31,7 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="FILE",
         help="a local file; text and records are compressed if its name ends in .gz",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, help="format of the input [from its name]")
+    parser.add_argument(
+        "--format", type=input_format, choices=FORMATS, help="format of the input [from its name]"
+    )
     parser.add_argument(
         "--output-format", choices=FORMATS, help="format of the output [from its name]"
     )
@@ -76,6 +78,14 @@ def run(args: argparse.Namespace) -> None:
         f"converted {done.n_rows:,} rows, {done.n_entries:,} entries, {done.width:,} features to "
         f"{args.output} in {time.monotonic() - started:.1f} s"
     )
+
+
+def input_format(text: str) -> str:
+    """Return a ``--format``; say of tables what to do with them."""
+    advice = table_advice(text)
+    if advice is not None:
+        raise argparse.ArgumentTypeError(f"{text} is not read: {advice}")
+    return text
 
 
 class _Progress:

@@ -12,6 +12,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_fm.cli.convert import input_format
 from spark_fm.cli.errors import UsageError, raised_on_worker
 from spark_fm.cli.input_formats import INPUT_FORMATS, InputSpec, Source, shown_path
 from spark_fm.cli.pipes import piped
@@ -53,7 +54,8 @@ def add_input_flags(
             help="test set of the same format, on which the trained model is evaluated",
         )  # fmt: skip
     parser.add_argument(
-        "--format", required=needs_format and not has_channels, choices=tuple(INPUT_FORMATS),
+        "--format", required=needs_format and not has_channels, type=input_format,
+        choices=tuple(INPUT_FORMATS),
         help="; ".join(f"{each.name}: {each.help}" for each in INPUT_FORMATS.values()),
     )  # fmt: skip
 

@@ -38,6 +38,11 @@ _SUFFIXES = {
     ".rec": RECORDIO, ".protobuf": RECORDIO,
 }  # fmt: skip
 
+# What people have, and what does not say which features its columns and members are.
+_TABLES = {"csv": "CSV", "tsv": "CSV", "json": "JSON", "jsonl": "JSON", "jsonlines": "JSON",
+           "ndjson": "JSON"}  # fmt: skip
+_READERS = {"CSV": "csv(path, header=True, inferSchema=True)", "JSON": "json(path)"}
+
 # Called with what is being done, and the bytes done and in all (0: not known).
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -68,8 +73,26 @@ class Converted:
 
 def format_of(path: str) -> str | None:
     """Return the format of a name's suffix, None for another suffix."""
+    return _SUFFIXES.get(_suffix(path))
+
+
+def _suffix(path: str) -> str:
+    """Return the suffix of a name, before that of compression, in lower case."""
     stem = path.removesuffix(".gz").removesuffix(".gzip")
-    return _SUFFIXES.get(os.path.splitext(stem)[1].lower())
+    return os.path.splitext(stem)[1].lower()
+
+
+def table_advice(kind: str) -> str | None:
+    """Return what to do with a table of this format or suffix; None for no table."""
+    table = _TABLES.get(kind.lower().lstrip("."))
+    if table is None:
+        return None
+    return (
+        f"{table} does not say which feature a column is. Make vectors of it in Spark: "
+        f"spark.read.{_READERS[table]}, FeatureHasher(inputCols=[...], outputCol='features') for "
+        "text and numbers, then .write.parquet(...) of label and features, which train, evaluate, "
+        "score and convert take as parquet (docs/recordio.md has the lines)."
+    )
 
 
 def convert(
@@ -155,6 +178,14 @@ def _chosen_format(path: str, choice: str | None, flag: str) -> str:
     """Return the format that was chosen, else what the name ends in."""
     kind = choice or format_of(path)
     if kind is None:
+        advice = table_advice(_suffix(path))
+        if advice is not None and flag == "--format":
+            raise InvalidParamError(f"{path} is not read: {advice}")
+        if advice is not None:
+            raise InvalidParamError(
+                f"{path} is not written: convert writes {', '.join(FORMATS)}. Write parquet, and "
+                "let Spark write its columns as you need them."
+            )
         raise InvalidParamError(
             f"The format of {path} does not show in its name. Say it with {flag}."
         )

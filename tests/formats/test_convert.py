@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_fm.cli.main import main
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.convert import FORMATS, Conversion, convert, format_of
 from spark_fm.formats.recordio.framing import RECORDIO
@@ -401,6 +402,44 @@ def test_a_format_that_no_name_tells_is_asked_for_by_its_flag(source, tmp_path):
         convert(Conversion((str(plain),), str(tmp_path / "a.npz")))
     with pytest.raises(InvalidParamError, match=r"out does not show .* with --output-format\."):
         convert(Conversion((source("libsvm"),), str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("a.csv", "csv(path"), ("a.CSV.gz", "csv(path"), ("a.tsv", "csv(path"),
+     ("a.json", "json(path"), ("a.jsonl", "json(path"), ("a.ndjson.gz", "json(path")],
+)  # fmt: skip
+def test_tables_are_refused_in_one_step_with_what_to_do(source, tmp_path, name, reader):
+    table = tmp_path / name
+    table.write_bytes(b"label,a\n1,2\n")
+
+    with pytest.raises(InvalidParamError, match=r"is not read: .*FeatureHasher") as told:
+        convert(Conversion((str(table),), str(tmp_path / "a.npz")))
+    assert f"spark.read.{reader}" in str(told.value)
+    with pytest.raises(InvalidParamError, match="is not written: convert writes libsvm"):
+        convert(Conversion((source("libsvm"),), str(tmp_path / f"out-{name}")))
+
+
+@pytest.mark.parametrize("command", ["convert", "train", "evaluate", "score"])
+def test_tables_are_no_format_of_any_command(command, capsys):
+    assert main([command, "--format", "csv", "--input", "a"]) == 2
+
+    told = capsys.readouterr().err
+    assert "csv is not read: CSV does not say which feature a column is." in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.spark
+def test_the_documented_way_from_a_table_ends_in_what_convert_reads(spark, tmp_path):
+    (tmp_path / "rows.csv").write_text("label,user,price\n1,ann,2.5\n0,bob,1\n")
+    text = (Path(__file__).parents[2] / "docs" / "recordio.md").read_text()
+    code = text[text.index("from pyspark.ml.feature") :].split("```")[0]
+
+    exec(code.replace('"rows', f'"{tmp_path}/rows'), {"spark": spark})
+
+    done = convert(Conversion((str(tmp_path / "rows.parquet"),), str(tmp_path / "rows.pbr"),
+                              input_format="parquet"))  # fmt: skip
+    assert (done.n_rows, done.n_entries, done.width) == (2, 4, 2**18)
 
 
 def test_the_listener_counts_the_bytes_of_all_inputs(source, tmp_path):
