@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.cli.session import _settings, check_java, java_version
+from spark_fm.cli.session import _local_defaults, _settings, check_java, java_version
 from spark_fm.errors import SparkFMError
 
 
@@ -48,3 +48,10 @@ def test_conf_is_key_and_value():
     assert _settings(argparse.Namespace(conf=["a.b=c=d"])) == {"a.b": "c=d"}
     with pytest.raises(UsageError, match=r"--conf 'a\.b' is not KEY=VALUE"):
         _settings(argparse.Namespace(conf=["a.b"]))
+
+
+def test_a_spark_of_our_own_has_the_quiet_daemon_unless_all_is_to_be_shown():
+    name = "spark.python.daemon.module"
+    assert _local_defaults(verbose=False, master="local[2]")[name] == "spark_fm.spark.daemon"
+    assert name not in _local_defaults(verbose=True, master="local[2]")
+    assert name not in _local_defaults(verbose=False, master="spark://elsewhere:7077")
