@@ -14,13 +14,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import caching
+from numba.core.compiler_lock import global_compiler_lock
 
 from spark_fm._version import __version__
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 # No "nnan" and no "ninf": divergence checks must see non-finite values.
 FASTMATH_FLAGS = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
+_config: Any = numba.config
 _HAS_KERNELS = re.compile(r"^(from|import) .*\b(njit|llvmlite)\b", re.MULTILINE)
 _IMPORT = re.compile(r"^from (spark_fm[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 _CONSTANT = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
@@ -46,6 +48,9 @@ def njit(
     captured values, names this specialisation, whose machine code is cached on disk under that
     name. ``variant`` names a helper that is not cached by itself but inside a cached kernel.
 
+    ``NUMBA_DISABLE_JIT``, as coverage tools and debuggers want it, leaves these functions
+    compiled: they cannot run as Python. It counts for everybody else's as before.
+
     Numba's own cache is not used because its index is shared by all closures of
     one function: two processes that add specialisations at the same time can
     make it return the code of the other one. Here each specialisation has a file
@@ -59,16 +64,31 @@ def njit(
     unique = tag or variant
     if unique is not None:
         function.__qualname__ = f"{function.__qualname__}_{unique.replace('-', '_')}"
-    dispatcher = numba.njit(
-        function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy",
-        # A helper left out of line exists twice where it was compiled, optimised by
-        # itself and within the kernel; the linker's choice would decide about bits.
-        forceinline=tag is None,
-    )  # fmt: skip
+    with _compiling():
+        dispatcher = numba.njit(
+            function, fastmath=set(FASTMATH_FLAGS), nogil=True, error_model="numpy",
+            # A helper left out of line exists twice where it was compiled, optimised by
+            # itself and within the kernel; the linker's choice would decide about bits.
+            forceinline=tag is None,
+        )  # fmt: skip
+    if _config.DISABLE_JIT:  # compiling decorates, too: Numba's own functions
+        dispatcher.compile = _compiling()(dispatcher.compile)
     folder = cache_folder()
-    if tag is not None and folder is not None and not getattr(numba.config, "DISABLE_JIT", 0):
+    if tag is not None and folder is not None:
         dispatcher._cache = _KernelCache(dispatcher.py_func, tag, folder)
     return dispatcher
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Set NUMBA_DISABLE_JIT aside: vector instructions exist in compiled code only."""
+    with global_compiler_lock:
+        disabled = _config.DISABLE_JIT
+        _config.DISABLE_JIT = 0
+        try:
+            yield
+        finally:
+            _config.DISABLE_JIT = disabled
 
 
 @lru_cache(maxsize=1)

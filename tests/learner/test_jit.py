@@ -11,15 +11,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
 from spark_fm.learner import jit
-
-compiled_only = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT leaves nothing to cache"
-)
 
 
 @pytest.fixture
@@ -133,7 +128,6 @@ def triple(x: float) -> float:
     return 3 * x
 
 
-@compiled_only
 def test_a_function_without_cache_folder_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "cache_folder", lambda: None)
 
@@ -153,7 +147,6 @@ def hits(function: object) -> int:
     return sum(function.stats.cache_hits.values())  # type: ignore[attr-defined]
 
 
-@compiled_only
 def test_a_second_dispatcher_loads_what_the_first_compiled(folder: Path) -> None:
     jit.njit(triple, tag="triple")(2.0)
     files = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -165,7 +158,6 @@ def test_a_second_dispatcher_loads_what_the_first_compiled(folder: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == files
 
 
-@compiled_only
 def test_specialisations_of_one_function_do_not_mix(folder: Path) -> None:
     def times(n: int) -> Callable[[float], float]:
         return lambda x: n * x
@@ -176,7 +168,6 @@ def test_specialisations_of_one_function_do_not_mix(folder: Path) -> None:
     assert sorted(path.name for path in folder.glob("*.nbi")) == ["times-2.nbi", "times-5.nbi"]
 
 
-@compiled_only
 @pytest.mark.parametrize(
     "broken",
     [
@@ -207,7 +198,6 @@ def test_a_corrupted_cache_entry_is_compiled_again_and_mended(
     assert hits(mended) == 1
 
 
-@compiled_only
 def test_a_folder_that_disappears_is_made_again(folder: Path) -> None:
     folder.rmdir()
 
@@ -216,7 +206,6 @@ def test_a_folder_that_disappears_is_made_again(folder: Path) -> None:
     assert sorted(path.suffix for path in folder.iterdir()) == [".nbc", ".nbi"]
 
 
-@compiled_only
 def test_a_folder_that_cannot_be_written_does_not_stop_the_kernel(folder: Path) -> None:
     folder.rmdir()
     folder.touch()  # a file where the folder was
@@ -243,12 +232,11 @@ print(cache_folder().parent, sum(kernel.stats.cache_hits.values()))
 """
 
 
-def run_program(cache: Path) -> list[str]:
-    env = {name: v for name, v in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
+def run_program(cache: Path, program: str = PROGRAM, **variables: str) -> list[str]:
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=env | {"SPARK_FM_CACHE_DIR": str(cache), "PYTHONPATH": str(root)},
+        [sys.executable, "-c", program],
+        env=os.environ | {"SPARK_FM_CACHE_DIR": str(cache), "PYTHONPATH": str(root)} | variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -256,6 +244,35 @@ def run_program(cache: Path) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+WITHOUT_JIT = """
+import numba
+import numpy as np
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.weights import FMWeights
+
+@numba.njit
+def of_somebody_else(x):
+    return x
+
+table = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+rows = CsrBatch.from_matrix(np.random.default_rng(2).normal(size=(9, 20)))
+scores = FMWeights(0.5, table, 20).predict(rows, "logistic")
+print(scores.tobytes().hex(), hasattr(of_somebody_else, "py_func"))
+"""
+
+
+def test_with_numba_s_jit_disabled_kernels_give_the_same_bits_and_others_stay_python(
+    tmp_path: Path,
+) -> None:
+    compiled, cached, uncompiled = (
+        run_program(tmp_path / folder, WITHOUT_JIT, NUMBA_DISABLE_JIT=disabled)
+        for folder, disabled in (("a", "0"), ("a", "1"), ("b", "1"))
+    )
+
+    assert compiled[1:] == ["True"]
+    assert cached == uncompiled == [compiled[0], "False"]
 
 
 def test_a_second_process_loads_from_the_cache_and_survives_its_corruption(

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from spark_fm.learner.optimizers import OPTIMIZERS
 from spark_fm.learner.predict import make_score_row
 
@@ -88,9 +86,6 @@ def run(program: str, *arguments: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(
-    os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled or cached"
-)
 def test_specialisations_compiled_apart_keep_their_own_code(tmp_path: Path) -> None:
     folder = tmp_path / "kernels"
     for k in (5, 16):
@@ -99,9 +94,6 @@ def test_specialisations_compiled_apart_keep_their_own_code(tmp_path: Path) -> N
     assert run(USE, folder=folder) == "ok"
 
 
-@pytest.mark.skipif(
-    os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled or cached"
-)
 def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path: Path) -> None:
     compiled, loaded = (run(BITS, folder=tmp_path / "kernels") for _ in range(2))
 
