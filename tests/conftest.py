@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.s3 import CREDENTIALS, S3, s3_server
+
 # A first example compiles kernels: no example has a deadline.
 settings.register_profile("spark_fm", deadline=None, derandomize=True)
 settings.load_profile("spark_fm")
@@ -95,3 +97,12 @@ def data_folder() -> Path:
     if not path.is_dir():
         pytest.fail(f"SPARK_FM_DATA={folder!r} is not a folder")
     return path
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """An S3 server with an empty bucket, which the environment names."""
+    with s3_server() as server:
+        for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": server.url}).items():
+            monkeypatch.setenv(name, value)
+        yield server

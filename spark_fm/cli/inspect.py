@@ -74,7 +74,8 @@ def _describe(path: str, max_bytes: int) -> dict[str, Any]:
 
 def _is_saved_model(path: str) -> bool:
     """Return whether a path has a saved model's metadata; a folder in a store always should."""
-    store, inner = store_of(path.rstrip("/"))
+    store, inner = store_of(path)
+    inner = inner.rstrip("/")
     folder, metadata = store.get_file_info([inner, f"{inner}/metadata"])
     if folder.type == pafs.FileType.NotFound:
         raise InvalidDataError(f"Path does not exist: {path}")

@@ -12,14 +12,17 @@ import posixpath
 import re
 import stat
 import sys
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import IO, Any, BinaryIO, cast
+from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
@@ -32,6 +35,11 @@ GZIP_SUFFIXES = (".gz", ".gzip")
 # What reading damaged or cut gzip data raises.
 GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+# Scheme and authority, the path, and what a URI asks of its store: ?endpoint_override=...&...
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:(?://[^/?]*)?)(.*?)(\?\w+=[^?]*)?", re.DOTALL)
+# Where a file appears when its upload ends, there are no folders, and a move is a copy.
+_OBJECT_STORES = {"s3", "s3a", "gcs", "gs", "abfs", "az", "oss", "oci", "memory"}
+_UPLOADED_AT_ONCE = 2**26  # bytes
 _MAGIC = re.compile(r"[*?\[{\\]")
 
 
@@ -57,25 +65,71 @@ class DataFile:
 
 
 def store_of(path: str) -> tuple[Any, str]:
-    """Return the file system of a path or URI, and the path in it."""
+    """Return the file system of a path or URI, and the path in it.
+
+    Paths are literal, those of URIs too: as for Spark, ``%20`` is no blank in them.
+    """
     if path.startswith("file:"):
         return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path)
     if not _SCHEME.match(path):
         return pafs.LocalFileSystem(), os.path.abspath(path)
+    store_name, place, query = _uri_parts(path)
+    uri = store_name.replace("s3a:", "s3:", 1) + quote(place) + query
     try:
-        store, inner = pafs.FileSystem.from_uri(path.replace("s3a://", "s3://", 1))
+        store, inner = pafs.FileSystem.from_uri(uri)
     except Exception as unknown:  # noqa: BLE001 - pyarrow raises whatever its store does
         try:
             import fsspec
 
             filesystem, inner = fsspec.core.url_to_fs(path)
-            store = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+            store = pafs.PyFileSystem(_literal_handler(filesystem))
         except Exception as err:  # noqa: BLE001 - as does fsspec
             raise InvalidDataError(
                 f"No reader for {path!r}: {unknown}; {err}. Install the fsspec package of its "
                 "store, or use a local, s3://, gs://, abfs:// or hdfs:// path."
             ) from None
     return store, inner
+
+
+def path_in(folder: str, name: str) -> str:
+    """Return the path of a file in a folder; what a URI asks of its store stays at the end."""
+    if folder.startswith("file:") or not _SCHEME.match(folder):
+        return posixpath.join(folder, name)
+    store_name, place, query = _uri_parts(folder)
+    return f"{store_name}{place.rstrip('/')}/{name}{query}"
+
+
+def _uri_parts(uri: str) -> tuple[str, str, str]:
+    match: Any = _URI.fullmatch(uri)  # all that has a scheme
+    return match[1], match[2], match[3] or ""
+
+
+def _literal_handler(filesystem: Any) -> Any:
+    """Return what shows an fsspec store to pyarrow; the store itself moves and removes globs."""
+    from fsspec import AbstractFileSystem
+
+    class Handler(pafs.FSSpecHandler):
+        def delete_file(self, path: str) -> None:
+            self.fs.rm_file(path)
+
+        def delete_dir(self, path: str) -> None:
+            if not _MAGIC.search(path):
+                super().delete_dir(path)
+                return
+            for inner in [*sorted(self.fs.find(path, withdirs=True), reverse=True), path]:
+                if self.fs.isfile(inner):
+                    self.fs.rm_file(inner)
+                elif self.fs.isdir(inner):  # of some stores, not any more
+                    self.fs.rmdir(inner)
+
+        def move(self, src: str, dest: str) -> None:
+            if type(self.fs).mv is AbstractFileSystem.mv:
+                self.fs.cp_file(src, dest)
+                self.fs.rm_file(src)
+            else:
+                self.fs.mv(src, dest)
+
+    return Handler(filesystem)
 
 
 def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFile]:
@@ -337,7 +391,8 @@ def local_path(path: object, name: str) -> str:
 def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when the block ends without an error.
 
-    ``path`` is local, or a path in ``store``, whose missing folders are made.
+    ``path`` is local, or a path in ``store``, whose missing folders are made. An object is
+    uploaded once, from a temporary file on this machine.
     """
     create: Any
     if store is None:
@@ -353,9 +408,17 @@ def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
             with create(path) as file:
                 yield file  # a pipe or a device cannot be replaced
             return
-    else:
-        store.create_dir(posixpath.dirname(path), recursive=True)
+    elif _has_folders(store):
+        make_folder(store, posixpath.dirname(path))
         create, move, delete = store.open_output_stream, store.move, store.delete_file
+    else:
+        with tempfile.TemporaryFile() as spool:
+            yield cast(BinaryIO, spool)
+            spool.seek(0)
+            # In a thread, which no Ctrl-C ends: closing a cut stream would publish a cut object.
+            with ThreadPoolExecutor(1) as uploader:
+                uploader.submit(_upload, spool, store, path).result()
+        return
     folder, name = posixpath.split(path)
     # In the same folder, since files move in one step within a file system only.
     temporary = posixpath.join(folder, temporary_prefix(name) + f"{uuid.uuid4().hex[:8]}.tmp")
@@ -367,6 +430,23 @@ def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
         with suppress(OSError):
             delete(temporary)
         raise
+
+
+def _upload(source: IO[bytes], store: Any, path: str) -> None:
+    with store.open_output_stream(path) as sink:
+        while part := source.read(_UPLOADED_AT_ONCE):
+            sink.write(part)
+            sink.flush()  # waits for parts under way, each of which is a copy in memory
+
+
+def make_folder(store: Any, folder: str) -> None:
+    """Make a folder and those above it, where the store has folders."""
+    if _has_folders(store):
+        store.create_dir(folder, recursive=True)
+
+
+def _has_folders(store: Any) -> bool:
+    return _OBJECT_STORES.isdisjoint(re.findall(r"\w+", store.type_name))
 
 
 def temporary_prefix(name: str) -> str:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError, ModelFormatError, SparkFMError
-from spark_fm.formats.files import DataFile, files_in, store_of
+from spark_fm.formats.files import DataFile, files_in, make_folder, path_in, store_of
 from spark_fm.formats.models.stages import MODEL_CLASS, parse_metadata, unreadable_metadata
 from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
@@ -94,15 +94,14 @@ def read_model(path: str) -> SavedModel:
     version. The arrays, the bias and the summary have digests; of the Params only the names
     and ranges are checked.
     """
-    base = path.rstrip("/")
     try:
-        lines = [line for file in files_in(f"{base}/metadata") for line in _lines(file)]
+        lines = [line for file in files_in(path_in(path, "metadata")) for line in _lines(file)]
     except (SparkFMError, OSError, UnicodeDecodeError) as err:
         raise unreadable_metadata(path, MODEL_CLASS, str(err)) from err
     stage = parse_metadata(lines, path, MODEL_CLASS)
     metadata = check_metadata(stage, path)
     try:
-        arrays = join_arrays(_chunks(f"{base}/data"), metadata["arrays"], path)
+        arrays = join_arrays(_chunks(path_in(path, "data")), metadata["arrays"], path)
         weights, state = weights_of(metadata, arrays), state_of(arrays)
     except ModelFormatError:
         raise
@@ -123,9 +122,13 @@ def read_model(path: str) -> SavedModel:
 
 def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
     """Write a model folder that ``read_model`` and Spark load; ``metadata`` is its JSON line."""
-    store, inner = store_of(path.rstrip("/"))
+    _write_files(*store_of(path), metadata, arrays)
+
+
+def _write_files(store: Any, inner: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
+    inner = inner.rstrip("/")
     for folder in ("data", "metadata"):
-        store.create_dir(f"{inner}/{folder}", recursive=True)
+        make_folder(store, f"{inner}/{folder}")
     with (
         store.open_output_stream(f"{inner}/data/part-00000.parquet") as sink,
         pq.ParquetWriter(sink, CHUNKS) as writer,
@@ -401,7 +404,6 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     With ``overwrite`` an existing model or an empty folder is replaced; anything else raises
     InvalidParamError. A local folder appears under its name when it is complete.
     """
-    path = path.rstrip("/")
     check_replaceable(path, overwrite=overwrite)
     arrays = model_arrays(model.weights, model.state)
     metadata = model_metadata(
@@ -420,13 +422,13 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     text = json.dumps(stage, separators=(",", ":"))
     store, inner = store_of(path)
     if not isinstance(store, pafs.LocalFileSystem):
-        _replace_remote(store, path, inner, text, arrays)
+        _replace_remote(store, inner.rstrip("/"), text, arrays)
         return
     inner = os.path.realpath(inner)  # a link stays one, and what it leads to is replaced
     mark = uuid.uuid4().hex[:12]
     temporary, old = f"{inner}.{mark}.tmp", f"{inner}.{mark}.old"
     try:
-        write_model(temporary, text, arrays)
+        _write_files(store, temporary, text, arrays)
         if os.path.isdir(inner):
             os.rename(inner, old)
         try:
@@ -440,38 +442,54 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
     shutil.rmtree(old, ignore_errors=True)  # only now: until here it may be the only copy
 
 
-def _replace_remote(
-    store: Any, path: str, inner: str, metadata: str, arrays: dict[str, NDArray[Any]]
-) -> None:
-    """Write a model beside the old one; only then remove that one and move the new files."""
-    mark = f".{uuid.uuid4().hex[:12]}.tmp"
+def _replace_remote(store: Any, inner: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write a model beside the old one, then swap their files; a failure moves them back.
+
+    Object stores have no folders to rename.
+    """
+    mark = uuid.uuid4().hex[:12]
+    new, old = f"{inner}.{mark}.tmp", f"{inner}.{mark}.old"
+    moves: list[tuple[str, str]] = []
     try:
-        write_model(path + mark, metadata, arrays)
-    except BaseException:
-        with suppress(OSError):
-            store.delete_dir(inner + mark)
-        raise
-    if store.get_file_info(inner).type == pafs.FileType.Directory:
-        store.delete_dir(inner)
-    # Object stores have no folders to move.
-    for file in store.get_file_info(pafs.FileSelector(inner + mark, recursive=True)):
-        if file.is_file:
-            target = inner + file.path[len(inner + mark) :]
-            store.create_dir(posixpath.dirname(target), recursive=True)
-            store.move(file.path, target)
-    store.delete_dir(inner + mark)
+        _write_files(store, new, metadata, arrays)
+        try:
+            for source, target in [*_moves(store, inner, old), *_moves(store, new, inner)]:
+                make_folder(store, posixpath.dirname(target))
+                moves.append((source, target))
+                store.move(source, target)
+        except BaseException:
+            for source, target in reversed(moves):
+                if store.get_file_info(target).is_file:
+                    store.move(target, source)
+            raise
+    finally:
+        _remove(store, new)
+    _remove(store, old)
+
+
+def _moves(store: Any, source: str, target: str) -> list[tuple[str, str]]:
+    """Return each file of a folder, and its path in another one."""
+    inside = pafs.FileSelector(source, recursive=True, allow_not_found=True)
+    paths = [file.path for file in store.get_file_info(inside) if file.is_file]
+    return [(path, target + path[len(source) :]) for path in paths]
+
+
+def _remove(store: Any, folder: str) -> None:
+    with suppress(OSError):  # what is replaced is safe by now, and an error may be under way
+        if store.get_file_info(folder).type == pafs.FileType.Directory:
+            store.delete_dir(folder)
 
 
 def check_replaceable(path: str, *, overwrite: bool) -> None:
     """Raise InvalidParamError when no model folder may be written to ``path``."""
-    store, inner = store_of(path.rstrip("/"))
-    info = store.get_file_info(inner)
+    store, inner = store_of(path)
+    info = store.get_file_info(inner.rstrip("/"))
     if info.type == pafs.FileType.NotFound:
         return
     if not overwrite:
         raise InvalidParamError(f"{path} exists; give another path, or --overwrite.")
     if info.type == pafs.FileType.Directory:
-        names = {entry.base_name for entry in store.get_file_info(pafs.FileSelector(inner))}
+        names = {entry.base_name for entry in store.get_file_info(pafs.FileSelector(info.path))}
         if names <= {"data", "metadata"}:
             return
     raise InvalidParamError(f"{path} is no model folder, and is not replaced; give another path.")
