@@ -1,7 +1,8 @@
 """Write checkpoints of a training, and read the last one after a crash; driver only.
 
 A checkpoint is one Arrow IPC file of checked chunks. It appears under its name only when
-it is complete, so a crash leaves the one before.
+it is complete, so a crash leaves the one before. It is an insurance: a training that cannot write
+or remove it goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ import pyarrow.fs as pafs
 
 from spark_fm._version import __version__
 from spark_fm.errors import CheckpointError
-from spark_fm.formats.files import atomic_write, store_of, temporary_prefix
+from spark_fm.formats.files import (
+    atomic_write,
+    make_folder,
+    path_in,
+    store_of,
+    temporary_prefix,
+)
 from spark_fm.learner.training import TrainingState
 from spark_fm.spark.collect import CHUNK_SCHEMA, from_chunks, to_chunks
 from spark_fm.training.config import TrainConfig
@@ -45,7 +52,7 @@ class Checkpoint:
     """
 
     def __init__(self, config: TrainConfig, name: str = "training") -> None:
-        self._path = f"{config.checkpoint_dir.rstrip('/')}/{name}{SUFFIX}"
+        self._path = path_in(config.checkpoint_dir, f"{name}{SUFFIX}")
         self._store, self._inner = store_of(self._path)
         self._inner_folder, self._name = self._inner.rsplit("/", 1)
         self._request = _plain(config)
@@ -57,11 +64,18 @@ class Checkpoint:
         Raises CheckpointError for a checkpoint that is damaged, or of another version, other
         Params or other data.
         """
-        if self._store.get_file_info(self._inner).type == pafs.FileType.NotFound:
-            return None
+        try:
+            if self._store.get_file_info(self._inner).type == pafs.FileType.NotFound:
+                return None
+            opened = self._store.open_input_file(self._inner)
+        except Exception as err:
+            raise CheckpointError(
+                f"{self._path} cannot be read ({err}). Let the driver reach checkpointDir, or "
+                "leave it empty."
+            ) from err
         advice = f"remove {self._path} to start over."
         try:
-            with self._store.open_input_file(self._inner) as source:
+            with opened as source:
                 reader = pa.ipc.open_stream(source)
                 rows = [
                     (first["name"], first["part"], first["payload"])
@@ -89,7 +103,7 @@ class Checkpoint:
         """Make the folder if need be; raise CheckpointError unless it can be written to."""
         trial = f"{self._inner_folder}/{temporary_prefix(self._name)}{uuid4().hex}"
         try:
-            self._store.create_dir(self._inner_folder, recursive=True)
+            make_folder(self._store, self._inner_folder)
             self._store.open_output_stream(trial).close()
             self._store.delete_file(trial)
         except Exception as err:
@@ -99,23 +113,38 @@ class Checkpoint:
             ) from err
 
     def write(self, training_state: TrainingState) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint, or warn that the one before stays."""
         about = self._about(training_state.metadata["fingerprint"])
         metadata = {**training_state.metadata, "about": about}
-        with (
-            atomic_write(self._inner, store=self._store) as sink,
-            pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer,
-        ):
-            for batch in to_chunks(0, metadata, training_state.arrays):
-                writer.write_batch(batch)
+        try:
+            with (
+                atomic_write(self._inner, store=self._store) as sink,
+                pa.ipc.new_stream(sink, CHUNK_SCHEMA) as writer,
+            ):
+                for batch in to_chunks(0, metadata, training_state.arrays):
+                    writer.write_batch(batch)
+        except Exception as err:  # noqa: BLE001 - whatever the store raises
+            log.warning(
+                "checkpoint %s was not written after %d epoch(s) (%s: %s): training goes on, and "
+                "writes it again checkpointInterval epochs later; a crash before goes back to "
+                "the checkpoint before",
+                self._path, metadata["run"]["epoch"], type(err).__name__, err,
+            )  # fmt: skip
 
     def remove(self) -> None:
-        """Delete the checkpoint, if any, and what killed writers of it have left."""
+        """Delete the checkpoint, if any, and what killed writers of it have left, or warn."""
         there = pafs.FileSelector(self._inner_folder, allow_not_found=True)
-        for file in self._store.get_file_info(there):
-            name = file.base_name
-            if name == self._name or name.startswith(temporary_prefix(self._name)):
-                self._store.delete_file(file.path)
+        try:
+            for file in self._store.get_file_info(there):
+                name = file.base_name
+                if name == self._name or name.startswith(temporary_prefix(self._name)):
+                    self._store.delete_file(file.path)
+        except Exception as err:  # noqa: BLE001 - whatever the store raises
+            log.warning(
+                "checkpoint %s of the finished training could not be removed (%s: %s): remove it, "
+                "since a fit with other Params or data is refused while it is there",
+                self._path, type(err).__name__, err,
+            )  # fmt: skip
 
     def _about(self, fingerprint: str) -> dict[str, Any]:
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from spark_fm.training import checkpoints, single_task
 from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
+from tests.s3 import BUCKET, S3
 
 FILE = "training.spark-fm-checkpoint"
 
@@ -57,7 +59,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
     monkeypatch.setattr(Progress, "__call__", logs_and_stops)
 
 
-def machine(folder: Path, **changes: Any) -> FactorizationMachine:
+def machine(folder: Path | str, **changes: Any) -> FactorizationMachine:
     fixed = {"epochs": 10, "checkpointDir": str(folder), "validationFraction": 0.2, "patience": 0}
     return fast_fm(**{**fixed, **changes})
 
@@ -293,7 +295,102 @@ def test_a_store_that_fsspec_knows_holds_checkpoints_too(
     assert store.ls("/checkpoints/a", detail=False) == [f"/checkpoints/a/{FILE}"]
 
     assert_same_model(whole, fm.fit(train))
-    assert not store.ls("/checkpoints/a", detail=False)
+    assert not store.find("/checkpoints/a")
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+def test_a_checkpoint_in_s3_is_one_upload_each_and_options_of_the_uri_stay_behind_its_name(
+    train: DataFrame, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    fm = fast_fm(epochs=4, refit="never", checkpointDir=f"s3://{BUCKET}/k[8]?{s3.query}")
+    whole = fast_fm(epochs=4, refit="never").fit(train)
+
+    crashed(fm, train, monkeypatch, 3)
+    assert s3.keys() == [f"k[8]/{FILE}"]
+    assert sum("?uploads" in request for request in s3.requests) == 2 + 1  # one is a trial
+    assert not any(request.startswith("COPY") for request in s3.requests)
+    assert sum(request.startswith("PUT") and request.endswith("/") for request in s3.requests) <= 1
+
+    assert_same_model(whole, fm.fit(train))
+    assert s3.keys() == []
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_checkpoint_that_s3_refuses_is_a_warning_and_written_at_the_next_interval(
+    train: DataFrame,
+    s3: S3,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    workers: int,
+) -> None:
+    params = {"epochs": 7, "refit": "never", "numWorkers": workers}
+    whole = fast_fm(**params).fit(train)
+    fm = fast_fm(**params, checkpointDir=f"s3://{BUCKET}/p", checkpointInterval=2)
+    uploads: list[str] = []
+
+    def refuses_the_second(request: str) -> bool:
+        if f"/{FILE}?uploads" in request:
+            uploads.append(request)
+        return len(uploads) == 2
+
+    s3.fails = refuses_the_second
+    crashed(fm, train, monkeypatch, 7)  # behind the third checkpoint, of six epochs
+
+    (warning,) = [r.getMessage() for r in caplog.records if "was not written" in r.getMessage()]
+    assert FILE in warning
+    assert "after 4 epoch(s)" in warning
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert_same_model(whole, fm.fit(train))
+    assert "after 6 epoch(s)" in caplog.text
+
+
+@pytest.mark.usefixtures("one_epoch_a_job")
+def test_a_folder_lost_in_training_costs_warnings_and_not_the_model(
+    train: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "checkpoints"
+    log_epoch = Progress.__call__
+
+    def loses_the_folder(self: Progress, report: EpochReport, of: str = "") -> None:
+        log_epoch(self, report, of)
+        if report.record.epoch == 2:
+            shutil.rmtree(folder)
+            folder.write_text("a file in its place")
+
+    whole = machine("", epochs=5, refit="never").fit(train)
+    monkeypatch.setattr(Progress, "__call__", loses_the_folder)
+
+    assert_same_model(whole, machine(folder, epochs=5, refit="never").fit(train))
+    assert caplog.text.count("was not written after") == 3
+    assert caplog.text.count("could not be removed") == 1
+
+
+def test_a_checkpoint_that_s3_does_not_delete_is_a_warning(
+    train: DataFrame, s3: S3, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.fails = lambda request: (
+        request.startswith("DELETE") and FILE in request and "/." not in request
+    )
+
+    fast_fm(epochs=2, refit="never", checkpointDir=f"s3://{BUCKET}/p").fit(train)
+
+    assert "could not be removed" in caplog.text
+    assert s3.keys() == [f"p/{FILE}"]
+
+
+def test_a_store_that_cannot_be_reached_is_named_before_training(train: DataFrame, s3: S3) -> None:
+    s3.fails = lambda request: True
+
+    with pytest.raises(
+        CheckpointError, match=r"s3://bucket/p/training\S+ cannot be read .*ACCESS_DENIED"
+    ):
+        fast_fm(epochs=2, checkpointDir=f"s3://{BUCKET}/p").fit(train)
 
 
 SCRIPT = """
