@@ -34,7 +34,7 @@ from spark_fm.formats.models.native import (
 from spark_fm.formats.models.stages import parse_metadata, unreadable_metadata
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.collect import collect_rows
-from spark_fm.spark.files import literal, replace_folder
+from spark_fm.spark.files import check_store_known, literal, replace_folder
 from spark_fm.spark.session import SparkCluster, is_connect, is_local_master
 
 # Classic has no PySpark exception for a file that a task could not read.
@@ -63,6 +63,7 @@ class FMStageWriter(MLWriter):
             else:
                 self.saveImpl(path)
         except READ_ERRORS as err:
+            check_store_known(path, err)
             if "PATH_ALREADY_EXISTS" in str(err) or "FileAlreadyExistsException" in str(err):
                 raise exists from err
             raise
@@ -119,6 +120,7 @@ class FMStageReader(MLReader[Any]):
             file = literal(path.rstrip("/") + "/metadata")
             rows = self.sparkSession.read.text(file).collect()
         except READ_ERRORS as err:
+            check_store_known(path, err)
             raise unreadable_metadata(path, class_path, reason(err)) from err
         return parse_metadata([row[0] for row in rows], path, class_path)
 

@@ -22,6 +22,29 @@ _GLOB = re.compile(r"[\[\]{}?*\\]")
 _STORE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:(//[^/]*)?)?")
 
 
+_UNKNOWN_STORE = re.compile(r"No FileSystem for scheme|ClassNotFoundException: Class \S*FileSystem")
+_JARS = {
+    "s3": "org.apache.hadoop:hadoop-aws, and write s3a:// in place of s3://",
+    "s3a": "org.apache.hadoop:hadoop-aws",
+    "gs": "com.google.cloud.bigdataoss:gcs-connector",
+    "abfs": "org.apache.hadoop:hadoop-azure",
+    "abfss": "org.apache.hadoop:hadoop-azure",
+}
+
+
+def check_store_known(path: str, err: Exception) -> None:
+    """Raise InvalidParamError if ``err`` says that Spark has no file system for ``path``."""
+    if not _UNKNOWN_STORE.search(str(err)):
+        return
+    scheme = path.split(":", 1)[0]
+    jar = f" ({_JARS[scheme]})" if scheme in _JARS else ""
+    raise InvalidParamError(
+        f"path={path!r}: this Spark has no file system for {scheme}://. Models go through "
+        f"Hadoop's: start Spark with the package of that store in spark.jars.packages{jar}, or "
+        "use a path that Spark reaches."
+    ) from err
+
+
 def literal(path: str) -> str:
     """Return the glob that a path matches alone, for Spark's readers."""
     return _GLOB.sub(r"\\\g<0>", path)

@@ -164,6 +164,23 @@ def test_the_root_of_a_file_system_is_not_replaced(classifier: FactorizationMach
             classifier.write().overwrite().save(path)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "advice"),
+    [("s3", "hadoop-aws, and write s3a://"), ("s3a", "hadoop-aws"), ("gs", "gcs-connector"),
+     ("abfss", "hadoop-azure"), ("shelf", r"spark\.jars\.packages, or")],
+)  # fmt: skip
+def test_a_store_that_spark_does_not_know_is_named_with_what_it_needs(
+    classifier: FactorizationMachineModel, scheme: str, advice: str
+) -> None:
+    path = f"{scheme}://bucket/folder"
+    for use in (
+        classifier.save, classifier.write().overwrite().save, FactorizationMachineModel.load,
+        fast_fm().save, FactorizationMachine.load,
+    ):  # fmt: skip
+        with pytest.raises(InvalidParamError, match=rf"no file system for {scheme}://.*{advice}"):
+            use(path)
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 def test_a_path_is_literal_when_saved_replaced_and_loaded(
     classifier: FactorizationMachineModel, regressor: FactorizationMachineModel,
