@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from spark_fm.formats.files import atomic_write
 from spark_fm.ml.search_space import Choices, Dimension, SearchSpace
 from spark_fm.ml.trials import COMPLETE, PRUNED, Trial, best_trial
 
@@ -41,7 +43,9 @@ def new_figure(n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, list[Any]]:
 def finish(figure: Figure, path: str | None) -> Figure:
     """Save the figure if a path is given, and return it."""
     if path is not None:
-        figure.savefig(path, dpi=144)
+        kind = os.path.splitext(path)[1][1:]
+        with atomic_write(path if kind else f"{path}.png") as file:
+            figure.savefig(file, dpi=144, format=kind or "png")
     return figure
 
 

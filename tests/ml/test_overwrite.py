@@ -20,7 +20,7 @@ from tests.ml.builders import fast_fm
 pytestmark = pytest.mark.connect
 
 BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
-SPECIAL = ["k[8]", "k{8,9}", "k*", "k?", "k 8", "k%20", "k[!8]", "k]8[", "k#8+", "ключ"]
+SPECIAL = ["k[8]", "k{8,9}", "k*", "k?", "k 8", "k%20", "k[!8]", "k]8[", "k#8+", "k\\8", "ключ"]
 
 
 class FullDiskError(OSError):
