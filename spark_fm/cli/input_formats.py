@@ -30,7 +30,8 @@ from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.recordio.reader import RecordReader
 from spark_fm.formats.text import LineParser, TextFormat, read_text, shortened
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
-from spark_fm.spark.files import literal
+from spark_fm.ml.persistence import READ_ERRORS
+from spark_fm.spark.files import check_store_known, literal
 from spark_fm.spark.schema import quoted
 
 
@@ -291,6 +292,9 @@ def path_exists(spark: SparkSession, path: str, *, glob: bool = False) -> bool:
     except AnalysisException as err:
         if _is_missing(err):
             return False
+        raise
+    except READ_ERRORS as err:
+        check_store_known(path, err)
         raise
     return True
 

@@ -39,9 +39,9 @@ def check_store_known(path: str, err: Exception) -> None:
     scheme = path.split(":", 1)[0]
     jar = f" ({_JARS[scheme]})" if scheme in _JARS else ""
     raise InvalidParamError(
-        f"path={path!r}: this Spark has no file system for {scheme}://. Models go through "
-        f"Hadoop's: start Spark with the package of that store in spark.jars.packages{jar}, or "
-        "use a path that Spark reaches."
+        f"path={path!r}: this Spark has no file system for {scheme}://. It reaches stores through "
+        f"Hadoop's: start it with the package of that store in spark.jars.packages{jar}, or use a "
+        "path that Spark reaches."
     ) from err
 
 

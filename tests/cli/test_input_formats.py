@@ -8,6 +8,8 @@ from pyspark.sql import functions as F
 
 from spark_fm.cli.input_formats import INPUT_FORMATS, InputFormat, Source
 from spark_fm.cli.main import main
+from spark_fm.cli.training_io import check_model_path
+from spark_fm.errors import InvalidParamError
 
 pytestmark = pytest.mark.spark
 
@@ -43,3 +45,9 @@ def test_an_object_in_the_registry_is_a_format_of_every_command(
     assert spark.read.parquet(str(tmp_path / "scores")).count() == 40
     assert "a pipe is read alone, as libsvm, libfm or recordio-protobuf." in printed.err
     assert "tiny: forty rows" in " ".join(printed.out.split())
+
+
+@pytest.mark.parametrize("scheme", ["s3a", "gs", "shelf"])
+def test_a_model_s_store_that_spark_does_not_know_is_named_before_training(spark, scheme):
+    with pytest.raises(InvalidParamError, match=f"no file system for {scheme}://.*packages"):
+        check_model_path(spark, f"{scheme}://bucket/model", overwrite=False)

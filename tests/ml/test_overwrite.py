@@ -167,7 +167,7 @@ def test_the_root_of_a_file_system_is_not_replaced(classifier: FactorizationMach
 @pytest.mark.parametrize(
     ("scheme", "advice"),
     [("s3", "hadoop-aws, and write s3a://"), ("s3a", "hadoop-aws"), ("gs", "gcs-connector"),
-     ("abfss", "hadoop-azure"), ("shelf", r"spark\.jars\.packages, or")],
+     ("abfss", "hadoop-azure"), ("shelf", r"spark\.jars\.packages, or use")],
 )  # fmt: skip
 def test_a_store_that_spark_does_not_know_is_named_with_what_it_needs(
     classifier: FactorizationMachineModel, scheme: str, advice: str
