@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from spark_fm.errors import InvalidDataError, InvalidParamError, SparkFMError
-from spark_fm.formats.content_types import (
-    JSON,
-    JSONLINES,
-    RECORDIO_PROTOBUF,
-    JsonType,
-    Predictions,
-    Shape,
-    content_type_of,
-)
+from spark_fm.formats.body_kinds import JSON, JSONLINES, RECORDIO_PROTOBUF
+from spark_fm.formats.content_types import JsonType, Predictions, Shape, content_type_of
 from spark_fm.formats.files import (
     GZIP_ERRORS,
     DataFile,
