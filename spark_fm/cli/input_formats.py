@@ -32,7 +32,7 @@ from spark_fm.formats.text import LineParser, TextFormat, read_text, shortened
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.ml.persistence import READ_ERRORS
 from spark_fm.spark.files import check_store_known, literal
-from spark_fm.spark.schema import quoted
+from spark_fm.spark.schema import find_column, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class ParquetInput(InputFormat):
     def open(self, spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
         try:
             frame = spark.read.parquet(*paths)
-            schema = frame.schema
+            _ = frame.schema
         except Exception as err:  # a broken footer comes as whatever Java threw
             if isinstance(err, AnalysisException):
                 _raise_if_missing(err, paths)
@@ -151,9 +151,9 @@ class ParquetInput(InputFormat):
                 f"{', '.join(paths)} cannot be read as parquet. Check --input and --format."
             ) from err
         labels = spark.createDataFrame([], "label double")
-        name = spec.label_col
-        if name in schema.names and isinstance(schema[name].dataType, NumericType):
-            labels = frame.select(quoted(name).cast("double").alias("label"))
+        column = find_column(frame, spec.label_col)
+        if column is not None and isinstance(column.dataType, NumericType):
+            labels = frame.select(quoted(column.name).cast("double").alias("label"))
         return Source(in_file_order(frame) if spec.in_order else frame, labels)
 
 

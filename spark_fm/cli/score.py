@@ -44,7 +44,7 @@ from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.spark.files import replace_folder
-from spark_fm.spark.schema import quoted
+from spark_fm.spark.schema import find_column, quoted
 from spark_fm.spark.session import persisted
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _writable(frame: DataFrame, output_format: str) -> DataFrame:
 
 def _write(rows: DataFrame, spec: InputSpec, args: argparse.Namespace) -> int:
     counts = [F.count(F.lit(1)).alias("rows")]
-    has_label = spec.label_col in rows.schema.names
+    has_label = find_column(rows, spec.label_col) is not None
     if has_label:
         counts.append(F.count(quoted(spec.label_col)).alias("labels"))
     totals = rows.agg(*counts).collect()[0]

@@ -30,7 +30,7 @@ from pyspark.sql.types import (
 from spark_fm.datasource.options import compression, option
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
 from spark_fm.formats.columns import column_named
-from spark_fm.formats.files import store_of
+from spark_fm.formats.files import has_folders, store_of
 from spark_fm.formats.recordio.encode import encode_rows
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.vectors import read_vectors
@@ -147,34 +147,45 @@ class RecordIOWriter(DataSourceArrowWriter):
         return PartFile(name if n_rows else "")
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
-        """Move the files of the successful attempts to the folder, then delete old ones.
+        """Move the files of the successful attempts to the folder, and old ones out of it.
 
-        New files have new names, so that a failure can remove them before anything old is
-        gone.
+        A failure moves all of them back. Object stores cannot rename: there old files are
+        deleted, after which a failure leaves the new ones.
         """
         store, folder, staging = self._folders()
         store.create_dir(folder, recursive=True)
         found = store.get_file_info(pafs.FileSelector(folder)) if self._overwrite else []
         old = [info for info in found if info.path.rstrip("/") != staging]
-        moved: list[str] = []
+        moves = [
+            (f"{staging}/{message.name}", f"{folder}/{message.name}")
+            for message in messages
+            if isinstance(message, PartFile) and message.name
+        ]
+        swaps, aside = bool(old) and has_folders(store), f"{staging}-old"
+        if swaps:
+            store.create_dir(aside)
+            moves += [(info.path, f"{aside}/{info.base_name}") for info in old]
+        moved: list[tuple[str, str]] = []
         try:
-            for message in messages:
-                if isinstance(message, PartFile) and message.name:
-                    moved.append(f"{folder}/{message.name}")
-                    store.move(f"{staging}/{message.name}", moved[-1])
-            for i, info in enumerate(old):
+            for source, target in moves:
+                moved.append((source, target))
+                store.move(source, target)
+            for i, info in enumerate([] if swaps else old):
                 if i or not info.is_file:
                     moved = []  # from here on the old rows are incomplete: keep the new ones
                 (store.delete_file if info.is_file else store.delete_dir)(info.path)
         except BaseException:
-            for path in moved:
-                with suppress(Exception):
-                    store.delete_file(path)
+            for source, target in reversed(moved):
+                with suppress(Exception):  # the last one was not moved
+                    store.move(target, source)
             self._clean()
+            _delete_if_empty(store, aside)
             raise
         self._clean()
         with store.open_output_stream(f"{folder}/_SUCCESS"):
             pass
+        if swaps:
+            store.delete_dir(aside)
 
     def abort(self, messages: list[WriterCommitMessage | None]) -> None:
         """Remove what the tasks wrote."""
@@ -184,6 +195,14 @@ class RecordIOWriter(DataSourceArrowWriter):
         store, _, staging = self._folders()
         if store.get_file_info(staging).type == pafs.FileType.Directory:
             store.delete_dir(staging)
+
+
+def _delete_if_empty(store: Any, folder: str) -> None:
+    inside = pafs.FileSelector(folder, allow_not_found=True)
+    if store.get_file_info(folder).type == pafs.FileType.Directory and not store.get_file_info(
+        inside
+    ):
+        store.delete_dir(folder)
 
 
 def encoded(batch: pa.RecordBatch, options: WriteOptions, *, first_row: int) -> bytes:

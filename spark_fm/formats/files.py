@@ -408,7 +408,7 @@ def atomic_write(path: str, *, store: Any = None) -> Iterator[BinaryIO]:
             with create(path) as file:
                 yield file  # a pipe or a device cannot be replaced
             return
-    elif _has_folders(store):
+    elif has_folders(store):
         make_folder(store, posixpath.dirname(path))
         create, move, delete = store.open_output_stream, store.move, store.delete_file
     else:
@@ -441,11 +441,12 @@ def _upload(source: IO[bytes], store: Any, path: str) -> None:
 
 def make_folder(store: Any, folder: str) -> None:
     """Make a folder and those above it, where the store has folders."""
-    if _has_folders(store):
+    if has_folders(store):
         store.create_dir(folder, recursive=True)
 
 
-def _has_folders(store: Any) -> bool:
+def has_folders(store: Any) -> bool:
+    """Return whether a store has folders and renames, which object stores have not."""
     return _OBJECT_STORES.isdisjoint(re.findall(r"\w+", store.type_name))
 
 
