@@ -379,9 +379,9 @@ class MetricSums:
 
 def metric_sums(
     loss: LossName,
-    scores: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    weights: NDArray[np.float32],
+    scores: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    weights: NDArray[np.floating],
 ) -> MetricSums:
     """Return the sums for raw ``scores``; all arrays of shape (n_rows,). O(n_rows)."""
     score, label, weight = (a.astype(np.float64) for a in (scores, labels, weights))
@@ -403,9 +403,9 @@ def metric_sums(
 
 def loss_sum(
     loss: LossName,
-    scores: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    weights: NDArray[np.float32],
+    scores: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    weights: NDArray[np.floating],
 ) -> float:
     """Return the weighted sum of the training loss; arrays as for ``metric_sums``."""
     losses = LOSSES[loss].row_losses(scores.astype(np.float64), labels.astype(np.float64))

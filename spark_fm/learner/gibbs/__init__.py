@@ -1,0 +1,1 @@
+"""Bayesian training of factorization machines by blocked Gibbs sampling."""
