@@ -16,6 +16,7 @@ class FMParams(FMParamsBase):
     featureDim: Param[int]
     useBias: Param[bool]
     useLinear: Param[bool]
+    solver: Param[str]
     optimizer: Param[str]
     epochs: Param[int]
     shuffle: Param[bool]
@@ -76,6 +77,8 @@ class FMParams(FMParamsBase):
         """Return useBias: whether the model has the bias w0."""
     def getUseLinear(self) -> bool:
         """Return useLinear: whether the model has the linear weights w."""
+    def getSolver(self) -> str:
+        """Return solver: "sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns; learning rates, decays and initial values have no effect)."""
     def getOptimizer(self) -> str:
         """Return optimizer: "adagrad", "sgd" or "adam"."""
     def getEpochs(self) -> int:
@@ -182,6 +185,7 @@ class EstimatorParams(KeywordParams, FMParams):
         featureDim: int | None = None,
         useBias: bool | None = None,
         useLinear: bool | None = None,
+        solver: str | None = None,
         optimizer: str | None = None,
         epochs: int | None = None,
         shuffle: bool | None = None,
@@ -246,6 +250,7 @@ class EstimatorParams(KeywordParams, FMParams):
         featureDim: int | None = None,
         useBias: bool | None = None,
         useLinear: bool | None = None,
+        solver: str | None = None,
         optimizer: str | None = None,
         epochs: int | None = None,
         shuffle: bool | None = None,
@@ -322,6 +327,8 @@ class EstimatorParams(KeywordParams, FMParams):
         """Set useBias: whether the model has the bias w0."""
     def setUseLinear(self, value: bool) -> Self:
         """Set useLinear: whether the model has the linear weights w."""
+    def setSolver(self, value: str) -> Self:
+        """Set solver: "sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns; learning rates, decays and initial values have no effect)."""
     def setOptimizer(self, value: str) -> Self:
         """Set optimizer: "adagrad", "sgd" or "adam"."""
     def setEpochs(self, value: int) -> Self:

@@ -181,7 +181,7 @@ class FactorizationMachine(
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:
             fields["standardization"] = self.isSet("standardization") and fields["standardization"]
-        else:
+        elif fields["solver"] == "sgd":
             fields["chosen_rates"] = tuple(
                 group for group in ("bias", "linear", "factors") if not self.isSet(f"{group}Lr")
             )

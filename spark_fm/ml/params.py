@@ -111,6 +111,11 @@ PARAMS = (
     ParamRow("useBias", bool, True, "whether the model has the bias w0", "spec.use_bias"),
     ParamRow("useLinear", bool, True, "whether the model has the linear weights w",
              "spec.use_linear"),
+    ParamRow("solver", str, "sgd",
+             '"sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian '
+             "posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of "
+             "few columns; learning rates, decays and initial values have no effect)",
+             "config.solver"),
     ParamRow("optimizer", str, "adagrad", '"adagrad", "sgd" or "adam"', "spec.optimizer"),
     ParamRow("epochs", int, 50, "maximum number of passes over the training rows (>= 1)",
              "spec.epochs"),

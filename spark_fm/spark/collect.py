@@ -129,6 +129,20 @@ def to_chunks(
             yield chunk(partition, name, part, payload, model=model)
 
 
+def collect_models(
+    frame: DataFrame, cluster: SparkCluster, n_bytes: int
+) -> dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Return metadata and arrays by number of the model, from chunks; ``n_bytes`` of all."""
+    rows = collect_rows(
+        frame, cluster, columns=["model", "name", "part", "payload"], n_bytes=n_bytes,
+        spread=["model", "name", "part"],
+    )  # fmt: skip
+    chunks: dict[int, list[tuple[str, int, Any]]] = {}
+    for model, name, part, payload in rows:
+        chunks.setdefault(model, []).append((name, part, payload))
+    return {model: from_chunks(parts) for model, parts in chunks.items()}
+
+
 def from_chunks(
     rows: Iterable[tuple[str, int, Any]],
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -11,6 +11,7 @@ from spark_fm.learner.spec import Hyperparameters, require
 from spark_fm.spark.schema import ColumnNames
 
 REFIT_ROWS = 1_000_000
+MOST_GIBBS_FACTORS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class TrainConfig:
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
     checkpoint_interval: int = 1  # epochs from one checkpoint to the next
     device: Literal["cpu", "gpu", "auto"] = "cpu"  # "auto" is a GPU where tasks have one
+    solver: Literal["sgd", "gibbs"] = "sgd"
     # Of "bias", "linear" and "factors", those whose learning rate a race chooses.
     chosen_rates: tuple[str, ...] = ()
 
@@ -73,9 +75,28 @@ class TrainConfig:
         require(not (self.spec.sagemaker and self.standardization), "standardization",
                 self.standardization,
                 "False, or leave it unset, with sageMakerTraining=True")  # fmt: skip
+        require(self.solver in ("sgd", "gibbs"), "solver", self.solver, '"sgd" or "gibbs"')
+        if self.solver == "gibbs":
+            self._check_gibbs()
         known = validation_metrics(self.spec.loss)
         if self.metric not in known:
             raise InvalidParamError(
                 f"validationMetric={self.metric!r} is not allowed: expected one of "
                 f"{', '.join(map(repr, known))} for this predictorType, or leave it unset."
             )
+
+    def _check_gibbs(self) -> None:
+        """Raise InvalidParamError for what Gibbs sampling does not do."""
+        spec = self.spec
+        for ok, name, value, allowed in (
+            (not spec.sagemaker, "sageMakerTraining", spec.sagemaker, "False"),
+            (spec.k <= MOST_GIBBS_FACTORS, "numFactors", spec.k,
+             f"1 to {MOST_GIBBS_FACTORS}, because a draw costs numFactors^2"),
+            (spec.use_linear, "useLinear", spec.use_linear, "True"),
+            (self.num_workers <= 1, "numWorkers", self.num_workers,
+             "1, or 0: every chain takes all rows"),
+            (self.device != "gpu", "device", self.device, '"cpu"'),
+            (not self.checkpoint_dir, "checkpointDir", self.checkpoint_dir, '""'),
+            (not self.keep_snapshot, "keepTrainingState", self.keep_snapshot, "False"),
+        ):  # fmt: skip
+            require(ok, name, value, f'{allowed} with solver="gibbs"')

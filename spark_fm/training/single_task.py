@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
 
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import Layout
 from spark_fm.learner.training import EpochRecord, TrainingProgress
 from spark_fm.spark.broadcast import Broadcast, broadcast
-from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_rows, from_chunks
+from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_models
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import SparkCluster
@@ -23,7 +22,7 @@ from spark_fm.training.callbacks import EpochReport
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.fit import Fit
 from spark_fm.training.partitions import copies
-from spark_fm.training.tasks import SingleTask, SingleTaskPart
+from spark_fm.training.tasks import RowReader, SingleTask, SingleTaskPart
 
 # A job trains for this long before it reports: short at first, so that the user sees
 # something, longer later, so that jobs cost little.
@@ -71,12 +70,12 @@ def train_single_task(
                 stored = fit.progress.to_arrays(since=fit.progress.epoch)
                 progress = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
                 parts.append(SingleTaskPart(number, fit.spec, fit.scaling, fit.metric, progress))
-            task = SingleTask(tuple(parts), preparation, train_on_all, seconds, gpu)
+            task = SingleTask(tuple(parts), RowReader(preparation, train_on_all), seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
             rows = copies(data.blocks, len(parts))
             frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)
             try:
-                results = _collected(frame, cluster, n_bytes)
+                results = collect_models(frame, cluster, 3 * n_bytes)
             except (GpuNotFoundError, ModelTooLargeError) as err:
                 if gpu is None:
                     raise
@@ -113,20 +112,6 @@ def _of_one_job(
     total = np.cumsum([_n_bytes(fits[number]) for number in unfinished])
     shipped_at_once = int(np.searchsorted(total, JOB_BYTES, side="right"))
     return list(unfinished[: max(n_tasks, min(shipped_at_once, COPIES_BYTES // max(1, row_bytes)))])
-
-
-def _collected(
-    frame: DataFrame, cluster: SparkCluster, n_bytes: int
-) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
-    """Return metadata and arrays by number of the fit."""
-    rows = collect_rows(
-        frame, cluster, columns=["model", "name", "part", "payload"],
-        n_bytes=3 * n_bytes, spread=["model", "name", "part"],
-    )  # fmt: skip
-    chunks: dict[int, list[tuple[str, int, Any]]] = {}
-    for model, name, part, payload in rows:
-        chunks.setdefault(model, []).append((name, part, payload))
-    return {model: from_chunks(parts) for model, parts in chunks.items()}
 
 
 def _advance(

@@ -274,8 +274,7 @@ class SingleTask(WorkerTask):
     """Advance one model for some seconds, the one of the task's partition."""
 
     parts: tuple[SingleTaskPart, ...]  # one a partition
-    preparation: Broadcast | None  # of the rows; None where they train as they are
-    train_on_all: bool
+    rows: RowReader
     seconds: float  # start no further epoch after this much time; one at least is trained
     gpu: GpuPassConfig | None = None
 
@@ -286,10 +285,7 @@ class SingleTask(WorkerTask):
         layout = Layout(part.spec.k, part.spec.optimizer)
         progress = TrainingProgress.from_arrays(layout, *part.progress.load())
         since, n_features = progress.epoch, progress.state.n_features
-        train, validation = self._read(batches)
-        train = part.scaling.apply(checked(train, n_features))
-        if validation is not None:
-            validation = part.scaling.apply(checked(validation, n_features))
+        train, validation = self.rows.read(batches, part.scaling, n_features)
         try:
             with task_backend(self.gpu, 0) as (backend, gpu):  # all models train on the same rows
                 for _ in advance(
@@ -311,7 +307,18 @@ class SingleTask(WorkerTask):
             metadata |= {"n_rows": train.n_rows, "gpu": gpu}
             yield from to_chunks(0, metadata, arrays, model=part.model)
 
-    def _read(self, batches: Iterator[pa.RecordBatch]) -> tuple[CsrBatch, CsrBatch | None]:
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads all rows into one task."""
+
+    preparation: Broadcast | None  # of the rows; None where they train as they are
+    train_on_all: bool  # validation rows train too
+
+    def read(
+        self, batches: Iterator[pa.RecordBatch], scaling: Scaling, n_features: int
+    ) -> tuple[CsrBatch, CsrBatch | None]:
+        """Return the rows to train on, and those to validate on, if any."""
         # Sorted, because a coalesced partition may meet its sources in any order.
         blocks = sorted(read_blocks(batches), key=lambda block: block[:3])
         prepare = preparation_of(self.preparation)
@@ -319,7 +326,7 @@ class SingleTask(WorkerTask):
         sets = []
         for selected in (kinds, () if self.train_on_all else (VALIDATION,)):
             rows = CsrBatch.concat([batch for kind, _, _, batch in blocks if kind in selected])
-            sets.append(prepare(rows))
+            sets.append(scaling.apply(checked(prepare(rows), n_features)))
         return sets[0], sets[1] if sets[1].n_rows else None
 
 

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.race import TIE
-from spark_fm.learner.spec import Hyperparameters, Scaling
+from spark_fm.learner.spec import Hyperparameters, Scaling, require
 from spark_fm.learner.standardization import Preparation, Standardization
 from spark_fm.learner.state import Layout, initial_state
 from spark_fm.learner.training import (
@@ -53,6 +53,7 @@ from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, WorkerInfo
+from spark_fm.training.gibbs import CHAINS, Sampled, sample
 from spark_fm.training.notes import LinearPart, divergence_notes, validation_notes
 from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
@@ -148,6 +149,8 @@ class Trainer:
         for config in configs:
             if packing_key(config) != self._packing_key:
                 raise InvalidParamError("These Params need rows that are packed another way.")
+            require(start is None or config.solver == "sgd", "solver", config.solver,
+                    '"sgd" with warmStart: chains start anew')  # fmt: skip
         checkpoints = [self._checkpoint(c, shares_folder=len(configs) > 1) for c in configs]
         saved = [None if c is None else c.read(self._data.fingerprint) for c in checkpoints]
         for checkpoint in checkpoints:
@@ -168,8 +171,12 @@ class Trainer:
             )  # fmt: skip
         groups: dict[tuple[object, ...], list[int]] = {}
         for number, model in enumerate(models):
-            groups.setdefault(model.plan.key, []).append(number)
+            if configs[number].solver == "sgd":
+                groups.setdefault(model.plan.key, []).append(number)
         outcomes: dict[int, Outcome] = {}
+        for number, model in enumerate(models):
+            if configs[number].solver == "gibbs":
+                outcomes[number] = self._sample(model)
         for numbers in groups.values():
             while numbers:
                 count = trained_together([models[n].plan for n in numbers])
@@ -218,6 +225,24 @@ class Trainer:
                         result, configs[number].chosen_rates, time.perf_counter() - started
                     )
         return rates
+
+    def _sample(self, model: ModelTraining) -> TrainResult:
+        """Train a model by Gibbs sampling: on the training rows, then on all."""
+        _log_start(self._data, model.plan, 1)
+        log.info("%d chains of %d sweeps", CHAINS, model.config.spec.epochs)
+        run = partial(
+            sample, model.config, self._data, model.plan, self._cluster,
+            preparation=self._preparation(model.plan),
+        )  # fmt: skip
+        all_rows = self._data.has_no_training_rows
+        first = run(scaling=model.scaling(all_rows=all_rows), train_on_all=all_rows, sigma=None)
+        with Progress(len(first.records), "train") as progress_bar:
+            model.take_sampled(first, progress_bar)
+        again = None
+        if model.wants_refit:
+            log.info("sampling again, on all rows")
+            again = run(scaling=model.scaling(all_rows=True), train_on_all=True, sigma=first.sigma)
+        return model.sampled_result(again)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
         """Train models of one plan: first all initial fits, then all refits."""
@@ -410,7 +435,7 @@ class ModelTraining:
         self.plan = plan
         self._started = time.perf_counter()
         self._data = data
-        self._config = replace(config, spec=rates.apply(config.spec))
+        self.config = replace(config, spec=rates.apply(config.spec))
         self._rates = rates
         self._start = start
         self._checkpoint = checkpoint
@@ -424,8 +449,8 @@ class ModelTraining:
     def initial_fit(self) -> Fit | None:
         """Return the initial fit, or None when a checkpoint holds its outcome."""
         saved, all_rows = self._training_state, self._data.has_no_training_rows
-        scaling = self._scaling(all_rows=all_rows)
-        spec = self._config.spec
+        scaling = self.scaling(all_rows=all_rows)
+        spec = self.config.spec
         if saved is not None:
             self._history = saved.history
             if "first" in saved.metadata:
@@ -452,7 +477,7 @@ class ModelTraining:
                 best = progress.epoch - 1
                 if fit.has_validation:
                     self._warn(
-                        f"validationMetric={self._config.metric!r} was undefined in every epoch, "
+                        f"validationMetric={self.config.metric!r} was undefined in every epoch, "
                         "so the last one was kept: the validation rows have one class only, or "
                         "constant labels."
                     )
@@ -465,14 +490,14 @@ class ModelTraining:
             self._initial = FitResult(
                 progress.result(), fit.scaling, best, progress.step_scale, records, linear
             )
-            if self._config.keep_snapshot:
+            if self.config.keep_snapshot:
                 self._training_state = self._state_of(fit, None)
-            if not self._wants_refit():
+            if not self.wants_refit:
                 return None
         epochs = self._finished_initial.best_epoch + 1
         log.info("refitting on all rows for %d epoch(s)", epochs)
-        scaling = self._scaling(all_rows=True)
-        spec = replace(self._config.spec, epochs=epochs)
+        scaling = self.scaling(all_rows=True)
+        spec = replace(self.config.spec, epochs=epochs)
         if resumes and self._training_state is not None:
             progress = self._training_state.progress()
         else:
@@ -483,34 +508,68 @@ class ModelTraining:
         self, fit: Fit | None, outcome: TrainingProgress | TrainingDivergedError | None
     ) -> TrainResult:
         """Return the model and its summary, after the refit or without one."""
-        initial = self._finished_initial
-        parameters, scaling, step_scale = initial.parameters, initial.scaling, initial.step_scale
-        records, refit_seconds = list(initial.records), 0.0
+        again = None
         if isinstance(outcome, TrainingDivergedError):
             self._warn(f"The refit on all rows failed, the first model is kept: {outcome}")
         elif outcome is not None and fit is not None:
-            parameters, scaling = outcome.result(), fit.scaling
-            step_scale = outcome.step_scale
-            records += outcome.history
-            refit_seconds = sum(r.train_seconds + r.validate_seconds for r in outcome.history)
+            again = FitResult(
+                outcome.result(), fit.scaling, len(outcome.history) - 1, outcome.step_scale,
+                outcome.history, None,
+            )  # fmt: skip
+        return self._result(again)
+
+    def take_sampled(self, sampled: Sampled, progress_bar: Progress) -> None:
+        """Take the outcome of Gibbs sampling for that of the initial fit."""
+        all_rows = self._data.has_no_training_rows
+        scaling = self.scaling(all_rows=all_rows)
+        self._initial = FitResult(
+            sampled.parameters, scaling, len(sampled.records) - 1, 1.0, sampled.records, None
+        )
+        for record in sampled.records:
+            report = EpochReport(
+                record=record, spec=self.config.spec,
+                n_rows=self._data.sums(all_rows=all_rows).rows,
+                seconds=record.train_seconds + record.validate_seconds,
+                phases={"train": record.train_seconds, "validate": record.validate_seconds,
+                        "broadcast": 0.0, "merge": 0.0},
+            )  # fmt: skip
+            progress_bar(report)
+            self._record_epoch(report)
+
+    def sampled_result(self, again: Sampled | None) -> TrainResult:
+        """Return the model of Gibbs sampling: that of all rows, where there is one."""
+        if again is None:
+            return self._result(None)
+        scaling = self.scaling(all_rows=True)
+        last = len(again.records) - 1
+        return self._result(FitResult(again.parameters, scaling, last, 1.0, again.records, None))
+
+    def _result(self, again: FitResult | None) -> TrainResult:
+        """Return the model and its summary; ``again`` is the outcome of a refit."""
+        initial = self._finished_initial
+        kept, records, refit_seconds = again or initial, list(initial.records), 0.0
+        parameters, scaling = kept.parameters, kept.scaling
+        if again is not None:
+            records += again.records
+            refit_seconds = sum(r.train_seconds + r.validate_seconds for r in again.records)
         if initial.linear is not None and initial.linear.is_better:
             parameters = parameters.linear_part()
         for note in validation_notes(
-            self._history, best_epoch=initial.best_epoch, spec=self._config.spec,
-            linear=initial.linear, constant_loss=self._data.constant_loss(self._config.spec.loss),
+            self._history, best_epoch=initial.best_epoch, spec=self.config.spec,
+            linear=initial.linear, constant_loss=self._data.constant_loss(self.config.spec.loss),
             n_rows=self._data.train.rows, n_features=len(self._data.counts.ids),
         ):  # fmt: skip
             self._warn(note)
         summary = self._summary(records, scaling)
-        summary["stepScale"] = step_scale
-        summary["refit"] = isinstance(outcome, TrainingProgress)
+        summary["stepScale"] = kept.step_scale
+        summary["refit"] = again is not None
         summary["refitSeconds"] = refit_seconds
         trained = time.perf_counter() - self._started
         summary["totalSeconds"] = self._data.seconds + self._rates.seconds + trained
         weights = self._weights(parameters, scaling)
         if self._checkpoint is not None:
             self._checkpoint.remove()
-        state = self._training_state if self._config.keep_snapshot else None
+        state = self._training_state if self.config.keep_snapshot else None
         return TrainResult(weights, self._history, summary, state)
 
     @property
@@ -529,7 +588,7 @@ class ModelTraining:
     ) -> Fit:
         is_refit = self._initial is not None
         return Fit(
-            progress=progress, spec=spec, scaling=scaling, metric=self._config.metric,
+            progress=progress, spec=spec, scaling=scaling, metric=self.config.metric,
             n_rows=self._data.sums(all_rows=train_on_all).rows, train_on_all=train_on_all,
             has_validation=self._data.has_validation and not is_refit,
             worker_info=self._worker_info,
@@ -537,7 +596,7 @@ class ModelTraining:
             on_checkpoint=None if self._checkpoint is None else partial(
                 self._write_checkpoint, self._checkpoint, self._initial
             ),
-            checkpoint_interval=self._config.checkpoint_interval,
+            checkpoint_interval=self.config.checkpoint_interval,
         )  # fmt: skip
 
     def _record_epoch(self, report: EpochReport) -> bool:
@@ -551,7 +610,7 @@ class ModelTraining:
 
     def _state_of(self, fit: Fit, initial: FitResult | None) -> TrainingState:
         state = TrainingState.of(
-            fit.progress, fingerprint=self._data.fingerprint, metric=self._config.metric,
+            fit.progress, fingerprint=self._data.fingerprint, metric=self.config.metric,
             scaling=fit.scaling, standardization=self.plan.standardization, ids=self.plan.ids,
             history=self._history,
         )  # fmt: skip
@@ -564,7 +623,7 @@ class ModelTraining:
 
     def _continued(self, scaling: Scaling) -> TrainingProgress | None:
         """Return the progress of the model to start from, when this is the same training."""
-        config, start = self._config, self._start
+        config, start = self.config, self._start
         if start is None or start.training_state is None:
             return None
         layout = Layout(config.spec.k, config.spec.optimizer)
@@ -585,7 +644,7 @@ class ModelTraining:
     def _new_progress(
         self, spec: Hyperparameters, scaling: Scaling, *, all_rows: bool
     ) -> TrainingProgress:
-        config, plan = self._config, self.plan
+        config, plan = self.config, self.plan
         sums = self._data.sums(all_rows=all_rows)
         counts = plan.all_counts if all_rows else plan.train_counts
         state = initial_state(spec, counts, label_mean=sums.label_mean, scaling=scaling)
@@ -600,8 +659,9 @@ class ModelTraining:
             last_loss=sums.label_variance / scaling.label**2,
         )
 
-    def _scaling(self, *, all_rows: bool) -> Scaling:
-        return scaling_of(self._config, self._data.sums(all_rows=all_rows))
+    def scaling(self, *, all_rows: bool) -> Scaling:
+        """Return the scaling of labels and weights of the training rows, or of all."""
+        return scaling_of(self.config, self._data.sums(all_rows=all_rows))
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
@@ -609,7 +669,7 @@ class ModelTraining:
 
     def _linear_part(self, progress: TrainingProgress) -> LinearPart | None:
         """Compare a finished training with what it is without its factors."""
-        config = self._config
+        config = self.config
         if progress.linear is None or progress.best is None:
             return None
         metric = validation_metrics(config.spec.loss)[config.metric]
@@ -620,8 +680,10 @@ class ModelTraining:
         is_better = gain > lead * abs(full)
         return LinearPart(progress.linear.mean_loss(), config.metric, value, full, is_better)
 
-    def _wants_refit(self) -> bool:
-        config = self._config
+    @property
+    def wants_refit(self) -> bool:
+        """Whether the model is trained again on all rows."""
+        config = self.config
         if not self._data.has_validation or config.columns.validation is not None:
             return False  # a validation set of the user's own is never trained on
         if config.keep_snapshot:
@@ -659,6 +721,7 @@ class ModelTraining:
             f"In the refit: {note}" for note in divergence_notes(records[len(initial.records) :])
         ]
         return {
+            "solver": self.config.solver,
             "numRows": data.train.rows + data.validation.rows,
             "numTrainRows": data.train.rows,
             "numValidationRows": data.validation.rows,
@@ -678,14 +741,14 @@ class ModelTraining:
             "labelScale": scaling.label,
             "totalIterations": len(self._history),
             "bestEpoch": initial.best_epoch,
-            "validationMetric": self._config.metric if data.has_validation else None,
+            "validationMetric": self.config.metric if data.has_validation else None,
             "validationCurve": validation_curve(initial.records, initial.best_epoch),
             "running": running_history(
                 initial.records, data.sums(all_rows=data.has_no_training_rows).rows
             ),
             "linearLoss": None if initial.linear is None else initial.linear.loss,
             "linearKept": initial.linear is not None and initial.linear.is_better,
-            "constantLoss": self._data.constant_loss(self._config.spec.loss),
+            "constantLoss": self._data.constant_loss(self.config.spec.loss),
             "learningRates": self._rates.of_group,
             "race": self._rates.tried,
             "raceSeconds": self._rates.seconds,

@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "featureDim": 100,
     "useBias": False,
     "useLinear": False,
+    "solver": "gibbs",
     "optimizer": "adam",
     "epochs": 4,
     "shuffle": False,

@@ -44,6 +44,7 @@ BAD_PARAMS: list[tuple[str, Any]] = [
     *[("tol", value) for value in NO_SIZE],
     ("seed", 2**63),
     ("predictorType", "classifier"),
+    ("solver", "als"),
     ("optimizer", "lbfgs"),
     ("validationMetric", "rmse"),
     ("refit", "sometimes"),

@@ -66,11 +66,13 @@ FIELDS = {
     "checkpointDir": "checkpoint_dir",
     "checkpointInterval": "checkpoint_interval",
     "device": "device",
+    "solver": "solver",
 }  # fmt: skip
 # What else a Param's value decides where another one is unset.
 DERIVED = {
     "predictorType": {"metric": "rmse"},
     "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
+    "solver": {"chosen_rates": ()},
     "sageMakerTraining": {"chosen_rates": (), "standardization": False},
     "biasLr": {"chosen_rates": ("linear", "factors")},
     "linearLr": {"chosen_rates": ("bias", "factors")},

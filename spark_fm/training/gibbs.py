@@ -1,0 +1,217 @@
+"""Train by Gibbs sampling: chains side by side in Spark tasks, then one model; driver only.
+
+Every task holds all rows. The result depends on the seed and the number of chains alone, and
+not on how many of them run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+
+import pyarrow as pa
+
+from spark_fm.errors import ModelTooLargeError
+from spark_fm.learner.gibbs.chain import ChainSpec
+from spark_fm.learner.gibbs.kernels import RowLayout
+from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled
+from spark_fm.learner.gibbs.sampling import WIDE, ChainPlan, ChainResult, first_sigma, run_chain
+from spark_fm.learner.metrics import MetricSums, validation_metrics
+from spark_fm.learner.spec import Scaling
+from spark_fm.learner.training import EpochRecord, Parameters, evaluate
+from spark_fm.spark.broadcast import Broadcast, broadcast
+from spark_fm.spark.collect import CHUNK_DDL, collect_models, to_chunks
+from spark_fm.spark.session import SparkCluster
+from spark_fm.spark.worker import WorkerTask, partition_number
+from spark_fm.training.config import TrainConfig
+from spark_fm.training.dataset import PackedDataset
+from spark_fm.training.partitions import copies
+from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
+from spark_fm.training.tasks import RowReader
+
+CHAINS = 4
+LEAST_MEMBERS, MOST_MEMBERS = 4, 40  # that a distillation learns from
+MEMBER_BYTES = 2**29  # that all of them may take on the driver
+DISTILLATION_SWEEPS = 8
+
+
+@dataclass(frozen=True)
+class ChainTask(WorkerTask):
+    """Run one chain, the one of the task's partition."""
+
+    plans: tuple[ChainPlan, ...]  # one a partition
+    sigma: float | None  # of the first factors of all chains; None: each has that of its place
+    scaling: Scaling
+    n_features: int
+    rows: RowReader
+
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks of the chain's result."""
+        number = partition_number()
+        plan = self.plans[number]
+        train, validation = self.rows.read(batches, self.scaling, self.n_features)
+        sigma = self.sigma
+        if sigma is None:
+            sigma = WIDE if number % 2 else first_sigma(train, plan.spec.k)
+        plan = replace(plan, spec=replace(plan.spec, init_sigma=sigma))
+        metadata, arrays = run_chain(train, validation, self.n_features, plan).to_arrays()
+        yield from to_chunks(0, metadata | {"sigma": sigma}, arrays, model=number)
+
+
+@dataclass(frozen=True)
+class CombineTask(WorkerTask):
+    """Make one model of the chains' members, and measure it on the validation rows."""
+
+    config: TrainConfig
+    members: Broadcast  # (members, their mean in k factors)
+    scaling: Scaling
+    n_features: int
+    rows: RowReader
+
+    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks of the model."""
+        members, model = self.members.load()
+        spec = self.config.spec
+        train, validation = self.rows.read(batches, self.scaling, self.n_features)
+        if spec.loss == "logistic":
+            model = distilled(
+                members, model, train, sweeps=DISTILLATION_SWEEPS, seed=spec.init_key[0]
+            )
+        sums = None
+        if validation is not None:
+            parameters = Parameters(model.table, model.bias)
+            sums = evaluate(parameters, validation, spec, self.scaling.label).to_dict()
+        metadata = {"bias": model.bias, "validation": sums}
+        yield from to_chunks(0, metadata, {"table": model.table})
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a fit by Gibbs sampling comes to."""
+
+    parameters: Parameters
+    records: list[EpochRecord]  # one a sweep, over all chains; the last is of the one model
+    sigma: float  # of the first factors, where the better chains began
+
+
+def sample(
+    config: TrainConfig,
+    data: PackedDataset,
+    plan: TrainPlan,
+    cluster: SparkCluster,
+    *,
+    scaling: Scaling,
+    preparation: Broadcast | None,
+    train_on_all: bool,
+    sigma: float | None,
+) -> Sampled:
+    """Run the chains and make one model of them; two jobs.
+
+    Without ``sigma`` half of the chains begin with wide factors, and where there are
+    validation rows the half that does better on them is the result.
+    """
+    spec = config.spec
+    _check_memory(data, plan, spec.k, cluster)
+    table_bytes = 4 * plan.n_features * (spec.k + 1)
+    most = min(MOST_MEMBERS, max(LEAST_MEMBERS, MEMBER_BYTES // max(1, table_bytes)))
+    chain_plans = tuple(
+        ChainPlan(
+            ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
+            spec.epochs, -(-most // CHAINS) if spec.loss == "logistic" else 0, scaling.label,
+        )
+        for chain in range(CHAINS)
+    )  # fmt: skip
+    rows = RowReader(preparation, train_on_all)
+    task = ChainTask(chain_plans, sigma, scaling, plan.n_features, rows)
+    found = collect_models(
+        copies(data.blocks, CHAINS).mapInArrow(task, CHUNK_DDL), cluster,
+        CHAINS * (2 * spec.k + 3) * 4 * plan.n_features + most * table_bytes,
+    )  # fmt: skip
+    chains = [ChainResult.from_arrays(*found[number]) for number in range(CHAINS)]
+    sigmas = [found[number][0]["sigma"] for number in range(CHAINS)]
+    chosen = _better(chains, sigmas, config) if len(set(sigmas)) > 1 else list(range(CHAINS))
+    chains = [chains[number] for number in chosen]
+    mean: MeanModel = chains[0].mean
+    for chain in chains[1:]:
+        mean.merge(chain.mean)
+    records = [_together(each) for each in zip(*(c.records for c in chains), strict=True)]
+    model, members = mean.model(spec.k), [member for c in chains for member in c.members]
+    if spec.loss == "logistic" or (data.has_validation and not train_on_all):
+        model, sums = _combined(
+            config, data, cluster, members, model, scaling, plan.n_features, rows
+        )
+        records[-1] = replace(records[-1], validation=sums)
+    return Sampled(Parameters(model.table, model.bias), records, sigmas[chosen[0]])
+
+
+def _combined(
+    config: TrainConfig,
+    data: PackedDataset,
+    cluster: SparkCluster,
+    members: list[Member],
+    model: Member,
+    scaling: Scaling,
+    n_features: int,
+    rows: RowReader,
+) -> tuple[Member, MetricSums | None]:
+    n_bytes = (len(members) + 1) * model.table.nbytes
+    with ExitStack() as stack:
+        value = stack.enter_context(broadcast(cluster, (members, model), n_bytes=n_bytes))
+        task = CombineTask(config, value, scaling, n_features, rows)
+        frame = copies(data.blocks, 1).mapInArrow(task, CHUNK_DDL)
+        [(metadata, arrays)] = collect_models(frame, cluster, model.table.nbytes).values()
+    sums = metadata["validation"]
+    return (
+        Member(arrays["table"], metadata["bias"]),
+        None if sums is None else MetricSums.from_dict(sums),
+    )
+
+
+def _check_memory(data: PackedDataset, plan: TrainPlan, k: int, cluster: SparkCluster) -> None:
+    """Raise ModelTooLargeError unless the rows of all chains that run at once fit here."""
+    available, sums = available_memory(), data.sums(all_rows=True)
+    nnz = sums.nnz + plan.standardization.n_added
+    # The rows as they arrive and concatenated, by feature, and the state of each.
+    a_chain = 3 * data.n_bytes + 16 * nnz + 4 * RowLayout(k).stride * sums.rows
+    needed = min(CHAINS, cluster.task_slots) * a_chain if cluster.is_local else 0
+    if available is not None and needed > MEMORY_FRACTION * available:
+        raise ModelTooLargeError(
+            f'solver="gibbs" takes all {sums.rows:,} rows into each chain, {a_chain / 2**30:.2f} '
+            f"GiB, and {needed / 2**30:.2f} GiB at once; {available / 2**30:.2f} GiB are free. "
+            'Train on a sample of the rows, or with solver="sgd".'
+        )
+
+
+def _better(
+    chains: Sequence[ChainResult], sigmas: Sequence[float], config: TrainConfig
+) -> list[int]:
+    """Return the numbers of the chains with the first factors that ended better."""
+    metric = validation_metrics(config.spec.loss)[config.metric]
+    groups = [
+        [number for number, sigma in enumerate(sigmas) if sigma == each]
+        for each in sorted(set(sigmas))
+    ]
+    values = []
+    for numbers in groups:
+        ends = [chains[number].records[-1].validation for number in numbers]
+        sums = [each for each in ends if each is not None]
+        if not sums:
+            return groups[0]
+        value = reduce(add, sums).values(config.spec.loss)[config.metric]
+        values.append(value if metric.larger_is_better else -value)
+    return groups[values.index(max(values))]
+
+
+def _together(records: Sequence[EpochRecord]) -> EpochRecord:
+    """Return one record of a sweep of all chains: means of losses, sums of seconds."""
+    sums = [record.validation for record in records if record.validation is not None]
+    return replace(
+        records[0],
+        train_loss=sum(record.train_loss for record in records) / len(records),
+        validation=reduce(add, sums) if sums else None,
+        train_seconds=sum(record.train_seconds for record in records),
+        validate_seconds=sum(record.validate_seconds for record in records),
+    )
