@@ -33,8 +33,8 @@ from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
 from spark_fm.training.tasks import RowReader
 
 CHAINS = 4
-LEAST_MEMBERS, MOST_MEMBERS = 4, 40  # that a distillation learns from
-MEMBER_BYTES = 2**29  # that all of them may take on the driver
+MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
+MEMBER_BYTES = 2**29  # that those of all chains may take on the driver
 DISTILLATION_SWEEPS = 8
 
 
@@ -54,8 +54,9 @@ class ChainTask(WorkerTask):
         plan = self.plans[number]
         train, validation = self.rows.read(batches, self.scaling, self.n_features)
         sigma = self.sigma
-        if sigma is None:
-            sigma = WIDE if number % 2 else first_sigma(train, plan.spec.k)
+        if sigma is None:  # without validation rows to choose by, all begin alike
+            is_wide = number % 2 == 1 and validation is not None
+            sigma = WIDE if is_wide else first_sigma(train, plan.spec.k)
         plan = replace(plan, spec=replace(plan.spec, init_sigma=sigma))
         metadata, arrays = run_chain(train, validation, self.n_features, plan).to_arrays()
         yield from to_chunks(0, metadata | {"sigma": sigma}, arrays, model=number)
@@ -114,22 +115,23 @@ def sample(
     validation rows the half that does better on them is the result.
     """
     spec = config.spec
-    _check_memory(data, plan, spec.k, cluster)
     table_bytes = 4 * plan.n_features * (spec.k + 1)
-    most = min(MOST_MEMBERS, max(LEAST_MEMBERS, MEMBER_BYTES // max(1, table_bytes)))
+    most = 0
+    if spec.loss == "logistic":
+        most = min(MOST_MEMBERS // 2, max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes))))
+    collected = CHAINS * ((2 * spec.k + 3) * 4 * plan.n_features + most * table_bytes)
+    _check_memory(data, plan, spec.k, cluster, collected)
     chain_plans = tuple(
         ChainPlan(
             ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
-            spec.epochs, -(-most // CHAINS) if spec.loss == "logistic" else 0, scaling.label,
+            spec.epochs, most, scaling.label,
         )
         for chain in range(CHAINS)
     )  # fmt: skip
     rows = RowReader(preparation, train_on_all)
     task = ChainTask(chain_plans, sigma, scaling, plan.n_features, rows)
-    found = collect_models(
-        copies(data.blocks, CHAINS).mapInArrow(task, CHUNK_DDL), cluster,
-        CHAINS * (2 * spec.k + 3) * 4 * plan.n_features + most * table_bytes,
-    )  # fmt: skip
+    frame = copies(data.blocks, CHAINS).mapInArrow(task, CHUNK_DDL)
+    found = collect_models(frame, cluster, collected)
     chains = [ChainResult.from_arrays(*found[number]) for number in range(CHAINS)]
     sigmas = [found[number][0]["sigma"] for number in range(CHAINS)]
     chosen = _better(chains, sigmas, config) if len(set(sigmas)) > 1 else list(range(CHAINS))
@@ -139,6 +141,7 @@ def sample(
         mean.merge(chain.mean)
     records = [_together(each) for each in zip(*(c.records for c in chains), strict=True)]
     model, members = mean.model(spec.k), [member for c in chains for member in c.members]
+    members = members[:: max(1, len(members) // MOST_MEMBERS)]
     if spec.loss == "logistic" or (data.has_validation and not train_on_all):
         model, sums = _combined(
             config, data, cluster, members, model, scaling, plan.n_features, rows
@@ -170,17 +173,19 @@ def _combined(
     )
 
 
-def _check_memory(data: PackedDataset, plan: TrainPlan, k: int, cluster: SparkCluster) -> None:
-    """Raise ModelTooLargeError unless the rows of all chains that run at once fit here."""
+def _check_memory(
+    data: PackedDataset, plan: TrainPlan, k: int, cluster: SparkCluster, collected: int
+) -> None:
+    """Raise ModelTooLargeError unless the rows of all chains at once, and their results, fit."""
     available, sums = available_memory(), data.sums(all_rows=True)
     nnz = sums.nnz + plan.standardization.n_added
     # The rows as they arrive and concatenated, by feature, and the state of each.
     a_chain = 3 * data.n_bytes + 16 * nnz + 4 * RowLayout(k).stride * sums.rows
-    needed = min(CHAINS, cluster.task_slots) * a_chain if cluster.is_local else 0
+    needed = 2 * collected + (min(CHAINS, cluster.task_slots) * a_chain if cluster.is_local else 0)
     if available is not None and needed > MEMORY_FRACTION * available:
         raise ModelTooLargeError(
             f'solver="gibbs" takes all {sums.rows:,} rows into each chain, {a_chain / 2**30:.2f} '
-            f"GiB, and {needed / 2**30:.2f} GiB at once; {available / 2**30:.2f} GiB are free. "
+            f"GiB, and needs {needed / 2**30:.2f} GiB in all; {available / 2**30:.2f} are free. "
             'Train on a sample of the rows, or with solver="sgd".'
         )
 

@@ -292,6 +292,8 @@ class Trainer:
         if saved is not None:  # other partitions would end with another model
             workers, averagings = saved.metadata["partitions"]
             config = replace(config, num_workers=workers, averagings=averagings)
+        if config.solver == "gibbs":
+            config = replace(config, num_workers=1, device="cpu")
         device = self._device(config.device)
         plan_for = partial(
             make_plan, config, self._data, self._cluster,

@@ -76,13 +76,13 @@ class Chain:
         self.is_seen = np.diff(self._columns[0]) > 0
         seen = np.flatnonzero(self.is_seen).astype(np.int32)
         self.order = seen[np.argsort(fields[seen], kind="stable")]
-        self._bounds = np.searchsorted(fields[self.order], np.arange(int(fields.max()) + 2))
+        n_fields = int(fields.max(initial=0)) + 1
+        self._bounds = np.searchsorted(fields[self.order], np.arange(n_fields + 1))
         self.table = np.zeros((n_features, k + 1), np.float32)
         self.table[:, :k] = self.generator.normal(0.0, spec.init_sigma, (n_features, k))
         self.table[~self.is_seen] = 0.0
         self.means = self.table.copy()
         self.bias, self.alpha = 0.0, 1.0
-        n_fields = int(fields.max()) + 1
         self.mu = np.zeros((n_fields, k + 1))
         self.precision = np.ones((n_fields, k + 1))
         self.precision[:, :k] = spec.init_sigma**-2
