@@ -20,7 +20,7 @@ _EVERYWHERE = (
     (r" \(n_features, option featureDim\)", " (featureDim)"),
     (r"[Ss]et the option featureDim(, such as \.option\([^)]*\))?", "Set featureDim"),
     (r" or the column's metadata", ""),
-    (r"Assemble it with VectorAssembler, or set featuresCol",
+    (r"(Cast it to array<double>|Make vectors [^.;]*), or set featuresCol",
      "Name such a column by featuresCol"),
 )  # fmt: skip
 _OF_COMMANDS = (

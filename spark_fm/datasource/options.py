@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidParamError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +108,10 @@ def compression(options: Any) -> bool:
 
 def warn_of_unknown(options: Iterable[str], known: tuple[str, ...], action: str) -> None:
     """Log a warning of each option that has no effect on a read or a write."""
-    by_key = {name.lower(): name for name in known}
     for name in options:
-        if name.lower() not in by_key:
-            close = difflib.get_close_matches(name.lower(), by_key, n=1)
-            hint = (
-                f"Did you mean {by_key[close[0]]}?" if close else f"There are {', '.join(known)}."
-            )
-            log.warning("The option %s has no effect when records are %s. %s", name, action, hint)
+        if name.lower() not in map(str.lower, known):
+            hint = did_you_mean(name, known) or f"there are {', '.join(known)}."
+            log.warning("The option %s has no effect when records are %s; %s", name, action, hint)
 
 
 def _whole(

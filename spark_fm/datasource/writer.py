@@ -6,6 +6,7 @@ moves the files of the attempts that succeeded to the target folder.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.spark.worker import partition_number
 
+log = logging.getLogger(__name__)
+
 # The second names are those of AWS's data source.
 FEATURES_COL = ("featuresCol", "featuresColumnName")
 LABEL_COL = ("labelCol", "labelColumnName")
@@ -56,7 +59,7 @@ class WriteOptions:
     @classmethod
     def of(cls, options: Any, schema: StructType) -> WriteOptions:
         """Check the options, and that the columns exist and have a legal type."""
-        from pyspark.ml.linalg import VectorUDT
+        from spark_fm.spark.schema import is_vector
 
         path = options.get("path")
         if not path:
@@ -76,7 +79,7 @@ class WriteOptions:
         is_floats = isinstance(kind, ArrayType) and isinstance(
             kind.elementType, (FloatType, DoubleType)
         )
-        if not (isinstance(kind, VectorUDT) or is_floats):
+        if not (is_vector(kind) or is_floats):
             raise InvalidColumnError(
                 f"featuresCol={features!r} has type {kind.simpleString()}; it must be a vector or "
                 "an array of float or double."
@@ -185,7 +188,10 @@ class RecordIOWriter(DataSourceArrowWriter):
         with store.open_output_stream(f"{folder}/_SUCCESS"):
             pass
         if swaps:
-            store.delete_dir(aside)
+            try:
+                store.delete_dir(aside)
+            except OSError as err:
+                log.warning("%s with the replaced files was not removed: %s", aside, err)
 
     def abort(self, messages: list[WriterCommitMessage | None]) -> None:
         """Remove what the tasks wrote."""

@@ -47,7 +47,10 @@ def advice(body: bytes, content_type: str, part: bytes | None = None) -> str:
     has the caller's own values where they can be told.
     """
     kind = looks_like(body)
-    form = _form(body, content_type, part)
+    try:
+        form = _form(body, content_type, part)
+    except RecursionError:  # a body nested as deep as that means nothing
+        form = ""
     missing = ""
     if content_type == JSON and kind in (None, JSONLINES) and b'"instances"' not in body:
         missing = 'The list "instances" is missing. '
@@ -142,7 +145,8 @@ def _instances(value: Any) -> list[dict[str, Any]] | None:
         return [value]
     if _is_tensor(value) and "keys" in value:
         return [{"data": {"features": value}}]
-    members = (_instances(value[name]) for name in (*_ROWS_FIRST, *value) if name in value)
+    names = dict.fromkeys((*_ROWS_FIRST, *value))  # each once: bodies may be nested
+    members = (_instances(value[name]) for name in names if name in value)
     return next((found for found in members if found), None)
 
 

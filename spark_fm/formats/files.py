@@ -143,7 +143,8 @@ def list_files(paths: Sequence[str], *, recursive: bool = False) -> list[DataFil
     """
     files: list[DataFile] = []
     for path in paths:
-        if path.endswith((".manifest", ".manifest.txt")):
+        place = _uri_parts(path)[1] if _SCHEME.match(path) else path
+        if place.endswith((".manifest", ".manifest.txt")):
             files += list_files(_manifest(path))
         else:
             files += _files_at(path, recursive)
@@ -176,7 +177,7 @@ def reaches(glob: str, inner: str) -> bool:
 
 # What a glob is made of; the last kind is any other character.
 _GLOB_TOKENS = re.compile(
-    r"(?P<folders>(?:(?<=/)|^)\*\*(?:/|$))|(?P<escaped>\\.)|(?P<set>\[[!^]?\]?[^\]/]*\])"
+    r"(?P<folders>(?:(?<=/)|^)\*\*(?:/|$))|(?P<escaped>\\.)|(?P<set>\[[!^]?(?:\][^\]/]*|[^\]/]+)\])"
     r"|(?P<any>\*+)|(?P<one>\?)|(?P<brace>[{},])|(?P<plain>.)",
     re.DOTALL,
 )
@@ -184,18 +185,21 @@ _GLOB_TOKENS = re.compile(
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
     """Return what matches the paths that a glob names; see `list_files`."""
-    depths = list(accumulate({"{": 1, "}": -1}.get(mark, 0) for mark in glob))
+    tokens = list(_GLOB_TOKENS.finditer(glob))
+    braces = [token.group() for token in tokens if token.lastgroup == "brace"]
+    depths = list(accumulate({"{": 1, "}": -1, ",": 0}[mark] for mark in braces))
     has_braces = bool(depths) and min(depths) >= 0 and depths[-1] == 0
     parts, depth = [], 0
-    for token in _GLOB_TOKENS.finditer(glob):
+    for token in tokens:
         kind, text = token.lastgroup, token.group()
         if kind == "folders":
             parts.append("(?:[^/]+/)*" if text.endswith("/") else ".+")
         elif kind == "escaped":
             parts.append(re.escape(text[1]))
         elif kind == "set":
-            body = re.sub(r"([\\\[\]&~|])", r"\\\1", text[1:-1])
-            parts.append(f"[^/{body[1:]}]" if body[0] in "!^" else f"[{body}]")
+            is_negated = text[1] in "!^" and len(text) > 3
+            body = re.sub(r"([\\\[\]^&~|])", r"\\\1", text[2 if is_negated else 1 : -1])
+            parts.append(f"(?!/)[^{body}]" if is_negated else f"[{body}]")
         elif kind == "any":
             parts.append("[^/]*")
         elif kind == "one":
@@ -205,7 +209,13 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
             parts.append({"{": "(?:", "}": ")", ",": "|"}[text])
         else:
             parts.append(re.escape(text))
-    return re.compile("".join(parts), re.DOTALL)
+    try:
+        return re.compile("".join(parts), re.DOTALL)
+    except re.error as err:
+        raise InvalidDataError(
+            f"The glob {glob!r} cannot be read: {err}. Put a backslash before what stands for "
+            "itself."
+        ) from None
 
 
 def _files_at(path: str, recursive: bool) -> list[DataFile]:
@@ -284,8 +294,11 @@ def _manifest(path: str) -> list[str]:
             f"{path} is no manifest ({err}): it holds a JSON list, first "
             '{"prefix": "..."}, then names.'
         ) from None
-    return [posixpath.join(prefix, name) if prefix.endswith("/") else prefix + name
-            for name in names]  # fmt: skip
+    store_name, place, query = _uri_parts(prefix) if _SCHEME.match(prefix) else ("", prefix, "")
+    return [
+        store_name + (posixpath.join(place, name) if place.endswith("/") else place + name) + query
+        for name in names
+    ]
 
 
 def open_file(path: str) -> BinaryIO:

@@ -169,7 +169,7 @@ def _raw_instance(body: bytes, number: int) -> bytes:
     """Return the text of an instance, or nothing if the document is too long or broken."""
     try:
         return bytes(_RAW_DOCUMENT.decode(body[:EXPLAINED_BYTES]).instances[number])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError):
         return b""
 
 

@@ -108,7 +108,8 @@ class JsonPath:
                 else:
                     found.append(items[place])
             return found
-        raise self._lost("*" if step is None else step[0], f"{bytes(value)[:40].decode()}")
+        seen = bytes(value)[:40].decode("utf-8", "replace")
+        raise self._lost("*" if step is None else step[0], seen)
 
     def _lost(self, key: str | int | slice, what: str) -> RequestError:
         return RequestError(

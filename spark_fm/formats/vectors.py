@@ -149,7 +149,7 @@ def _without_zeros(column: VectorColumn) -> VectorColumn:
 def rows_of(X: Any) -> Any:
     """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
     rows: Any = X if sp.issparse(X) else array_of(X, "X")
-    if rows.dtype == object:
+    if isinstance(rows, np.ndarray) and rows.dtype == object:
         rows = _rows_of_vectors(rows)
     check_dtype(rows.dtype, "X")
     if rows.dtype == np.float16:  # SciPy does not compute with it

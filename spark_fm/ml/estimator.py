@@ -291,6 +291,8 @@ def fit_all(
     configs = [estimator._train_config(dataset) for estimator in estimators]
     numbers_by_packing: dict[tuple[object, ...], list[int]] = {}
     for number, config in enumerate(configs):
+        require(start is None or config.solver == "sgd", "solver", config.solver,
+                '"sgd" with warmStart: chains start anew')  # fmt: skip
         check_training_columns(dataset, config.columns)
         numbers_by_packing.setdefault(packing_key(config), []).append(number)
     # Metrics of several models would share their names: only those of a single one are logged.

@@ -160,8 +160,11 @@ class FactorizationMachineModel(
                 'handleInvalid to "keep" for NaN scores.'
             )
         scores = self.weights.predict(batch, self._loss)
-        if self.getHandleInvalid() == "error" and not np.isfinite(scores).all():
-            row = int(np.argmin(np.isfinite(scores)))
+        is_finite = np.isfinite(scores)
+        if self.getHandleInvalid() != "error":
+            scores[~is_finite] = np.nan
+        elif not is_finite.all():
+            row = int(np.argmin(is_finite))
             raise InvalidDataError(
                 f"Row {row} of X has values so large that its score overflows. Scale them as the "
                 'training rows were, or set handleInvalid to "keep" for NaN scores.'

@@ -32,7 +32,7 @@ def refusal(request: Request, endpoints: Sequence[str]) -> str | None:
     name = request.path_params["endpoint"]
     if endpoints and name not in endpoints:
         return f"There is no endpoint {shown(name)} here. Call {' or '.join(endpoints)}."
-    operation = OPERATIONS[request.url.path.rsplit("/", 1)[1]]
+    operation = OPERATIONS[request.scope["path"].rsplit("/", 1)[1]]
     if operation != "invoke_endpoint":
         return f"{operation} is not served. Call invoke_endpoint, which answers at once."
     for header, argument in _REFUSED.items():

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -340,7 +341,7 @@ def resolve_model(path: str) -> str:
 def check_stage(path: str) -> None:
     """Raise ModelFormatError for a folder on this machine that holds another stage, or none."""
     folder = resolve_model(path)
-    if "://" in folder or os.path.isfile(folder):
+    if _URI.match(folder) or os.path.isfile(folder) or _may_be_artifact(folder):
         return
     try:
         files = sorted(Path(folder, "metadata").iterdir())
@@ -350,6 +351,20 @@ def check_stage(path: str) -> None:
     except UnicodeDecodeError:  # compressed, or damaged: whoever reads the model knows
         return
     parse_metadata("".join(texts).splitlines(), folder, MODEL_CLASS)
+
+
+_URI = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def _may_be_artifact(folder: str) -> bool:
+    """Return whether a folder has files but no metadata, as what an artifact unpacks to."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return False
+    return any(entry.is_file() for entry in entries) and not any(
+        entry.name == "metadata" for entry in entries
+    )
 
 
 def signature(path: str) -> Signature | None:

@@ -6,6 +6,7 @@ not on how many of them run at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from operator import add
 
 import pyarrow as pa
 
-from spark_fm.errors import ModelTooLargeError
+from spark_fm.errors import ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.gibbs.chain import ChainSpec
+from spark_fm.learner.gibbs.fields import fields_of
 from spark_fm.learner.gibbs.kernels import RowLayout
 from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled
 from spark_fm.learner.gibbs.sampling import WIDE, ChainPlan, ChainResult, first_sigma, run_chain
@@ -58,7 +60,13 @@ class ChainTask(WorkerTask):
             is_wide = number % 2 == 1 and validation is not None
             sigma = WIDE if is_wide else first_sigma(train, plan.spec.k)
         plan = replace(plan, spec=replace(plan.spec, init_sigma=sigma))
-        metadata, arrays = run_chain(train, validation, self.n_features, plan).to_arrays()
+        try:
+            result = run_chain(train, validation, self.n_features, plan)
+        except TrainingDivergedError as err:
+            # As data: an exception would reach the driver as another class.
+            yield from to_chunks(0, {"diverged": str(err)}, {}, model=number)
+            return
+        metadata, arrays = result.to_arrays()
         yield from to_chunks(0, metadata | {"sigma": sigma}, arrays, model=number)
 
 
@@ -77,10 +85,11 @@ class CombineTask(WorkerTask):
         members, model = self.members.load()
         spec = self.config.spec
         train, validation = self.rows.read(batches, self.scaling, self.n_features)
-        if spec.loss == "logistic":
+        if members:
             model = distilled(
-                members, model, train, sweeps=DISTILLATION_SWEEPS, seed=spec.init_key[0]
-            )
+                members, model, train, fields_of(train, self.n_features), spec.loss,
+                sweeps=DISTILLATION_SWEEPS, seed=spec.init_key[0], use_bias=spec.use_bias,
+            )  # fmt: skip
         sums = None
         if validation is not None:
             parameters = Parameters(model.table, model.bias)
@@ -111,15 +120,15 @@ def sample(
 ) -> Sampled:
     """Run the chains and make one model of them; two jobs.
 
+    Raises TrainingDivergedError, and ModelTooLargeError before any job.
+
     Without ``sigma`` half of the chains begin with wide factors, and where there are
     validation rows the half that does better on them is the result.
     """
     spec = config.spec
     table_bytes = 4 * plan.n_features * (spec.k + 1)
-    most = 0
-    if spec.loss == "logistic":
-        most = min(MOST_MEMBERS // 2, max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes))))
-    collected = CHAINS * ((2 * spec.k + 3) * 4 * plan.n_features + most * table_bytes)
+    most = min(MOST_MEMBERS // 2, max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes))))
+    collected = CHAINS * ((2 * spec.k + 4) * 4 * plan.n_features + most * table_bytes)
     _check_memory(data, plan, spec.k, cluster, collected)
     chain_plans = tuple(
         ChainPlan(
@@ -132,6 +141,9 @@ def sample(
     task = ChainTask(chain_plans, sigma, scaling, plan.n_features, rows)
     frame = copies(data.blocks, CHAINS).mapInArrow(task, CHUNK_DDL)
     found = collect_models(frame, cluster, collected)
+    for metadata, _ in found.values():
+        if "diverged" in metadata:
+            raise TrainingDivergedError(metadata["diverged"])
     chains = [ChainResult.from_arrays(*found[number]) for number in range(CHAINS)]
     sigmas = [found[number][0]["sigma"] for number in range(CHAINS)]
     chosen = _better(chains, sigmas, config) if len(set(sigmas)) > 1 else list(range(CHAINS))
@@ -142,7 +154,7 @@ def sample(
     records = [_together(each) for each in zip(*(c.records for c in chains), strict=True)]
     model, members = mean.model(spec.k), [member for c in chains for member in c.members]
     members = members[:: max(1, len(members) // MOST_MEMBERS)]
-    if spec.loss == "logistic" or (data.has_validation and not train_on_all):
+    if members or (data.has_validation and not train_on_all):
         model, sums = _combined(
             config, data, cluster, members, model, scaling, plan.n_features, rows
         )
@@ -179,9 +191,12 @@ def _check_memory(
     """Raise ModelTooLargeError unless the rows of all chains at once, and their results, fit."""
     available, sums = available_memory(), data.sums(all_rows=True)
     nnz = sums.nnz + plan.standardization.n_added
-    # The rows as they arrive and concatenated, by feature, and the state of each.
-    a_chain = 3 * data.n_bytes + 16 * nnz + 4 * RowLayout(k).stride * sums.rows
-    needed = 2 * collected + (min(CHAINS, cluster.task_slots) * a_chain if cluster.is_local else 0)
+    # The rows as they arrive and concatenated, by feature, and the state of each; tables, normals
+    # and what is made of them in float64. A distillation has three times the rows, once.
+    rows = 3 * data.n_bytes + 16 * nnz + 4 * RowLayout(k).stride * sums.rows
+    a_chain = rows + plan.n_features * (64 * k + 64)
+    at_once = max(min(CHAINS, cluster.task_slots) * a_chain, 3 * rows + collected)
+    needed = 2 * collected + (at_once if cluster.is_local else 0)
     if available is not None and needed > MEMORY_FRACTION * available:
         raise ModelTooLargeError(
             f'solver="gibbs" takes all {sums.rows:,} rows into each chain, {a_chain / 2**30:.2f} '
@@ -206,7 +221,8 @@ def _better(
         if not sums:
             return groups[0]
         value = reduce(add, sums).values(config.spec.loss)[config.metric]
-        values.append(value if metric.larger_is_better else -value)
+        value = value if metric.larger_is_better else -value
+        values.append(-math.inf if math.isnan(value) else value)
     return groups[values.index(max(values))]
 
 

@@ -78,3 +78,19 @@ def validation_notes(
         )
         texts.append(text)
     return texts
+
+
+def sampling_notes(
+    history: list[dict[str, Any]], *, constant_loss: float | None, **_: object
+) -> list[str]:
+    """Return what held-out rows say against a model of Gibbs sampling, and what to do."""
+    losses = [row["validationLoss"] for row in history if "validationLoss" in row]
+    if not losses or constant_loss is None or losses[-1] < constant_loss:
+        return []
+    text = (
+        f"The model is no better than a constant on the held-out rows: loss {losses[-1]:.6g}, that "
+        f"of the constant {constant_loss:.6g}. Likely reasons: the labels do not depend on the "
+        'features; the rows are dense or of many columns, for which solver="sgd" is better; the '
+        "held-out rows are of another kind than the others."
+    )
+    return [text]

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.race import TIE
-from spark_fm.learner.spec import Hyperparameters, Scaling, require
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.standardization import Preparation, Standardization
 from spark_fm.learner.state import Layout, initial_state
 from spark_fm.learner.training import (
@@ -54,7 +54,12 @@ from spark_fm.training.config import REFIT_ROWS, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, WorkerInfo
 from spark_fm.training.gibbs import CHAINS, Sampled, sample
-from spark_fm.training.notes import LinearPart, divergence_notes, validation_notes
+from spark_fm.training.notes import (
+    LinearPart,
+    divergence_notes,
+    sampling_notes,
+    validation_notes,
+)
 from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
 from spark_fm.training.race import LearningRates, hold_races
@@ -149,8 +154,6 @@ class Trainer:
         for config in configs:
             if packing_key(config) != self._packing_key:
                 raise InvalidParamError("These Params need rows that are packed another way.")
-            require(start is None or config.solver == "sgd", "solver", config.solver,
-                    '"sgd" with warmStart: chains start anew')  # fmt: skip
         checkpoints = [self._checkpoint(c, shares_folder=len(configs) > 1) for c in configs]
         saved = [None if c is None else c.read(self._data.fingerprint) for c in checkpoints]
         for checkpoint in checkpoints:
@@ -226,7 +229,7 @@ class Trainer:
                     )
         return rates
 
-    def _sample(self, model: ModelTraining) -> TrainResult:
+    def _sample(self, model: ModelTraining) -> Outcome:
         """Train a model by Gibbs sampling: on the training rows, then on all."""
         _log_start(self._data, model.plan, 1)
         log.info("%d chains of %d sweeps", CHAINS, model.config.spec.epochs)
@@ -235,13 +238,21 @@ class Trainer:
             preparation=self._preparation(model.plan),
         )  # fmt: skip
         all_rows = self._data.has_no_training_rows
-        first = run(scaling=model.scaling(all_rows=all_rows), train_on_all=all_rows, sigma=None)
+        try:
+            first = run(scaling=model.scaling(all_rows=all_rows), train_on_all=all_rows, sigma=None)
+        except TrainingDivergedError as err:
+            return err
         with Progress(len(first.records), "train") as progress_bar:
             model.take_sampled(first, progress_bar)
         again = None
         if model.wants_refit:
             log.info("sampling again, on all rows")
-            again = run(scaling=model.scaling(all_rows=True), train_on_all=True, sigma=first.sigma)
+            try:
+                again = run(
+                    scaling=model.scaling(all_rows=True), train_on_all=True, sigma=first.sigma
+                )
+            except TrainingDivergedError as err:
+                model.warn(f"The refit on all rows failed, the first model is kept: {err}")
         return model.sampled_result(again)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
@@ -478,7 +489,7 @@ class ModelTraining:
             if progress.best is None:
                 best = progress.epoch - 1
                 if fit.has_validation:
-                    self._warn(
+                    self.warn(
                         f"validationMetric={self.config.metric!r} was undefined in every epoch, "
                         "so the last one was kept: the validation rows have one class only, or "
                         "constant labels."
@@ -512,7 +523,7 @@ class ModelTraining:
         """Return the model and its summary, after the refit or without one."""
         again = None
         if isinstance(outcome, TrainingDivergedError):
-            self._warn(f"The refit on all rows failed, the first model is kept: {outcome}")
+            self.warn(f"The refit on all rows failed, the first model is kept: {outcome}")
         elif outcome is not None and fit is not None:
             again = FitResult(
                 outcome.result(), fit.scaling, len(outcome.history) - 1, outcome.step_scale,
@@ -556,12 +567,13 @@ class ModelTraining:
             refit_seconds = sum(r.train_seconds + r.validate_seconds for r in again.records)
         if initial.linear is not None and initial.linear.is_better:
             parameters = parameters.linear_part()
-        for note in validation_notes(
+        notes = sampling_notes if self.config.solver == "gibbs" else validation_notes
+        for note in notes(
             self._history, best_epoch=initial.best_epoch, spec=self.config.spec,
             linear=initial.linear, constant_loss=self._data.constant_loss(self.config.spec.loss),
             n_rows=self._data.train.rows, n_features=len(self._data.counts.ids),
         ):  # fmt: skip
-            self._warn(note)
+            self.warn(note)
         summary = self._summary(records, scaling)
         summary["stepScale"] = kept.step_scale
         summary["refit"] = again is not None
@@ -663,9 +675,13 @@ class ModelTraining:
 
     def scaling(self, *, all_rows: bool) -> Scaling:
         """Return the scaling of labels and weights of the training rows, or of all."""
-        return scaling_of(self.config, self._data.sums(all_rows=all_rows))
+        config = self.config
+        if config.solver == "gibbs":  # its priors are for labels of unit variance
+            config = replace(config, standardize_label=True)
+        return scaling_of(config, self._data.sums(all_rows=all_rows))
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Log a warning, and keep it for the summary."""
         log.warning("%s", text)
         self._warnings.append(text)
 

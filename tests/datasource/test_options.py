@@ -16,9 +16,9 @@ def schema():
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        ("featureDimm", "Did you mean featureDim?"),
-        ("recursiveFileLookups", "Did you mean recursiveFileLookup?"),
-        ("header", "There are path, paths, featureDim, numFeatures, mode"),
+        ("featureDimm", "did you mean featureDim?"),
+        ("recursiveFileLookups", "did you mean recursiveFileLookup?"),
+        ("header", "there are path, paths, featureDim, numFeatures, mode"),
         ("labelCol", "has no effect when records are read"),
     ],
 )
@@ -39,7 +39,7 @@ def test_known_options_give_no_warning(caplog):
 
 @pytest.mark.parametrize(
     ("option", "hint"),
-    [("labelColumn", "Did you mean label"), ("featureDim", "when records are written")],
+    [("labelColumn", "did you mean label"), ("featureDim", "when records are written")],
 )
 def test_an_unknown_option_of_a_write_is_a_warning(caplog, option, hint):
     features = StructType([StructField("features", VectorUDT())])

@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse as sp
 from pyspark.errors import PySparkException
 from pyspark.ml.linalg import DenseVector, SparseVector, Vectors, VectorUDT
+from pyspark.mllib.linalg import Vectors as MLlibVectors
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StructField, StructType
@@ -337,12 +338,15 @@ BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 @contextmanager
 def setting(session, name, value):
-    before = session.conf.get(name)
+    before = session.conf.get(name, None)
     session.conf.set(name, value)
     try:
         yield
     finally:
-        session.conf.set(name, before)
+        if before is None:  # PySpark 4.0 does not know it
+            session.conf.unset(name)
+        else:
+            session.conf.set(name, before)
 
 
 @pytest.mark.parametrize("limit", [0, -1, -4])  # the last is how PySpark ends its messages
@@ -354,6 +358,14 @@ def test_batches_without_a_limit_are_written_and_read(session, tmp_path, limit):
         assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0], 0.0: [2.0]}
         with setting(session, "spark.sql.python.filterPushdown.enabled", "true"):
             assert load(session, str(tmp_path)).filter("label > 0").count() == 1
+
+
+def test_vectors_of_the_older_library_are_written(session, tmp_path):
+    rows = [(1.0, MLlibVectors.dense([1.0, 2.0]))]
+    frame = session.createDataFrame(rows, ["label", "features"])
+    frame.write.format(FORMAT).mode("append").save(str(tmp_path))
+
+    assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0, 2.0]}
 
 
 @pytest.mark.parametrize("names", [("Label", "features"), ("LABEL", "Features")])

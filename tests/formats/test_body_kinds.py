@@ -193,3 +193,19 @@ def test_a_form_that_is_shown_is_read(value, content_type, in_lines):
 @given(st.binary(max_size=40), st.sampled_from(CONTENT_TYPES))
 def test_any_bytes_have_an_advice(body, content_type):
     assert advice(body, content_type).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data":' * 60 + "1" + "}" * 60,
+        '{"instances":' * 60 + "[]" + "}" * 60,
+        "[" * 600 + "]" * 600,
+        '{"instances":[1],"instances":[]}',
+        '{"features":[1],"configuration":' + '{"a":' * 700 + "1" + "}" * 700 + "}",
+    ],
+    ids=["data", "instances", "lists", "twice", "configuration"],
+)
+def test_nested_and_repeated_names_are_refused_at_once(body):
+    for content_type in CONTENT_TYPES:
+        refused(body, content_type)

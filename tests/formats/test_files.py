@@ -9,7 +9,14 @@ from contextlib import suppress
 import pytest
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.formats.files import atomic_write, list_files, open_file, store_of
+from spark_fm.formats.files import (
+    _manifest,
+    atomic_write,
+    glob_pattern,
+    list_files,
+    open_file,
+    store_of,
+)
 
 
 @pytest.fixture
@@ -72,6 +79,33 @@ def test_a_file_that_is_named_like_a_glob_is_itself(tmp_path):
     for name in ("part[1].pbr", "x*"):
         assert [file.path for file in list_files([f"{tmp_path}/{name}"])] == [f"{tmp_path}/{name}"]
     assert len(list_files([f"{tmp_path}/part*"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "matches"),
+    [
+        ("x[]", "x[]", True), ("x[!]", "x!", True), ("[^]a", "^a", True),
+        ("[!-a]x", "1x", True), ("[!-a]x", "-x", False), ("[!a]x", "/x", False),
+        ("[^a-c]", "d", True), ("[^a-c]", "b", False), (r"\{x{a,b}", "{xb", True),
+        ("[{]{a,b}", "{a", True), ("a{b", "a{b", True), ("[]]", "]", True),
+    ],
+)  # fmt: skip
+def test_a_glob_takes_for_itself_what_is_no_wildcard(glob, name, matches):
+    assert bool(glob_pattern(glob).fullmatch(name)) == matches
+
+
+def test_a_glob_that_cannot_be_read_is_named():
+    with pytest.raises(InvalidDataError, match=r"The glob 'part-\[z-a\]\*' cannot be read"):
+        glob_pattern("part-[z-a]*")
+
+
+def test_files_of_a_manifest_keep_what_its_prefix_asks_of_the_store(tmp_path):
+    manifest = tmp_path / "x.manifest"
+    manifest.write_text('[{"prefix": "s3://b/p/?region=eu-west-1"}, "a", "c/d"]')
+
+    assert _manifest(str(manifest)) == [
+        "s3://b/p/a?region=eu-west-1", "s3://b/p/c/d?region=eu-west-1",
+    ]  # fmt: skip
 
 
 def test_a_glob_passes_hidden_folders_over(tmp_path):

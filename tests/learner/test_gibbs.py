@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.gibbs.chain import Chain, ChainSpec
 from spark_fm.learner.gibbs.fields import MOST_FIELDS, fields_of
 from spark_fm.learner.gibbs.polya_gamma import polya_gamma
-from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled, mean_probabilities
+from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled, mean_predictions
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
 from tests.builders import random_batch
@@ -255,6 +256,45 @@ def test_a_seed_gives_one_chain_bit_for_bit() -> None:
     assert not np.array_equal(tables[0], tables[2])
 
 
+def test_rows_of_very_different_weights_stay_finite() -> None:
+    batch = random_batch(4000, N_FEATURES, seed=5, loss="logistic")
+    weights = np.where(np.arange(4000) % 2, 1.99, 0.01).astype(np.float32)
+    chain = chain_of(replace(batch, weights=weights), 3, "logistic")
+
+    for _ in range(20):
+        chain.sweep()
+
+    exact = [pair_score(row, chain.table.astype(np.float64), chain.bias) for row in rows_of(batch)]
+    np.testing.assert_allclose(chain.scores(), exact, atol=0.01)
+
+
+def test_a_column_of_few_levels_in_very_many_rows_keeps_its_precision() -> None:
+    # Sums of a million equal products, of low rank beside the prior, in float32 alone would not.
+    n = 1_000_000
+    generator = np.random.default_rng(3)
+    ids = generator.integers(0, 2, (n, 2)).astype(np.int32) + np.array([0, 2], np.int32)
+    labels = (ids[:, 0] * 0.7 + (ids[:, 1] - 2) * 0.3).astype(np.float32)
+    batch = CsrBatch.from_arrays(
+        np.arange(0, 2 * n + 1, 2), ids.ravel(), np.ones(2 * n, np.float32),
+        labels=(labels - labels.mean()) / labels.std(),
+    )  # fmt: skip
+    chain = Chain(batch, np.array([0, 0, 1, 1], np.int32), ChainSpec(8, "squared", (1,), 0.3))
+
+    for _ in range(12):
+        chain.sweep()
+
+    error = np.std(chain.scores() - batch.labels)
+    assert error < 0.05
+
+
+def test_numbers_beyond_float32_end_the_chain() -> None:
+    batch = random_batch(40, N_FEATURES, seed=5, loss="logistic")
+    chain = chain_of(replace(batch, values=batch.values * np.float32(1e25)), 3, "logistic")
+
+    with pytest.raises(TrainingDivergedError, match="beyond float32"):
+        chain.sweep()
+
+
 def test_features_without_rows_have_the_mean_of_their_field() -> None:
     batch = one_hot([0, 1, 2, 4, 5], [1, 2, 3, 4, 5])
     chain = Chain(
@@ -351,7 +391,25 @@ def test_leading_directions_are_the_closest_of_their_rank() -> None:
     assert left == pytest.approx(math.sqrt((values[2:] ** 2).sum()), rel=1e-4)
 
 
-def test_a_distilled_model_has_the_mean_probabilities_of_the_members() -> None:
+def test_a_distilled_regressor_of_many_fields_is_closer_than_the_leading_directions() -> None:
+    batch = random_batch(600, N_FEATURES, seed=5, loss="squared")
+    members, mean = members_of(12, 2), MeanModel(4, np.ones(N_FEATURES, np.int64))
+    for member in members:
+        mean.add(member)
+    fields, start = np.arange(N_FEATURES, dtype=np.int32), mean.model(2)
+
+    model = distilled(members, start, batch, fields, "squared", sweeps=8, seed=1)
+
+    expected = mean_predictions(members, batch, "squared")
+    errors = [
+        np.std(mean_predictions([each], batch, "squared") - expected) for each in (model, start)
+    ]
+    assert errors[0] < errors[1]
+    without = distilled(members, start, batch, fields, "squared", sweeps=2, seed=1, use_bias=False)
+    assert without.bias == start.bias
+
+
+def test_a_distilled_model_has_the_mean_predictions_of_the_members() -> None:
     batch = random_batch(400, N_FEATURES, seed=5, loss="logistic")
     base = members_of(1, 2)[0]
     generator = np.random.default_rng(9)
@@ -363,10 +421,13 @@ def test_a_distilled_model_has_the_mean_probabilities_of_the_members() -> None:
     for member in members:
         mean.add(member)
 
-    model = distilled(members, mean.model(2), batch, sweeps=8, seed=1)
+    fields = np.arange(N_FEATURES, dtype=np.int32) // 3
 
-    expected = mean_probabilities(members, batch)
+    model = distilled(members, mean.model(2), batch, fields, "logistic", sweeps=8, seed=1)
+
+    expected = mean_predictions(members, batch, "logistic")
     errors = [
-        np.abs(mean_probabilities([each], batch) - expected).mean() for each in (model, members[0])
+        np.abs(mean_predictions([each], batch, "logistic") - expected).mean()
+        for each in (model, members[0])
     ]
     assert errors[0] < 0.01 < errors[1]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -130,11 +132,25 @@ def test_what_asks_for_another_model_or_answer_is_refused(server: Server, argume
 
 
 def test_calls_by_name_are_measured_as_invocations(server: Server) -> None:
+    def count() -> float:
+        page = server.get("/metrics").data.decode()
+        assert "endpoints" not in page
+        [found] = re.findall(r'_requests_total{[^}]*path="/invocations",status="200"} (\S+)', page)
+        return float(found)
+
+    runtime(server).invoke_endpoint(**CALL)
+    before = count()
     runtime(server).invoke_endpoint(**CALL)
 
-    page = server.get("/metrics").data.decode()
-    assert 'path="/invocations",status="200"' in page
-    assert "endpoints" not in page
+    assert count() == before + 1
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a b"])
+def test_a_name_that_a_url_would_cut_is_a_name(server: Server, name: str) -> None:
+    path = f"/endpoints/{quote(name, safe='')}/invocations"
+    told = server.request("POST", path, body=instances(X), headers={"Content-Type": JSON})
+
+    assert told.status == 200
 
 
 def test_other_paths_below_an_endpoint_are_not_served(server: Server) -> None:

@@ -8,9 +8,10 @@ import logging
 
 import pytest
 
+from spark_fm.errors import ModelFormatError
 from spark_fm.serving import supervisor
 from spark_fm.serving.settings import STATUS, ServeSettings
-from spark_fm.serving.supervisor import Supervisor
+from spark_fm.serving.supervisor import Supervisor, check_stage
 
 
 @pytest.fixture
@@ -71,3 +72,21 @@ def test_counts_that_cannot_be_written_are_told_and_written_with_the_next(
     assert "No space left" in caplog.text
     supervising._write_status(worker_deaths=1)
     assert json.loads((supervising._shared / STATUS).read_text())["worker_deaths"] == 2
+
+
+@pytest.mark.parametrize("name", ["params", "x.params", "model_algo-1", "model.tar.gz"])
+def test_a_folder_that_may_be_an_artifact_is_left_to_its_reader(tmp_path, name):
+    (tmp_path / name).write_bytes(b"1")
+
+    check_stage(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["s3://b/m", "file:/models/m", "hdfs:/models/m"])
+def test_a_uri_is_left_to_its_reader(path):
+    check_stage(path)
+
+
+@pytest.mark.parametrize("name", ["", "gone"])
+def test_a_folder_without_files_holds_no_model(tmp_path, name):
+    with pytest.raises(ModelFormatError, match="holds no FactorizationMachineModel"):
+        check_stage(str(tmp_path / name))

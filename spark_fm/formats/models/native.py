@@ -445,8 +445,15 @@ def save_model(path: str, model: SavedModel, *, overwrite: bool = False) -> None
 def _replace_remote(store: Any, inner: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
     """Write a model beside the old one, then swap their files; a failure moves them back.
 
-    Object stores have no folders to rename.
+    Object stores have no folders to rename, and a move copies: what is new is written in place.
     """
+    if store.get_file_info(inner).type == pafs.FileType.NotFound:
+        try:
+            _write_files(store, inner, metadata, arrays)
+        except BaseException:
+            _remove(store, inner)
+            raise
+        return
     mark = uuid.uuid4().hex[:12]
     new, old = f"{inner}.{mark}.tmp", f"{inner}.{mark}.old"
     moves: list[tuple[str, str]] = []
@@ -457,10 +464,15 @@ def _replace_remote(store: Any, inner: str, metadata: str, arrays: dict[str, NDA
                 make_folder(store, posixpath.dirname(target))
                 moves.append((source, target))
                 store.move(source, target)
-        except BaseException:
+        except BaseException as err:
             for source, target in reversed(moves):
-                if store.get_file_info(target).is_file:
+                with suppress(Exception):  # the last one was not moved
                     store.move(target, source)
+            if _moves(store, old, inner):
+                raise SparkFMError(
+                    f"{inner} could not be replaced ({err}), and what was there could not be put "
+                    f"back: its files are in {old}. Move them to {inner}."
+                ) from err
             raise
     finally:
         _remove(store, new)

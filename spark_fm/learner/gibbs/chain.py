@@ -1,4 +1,4 @@
-"""A Markov chain of factorization machines whose stationary law is their posterior.
+"""A Markov chain of factorization machines, after a while drawn from their posterior.
 
 The model, with the field g of feature j, and targets y in units of their own:
 
@@ -8,7 +8,9 @@ The model, with the field g of feature j, and targets y in units of their own:
 Sources: Freudenthaler, Schmidt-Thieme, Rendle, "Bayesian Factorization Machines" (NIPS
 workshop 2011), which has one group of hyperpriors for all features; Salakhutdinov and Mnih,
 "Bayesian Probabilistic Matrix Factorization using MCMC" (ICML 2008). Under logistic loss the
-targets and their precisions are drawn, see ``polya_gamma``, and alpha is 1.
+targets and their precisions are drawn, see ``polya_gamma``, and alpha is 1. The precision of
+a field starts from one that is drawn for all features together, given the data: an empirical
+Bayes step, which leaves the chain's law close to that of a joint model but not equal to it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spark_fm.learner.csr import CsrBatch
+from spark_fm.errors import TrainingDivergedError
+from spark_fm.learner.csr import CsrBatch, frozen
 from spark_fm.learner.gibbs.kernels import (
     RowLayout,
     columns_of,
@@ -34,6 +37,8 @@ from spark_fm.learner.state import aligned_rows
 
 REFRESH = 25  # sweeps after which rows are scored anew: float32 sums have drifted
 POOLED = 20  # features of the pooled precision that a field's precision starts from
+# Most that the rows of a feature may weigh: beyond, the prior is lost beside their float32.
+MOST_EVIDENCE = 1e7
 LEAST_PRECISION = 1e-6  # of a row's weight in sums that are divided by
 
 
@@ -74,6 +79,8 @@ class Chain:
         self.generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(spec.seed)))
         self._columns = columns_of(batch.indptr, batch.indices, batch.values, n_features)
         self.is_seen = np.diff(self._columns[0]) > 0
+        most_rows = max(1, int(np.diff(self._columns[0]).max(initial=1)))
+        self._most_alpha = MOST_EVIDENCE / most_rows
         seen = np.flatnonzero(self.is_seen).astype(np.int32)
         self.order = seen[np.argsort(fields[seen], kind="stable")]
         n_fields = int(fields.max(initial=0)) + 1
@@ -113,14 +120,18 @@ class Chain:
         """Score all rows anew; O(nnz k)."""
         batch, scores = self.batch, np.empty(self.batch.n_rows)
         score_kernel(self.spec.k)(
-            batch.indptr, batch.indices, batch.values, self.table, self.bias, self._state, scores
-        )
+            frozen(batch.indptr), frozen(batch.indices), frozen(batch.values),
+            self.table, self.bias, self._state, scores,
+        )  # fmt: skip
         self._scores = scores
         if not self.is_logistic:
             self._state[:, self._residual] = self._labels - scores
 
     def sweep(self) -> None:
-        """Draw everything once, each part given all others; O(nnz k^2 + n_features k^3)."""
+        """Draw everything once, each part given all others; O(nnz k^2 + n_features k^3).
+
+        Raises TrainingDivergedError for numbers that are not finite any more.
+        """
         if self.n_sweeps % REFRESH == REFRESH - 1:
             self.refresh()
         if self.is_logistic:
@@ -140,6 +151,11 @@ class Chain:
         )  # fmt: skip
         if self.is_logistic:
             self._scores = self._targets - self._state[:, self._residual]
+        if not np.isfinite(self.table.sum(dtype=np.float64)):
+            raise TrainingDivergedError(
+                f"Sweep {self.n_sweeps} of a chain led to numbers beyond float32. Leave "
+                "standardization on, or scale the features."
+            )
         self.n_sweeps += 1
 
     def scores(self) -> NDArray[np.float64]:
@@ -164,7 +180,8 @@ class Chain:
 
     def _draw_alpha(self) -> None:
         weight, _, square = residual_sums(self._state, self._residual)
-        self.alpha = float(self._gamma((1 + weight) / 2, np.array([(1 + square) / 2]))[0])
+        alpha = float(self._gamma((1 + weight) / 2, np.array([(1 + square) / 2]))[0])
+        self.alpha = min(alpha, self._most_alpha)
 
     def _draw_bias(self) -> None:
         weight, linear, _ = residual_sums(self._state, self._residual)

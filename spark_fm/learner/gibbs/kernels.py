@@ -16,6 +16,7 @@ A = U^T U. A row's state is a stretch of ``RowLayout.stride`` floats.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_fm.learner.csr import frozen
 from spark_fm.learner.jit import njit
 from spark_fm.learner.simd import (
     WIDTH,
@@ -37,6 +39,7 @@ from spark_fm.learner.simd import (
 )
 
 AHEAD = 8  # entries that a row is asked for before its turn
+FEW = 4096  # entries of a feature that are summed in float32; more of them would lose the prior
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,15 @@ def _make_sweep(k: int) -> Any:
     m, width = k + 1, layout.width
     residual, omega = layout.residual, layout.residual + 1
     square = width * width
-    ahead = AHEAD
+    ahead, few = AHEAD, FEW
 
     def sweep(  # type: ignore[no-untyped-def]
         starts, rows, values, order, state, table, means, group, mu, precision, alpha, normals
     ):
         z, theta, change = local_floats(width), local_floats(width), local_floats(width)
-        b, mean, is_used = local_floats(width), local_floats(width), local_floats(width)
-        sums, u = local_floats(square), local_floats(square)  # of A, lower; U, upper
+        b, is_used = local_floats(width), local_floats(width)
+        sums = local_floats(square)  # of A, lower
+        totals, right, mean, draw = np.zeros((m, m)), np.zeros(m), np.zeros(m), np.zeros(m)
         zero = spread(np.float32(0.0))
         for c in range(width):
             z[c] = theta[c] = change[c] = np.float32(0.0)
@@ -106,6 +110,8 @@ def _make_sweep(k: int) -> Any:
             for c in range(k):
                 theta[c] = table[j, c]
             linear = table[j, k]
+            totals[:], right[:] = 0.0, 0.0
+            is_heavy = end - first > few
             for c in range(0, square, WIDTH):
                 store_at(sums, c, zero)
             for c in range(0, width, WIDTH):
@@ -122,43 +128,58 @@ def _make_sweep(k: int) -> Any:
                     part = part * load_at(is_used, c)
                     store_at(z, c, part)
                     product = product + part * load_at(theta, c)
-                target = spread(weight * (state[r, residual] + total(product) + x * linear))
+                target = weight * (state[r, residual] + total(product) + x * linear)
+                if is_heavy:
+                    for a in range(m):
+                        scaled = np.float64(weight) * z[a]
+                        for c in range(a + 1):
+                            totals[a, c] += scaled * z[c]
+                        right[a] += np.float64(target) * z[a]
+                    continue
                 for c in range(0, width, WIDTH):
-                    store_at(b, c, load_at(b, c) + target * load_at(z, c))
+                    store_at(b, c, load_at(b, c) + spread(target) * load_at(z, c))
                 for block in range(0, width, WIDTH):
                     for a in range(block, min(block + WIDTH, m)):
-                        scaled = spread(weight * z[a])
+                        lanes = spread(weight * z[a])
                         for c in range(0, block + WIDTH, WIDTH):
                             place = a * width + c
-                            store_at(sums, place, load_at(sums, place) + scaled * load_at(z, c))
+                            store_at(sums, place, load_at(sums, place) + lanes * load_at(z, c))
+            if not is_heavy:
+                for a in range(m):
+                    for c in range(a + 1):
+                        totals[a, c] = sums[a * width + c]
+                    right[a] = b[a]
 
+            # Cholesky in float64, row by row, with the forward solve on the way: U over totals.
             for a in range(m):
                 for c in range(a + 1):
-                    u[c * width + a] = alpha * sums[a * width + c]
-                u[a * width + a] += precision[g, a]
-                b[a] = alpha * b[a] + precision[g, a] * mu[g, a]
-            for a in range(m):  # Cholesky, row by row, with the forward solve on the way
-                inverse = np.float32(1.0) / np.sqrt(max(u[a * width + a], np.float32(1e-12)))
-                for c in range(a // WIDTH * WIDTH, width, WIDTH):
-                    store_at(u, a * width + c, load_at(u, a * width + c) * spread(inverse))
-                b[a] *= inverse
-                for i in range(a + 1, m):
-                    factor = u[a * width + i]
-                    b[i] -= factor * b[a]
-                    for c in range(i // WIDTH * WIDTH, width, WIDTH):
-                        row = load_at(u, i * width + c) - spread(factor) * load_at(u, a * width + c)
-                        store_at(u, i * width + c, row)
-            for a in range(m - 1, -1, -1):  # backward, for the mean and for the draw
-                centre, draw = b[a], b[a] + normals[at, a]
+                    totals[c, a] = alpha * totals[a, c]
+                totals[a, a] += precision[g, a]
+                right[a] = alpha * right[a] + precision[g, a] * mu[g, a]
+            for a in range(m):
+                # Exactly, no pivot is below the prior's precision.
+                root = math.sqrt(max(totals[a, a], precision[g, a]))
+                totals[a, a] = root
                 for c in range(a + 1, m):
-                    centre -= u[a * width + c] * mean[c]
-                    draw -= u[a * width + c] * z[c]
-                mean[a] = centre / u[a * width + a]
-                z[a] = draw / u[a * width + a]
+                    totals[a, c] /= root
+                right[a] /= root
+                for i in range(a + 1, m):
+                    factor = totals[a, i]
+                    right[i] -= factor * right[a]
+                    for c in range(i, m):
+                        totals[i, c] -= factor * totals[a, c]
+            for a in range(m - 1, -1, -1):  # backward, for the mean and for the draw
+                centre, value = right[a], right[a] + normals[at, a]
+                for c in range(a + 1, m):
+                    centre -= totals[a, c] * mean[c]
+                    value -= totals[a, c] * draw[c]
+                mean[a] = centre / totals[a, a]
+                draw[a] = value / totals[a, a]
             for a in range(m):
                 means[j, a] = mean[a]
-                change[a] = z[a] - table[j, a]
-                table[j, a] = z[a]
+                new = np.float32(draw[a])
+                change[a] = new - table[j, a]
+                table[j, a] = new
             step, change[k] = change[k], np.float32(0.0)
 
             for i in range(first, end):
@@ -182,7 +203,8 @@ def score_kernel(k: int) -> Any:
     """Return the compiled function that scores rows and writes their sums S into the state."""
     kernel = njit(_make_score(k), tag=f"gibbs-score-k{k}")
     kernel(
-        np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32),
+        frozen(np.zeros(1, np.int64)), frozen(np.empty(0, np.int32)),
+        frozen(np.empty(0, np.float32)),
         np.zeros((0, k + 1), np.float32), 0.0, np.zeros((0, RowLayout(k).stride), np.float32),
         np.empty(0, np.float64),
     )  # fmt: skip

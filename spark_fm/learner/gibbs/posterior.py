@@ -1,8 +1,9 @@
 """From the members of chains to one ordinary model of k factors.
 
 The mean of S factorization machines is one with S k factors, v / sqrt(S) each; most of it lies
-in few directions. ``MeanModel`` keeps 2 k of them while members come. Under logistic loss
-probabilities are averaged, which is no factorization machine: ``distilled`` fits one to them.
+in few directions where rows have few fields. ``MeanModel`` keeps 2 k of them while members come.
+Elsewhere, and under logistic loss, where probabilities are averaged, ``distilled`` fits a model to
+the mean scores of the members.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.gibbs.chain import Chain, ChainSpec
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import margins
+from spark_fm.learner.spec import LossName
 
 CROSSOVERS = 2  # made-up rows for each row that is learned from
 RIDGE = 0.1  # precision of all parameters in a distillation, on targets of unit variance
-MOST_CERTAIN = 1e-4  # probability beyond which a label is taken for certain
-LEAST_WEIGHT = 1e-3  # of a row, p (1 - p) at the edge
+MOST_CERTAIN = 1e-9  # probability beyond which a label is taken for certain
+LEAST_WEIGHT = 1e-2  # of a row, relative to the mean of p (1 - p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,11 @@ def _leading(columns: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
     return leading
 
 
-def mean_probabilities(members: Sequence[Member], batch: CsrBatch) -> NDArray[np.float64]:
-    """Return the mean over members of P(label = 1) for each row; O(members nnz k)."""
-    link = LOSSES["logistic"].link
+def mean_predictions(
+    members: Sequence[Member], batch: CsrBatch, loss: LossName
+) -> NDArray[np.float64]:
+    """Return the mean over members of each row's score; O(members nnz k)."""
+    link = LOSSES[loss].link
     total = np.zeros(batch.n_rows)
     for member in members:
         total += link(margins(batch, member.table, 0.0).astype(np.float64) + member.bias)
@@ -104,23 +108,36 @@ def mean_probabilities(members: Sequence[Member], batch: CsrBatch) -> NDArray[np
 
 
 def distilled(
-    members: Sequence[Member], start: Member, batch: CsrBatch, *, sweeps: int, seed: int
+    members: Sequence[Member],
+    start: Member,
+    batch: CsrBatch,
+    fields: NDArray[np.int32],
+    loss: LossName,
+    *,
+    sweeps: int,
+    seed: int,
+    use_bias: bool = True,
 ) -> Member:
-    """Return one model whose probabilities are close to the members' mean.
+    """Return one model whose scores are close to the members' mean.
 
-    Alternating least squares from ``start`` on the log-odds of the mean probabilities p, each
-    row weighing p (1 - p), on the rows of ``batch`` and twice as many crossovers of two rows.
+    Alternating least squares from ``start`` on the mean scores, under logistic loss on the
+    log-odds of the mean probabilities p with the weights p (1 - p), on the rows of ``batch`` and
+    twice as many crossovers of two rows.
     """
     generator = np.random.default_rng([seed, 0xD157])
-    rows = _stacked([batch, *(_crossovers(batch, generator) for _ in range(CROSSOVERS))])
-    p = np.clip(mean_probabilities(members, rows), MOST_CERTAIN, 1 - MOST_CERTAIN)
-    targets = np.log(p / (1 - p))
-    weights = np.maximum(p * (1 - p), LEAST_WEIGHT)
-    centre = float(np.average(targets, weights=weights))
+    rows = _stacked([batch, *(_crossovers(batch, fields, generator) for _ in range(CROSSOVERS))])
+    targets, weights = mean_predictions(members, rows, loss), rows.weights.astype(np.float64)
+    if loss == "logistic":
+        p = np.clip(targets, MOST_CERTAIN, 1 - MOST_CERTAIN)
+        targets, variances = np.log(p / (1 - p)), p * (1 - p)
+        weights = weights * np.maximum(variances / variances.mean(), LEAST_WEIGHT)
+    centre = float(np.average(targets, weights=weights)) if use_bias else 0.0
     scale = max(float(np.sqrt(np.average((targets - centre) ** 2, weights=weights))), 1e-6)
-    rows = replace(rows, labels=(targets - centre) / scale, weights=weights)
+    rows = replace(rows, labels=(targets - centre) / scale, weights=weights / weights.mean())
     k = start.table.shape[1] - 1
-    spec = ChainSpec(k, "squared", (seed,), 1.0, draws=False, learns_priors=False)
+    spec = ChainSpec(
+        k, "squared", (seed,), 1.0, use_bias=use_bias, draws=False, learns_priors=False
+    )
     chain = Chain(rows, np.zeros(len(start.table), np.int32), spec)
     table = start.table / np.float32(np.sqrt(scale))
     table[:, -1] = start.table[:, -1] / np.float32(scale)
@@ -132,13 +149,16 @@ def distilled(
     return Member(table, chain.bias * scale + centre)
 
 
-def _crossovers(batch: CsrBatch, generator: np.random.Generator) -> CsrBatch:
-    """Return rows with the ids below a random one from one row, the others from another."""
+def _crossovers(
+    batch: CsrBatch, fields: NDArray[np.int32], generator: np.random.Generator
+) -> CsrBatch:
+    """Return rows with the first fields of one row and the last of another."""
     n = batch.n_rows
     first, second = (batch.take(generator.permutation(n)) for _ in range(2))
     if not batch.nnz:
         return first
-    cuts = batch.indices[generator.integers(0, batch.nnz, n)]
+    # The first id of a field, which is an interval.
+    cuts = np.searchsorted(fields, fields[batch.indices[generator.integers(0, batch.nnz, n)]])
     parts = []
     for rows, keeps_low in ((first, True), (second, False)):
         row_of = np.repeat(np.arange(n), np.diff(rows.indptr))
@@ -147,7 +167,7 @@ def _crossovers(batch: CsrBatch, generator: np.random.Generator) -> CsrBatch:
     row_of, indices, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(row_of, kind="stable")  # the lower ids of a row come first already
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=n))])
-    return CsrBatch.from_arrays(indptr, indices[order], values[order])
+    return CsrBatch.from_arrays(indptr, indices[order], values[order], weights=first.weights)
 
 
 def _stacked(batches: Sequence[CsrBatch]) -> CsrBatch:
@@ -156,4 +176,5 @@ def _stacked(batches: Sequence[CsrBatch]) -> CsrBatch:
         np.concatenate([[0], np.cumsum(lengths)]),
         np.concatenate([batch.indices for batch in batches]),
         np.concatenate([batch.values for batch in batches]),
+        weights=np.concatenate([batch.weights for batch in batches]),
     )

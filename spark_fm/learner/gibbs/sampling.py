@@ -20,6 +20,7 @@ from spark_fm.learner.training import EpochRecord
 
 BURN_IN = 0.4  # of the sweeps, whose draws still depend on where the chain began
 SPREAD = 0.065  # k E[pairs a row] sigma^4 of the first factors
+FEW_FIELDS = 3  # of which the leading directions of the mean model are enough
 WIDE = 0.3  # their other standard deviation, which suits data with strong pairs
 
 
@@ -88,10 +89,12 @@ def run_chain(
     validation is of the mean over the members so far.
     """
     spec, squared = plan.spec, plan.spec.loss == "squared"
-    chain = Chain(train, fields_of(train, n_features), spec)
+    fields = fields_of(train, n_features)
+    chain = Chain(train, fields, spec)
     counts = np.bincount(train.indices, minlength=n_features)
     result = ChainResult(MeanModel(2 * spec.k, counts))
-    kept = np.linspace(plan.burn_in, plan.sweeps - 1, plan.most_members).astype(int)
+    keeps = not squared or fields.max(initial=0) >= FEW_FIELDS or not fields.any()
+    kept = np.linspace(plan.burn_in, plan.sweeps - 1, plan.most_members if keeps else 0).astype(int)
     total = np.zeros(0 if validation is None else validation.n_rows)
     for sweep in range(plan.sweeps):
         clock = time.perf_counter()
