@@ -21,7 +21,7 @@ from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
 
 CROSSOVERS = 2  # made-up rows for each row that is learned from
-RIDGE = 0.1  # precision of all parameters in a distillation, on targets of unit variance
+RIDGE = 1.0  # precision of all parameters in a distillation, of targets of unit variance
 MOST_CERTAIN = 1e-9  # probability beyond which a label is taken for certain
 LEAST_WEIGHT = 1e-2  # of a row, relative to the mean of p (1 - p)
 
