@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any
 
-from spark_fm.cli.errors import UsageError
+from spark_fm.cli.errors import UsageError, input_format
 from spark_fm.cli.outputs import check_output_file
-from spark_fm.formats.convert import FORMATS, Conversion, convert, table_advice
+from spark_fm.formats.convert import FORMATS, Conversion, convert
 from spark_fm.formats.files import STDIN
 from spark_fm.learner.csr import MAX_FEATURE_ID
 
@@ -78,14 +78,6 @@ def run(args: argparse.Namespace) -> None:
         f"converted {done.n_rows:,} rows, {done.n_entries:,} entries, {done.width:,} features to "
         f"{args.output} in {time.monotonic() - started:.1f} s"
     )
-
-
-def input_format(text: str) -> str:
-    """Return a ``--format``; say of tables what to do with them."""
-    advice = table_advice(text)
-    if advice is not None:
-        raise argparse.ArgumentTypeError(f"{text} is not read: {advice}")
-    return text
 
 
 class _Progress:

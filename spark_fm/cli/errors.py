@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import signal
@@ -182,3 +183,21 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     # What fails from here on is a consequence, which py4j reports to the root logger.
     logging.disable(logging.ERROR)
     raise KeyboardInterrupt
+
+
+def input_format(text: str) -> str:
+    """Return a ``--format``; say of tables what to do with them."""
+    from spark_fm.formats import convert
+
+    advice = convert.table_advice(text)
+    if advice is not None:
+        raise argparse.ArgumentTypeError(f"{text} is not read: {advice}")
+    return text
+
+
+def table_advice(name: str) -> str | None:
+    """Return what to do with a file whose name says that it is a table; None for others."""
+    from spark_fm.formats import convert
+
+    advice = convert.table_advice(convert.suffix_of(name))
+    return None if advice is None else f"{name} is not read: {advice}"

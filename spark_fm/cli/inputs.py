@@ -12,8 +12,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.cli.convert import input_format
-from spark_fm.cli.errors import UsageError, raised_on_worker
+from spark_fm.cli.errors import UsageError, input_format, raised_on_worker
 from spark_fm.cli.input_formats import INPUT_FORMATS, InputSpec, Source, shown_path
 from spark_fm.cli.pipes import piped
 from spark_fm.errors import InvalidDataError

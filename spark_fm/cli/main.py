@@ -39,10 +39,12 @@ LEVELS = ("debug", "info", "warning", "error")
 class _Parser(argparse.ArgumentParser):
     """A parser that raises UsageError, with similar names for what is misspelt."""
 
+    _words: Sequence[str] = ()
     commands: Sequence[str] = ()  # one of these is the first word that is no flag
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._check_names(args)
+        self._words = args
         return super().parse_known_args(args, namespace)
 
     def _check_names(self, words: Sequence[str]) -> None:
@@ -66,8 +68,11 @@ class _Parser(argparse.ArgumentParser):
                 return
 
     def error(self, message: str) -> NoReturn:
-        from spark_fm.cli.errors import UsageError
+        from spark_fm.cli.errors import UsageError, table_advice
 
+        if "--format" in message and "required" in message:
+            for word in self._words:
+                message = table_advice(word) or message
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from spark_fm.cli.errors import UsageError
+from spark_fm.cli.errors import UsageError, table_advice
 from spark_fm.cli.evaluate import ChannelMetrics, check_test_paths, evaluate_channel
 from spark_fm.cli.inputs import CHANNEL_FORMAT
 from spark_fm.cli.outputs import check_installed, check_local_folder
@@ -120,6 +120,9 @@ def _check_inputs(args: argparse.Namespace) -> None:
         args.format = args.format or CHANNEL_FORMAT
     flags = {"--input (or --train)": args.input, "--format": args.format, "--model": args.model}
     missing = [flag for flag, value in flags.items() if value is None]
+    if args.format is None:
+        for advice in filter(None, map(table_advice, args.input or ())):
+            raise UsageError(advice)
     if missing:
         raise UsageError(
             f"the following arguments are required: {', '.join(missing)} "

@@ -73,10 +73,10 @@ class Converted:
 
 def format_of(path: str) -> str | None:
     """Return the format of a name's suffix, None for another suffix."""
-    return _SUFFIXES.get(_suffix(path))
+    return _SUFFIXES.get(suffix_of(path))
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
     """Return the suffix of a name, before that of compression, in lower case."""
     stem = path.removesuffix(".gz").removesuffix(".gzip")
     return os.path.splitext(stem)[1].lower()
@@ -178,7 +178,7 @@ def _chosen_format(path: str, choice: str | None, flag: str) -> str:
     """Return the format that was chosen, else what the name ends in."""
     kind = choice or format_of(path)
     if kind is None:
-        advice = table_advice(_suffix(path))
+        advice = table_advice(suffix_of(path))
         if advice is not None and flag == "--format":
             raise InvalidParamError(f"{path} is not read: {advice}")
         if advice is not None:

@@ -92,3 +92,12 @@ def test_version_and_help_end_well(capsys):
     for command in ("train", "evaluate", "score"):
         assert main([command, "--help"]) == 0
         assert f"example:\n  spark-fm {command} --" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows.TSV"])
+def test_a_table_without_a_format_is_told_what_to_make_of_it(name, capsys):
+    assert main(["train", "--input", name, "--model", "m"]) == 2
+
+    told = capsys.readouterr().err
+    assert f"{name} is not read: " in told
+    assert "FeatureHasher" in told

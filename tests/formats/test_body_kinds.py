@@ -124,7 +124,7 @@ def saved(write) -> bytes:
         ("1 1:0.5 3:2\n0 2:1\n", "text/libsvm"),
         (str({"instances": INSTANCES}), "json.dumps"),
         (json.dumps(json.dumps({"instances": INSTANCES})), "encoded twice"),
-        (gzip.compress(b"{}"), "uncompressed"),
+        (gzip.compress(b"{}", mtime=0), "uncompressed"),
         (saved(lambda out: np.save(out, ROWS)), "application/x-npy"),
         (saved(lambda out: sp.save_npz(out, sp.csr_array(ROWS))), ".npz"),
     ],
