@@ -219,16 +219,18 @@ def test_a_split_finds_the_map_that_learns_and_comes_back(
 
 def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     machine = fast_fm()
-    # One worker is all that sageMakerTraining takes, so it has a map of its own.
-    names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED - {"sageMakerTraining"})
+    # One worker is all that these take, so each has a map of its own.
+    alone = {"sageMakerTraining", "solver"}
+    names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED - alone)
     everything = {machine.getParam(name): VALUES[name] for name in names}
-    as_sagemaker = {machine.sageMakerTraining: True}
+    maps = [{machine.seed: 3}, everything, {machine.sageMakerTraining: True},
+            {machine.solver: "gibbs"}]  # fmt: skip
     validator = TrainValidationSplit(
-        estimator=machine, estimatorParamMaps=[{machine.seed: 3}, everything, as_sagemaker],
+        estimator=machine, estimatorParamMaps=maps,
         evaluator=by_area(), parallelism=3, collectSubModels=True, seed=5,
     )  # fmt: skip
 
-    first, second, third = validator.fit(train).subModels
+    first, second, third, fourth = validator.fit(train).subModels
 
     assert first.getSeed() == 3
     assert not first.isSet(first.optimizer)
@@ -239,3 +241,4 @@ def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     assert second.summary.facts["numWorkers"] == VALUES["numWorkers"]
     assert third.getSageMakerTraining()
     assert third.summary.running
+    assert fourth.summary.facts["solver"] == "gibbs"

@@ -81,7 +81,8 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         # How long, how judged and how cut up; columns; and what is kept.
         "epochs", "patience", "tol", "validationFraction", "validationIndicatorCol",
         "validationMetric", "refit", "seed", "shuffle", "numWorkers", "averagingsPerEpoch",
-        "aggregationDepth", "device", "predictorType", "featureDim", "handleInvalid", "threshold",
+        "aggregationDepth", "device", "solver", "predictorType", "featureDim", "handleInvalid",
+        "threshold",
         "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
     names = {p.name for p in FMParams().params if not p.name.endswith("Col")}

@@ -143,9 +143,7 @@ def broken_json(rng: random.Random) -> Case:
     if what == 3:
         return Case("trailing", 400, (text + rng.choice(("x", "{}", "]", ",", text))).encode())
     if what == 4:
-        return Case(
-            "other encoding", 400, text.encode(rng.choice(("utf-16", "utf-32", "utf-8-sig")))
-        )
+        return Case("other encoding", 400, text.encode(rng.choice(("utf-16", "utf-32"))))
     if what == 5:
         depth = rng.choice((100, 2000, 50_000))
         deep = rng.choice(("[", '{"instances":', '{"instances":[{"features":['))
