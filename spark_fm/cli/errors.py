@@ -50,7 +50,7 @@ _listener = _Listener()
 
 
 def speak_to(audience: Audience) -> None:
-    """Let what the library says from here on be told in the words of this audience."""
+    """Put what the library says from here on in the words of this audience."""
     _listener.audience = audience
 
 

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         hyperparameters = json_object(args.hyperparameters, "--hyperparameters")
         estimator = FactorizationMachine.from_hyperparameters(hyperparameters)
         estimator = apply_params(estimator, values)
-    estimator._train_config()  # wrong values are told before Spark starts
+    estimator._train_config()  # wrong values end the command before Spark starts
     _check_local_outputs(args)
     callback = None
     if args.log_format == "sagemaker":

@@ -76,7 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     estimator = FactorizationMachine(**training_params(args))
-    estimator._train_config()  # wrong values are told before Spark starts
+    estimator._train_config()  # wrong values end the command before Spark starts
     space = search_space(args.ranges, args.choices, estimator)
     optuna = ["optuna"] if args.sampler == "tpe" else []
     check_installed("tune", *optuna, extra="tune")

@@ -215,4 +215,4 @@ def allow_unlimited_batches() -> None:
             number = read_int(stream)
             return number if number > 0 else 2**31 - 1
 
-        module.read_int = positive  # type: ignore[attr-defined]
+        module.read_int = positive  # type: ignore[attr-defined]  # imported there by name

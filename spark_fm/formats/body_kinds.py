@@ -44,7 +44,7 @@ def advice(body: bytes, content_type: str, part: bytes | None = None) -> str:
     """Return what a body that cannot be read looks like and what to send instead.
 
     ``part`` is the line or instance at fault, None if that is the body. The form to send
-    has the caller's own values where they can be told.
+    has the caller's own values where they can be read.
     """
     kind = looks_like(body)
     try:

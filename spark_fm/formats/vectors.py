@@ -171,7 +171,7 @@ def rows_of(X: Any) -> Any:
 def _rows_of_vectors(rows: NDArray[Any]) -> Any:
     """Return the CSR array of a column of Spark's vectors, such as toPandas() gives.
 
-    Objects of another kind are returned as they are. Spark's classes are told by their
+    Objects of another kind are returned as they are. Spark's classes are recognised by their
     methods: nothing here may need Spark.
     """
     if rows.ndim == 2 and rows.shape[1] == 1:

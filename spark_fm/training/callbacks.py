@@ -63,6 +63,29 @@ class EpochReport:
         return ", ".join(parts)
 
 
+def reports_of(
+    records: list[EpochRecord], n_rows: int, spec: Hyperparameters, job_seconds: float = 0.0
+) -> list[EpochReport]:
+    """Return a report of each epoch of a job; the job's own overhead is divided evenly."""
+    inside = sum(r.train_seconds + r.validate_seconds for r in records)
+    overhead = max(0.0, job_seconds - inside) / max(1, len(records))
+    return [
+        EpochReport(
+            record=record,
+            spec=spec,
+            n_rows=n_rows,
+            seconds=record.train_seconds + record.validate_seconds + overhead,
+            phases={
+                "train": max(0.0, record.train_seconds - record.compile_seconds),
+                "validate": record.validate_seconds,
+                "broadcast": overhead,
+                "merge": 0.0,
+            },
+        )
+        for record in records
+    ]
+
+
 EpochCallback = Callable[[EpochReport], bool]  # returns False to end the training
 
 

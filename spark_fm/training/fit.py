@@ -1,13 +1,14 @@
-"""One fit of a model: what is trained, and which callbacks hear of it; driver only."""
+"""One fit of a model: what is trained, which callbacks hear of it, its outcome; driver only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from spark_fm.learner.spec import Hyperparameters, Scaling
-from spark_fm.learner.training import TrainingProgress
+from spark_fm.learner.training import EpochRecord, Parameters, TrainingProgress, TrainingState
 from spark_fm.training.callbacks import EpochCallback
+from spark_fm.training.notes import LinearPart
 
 CheckpointCallback = Callable[["Fit"], None]
 
@@ -45,3 +46,40 @@ class Fit:
     def epochs_left(self) -> int:
         """Most epochs that it still takes."""
         return 0 if self.progress.finished else self.spec.epochs - self.progress.epoch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitResult:
+    """The outcome of an initial fit."""
+
+    parameters: Parameters
+    scaling: Scaling
+    best_epoch: int
+    step_scale: float
+    records: list[EpochRecord]
+    linear: LinearPart | None  # None without held-out rows, or linear weights
+
+    def to_state(self, state: TrainingState) -> None:
+        """Add this to the training state of a refit."""
+        state.metadata["first"] = {
+            "bias": self.parameters.bias,
+            "units": [self.scaling.label, self.scaling.weight, self.scaling.offset],
+            "best_epoch": self.best_epoch,
+            "step_scale": self.step_scale,
+            "records": [record.to_dict() for record in self.records],
+            "linear": None if self.linear is None else asdict(self.linear),
+        }
+        state.arrays["first"] = self.parameters.table
+
+    @classmethod
+    def from_state(cls, state: TrainingState) -> FitResult:
+        """Rebuild the outcome from the training state of a refit."""
+        saved = state.metadata["first"]
+        return cls(
+            Parameters(state.arrays["first"].copy(), saved["bias"]),
+            Scaling(*saved["units"]),
+            saved["best_epoch"],
+            saved["step_scale"],
+            [EpochRecord.from_dict(record) for record in saved["records"]],
+            None if saved.get("linear") is None else LinearPart(**saved["linear"]),
+        )

@@ -22,7 +22,7 @@ from spark_fm.learner.gibbs.kernels import RowLayout
 from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled
 from spark_fm.learner.gibbs.sampling import WIDE, ChainPlan, ChainResult, first_sigma, run_chain
 from spark_fm.learner.metrics import MetricSums, validation_metrics
-from spark_fm.learner.spec import Scaling
+from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.training import EpochRecord, Parameters, evaluate
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.collect import CHUNK_DDL, collect_models, to_chunks
@@ -30,6 +30,7 @@ from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import WorkerTask, partition_number
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
+from spark_fm.training.fit import FitResult
 from spark_fm.training.partitions import copies
 from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
 from spark_fm.training.tasks import RowReader
@@ -74,7 +75,7 @@ class ChainTask(WorkerTask):
 class CombineTask(WorkerTask):
     """Make one model of the chains' members, and measure it on the validation rows."""
 
-    config: TrainConfig
+    spec: Hyperparameters
     members: Broadcast  # (members, their mean in k factors)
     scaling: Scaling
     n_features: int
@@ -83,7 +84,7 @@ class CombineTask(WorkerTask):
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the chunks of the model."""
         members, model = self.members.load()
-        spec = self.config.spec
+        spec = self.spec
         train, validation = self.rows.read(batches, self.scaling, self.n_features)
         if members:
             model = distilled(
@@ -102,8 +103,7 @@ class CombineTask(WorkerTask):
 class Sampled:
     """What a fit by Gibbs sampling comes to."""
 
-    parameters: Parameters
-    records: list[EpochRecord]  # one a sweep, over all chains; the last is of the one model
+    fit: FitResult  # with a record a sweep, over all chains; the last is of the one model
     sigma: float  # of the first factors, where the better chains began
 
 
@@ -155,15 +155,15 @@ def sample(
     model, members = mean.model(spec.k), [member for c in chains for member in c.members]
     members = members[:: max(1, len(members) // MOST_MEMBERS)]
     if members or (data.has_validation and not train_on_all):
-        model, sums = _combined(
-            config, data, cluster, members, model, scaling, plan.n_features, rows
-        )
+        model, sums = _combined(spec, data, cluster, members, model, scaling, plan.n_features, rows)
         records[-1] = replace(records[-1], validation=sums)
-    return Sampled(Parameters(model.table, model.bias), records, sigmas[chosen[0]])
+    parameters, last = Parameters(model.table, model.bias), len(records) - 1
+    fit = FitResult(parameters, scaling, last, 1.0, records, None)
+    return Sampled(fit, sigmas[chosen[0]])
 
 
 def _combined(
-    config: TrainConfig,
+    spec: Hyperparameters,
     data: PackedDataset,
     cluster: SparkCluster,
     members: list[Member],
@@ -175,7 +175,7 @@ def _combined(
     n_bytes = (len(members) + 1) * model.table.nbytes
     with ExitStack() as stack:
         value = stack.enter_context(broadcast(cluster, (members, model), n_bytes=n_bytes))
-        task = CombineTask(config, value, scaling, n_features, rows)
+        task = CombineTask(spec, value, scaling, n_features, rows)
         frame = copies(data.blocks, 1).mapInArrow(task, CHUNK_DDL)
         [(metadata, arrays)] = collect_models(frame, cluster, model.table.nbytes).values()
     sums = metadata["validation"]

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.spec import Hyperparameters
 from spark_fm.learner.state import Layout
-from spark_fm.learner.training import EpochRecord, TrainingProgress
+from spark_fm.learner.training import TrainingProgress
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_models
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import SparkCluster
-from spark_fm.training.callbacks import EpochReport
+from spark_fm.training.callbacks import reports_of
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.fit import Fit
 from spark_fm.training.partitions import copies
@@ -124,29 +123,6 @@ def _advance(
     records = progress.history
     progress.history = history + records
     fit.worker_info.gpus |= {metadata["gpu"]} - {None}
-    for report in _reports(records, metadata["n_rows"], fit.spec, job_seconds):
+    for report in reports_of(records, metadata["n_rows"], fit.spec, job_seconds):
         if not fit.on_epoch_end(report):
             progress.finished = True
-
-
-def _reports(
-    records: list[EpochRecord], n_rows: int, spec: Hyperparameters, job_seconds: float
-) -> list[EpochReport]:
-    """Return a report of each epoch of a job; the job's own overhead is divided evenly."""
-    inside = sum(r.train_seconds + r.validate_seconds for r in records)
-    overhead = max(0.0, job_seconds - inside) / max(1, len(records))
-    return [
-        EpochReport(
-            record=record,
-            spec=spec,
-            n_rows=n_rows,
-            seconds=record.train_seconds + record.validate_seconds + overhead,
-            phases={
-                "train": max(0.0, record.train_seconds - record.compile_seconds),
-                "validate": record.validate_seconds,
-                "broadcast": overhead,
-                "merge": 0.0,
-            },
-        )
-        for record in records
-    ]

@@ -46,14 +46,15 @@ from spark_fm.training.callbacks import (
     EpochCallback,
     EpochReport,
     Progress,
+    reports_of,
     running_history,
     validation_curve,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
-from spark_fm.training.fit import Fit, WorkerInfo
-from spark_fm.training.gibbs import CHAINS, Sampled, sample
+from spark_fm.training.fit import Fit, FitResult, WorkerInfo
+from spark_fm.training.gibbs import CHAINS, sample
 from spark_fm.training.notes import (
     LinearPart,
     divergence_notes,
@@ -242,8 +243,8 @@ class Trainer:
             first = run(scaling=model.scaling(all_rows=all_rows), train_on_all=all_rows, sigma=None)
         except TrainingDivergedError as err:
             return err
-        with Progress(len(first.records), "train") as progress_bar:
-            model.take_sampled(first, progress_bar)
+        with Progress(len(first.fit.records), "train") as progress_bar:
+            model.take_sampled(first.fit, progress_bar)
         again = None
         if model.wants_refit:
             log.info("sampling again, on all rows")
@@ -253,7 +254,7 @@ class Trainer:
                 )
             except TrainingDivergedError as err:
                 model.warn(f"The refit on all rows failed, the first model is kept: {err}")
-        return model.sampled_result(again)
+        return model.finished(None if again is None else again.fit)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
         """Train models of one plan: first all initial fits, then all refits."""
@@ -389,43 +390,6 @@ def _log_start(data: PackedDataset, plan: TrainPlan, n_models: int) -> None:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FitResult:
-    """The outcome of an initial fit."""
-
-    parameters: Parameters
-    scaling: Scaling
-    best_epoch: int
-    step_scale: float
-    records: list[EpochRecord]
-    linear: LinearPart | None  # None without held-out rows, or linear weights
-
-    def to_state(self, state: TrainingState) -> None:
-        """Add this to the training state of a refit."""
-        state.metadata["first"] = {
-            "bias": self.parameters.bias,
-            "units": [self.scaling.label, self.scaling.weight, self.scaling.offset],
-            "best_epoch": self.best_epoch,
-            "step_scale": self.step_scale,
-            "records": [record.to_dict() for record in self.records],
-            "linear": None if self.linear is None else asdict(self.linear),
-        }
-        state.arrays["first"] = self.parameters.table
-
-    @classmethod
-    def from_state(cls, state: TrainingState) -> FitResult:
-        """Rebuild the outcome from the training state of a refit."""
-        saved = state.metadata["first"]
-        return cls(
-            Parameters(state.arrays["first"].copy(), saved["bias"]),
-            Scaling(*saved["units"]),
-            saved["best_epoch"],
-            saved["step_scale"],
-            [EpochRecord.from_dict(record) for record in saved["records"]],
-            None if saved.get("linear") is None else LinearPart(**saved["linear"]),
-        )
-
-
 class ModelTraining:
     """One model from its initial parameters to its summary, whoever runs its jobs.
 
@@ -529,35 +493,17 @@ class ModelTraining:
                 outcome.result(), fit.scaling, len(outcome.history) - 1, outcome.step_scale,
                 outcome.history, None,
             )  # fmt: skip
-        return self._result(again)
+        return self.finished(again)
 
-    def take_sampled(self, sampled: Sampled, progress_bar: Progress) -> None:
+    def take_sampled(self, sampled: FitResult, progress_bar: Progress) -> None:
         """Take the outcome of Gibbs sampling for that of the initial fit."""
-        all_rows = self._data.has_no_training_rows
-        scaling = self.scaling(all_rows=all_rows)
-        self._initial = FitResult(
-            sampled.parameters, scaling, len(sampled.records) - 1, 1.0, sampled.records, None
-        )
-        for record in sampled.records:
-            report = EpochReport(
-                record=record, spec=self.config.spec,
-                n_rows=self._data.sums(all_rows=all_rows).rows,
-                seconds=record.train_seconds + record.validate_seconds,
-                phases={"train": record.train_seconds, "validate": record.validate_seconds,
-                        "broadcast": 0.0, "merge": 0.0},
-            )  # fmt: skip
+        self._initial = sampled
+        n_rows = self._data.sums(all_rows=self._data.has_no_training_rows).rows
+        for report in reports_of(sampled.records, n_rows, self.config.spec):
             progress_bar(report)
             self._record_epoch(report)
 
-    def sampled_result(self, again: Sampled | None) -> TrainResult:
-        """Return the model of Gibbs sampling: that of all rows, where there is one."""
-        if again is None:
-            return self._result(None)
-        scaling = self.scaling(all_rows=True)
-        last = len(again.records) - 1
-        return self._result(FitResult(again.parameters, scaling, last, 1.0, again.records, None))
-
-    def _result(self, again: FitResult | None) -> TrainResult:
+    def finished(self, again: FitResult | None) -> TrainResult:
         """Return the model and its summary; ``again`` is the outcome of a refit."""
         initial = self._finished_initial
         kept, records, refit_seconds = again or initial, list(initial.records), 0.0
