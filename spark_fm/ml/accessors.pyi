@@ -78,7 +78,7 @@ class FMParams(FMParamsBase):
     def getUseLinear(self) -> bool:
         """Return useLinear: whether the model has the linear weights w."""
     def getSolver(self) -> str:
-        """Return solver: "sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns; learning rates, decays and initial values have no effect)."""
+        """Return solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
     def getOptimizer(self) -> str:
         """Return optimizer: "adagrad", "sgd" or "adam"."""
     def getEpochs(self) -> int:
@@ -328,7 +328,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setUseLinear(self, value: bool) -> Self:
         """Set useLinear: whether the model has the linear weights w."""
     def setSolver(self, value: str) -> Self:
-        """Set solver: "sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns; learning rates, decays and initial values have no effect)."""
+        """Set solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
     def setOptimizer(self, value: str) -> Self:
         """Set optimizer: "adagrad", "sgd" or "adam"."""
     def setEpochs(self, value: int) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.ml import Estimator
@@ -18,6 +19,7 @@ from spark_fm.learner.spec import GroupHyperparameters, Hyperparameters, require
 from spark_fm.learner.training import WarmStart
 from spark_fm.ml.hyperparameters import FromHyperparameters
 from spark_fm.ml.model import FactorizationMachineModel
+from spark_fm.ml.params import OF_SGD
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.spark.schema import (
@@ -181,7 +183,9 @@ class FactorizationMachine(
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:
             fields["standardization"] = self.isSet("standardization") and fields["standardization"]
-        elif fields["solver"] == "sgd":
+        if fields["solver"] == "auto" and any(map(self.isSet, OF_SGD)):
+            fields["solver"] = "sgd"
+        if fields["solver"] != "gibbs" and not spec.sagemaker:
             fields["chosen_rates"] = tuple(
                 group for group in ("bias", "linear", "factors") if not self.isSet(f"{group}Lr")
             )
@@ -289,6 +293,11 @@ def fit_all(
         estimators = [estimator._continuing(model) for estimator in estimators]
         start = WarmStart(model.weights, model.trainingState)
     configs = [estimator._train_config(dataset) for estimator in estimators]
+    if start is not None:
+        configs = [
+            replace(config, solver="sgd") if config.solver == "auto" else config
+            for config in configs
+        ]
     numbers_by_packing: dict[tuple[object, ...], list[int]] = {}
     for number, config in enumerate(configs):
         require(start is None or config.solver == "sgd", "solver", config.solver,

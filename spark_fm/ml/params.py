@@ -50,6 +50,14 @@ class ParamRow:
     on_model: bool = False  # the model has the setter too
 
     @property
+    def is_of_sgd(self) -> bool:
+        """Whether the Param says how SGD trains, or for how long."""
+        part = self.feeds.partition(".")[0]
+        return part in ("bias", "linear", "factors", "spec", "config") and (
+            self.feeds not in _OF_ANY_SOLVER
+        )
+
+    @property
     def getter(self) -> str:
         """Name of the getter."""
         return f"get{self.name[0].upper()}{self.name[1:]}"
@@ -78,6 +86,13 @@ class ParamRow:
             unset = f", or {value} when it is unset"
         return f"{action} {self.name}{unset}{f': {self.doc}' if self.doc else ''}."
 
+
+# Fields of Hyperparameters and TrainConfig that mean the same whoever trains.
+_OF_ANY_SOLVER = (
+    "spec.k", "spec.use_bias", "spec.seed", "config.feature_dim", "config.standardization",
+    "config.validation_fraction", "config.metric", "config.refit", "config.handle_invalid",
+    "config.solver",
+)  # fmt: skip
 
 _METHODS = '"normal", "uniform" or "constant"'
 
@@ -111,10 +126,11 @@ PARAMS = (
     ParamRow("useBias", bool, True, "whether the model has the bias w0", "spec.use_bias"),
     ParamRow("useLinear", bool, True, "whether the model has the linear weights w",
              "spec.use_linear"),
-    ParamRow("solver", str, "sgd",
-             '"sgd" (stochastic gradients, by the optimizer), or "gibbs" (the mean of a Bayesian '
+    ParamRow("solver", str, "auto",
+             '"sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian '
              "posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of "
-             "few columns; learning rates, decays and initial values have no effect)",
+             'few columns); "auto" trains both on small data and keeps what does better on '
+             "held-out rows, or SGD where a Param that it alone has, or epochs, is set",
              "config.solver"),
     ParamRow("optimizer", str, "adagrad", '"adagrad", "sgd" or "adam"', "spec.optimizer"),
     ParamRow("epochs", int, 50, "maximum number of passes over the training rows (>= 1)",
@@ -234,6 +250,7 @@ PARAMS = (
              "relative improvement of the validation metric that counts (>= 0)", "config.tol"),
 )  # fmt: skip
 
+OF_SGD = tuple(row.name for row in PARAMS if row.is_of_sgd)
 DEFAULTS = {row.name: row.default for row in PARAMS if row.default is not None}
 
 _CONVERTERS: dict[type[Any], Callable[[Any], Any]] = {

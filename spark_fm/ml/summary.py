@@ -98,6 +98,16 @@ class FMTrainingSummary:
         return frame.astype({"value": float})
 
     @property
+    def solvers(self) -> pd.DataFrame:
+        """Return how the solvers did that ``solver="auto"`` tried, a row each.
+
+        Columns ``solver``, ``value`` (validation metric), ``loss`` (validation loss), ``seconds``
+        and ``chosen``. Empty where one alone was trained.
+        """
+        columns = ["solver", "value", "loss", "seconds", "chosen"]
+        return pd.DataFrame(self.facts.get("solvers", []), columns=columns)
+
+    @property
     def warnings(self) -> list[str]:
         """Return the warnings about the data and about rollbacks."""
         return list(self.facts["warnings"])
@@ -206,6 +216,7 @@ class FMTrainingSummary:
         """Show the main figures."""
         facts = self.facts
         refit = f", refit on all rows for {self.bestEpoch + 1} epochs" if facts["refit"] else ""
+        solver = "by Gibbs sampling, " if facts.get("solver") == "gibbs" else ""
         losses = ""
         if self.baseline is not None and "validationLoss" in self.history:
             found = self.history["validationLoss"].iloc[self.bestEpoch]
@@ -213,8 +224,8 @@ class FMTrainingSummary:
             kept = ", kept" if self.facts.get("linearKept") else ""
             losses = f"validation loss {found:.6g} (constant: {self.baseline:.6g}{linear}{kept}), "
         return (
-            f"FMTrainingSummary({self.totalIterations} epochs, best is epoch {self.bestEpoch}"
-            f"{refit}, {losses}"
+            f"FMTrainingSummary({solver}{self.totalIterations} epochs, best is epoch "
+            f"{self.bestEpoch}{refit}, {losses}"
             f"{facts['numRows']} rows, {facts['skippedRows']} skipped, "
             f"{facts['numFeaturesSeen']} features, {facts['numWorkers']} worker(s), "
             f"{facts['totalSeconds']:.1f} s)"

@@ -252,6 +252,8 @@ class Search:
             )
         if parallel < 1:
             raise InvalidParamError(f"parallel={parallel!r} is not allowed: expected 1 or more.")
+        if estimator.getSolver() == "auto":  # what is searched, and pruned, is how SGD trains
+            estimator = estimator.copy({estimator.solver: "sgd"})
         self._estimator = estimator
         self._dataset = dataset
         self._sampler = sampler

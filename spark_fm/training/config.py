@@ -10,6 +10,7 @@ from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.spec import Hyperparameters, require
 from spark_fm.spark.schema import ColumnNames
 
+SolverName = Literal["sgd", "gibbs", "auto"]
 REFIT_ROWS = 1_000_000
 MOST_GIBBS_FACTORS = 128
 
@@ -39,7 +40,7 @@ class TrainConfig:
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
     checkpoint_interval: int = 1  # epochs from one checkpoint to the next
     device: Literal["cpu", "gpu", "auto"] = "cpu"  # "auto" is a GPU where tasks have one
-    solver: Literal["sgd", "gibbs"] = "sgd"
+    solver: SolverName = "sgd"  # "auto" tries both, and keeps what does better
     # Of "bias", "linear" and "factors", those whose learning rate a race chooses.
     chosen_rates: tuple[str, ...] = ()
 
@@ -75,7 +76,8 @@ class TrainConfig:
         require(not (self.spec.sagemaker and self.standardization), "standardization",
                 self.standardization,
                 "False, or leave it unset, with sageMakerTraining=True")  # fmt: skip
-        require(self.solver in ("sgd", "gibbs"), "solver", self.solver, '"sgd" or "gibbs"')
+        require(self.solver in ("sgd", "gibbs", "auto"), "solver", self.solver,
+                '"sgd", "gibbs" or "auto"')  # fmt: skip
         if self.solver == "gibbs":
             self._check_gibbs()
         known = validation_metrics(self.spec.loss)

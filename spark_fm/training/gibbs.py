@@ -7,6 +7,7 @@ not on how many of them run at once.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,6 +37,10 @@ from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
 from spark_fm.training.tasks import RowReader
 
 CHAINS = 4
+PILOT_CHAINS = 2  # of a pilot run, one with each standard deviation of the first factors
+# What solver="auto" tries: the work of a sweep, about 0.25 ns a unit, and the held-out rows, of
+# which fewer say too little.
+AUTO_WORK, AUTO_JUDGES = 1e9, 200
 MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
 MEMBER_BYTES = 2**29  # that those of all chains may take on the driver
 DISTILLATION_SWEEPS = 8
@@ -105,6 +110,7 @@ class Sampled:
 
     fit: FitResult  # with a record a sweep, over all chains; the last is of the one model
     sigma: float  # of the first factors, where the better chains began
+    seconds: float
 
 
 def sample(
@@ -116,38 +122,44 @@ def sample(
     scaling: Scaling,
     preparation: Broadcast | None,
     train_on_all: bool,
-    sigma: float | None,
+    sigma: float | None = None,
 ) -> Sampled:
-    """Run the chains and make one model of them; two jobs.
+    """Run chains and make one model of them; two jobs.
 
     Raises TrainingDivergedError, and ModelTooLargeError before any job.
 
-    Without ``sigma`` half of the chains begin with wide factors, and where there are
-    validation rows the half that does better on them is the result.
+    Without ``sigma``, and with validation rows, this is a pilot run: of two chains one begins with
+    wide factors, and the one that does better on the validation rows is the result.
     """
-    spec = config.spec
+    started, spec = time.perf_counter(), config.spec
+    is_pilot = sigma is None and data.has_validation and not train_on_all
+    n_chains = PILOT_CHAINS if is_pilot else CHAINS
     table_bytes = 4 * plan.n_features * (spec.k + 1)
-    most = min(MOST_MEMBERS // 2, max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes))))
-    collected = CHAINS * ((2 * spec.k + 4) * 4 * plan.n_features + most * table_bytes)
+    most = max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes)))
+    most = min(MOST_MEMBERS if is_pilot else MOST_MEMBERS // 2, most)
+    collected = n_chains * ((2 * spec.k + 4) * 4 * plan.n_features + most * table_bytes)
     _check_memory(data, plan, spec.k, cluster, collected)
     chain_plans = tuple(
         ChainPlan(
             ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
             spec.epochs, most, scaling.label,
         )
-        for chain in range(CHAINS)
+        for chain in range(n_chains)
     )  # fmt: skip
     rows = RowReader(preparation, train_on_all)
     task = ChainTask(chain_plans, sigma, scaling, plan.n_features, rows)
-    frame = copies(data.blocks, CHAINS).mapInArrow(task, CHUNK_DDL)
+    frame = copies(data.blocks, n_chains).mapInArrow(task, CHUNK_DDL)
     found = collect_models(frame, cluster, collected)
     for metadata, _ in found.values():
         if "diverged" in metadata:
             raise TrainingDivergedError(metadata["diverged"])
-    chains = [ChainResult.from_arrays(*found[number]) for number in range(CHAINS)]
-    sigmas = [found[number][0]["sigma"] for number in range(CHAINS)]
-    chosen = _better(chains, sigmas, config) if len(set(sigmas)) > 1 else list(range(CHAINS))
-    chains = [chains[number] for number in chosen]
+    chains = [ChainResult.from_arrays(*found[number]) for number in range(n_chains)]
+    sigmas = [found[number][0]["sigma"] for number in range(n_chains)]
+    best = 0
+    if is_pilot:
+        values = [merit(chain.records[-1], config) for chain in chains]
+        best = values.index(max(values))
+        chains = [chains[best]]
     mean: MeanModel = chains[0].mean
     for chain in chains[1:]:
         mean.merge(chain.mean)
@@ -159,7 +171,18 @@ def sample(
         records[-1] = replace(records[-1], validation=sums)
     parameters, last = Parameters(model.table, model.bias), len(records) - 1
     fit = FitResult(parameters, scaling, last, 1.0, records, None)
-    return Sampled(fit, sigmas[chosen[0]])
+    return Sampled(fit, sigmas[best], time.perf_counter() - started)
+
+
+def reason_against(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> str | None:
+    """Return why solver="auto" should not try Gibbs sampling, None where it should."""
+    if data.validation.rows < AUTO_JUDGES:
+        return f"{data.validation.rows} held-out rows are too few to choose by"
+    nnz = data.sums(all_rows=True).nnz + plan.standardization.n_added
+    work = nnz * (spec.k**2 + 40) + plan.n_features * spec.k**3 / 3
+    if work > AUTO_WORK:
+        return f"{nnz:,} entries and {spec.k} factors are too much to try Gibbs sampling on unasked"
+    return None
 
 
 def _combined(
@@ -185,6 +208,16 @@ def _combined(
     )
 
 
+def merit(record: EpochRecord, config: TrainConfig) -> float:
+    """Return the validation metric that decides, larger is better; -inf where undefined."""
+    metric = validation_metrics(config.spec.loss)[config.metric]
+    if record.validation is None:
+        return -math.inf
+    value = record.validation.values(config.spec.loss)[config.metric]
+    value = value if metric.larger_is_better else -value
+    return -math.inf if math.isnan(value) else value
+
+
 def _check_memory(
     data: PackedDataset, plan: TrainPlan, k: int, cluster: SparkCluster, collected: int
 ) -> None:
@@ -203,27 +236,6 @@ def _check_memory(
             f"GiB, and needs {needed / 2**30:.2f} GiB in all; {available / 2**30:.2f} are free. "
             'Train on a sample of the rows, or with solver="sgd".'
         )
-
-
-def _better(
-    chains: Sequence[ChainResult], sigmas: Sequence[float], config: TrainConfig
-) -> list[int]:
-    """Return the numbers of the chains with the first factors that ended better."""
-    metric = validation_metrics(config.spec.loss)[config.metric]
-    groups = [
-        [number for number, sigma in enumerate(sigmas) if sigma == each]
-        for each in sorted(set(sigmas))
-    ]
-    values = []
-    for numbers in groups:
-        ends = [chains[number].records[-1].validation for number in numbers]
-        sums = [each for each in ends if each is not None]
-        if not sums:
-            return groups[0]
-        value = reduce(add, sums).values(config.spec.loss)[config.metric]
-        value = value if metric.larger_is_better else -value
-        values.append(-math.inf if math.isnan(value) else value)
-    return groups[values.index(max(values))]
 
 
 def _together(records: Sequence[EpochRecord]) -> EpochRecord:

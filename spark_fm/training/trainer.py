@@ -51,10 +51,10 @@ from spark_fm.training.callbacks import (
     validation_curve,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
-from spark_fm.training.config import REFIT_ROWS, TrainConfig
+from spark_fm.training.config import REFIT_ROWS, SolverName, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, FitResult, WorkerInfo
-from spark_fm.training.gibbs import CHAINS, sample
+from spark_fm.training.gibbs import Sampled, merit, reason_against, sample
 from spark_fm.training.notes import (
     LinearPart,
     divergence_notes,
@@ -83,6 +83,7 @@ class TrainResult:
 # Of a row's difference in loss between a model and its linear part, relative to the loss: few
 # held-out rows must not decide by chance.
 ROW_NOISE = 0.2
+SGD_LEAD = 2.0  # times that noise by which SGD must do better than Gibbs sampling
 
 Outcome = TrainResult | TrainingDivergedError
 
@@ -173,14 +174,16 @@ class Trainer:
                     on_epoch_end=callbacks[number] if callbacks else None,
                 )
             )  # fmt: skip
+        for model in models:
+            self._try_sampling(model)
         groups: dict[tuple[object, ...], list[int]] = {}
-        for number, model in enumerate(models):
-            if configs[number].solver == "sgd":
-                groups.setdefault(model.plan.key, []).append(number)
         outcomes: dict[int, Outcome] = {}
         for number, model in enumerate(models):
-            if configs[number].solver == "gibbs":
+            if model.config.solver == "gibbs":
+                _log_start(self._data, model.plan, 1)
                 outcomes[number] = self._sample(model)
+            else:
+                groups.setdefault(model.plan.key, []).append(number)
         for numbers in groups.values():
             while numbers:
                 count = trained_together([models[n].plan for n in numbers])
@@ -230,46 +233,75 @@ class Trainer:
                     )
         return rates
 
-    def _sample(self, model: ModelTraining) -> Outcome:
-        """Train a model by Gibbs sampling: on the training rows, then on all."""
-        _log_start(self._data, model.plan, 1)
-        log.info("%d chains of %d sweeps", CHAINS, model.config.spec.epochs)
-        run = partial(
-            sample, model.config, self._data, model.plan, self._cluster,
+    def _try_sampling(self, model: ModelTraining) -> None:
+        """With solver="auto", make a pilot run of Gibbs sampling, or choose SGD and say why."""
+        if model.config.solver != "auto":
+            return
+        reason = reason_against(model.config.spec, self._data, model.plan)
+        if reason is None:
+            try:
+                model.pilot = self._chains(model, train_on_all=False)
+            except (TrainingDivergedError, ModelTooLargeError) as err:
+                reason = str(err)
+        if reason is not None:
+            model.choose("sgd", reason)
+
+    def _chains(
+        self, model: ModelTraining, *, train_on_all: bool, sigma: float | None = None
+    ) -> Sampled:
+        log.info("Gibbs sampling, %d sweeps a chain", model.config.spec.epochs)
+        return sample(
+            model.config, self._data, model.plan, self._cluster,
             preparation=self._preparation(model.plan),
+            scaling=model.scaling(all_rows=train_on_all), train_on_all=train_on_all, sigma=sigma,
         )  # fmt: skip
-        all_rows = self._data.has_no_training_rows
+
+    def _sample(self, model: ModelTraining) -> Outcome:
+        """Train a model by Gibbs sampling: a pilot run, unless it was made, then all chains."""
+        on_all = model.wants_refit or self._data.has_no_training_rows
+        again: Sampled | None = None
         try:
-            first = run(scaling=model.scaling(all_rows=all_rows), train_on_all=all_rows, sigma=None)
+            if model.pilot is None and self._data.has_validation:
+                model.pilot = self._chains(model, train_on_all=False)
+            sigma = None if model.pilot is None else model.pilot.sigma
+            again = self._chains(model, train_on_all=on_all, sigma=sigma)
         except TrainingDivergedError as err:
-            return err
+            if model.pilot is None:
+                return err
+            model.warn(f"The chains after the pilot run failed, its model is kept: {err}")
+        first = model.pilot
+        if again is not None and (first is None or not on_all):
+            first, again = again, None
+        if first is None:
+            raise RuntimeError("no chain has run")
         with Progress(len(first.fit.records), "train") as progress_bar:
             model.take_sampled(first.fit, progress_bar)
-        again = None
-        if model.wants_refit:
-            log.info("sampling again, on all rows")
-            try:
-                again = run(
-                    scaling=model.scaling(all_rows=True), train_on_all=True, sigma=first.sigma
-                )
-            except TrainingDivergedError as err:
-                model.warn(f"The refit on all rows failed, the first model is kept: {err}")
         return model.finished(None if again is None else again.fit)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
-        """Train models of one plan: first all initial fits, then all refits."""
+        """Train models of one plan: first all initial fits, then all refits.
+
+        One whose pilot run of Gibbs sampling did better than its initial fit is sampled instead.
+        """
         _log_start(self._data, models[0].plan, len(models))
         initial = [model.initial_fit() for model in models]
         fitted = self._run(models, initial, "train")
-        refits: list[Fit | None] = [
-            None if isinstance(done, TrainingDivergedError) else model.refit(fit, done)
+        for model, fit, done in zip(models, initial, fitted, strict=True):
+            model.take_trained(fit, done)
+        refits = [
+            None if isinstance(done, TrainingDivergedError) else model.refit(resumes=fit is None)
             for model, fit, done in zip(models, initial, fitted, strict=True)
         ]
         refitted = self._run(models, refits, "refit")
-        return [
-            done if isinstance(done, TrainingDivergedError) else model.result(fit, again)
-            for model, done, fit, again in zip(models, fitted, refits, refitted, strict=True)
-        ]
+        outcomes: list[Outcome] = []
+        for model, done, fit, again in zip(models, fitted, refits, refitted, strict=True):
+            if model.config.solver == "gibbs":
+                outcomes.append(self._sample(model))
+            elif isinstance(done, TrainingDivergedError):
+                outcomes.append(done)
+            else:
+                outcomes.append(model.result(fit, again))
+        return outcomes
 
     def _run(
         self, models: list[ModelTraining], fits: Sequence[Fit | None], what: str
@@ -417,6 +449,9 @@ class ModelTraining:
         self._start = start
         self._checkpoint = checkpoint
         self._on_epoch_end = on_epoch_end
+        self.pilot: Sampled | None = None
+        self._solvers: list[dict[str, Any]] = []  # that were tried
+        self._unreported: list[EpochReport] = []
         self._history: list[dict[str, Any]] = []
         self._warnings = check_sets(data, config)
         self._worker_info = WorkerInfo()
@@ -441,36 +476,81 @@ class ModelTraining:
             epochs = progress.epoch + spec.epochs
         return self._fit(progress, replace(spec, epochs=epochs), scaling, train_on_all=all_rows)
 
-    def refit(self, fit: Fit | None, progress: TrainingProgress | None) -> Fit | None:
+    def take_trained(
+        self, fit: Fit | None, outcome: TrainingProgress | TrainingDivergedError | None
+    ) -> None:
+        """Take the end of the initial fit, and compare it with the pilot run, if there was one.
+
+        Both are None when a checkpoint held the outcome.
+        """
+        if isinstance(outcome, TrainingDivergedError):
+            if self.pilot is not None:
+                self.choose("gibbs", str(outcome))
+            return
+        if fit is None or outcome is None:
+            return
+        best = outcome.stopping.best_epoch
+        if outcome.best is None:
+            best = outcome.epoch - 1
+            if fit.has_validation:
+                self.warn(
+                    f"validationMetric={self.config.metric!r} was undefined in every epoch, "
+                    "so the last one was kept: the validation rows have one class only, or "
+                    "constant labels."
+                )
+        linear, records = self._linear_part(outcome), outcome.history
+        if linear is not None and linear.is_better:  # the curve is that of the model kept
+            records = [
+                replace(record, validation=outcome.linear) if record.epoch == best else record
+                for record in records
+            ]
+        self._initial = FitResult(
+            outcome.result(), fit.scaling, best, outcome.step_scale, records, linear
+        )
+        if self.config.keep_snapshot:
+            self._training_state = self._state_of(fit, None)
+        if self.pilot is not None:
+            self._compare(self._initial, self.pilot)
+
+    def _compare(self, trained: FitResult, pilot: Sampled) -> None:
+        """Choose the solver that did better on the held-out rows.
+
+        SGD must lead by more than their noise: it has chosen rates and an epoch on them.
+        """
+        by_sgd, sampled = trained.records[trained.best_epoch], pilot.fit.records[-1]
+        value = merit(by_sgd, self.config)
+        lead = SGD_LEAD * ROW_NOISE / math.sqrt(self._data.validation.rows) * abs(value)
+        solver: SolverName = "gibbs" if merit(sampled, self.config) > value - lead else "sgd"
+        for name, record, seconds in (
+            ("sgd", by_sgd, sum(row["seconds"] for row in self._history)),
+            ("gibbs", sampled, pilot.seconds),
+        ):
+            sums = record.validation
+            if sums is not None:
+                value = sums.values(self.config.spec.loss)[self.config.metric]
+                tried = {"solver": name, "value": value, "loss": sums.mean_loss()}
+                self._solvers.append(tried | {"seconds": seconds, "chosen": name == solver})
+        values = ", ".join(f"{each['value']:.6g} by {each['solver']}" for each in self._solvers)
+        self.choose(solver, f"{self.config.metric} of the held-out rows is {values}")
+
+    def choose(self, solver: SolverName, reason: str) -> None:
+        """Settle solver="auto"."""
+        log.info("solver: %s, because %s", solver, reason)
+        self.config = replace(self.config, solver=solver)
+        if solver == "gibbs":
+            self._history = []
+        elif self._on_epoch_end is not None:
+            for report in self._unreported:
+                self._on_epoch_end(report)
+        self._unreported = []
+
+    def refit(self, *, resumes: bool) -> Fit | None:
         """Return the refit on all rows, or None where the initial fit is the result.
 
-        ``fit`` and ``progress`` are the initial fit and its end; None when a checkpoint held
-        its outcome.
+        ``resumes`` says that a checkpoint held the outcome of the initial fit.
         """
-        resumes = fit is None
-        if fit is not None and progress is not None:
-            best = progress.stopping.best_epoch
-            if progress.best is None:
-                best = progress.epoch - 1
-                if fit.has_validation:
-                    self.warn(
-                        f"validationMetric={self.config.metric!r} was undefined in every epoch, "
-                        "so the last one was kept: the validation rows have one class only, or "
-                        "constant labels."
-                    )
-            linear, records = self._linear_part(progress), progress.history
-            if linear is not None and linear.is_better:  # the curve is that of the model kept
-                records = [
-                    replace(record, validation=progress.linear) if record.epoch == best else record
-                    for record in records
-                ]
-            self._initial = FitResult(
-                progress.result(), fit.scaling, best, progress.step_scale, records, linear
-            )
-            if self.config.keep_snapshot:
-                self._training_state = self._state_of(fit, None)
-            if not self.wants_refit:
-                return None
+        if self.config.solver == "gibbs" or not (resumes or self.wants_refit):
+            return None
         epochs = self._finished_initial.best_epoch + 1
         log.info("refitting on all rows for %d epoch(s)", epochs)
         scaling = self.scaling(all_rows=True)
@@ -561,6 +641,9 @@ class ModelTraining:
 
     def _record_epoch(self, report: EpochReport) -> bool:
         self._history.append(report.row())
+        if self.config.solver == "auto":  # the callback hears of the solver that is chosen
+            self._unreported.append(report)
+            return True
         return self._on_epoch_end is None or self._on_epoch_end(report)
 
     def _write_checkpoint(
@@ -686,6 +769,7 @@ class ModelTraining:
         ]
         return {
             "solver": self.config.solver,
+            "solvers": self._solvers,
             "numRows": data.train.rows + data.validation.rows,
             "numTrainRows": data.train.rows,
             "numValidationRows": data.validation.rows,
