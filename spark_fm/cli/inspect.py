@@ -95,6 +95,7 @@ def _describe_saved(model: SavedModel) -> dict[str, Any]:
             **{name: array["sha256"] for name, array in metadata["arrays"].items()},
         },
         "training_state": model.state is not None,
+        "draws": 0 if model.posterior is None else len(model.posterior.members),
         "params": model.params,
     }
     origin = metadata.get("origin")

@@ -58,6 +58,7 @@ class FMParams(FMParamsBase):
     refit: Param[str]
     handleInvalid: Param[str]
     keepTrainingState: Param[bool]
+    keepPosterior: Param[bool]
     checkpointDir: Param[str]
     checkpointInterval: Param[int]
     tol: Param[float]
@@ -161,6 +162,8 @@ class FMParams(FMParamsBase):
         """Return handleInvalid: rows with null, NaN or out-of-range data: "error", "skip" (drop and count), or "keep" (null score in transform, the same as skip in fit)."""
     def getKeepTrainingState(self) -> bool:
         """Return keepTrainingState: keep the training state with the model, so that a fit with warmStart=model continues as if it had never stopped; the model is then not refit on all rows."""
+    def getKeepPosterior(self) -> bool:
+        """Return keepPosterior: keep 40 draws of the posterior with the model, for model.posterior: predictions with their standard deviation; trains by Gibbs sampling."""
     def getCheckpointDir(self) -> str:
         """Return checkpointDir: folder where fit writes checkpoints, and from which it resumes ("" = nowhere)."""
     def getCheckpointInterval(self) -> int:
@@ -227,6 +230,7 @@ class EstimatorParams(KeywordParams, FMParams):
         refit: str | None = None,
         handleInvalid: str | None = None,
         keepTrainingState: bool | None = None,
+        keepPosterior: bool | None = None,
         checkpointDir: str | None = None,
         checkpointInterval: int | None = None,
         seed: int | None = None,
@@ -292,6 +296,7 @@ class EstimatorParams(KeywordParams, FMParams):
         refit: str | None = None,
         handleInvalid: str | None = None,
         keepTrainingState: bool | None = None,
+        keepPosterior: bool | None = None,
         checkpointDir: str | None = None,
         checkpointInterval: int | None = None,
         seed: int | None = None,
@@ -411,6 +416,8 @@ class EstimatorParams(KeywordParams, FMParams):
         """Set handleInvalid: rows with null, NaN or out-of-range data: "error", "skip" (drop and count), or "keep" (null score in transform, the same as skip in fit)."""
     def setKeepTrainingState(self, value: bool) -> Self:
         """Set keepTrainingState: keep the training state with the model, so that a fit with warmStart=model continues as if it had never stopped; the model is then not refit on all rows."""
+    def setKeepPosterior(self, value: bool) -> Self:
+        """Set keepPosterior: keep 40 draws of the posterior with the model, for model.posterior: predictions with their standard deviation; trains by Gibbs sampling."""
     def setCheckpointDir(self, value: str) -> Self:
         """Set checkpointDir: folder where fit writes checkpoints, and from which it resumes ("" = nowhere)."""
     def setCheckpointInterval(self, value: int) -> Self:

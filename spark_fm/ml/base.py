@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.errors import SparkFMError
+from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
@@ -22,8 +23,20 @@ from spark_fm.spark.broadcast import Broadcast, session_broadcast
 from spark_fm.spark.schema import check_features
 from spark_fm.spark.session import use_driver_interpreter
 
-# By weights object: copies of a model share their broadcast.
-_broadcasts: WeakKeyDictionary[FMWeights, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
+# By object: copies of a model share their broadcast.
+_broadcasts: WeakKeyDictionary[Any, tuple[SparkSession, Broadcast]] = WeakKeyDictionary()
+
+
+def broadcast_once(
+    session: SparkSession, value: FMWeights | Posterior, *, n_bytes: int
+) -> Broadcast:
+    """Return the broadcast of a value, made on the first call in a session."""
+    of_session, broadcast = _broadcasts.get(value, (None, None))
+    if broadcast is None or of_session is not session:
+        same: Any = replace(value)  # the entry must not keep its key alive
+        broadcast = session_broadcast(session, same, n_bytes=n_bytes)
+        _broadcasts[value] = (session, broadcast)
+    return broadcast
 
 
 class FittedModel(Model, ModelParams):
@@ -45,14 +58,8 @@ class FittedModel(Model, ModelParams):
         return self._origin
 
     def _broadcast(self, session: SparkSession) -> Broadcast:
-        """Return the broadcast weights, made on the first call in a session."""
-        weights = self.weights
-        of_session, broadcast = _broadcasts.get(weights, (None, None))
-        if broadcast is None or of_session is not session:
-            value = replace(weights)  # the entry must not keep its key alive
-            broadcast = session_broadcast(session, value, n_bytes=weights.table.nbytes)
-            _broadcasts[weights] = (session, broadcast)
-        return broadcast
+        """Return the broadcast weights."""
+        return broadcast_once(session, self.weights, n_bytes=self.weights.table.nbytes)
 
     def _reader(self, dataset: DataFrame) -> FeatureReader:
         """Check the features column and handleInvalid; return how tasks read that column."""

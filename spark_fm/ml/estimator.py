@@ -183,6 +183,8 @@ class FactorizationMachine(
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:
             fields["standardization"] = self.isSet("standardization") and fields["standardization"]
+        if fields["solver"] == "auto" and fields["keep_posterior"]:
+            fields["solver"] = "gibbs"
         if fields["solver"] == "auto" and any(map(self.isSet, OF_SGD)):
             fields["solver"] = "sgd"
         if fields["solver"] != "gibbs" and not spec.sagemaker:
@@ -203,7 +205,9 @@ class FactorizationMachine(
     def _model(self, result: TrainResult) -> FactorizationMachineModel:
         """Return the model of a finished training, with this estimator's Params and uid."""
         summary = FMTrainingSummary(result.history, result.summary)
-        model = FactorizationMachineModel(result.weights, summary, result.training_state)
+        model = FactorizationMachineModel(
+            result.weights, summary, result.training_state, posterior=result.posterior
+        )
         model._resetUid(self.uid)
         return self._copyValues(model)
 

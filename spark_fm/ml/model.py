@@ -18,6 +18,7 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.models.stages import no_model
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.training import TrainingState
@@ -27,6 +28,7 @@ from spark_fm.ml.evaluation import EvaluateMethods
 from spark_fm.ml.explain import ExplainMethods
 from spark_fm.ml.interop import InteropMethods, MLlibMethods
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
+from spark_fm.ml.posterior import FMPosterior
 from spark_fm.ml.recommend import RecommendMethods
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.scoring.columns import (
@@ -61,6 +63,8 @@ class FactorizationMachineModel(
         For a warm start that continues the training.
     origin : dict, optional
         Source of an imported model.
+    posterior : Posterior, optional
+        Draws of Gibbs sampling.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class FactorizationMachineModel(
         summary: FMTrainingSummary | None = None,
         training_state: TrainingState | None = None,
         origin: dict[str, Any] | None = None,
+        posterior: Posterior | None = None,
     ) -> None:
         super().__init__()
         self._weights = weights
         self._summary = summary
         self._training_state = training_state
         self._origin = origin
+        self._posterior = posterior
 
     @property
     def bias(self) -> float:
@@ -116,6 +122,11 @@ class FactorizationMachineModel(
         """State of the training of a model fitted with keepTrainingState; else None."""
         return self._training_state
 
+    @property
+    def posterior(self) -> FMPosterior | None:
+        """Draws of the parameters, of a model fitted with keepPosterior; else None."""
+        return None if self._posterior is None else FMPosterior(self, self._posterior)
+
     @overload
     def predict(self, X: Vector) -> float: ...
 
@@ -144,6 +155,20 @@ class FactorizationMachineModel(
         """
         if isinstance(X, Vector):
             return self._predict_vector(X)
+        scores = self.weights.predict(self._rows(X), self._loss)
+        is_finite = np.isfinite(scores)
+        if self.getHandleInvalid() != "error":
+            scores[~is_finite] = np.nan
+        elif not is_finite.all():
+            row = int(np.argmin(is_finite))
+            raise InvalidDataError(
+                f"Row {row} of X has values so large that its score overflows. Scale them as the "
+                'training rows were, or set handleInvalid to "keep" for NaN scores.'
+            )
+        return scores
+
+    def _rows(self, X: Any) -> CsrBatch:
+        """Return the rows of a matrix; raise InvalidDataError for those that cannot be scored."""
         rows = rows_of(X)
         if not sp.issparse(rows) and rows.shape[0] and rows.shape[1] != self.numFeatures:
             raise InvalidDataError(
@@ -159,17 +184,7 @@ class FactorizationMachineModel(
                 f"{batch.indices[entry]}; expected finite values. Clean them, or set "
                 'handleInvalid to "keep" for NaN scores.'
             )
-        scores = self.weights.predict(batch, self._loss)
-        is_finite = np.isfinite(scores)
-        if self.getHandleInvalid() != "error":
-            scores[~is_finite] = np.nan
-        elif not is_finite.all():
-            row = int(np.argmin(is_finite))
-            raise InvalidDataError(
-                f"Row {row} of X has values so large that its score overflows. Scale them as the "
-                'training rows were, or set handleInvalid to "keep" for NaN scores.'
-            )
-        return scores
+        return batch
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)

@@ -91,7 +91,7 @@ class ParamRow:
 _OF_ANY_SOLVER = (
     "spec.k", "spec.use_bias", "spec.seed", "config.feature_dim", "config.standardization",
     "config.validation_fraction", "config.metric", "config.refit", "config.handle_invalid",
-    "config.solver",
+    "config.solver", "config.keep_posterior",
 )  # fmt: skip
 
 _METHODS = '"normal", "uniform" or "constant"'
@@ -240,6 +240,10 @@ PARAMS = (
              "keep the training state with the model, so that a fit with warmStart=model continues "
              "as if it had never stopped; the model is then not refit on all rows",
              "config.keep_snapshot"),
+    ParamRow("keepPosterior", bool, False,
+             "keep 40 draws of the posterior with the model, for model.posterior: predictions with "
+             "their standard deviation; trains by Gibbs sampling",
+             "config.keep_posterior"),
     ParamRow("checkpointDir", str, "",
              'folder where fit writes checkpoints, and from which it resumes ("" = nowhere)',
              "config.checkpoint_dir"),

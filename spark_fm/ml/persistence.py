@@ -26,6 +26,7 @@ from spark_fm.formats.models.native import (
     model_arrays,
     model_metadata,
     n_bytes_of,
+    posterior_of,
     reason,
     state_of,
     weights_of,
@@ -131,7 +132,7 @@ class FMModelWriter(FMStageWriter):
     def saveImpl(self, path: str) -> None:
         """Write data and metadata."""
         model, session = self.instance, self.sparkSession
-        arrays = model_arrays(model.weights, model.trainingState)
+        arrays = model_arrays(model.weights, model.trainingState, model._posterior)
         data_path = path.rstrip("/") + "/data"
         mode = "error"  # a folder of somebody else's is never added to
         for rows in chunk_rows(arrays):
@@ -156,7 +157,7 @@ def _metadata_of(model: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 def write_local(model: Any, path: str) -> None:
     """Write a model's folder from this process alone, to a disk that executors do not share."""
-    arrays = model_arrays(model.weights, model.trainingState)
+    arrays = model_arrays(model.weights, model.trainingState, model._posterior)
     session = SparkSession.active()
     metadata = DefaultParamsWriter._get_metadata_to_save(
         model, session, {"spark_fm": _metadata_of(model, arrays)}
@@ -182,12 +183,12 @@ class FMModelReader(FMStageReader):
             weights = weights_of(ours, arrays)
             saved = ours["summary"]
             summary = None if saved is None else FMTrainingSummary(saved["rows"], saved["facts"])
-            state = state_of(arrays)
+            state, posterior = state_of(arrays), posterior_of(weights, arrays)
         except ModelFormatError:
             raise
         except (KeyError, TypeError, ValueError, *READ_ERRORS) as err:
             raise ModelFormatError(f"{path} is a damaged model: {reason(err)}") from err
-        model = self._cls(weights, summary, state, ours.get("origin"))
+        model = self._cls(weights, summary, state, ours.get("origin"), posterior)
         return self._with_params(model, metadata, path)
 
     def _chunks(self, path: str, forms: dict[str, Any]) -> Iterator[tuple[Any, ...]]:

@@ -36,6 +36,7 @@ class TrainConfig:
     handle_invalid: Literal["error", "skip", "keep"] = "error"
     standardization: bool = True  # features train centred, where most rows have them, and scaled
     standardize_label: bool = True  # a regressor's labels train centred and scaled
+    keep_posterior: bool = False  # keep draws of Gibbs sampling with the model
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
     checkpoint_interval: int = 1  # epochs from one checkpoint to the next
@@ -78,6 +79,8 @@ class TrainConfig:
                 "False, or leave it unset, with sageMakerTraining=True")  # fmt: skip
         require(self.solver in ("sgd", "gibbs", "auto"), "solver", self.solver,
                 '"sgd", "gibbs" or "auto"')  # fmt: skip
+        require(self.solver == "gibbs" or not self.keep_posterior, "solver", self.solver,
+                '"gibbs", or leave it unset, with keepPosterior=True')  # fmt: skip
         if self.solver == "gibbs":
             self._check_gibbs()
         known = validation_metrics(self.spec.loss)

@@ -41,6 +41,7 @@ PILOT_CHAINS = 2  # of a pilot run, one with each standard deviation of the firs
 # What solver="auto" tries: the work of a sweep, about 0.25 ns a unit, and the held-out rows, of
 # which fewer say too little.
 AUTO_WORK, AUTO_JUDGES = 1e9, 200
+DRAWS = 40  # of the posterior that all chains keep together
 MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
 MEMBER_BYTES = 2**29  # that those of all chains may take on the driver
 DISTILLATION_SWEEPS = 8
@@ -111,6 +112,8 @@ class Sampled:
     fit: FitResult  # with a record a sweep, over all chains; the last is of the one model
     sigma: float  # of the first factors, where the better chains began
     seconds: float
+    draws: list[Member]  # of the posterior, where they are kept
+    noise: list[float]  # its standard deviation with each draw
 
 
 def sample(
@@ -136,13 +139,15 @@ def sample(
     n_chains = PILOT_CHAINS if is_pilot else CHAINS
     table_bytes = 4 * plan.n_features * (spec.k + 1)
     most = max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes)))
+    draws = min(DRAWS // n_chains, most) if config.keep_posterior else 0
     most = min(MOST_MEMBERS if is_pilot else MOST_MEMBERS // 2, most)
-    collected = n_chains * ((2 * spec.k + 4) * 4 * plan.n_features + most * table_bytes)
+    collected = (2 * spec.k + 4) * 4 * plan.n_features + (most + draws) * table_bytes
+    collected *= n_chains
     _check_memory(data, plan, spec.k, cluster, collected)
     chain_plans = tuple(
         ChainPlan(
             ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
-            spec.epochs, most, scaling.label,
+            spec.epochs, most, draws, scaling.label,
         )
         for chain in range(n_chains)
     )  # fmt: skip
@@ -171,7 +176,9 @@ def sample(
         records[-1] = replace(records[-1], validation=sums)
     parameters, last = Parameters(model.table, model.bias), len(records) - 1
     fit = FitResult(parameters, scaling, last, 1.0, records, None)
-    return Sampled(fit, sigmas[best], time.perf_counter() - started)
+    draws_of = [draw for chain in chains for draw in chain.draws]
+    noise = [each for chain in chains for each in chain.noise]
+    return Sampled(fit, sigmas[best], time.perf_counter() - started, draws_of, noise)
 
 
 def reason_against(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> str | None:

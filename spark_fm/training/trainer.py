@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
+from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.race import TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
@@ -78,6 +79,7 @@ class TrainResult:
     history: list[dict[str, Any]]  # a row an epoch
     summary: dict[str, Any]  # everything else that the model's summary shows, JSON-able
     training_state: TrainingState | None  # where the training stands, when it is kept
+    posterior: Posterior | None = None  # of Gibbs sampling, when it is kept
 
 
 # Of a row's difference in loss between a model and its linear part, relative to the loss: few
@@ -276,7 +278,9 @@ class Trainer:
             raise RuntimeError("no chain has run")
         with Progress(len(first.fit.records), "train") as progress_bar:
             model.take_sampled(first.fit, progress_bar)
-        return model.finished(None if again is None else again.fit)
+        result = model.finished(None if again is None else again.fit)
+        kept = again or first
+        return replace(result, posterior=model.posterior(kept) if kept.draws else None)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
         """Train models of one plan: first all initial fits, then all refits.
@@ -582,6 +586,14 @@ class ModelTraining:
         for report in reports_of(sampled.records, n_rows, self.config.spec):
             progress_bar(report)
             self._record_epoch(report)
+
+    def posterior(self, sampled: Sampled) -> Posterior:
+        """Return the draws in units of labels and features."""
+        scaling = sampled.fit.scaling
+        members = tuple(
+            self._weights(Parameters(draw.table, draw.bias), scaling) for draw in sampled.draws
+        )
+        return Posterior(members, np.array(sampled.noise) * scaling.label)
 
     def finished(self, again: FitResult | None) -> TrainResult:
         """Return the model and its summary; ``again`` is the outcome of a refit."""

@@ -16,9 +16,16 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.gibbs.chain import Chain, ChainSpec
 from spark_fm.learner.gibbs.fields import MOST_FIELDS, fields_of
 from spark_fm.learner.gibbs.polya_gamma import polya_gamma
-from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled, mean_predictions
+from spark_fm.learner.gibbs.posterior import (
+    MeanModel,
+    Member,
+    Posterior,
+    distilled,
+    mean_predictions,
+)
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
+from spark_fm.learner.weights import FMWeights
 from tests.builders import random_batch
 
 N_FEATURES = 9
@@ -360,6 +367,47 @@ def test_the_mean_of_models_is_one_model() -> None:
 
     expected = np.mean([margins(batch, m.table, 0.0) + m.bias for m in members], axis=0)
     np.testing.assert_allclose(margins(batch, model.table, 0.0) + model.bias, expected, atol=1e-5)
+
+
+def test_a_draw_has_the_prior_of_features_without_rows_and_leaves_the_chain_alone() -> None:
+    batch = random_batch(200, N_FEATURES, seed=3)
+    spec = ChainSpec(2, "squared", (1,), 0.3)
+    fields = np.zeros(4000, np.int32)
+    asked, alone = (Chain(batch, fields, spec) for _ in range(2))
+    for _ in range(3):
+        asked.sweep()
+        alone.sweep()
+        table = asked.draw()
+
+    unseen = ~asked.is_seen
+    assert np.array_equal(asked.table, alone.table)
+    assert np.array_equal(table[~unseen], asked.table[~unseen])
+    assert np.allclose(table[unseen].mean(0), asked.mu[0], atol=0.2 * asked.precision[0] ** -0.5)
+    assert np.allclose(table[unseen].std(0), asked.precision[0] ** -0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_predictions_of_draws_equal_their_float64_twin(loss: LossName) -> None:
+    rng = np.random.default_rng(5)
+    batch = random_batch(30, N_FEATURES, seed=5)
+    ids = np.arange(0, N_FEATURES, 2, dtype=np.int32)
+    tables = rng.normal(size=(4, len(ids), 3)).astype(np.float32)
+    biases, noise = [1e6, 1e6 + 1, 1e6 - 1, 1e6], np.array([0.1, 0.2, 0.3, 0.4])
+    if loss == "logistic":
+        biases, noise = [0.1, 0.2, -0.3, 0.0], np.zeros(4)
+    members = [FMWeights(b, t, N_FEATURES, ids) for b, t in zip(biases, tables, strict=True)]
+
+    mean, std = Posterior(tuple(members), noise).predict(batch, loss)
+
+    scores = np.zeros((30, 4))
+    for at, member in enumerate(members):
+        table = np.zeros((N_FEATURES, 3))
+        table[ids] = member.table
+        scores[:, at] = [pair_score(row, table, member.bias) for row in rows_of(batch)]
+    if loss == "logistic":
+        scores = 1 / (1 + np.exp(-scores))
+    assert np.allclose(mean, scores.mean(1), rtol=1e-6)
+    assert np.allclose(std, np.sqrt(scores.var(1) + (noise**2).mean()), rtol=1e-4)
 
 
 def test_chains_may_be_merged_in_parts() -> None:

@@ -82,6 +82,7 @@ VALUES: dict[str, Any] = {
     "refit": "never",
     "handleInvalid": "skip",
     "keepTrainingState": True,
+    "keepPosterior": True,
     "checkpointDir": "checkpoints",
     "checkpointInterval": 3,
     "seed": 11,
@@ -160,3 +161,18 @@ def broken_frame(
             yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
     return spark.range(1).coalesce(1).mapInArrow(make, SCHEMA)
+
+
+def rating_rows(n_rows: int, *, seed: int) -> list[tuple[float, SparseVector]]:
+    """Draw ratings of 60 users and 40 items, no pair twice, with noise of deviation 0.7."""
+    users, items = 60, 40
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(users * items)[:n_rows]
+    of_user, of_item = rng.normal(0, 0.7, (users, 2)), rng.normal(0, 0.7, (items, 2))
+    user, item = pairs // items, pairs % items
+    labels = 3 + (of_user[user] * of_item[item]).sum(1) + rng.normal(0, 0.7, len(pairs))
+    vectors = [
+        Vectors.sparse(users + items, [int(u), users + int(i)], [1.0, 1.0])
+        for u, i in zip(user, item, strict=True)
+    ]
+    return list(zip(labels.tolist(), vectors, strict=True))

@@ -220,11 +220,11 @@ def test_a_split_finds_the_map_that_learns_and_comes_back(
 def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     machine = fast_fm()
     # One worker is all that these take, so each has a map of its own.
-    alone = {"sageMakerTraining", "solver"}
+    alone = {"sageMakerTraining", "solver", "keepPosterior"}
     names = sorted(VALUES.keys() - DATA_PARAMS - EVALUATED - alone)
     everything = {machine.getParam(name): VALUES[name] for name in names}
     maps = [{machine.seed: 3}, everything, {machine.sageMakerTraining: True},
-            {machine.solver: "gibbs"}]  # fmt: skip
+            {machine.solver: "gibbs", machine.keepPosterior: True}]  # fmt: skip
     validator = TrainValidationSplit(
         estimator=machine, estimatorParamMaps=maps,
         evaluator=by_area(), parallelism=3, collectSubModels=True, seed=5,
@@ -242,3 +242,4 @@ def test_a_grid_may_vary_every_param(train: DataFrame) -> None:
     assert third.getSageMakerTraining()
     assert third.summary.running
     assert fourth.summary.facts["solver"] == "gibbs"
+    assert len(fourth.posterior) == 40

@@ -63,6 +63,7 @@ FIELDS = {
     "standardization": "standardization",
     "standardizeLabel": "standardize_label",
     "keepTrainingState": "keep_snapshot",
+    "keepPosterior": "keep_posterior",
     "checkpointDir": "checkpoint_dir",
     "checkpointInterval": "checkpoint_interval",
     "device": "device",
@@ -96,9 +97,12 @@ def config_leaves(**params: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_param_sets_its_field_and_no_other(name: str) -> None:
-    needed = {"metric": {"predictorType": "regressor"}}.get(FIELDS[name], {})
+    beside: dict[str, dict[str, Any]] = {
+        "metric": {"predictorType": "regressor"}, "keep_posterior": {"solver": "gibbs"},
+    }  # fmt: skip
+    needed = {"solver": "sgd", **beside.get(FIELDS[name], {})}
 
-    before, after = config_leaves(**needed), config_leaves(**needed, **{name: VALUES[name]})
+    before, after = config_leaves(**needed), config_leaves(**{**needed, name: VALUES[name]})
 
     changed = {path: value for path, value in after.items() if value != before[path]}
     value = "squared" if name == "predictorType" else VALUES[name]

@@ -82,7 +82,7 @@ def test_every_hyperparameter_of_a_training_has_a_usual_range():
         "epochs", "patience", "tol", "validationFraction", "validationIndicatorCol",
         "validationMetric", "refit", "seed", "shuffle", "numWorkers", "averagingsPerEpoch",
         "aggregationDepth", "device", "solver", "predictorType", "featureDim", "handleInvalid",
-        "threshold",
+        "threshold", "keepPosterior",
         "keepTrainingState", "checkpointDir", "checkpointInterval", "sageMakerTraining",
     }  # fmt: skip
     names = {p.name for p in FMParams().params if not p.name.endswith("Col")}

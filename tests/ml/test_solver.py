@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyspark.ml.functions import array_to_vector, vector_to_array
-from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -17,11 +16,10 @@ from spark_fm.ml.params import PARAMS
 from spark_fm.spark.schema import internal_rows
 from spark_fm.training import trainer
 from spark_fm.training.callbacks import EpochReport
-from tests.ml.builders import VALUES, K, frame_of
+from tests.ml.builders import VALUES, K, frame_of, rating_rows
 
 pytestmark = pytest.mark.connect
 
-USERS, ITEMS = 60, 40
 # What may be set with either solver; every other Param of a training is SGD's own.
 OF_BOTH = {
     "numFactors", "useBias", "seed", "featureDim", "standardization", "validationFraction",
@@ -37,18 +35,8 @@ def default_fm(**changes: object) -> FactorizationMachine:
 
 @pytest.fixture(scope="module")
 def stars(spark: SparkSession) -> DataFrame:
-    """2,100 noisy ratings of 60 users and 40 items, on which averaging over models pays."""
-    rng = np.random.default_rng(1)
-    pairs = rng.permutation(USERS * ITEMS)[:2100]
-    users, items = pairs // ITEMS, pairs % ITEMS
-    u, v = rng.normal(0, 0.7, (USERS, 2)), rng.normal(0, 0.7, (ITEMS, 2))
-    labels = 3 + (u[users] * v[items]).sum(1) + rng.normal(0, 0.7, len(pairs))
-    size = USERS + ITEMS
-    rows = [
-        (float(label), Vectors.sparse(size, [int(user), USERS + int(item)], [1.0, 1.0]))
-        for label, user, item in zip(labels, users, items, strict=True)
-    ]
-    return frame_of(spark, rows).coalesce(1)
+    """2,100 ratings, on which averaging over models pays."""
+    return frame_of(spark, rating_rows(2100, seed=1)).coalesce(1)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from spark_fm.formats.files import DataFile, files_in, make_folder, path_in, sto
 from spark_fm.formats.models.stages import MODEL_CLASS, parse_metadata, unreadable_metadata
 from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
+from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.spec import MAX_FACTORS, LossName
 from spark_fm.learner.training import TrainingState
 from spark_fm.learner.weights import FMWeights
@@ -42,6 +43,7 @@ FORMAT_VERSION = 1
 LOSS_OF_PREDICTOR: dict[str, LossName] = {
     loss.predictor_type: loss.name for loss in losses.LOSSES.values()
 }
+POSTERIOR = "posterior/"  # begins the names of the arrays of draws
 STATE = "training/"  # begins the names of the arrays of a training state
 CHUNK_BYTES = 4 * 2**20  # of an array in one row of the data
 WRITE_BYTES = 64 * 2**20
@@ -72,6 +74,7 @@ class SavedModel:
     params: dict[str, Any]  # every Param that is set or has a default, by its camelCase name
     metadata: dict[str, Any]  # ``version`` of the writer, ``summary``, ``origin``, ...
     state: TrainingState | None
+    posterior: Posterior | None = None
 
     def predict(self, batch: CsrBatch) -> NDArray[np.float32]:
         """Return probabilities of label 1, or values; float32 of shape (n_rows,).
@@ -103,6 +106,7 @@ def read_model(path: str) -> SavedModel:
     try:
         arrays = join_arrays(_chunks(path_in(path, "data")), metadata["arrays"], path)
         weights, state = weights_of(metadata, arrays), state_of(arrays)
+        posterior = posterior_of(weights, arrays)
     except ModelFormatError:
         raise
     except (SparkFMError, OSError, KeyError, TypeError, ValueError) as err:
@@ -117,7 +121,7 @@ def read_model(path: str) -> SavedModel:
             f"{path}/metadata has Params that spark_fm {__version__} cannot set: {reason(err)}. "
             "It is damaged, or comes from another spark_fm."
         ) from err
-    return SavedModel(weights, loss, params, metadata, state)
+    return SavedModel(weights, loss, params, metadata, state, posterior)
 
 
 def write_model(path: str, metadata: str, arrays: dict[str, NDArray[Any]]) -> None:
@@ -139,7 +143,9 @@ def _write_files(store: Any, inner: str, metadata: str, arrays: dict[str, NDArra
         sink.write(f"{metadata}\n".encode())
 
 
-def model_arrays(weights: FMWeights, state: TrainingState | None) -> dict[str, NDArray[Any]]:
+def model_arrays(
+    weights: FMWeights, state: TrainingState | None, posterior: Posterior | None = None
+) -> dict[str, NDArray[Any]]:
     """Return all arrays of a model by name; a state's facts are bytes of JSON."""
     arrays: dict[str, NDArray[Any]] = {"table": weights.table}
     if weights.features is not None:
@@ -147,6 +153,12 @@ def model_arrays(weights: FMWeights, state: TrainingState | None) -> dict[str, N
     if state is not None:
         text = np.frombuffer(json.dumps(state.metadata).encode(), np.uint8)
         arrays |= {f"{STATE}{name}": array for name, array in ({"": text} | state.arrays).items()}
+    if posterior is not None:
+        arrays |= {
+            f"{POSTERIOR}tables": np.stack([member.table for member in posterior.members]),
+            f"{POSTERIOR}biases": np.array([member.bias for member in posterior.members]),
+            f"{POSTERIOR}noise": posterior.noise,
+        }
     return arrays
 
 
@@ -268,6 +280,15 @@ def state_of(arrays: dict[str, NDArray[Any]]) -> TrainingState | None:
     if not found:
         return None
     return TrainingState(json.loads(found.pop("").tobytes()), found)
+
+
+def posterior_of(weights: FMWeights, arrays: dict[str, NDArray[Any]]) -> Posterior | None:
+    """Return the draws among the arrays of a model with these weights, None without any."""
+    if f"{POSTERIOR}tables" not in arrays:
+        return None
+    pairs = zip(arrays[f"{POSTERIOR}tables"], arrays[f"{POSTERIOR}biases"], strict=True)
+    members = tuple(replace(weights, table=table, bias=float(bias)) for table, bias in pairs)
+    return Posterior(members, arrays[f"{POSTERIOR}noise"])
 
 
 def reason(err: Exception) -> str:

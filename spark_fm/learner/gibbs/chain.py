@@ -206,6 +206,18 @@ class Chain:
             squares = ((part - self.mu[g]) ** 2).sum(0) + self.mu[g] ** 2
             self.precision[g] = self._gamma((POOLED + n + 1) / 2, (POOLED / pooled + squares) / 2)
 
+    def draw(self) -> NDArray[np.float32]:
+        """Return this draw as a table, features without an entry drawn from their prior.
+
+        By a generator of its own: the chain goes on as if nobody had asked.
+        """
+        generator = np.random.default_rng([*self.spec.seed, self.n_sweeps])
+        table, unseen = self.table.copy(), np.flatnonzero(~self.is_seen)
+        fields = self.fields[unseen]
+        spread = 1 / np.sqrt(self.precision[fields])
+        table[unseen] = self.mu[fields] + spread * generator.standard_normal(spread.shape)
+        return table
+
     def member(self, *, mean: bool) -> NDArray[np.float32]:
         """Return a table of shape (n_features, k + 1): this draw, or its conditional mean.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ class ChainPlan:
     spec: ChainSpec
     sweeps: int
     most_members: int  # that are kept one by one, for a distillation
+    most_draws: int  # that are kept of the posterior
     label_scale: float  # units of the labels, for losses
 
     @property
@@ -45,6 +47,8 @@ class ChainResult:
 
     mean: MeanModel
     members: list[Member] = field(default_factory=list)
+    draws: list[Member] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)  # its standard deviation with each draw
     records: list[EpochRecord] = field(default_factory=list)  # one a sweep
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -54,9 +58,11 @@ class ChainResult:
             "counts": self.mean.counts,
         }  # fmt: skip
         arrays |= {f"member{i}": member.table for i, member in enumerate(self.members)}
+        arrays |= {f"draw{i}": draw.table for i, draw in enumerate(self.draws)}
         metadata = {
             "rank": self.mean.rank, "n": self.mean.n, "bias": self.mean.bias,
             "biases": [member.bias for member in self.members],
+            "draws": [draw.bias for draw in self.draws], "noise": self.noise,
             "records": [record.to_dict() for record in self.records],
         }  # fmt: skip
         return metadata, arrays
@@ -69,7 +75,9 @@ class ChainResult:
             arrays["linear"], arrays["directions"],
         )  # fmt: skip
         members = [Member(arrays[f"member{i}"], bias) for i, bias in enumerate(metadata["biases"])]
-        return cls(mean, members, [EpochRecord.from_dict(each) for each in metadata["records"]])
+        draws = [Member(arrays[f"draw{i}"], bias) for i, bias in enumerate(metadata["draws"])]
+        records = [EpochRecord.from_dict(each) for each in metadata["records"]]
+        return cls(mean, members, draws, metadata["noise"], records)
 
 
 def first_sigma(batch: CsrBatch, k: int) -> float:
@@ -94,7 +102,10 @@ def run_chain(
     counts = np.bincount(train.indices, minlength=n_features)
     result = ChainResult(MeanModel(2 * spec.k, counts))
     keeps = not squared or fields.max(initial=0) >= FEW_FIELDS or not fields.any()
-    kept = np.linspace(plan.burn_in, plan.sweeps - 1, plan.most_members if keeps else 0).astype(int)
+    kept, drawn = (
+        np.linspace(plan.burn_in, plan.sweeps - 1, count).astype(int)
+        for count in (plan.most_members if keeps else 0, plan.most_draws)
+    )
     total = np.zeros(0 if validation is None else validation.n_rows)
     for sweep in range(plan.sweeps):
         clock = time.perf_counter()
@@ -105,6 +116,9 @@ def run_chain(
             result.mean.add(member)
             if sweep in kept:
                 result.members.append(member)
+            if sweep in drawn:
+                result.draws.append(Member(chain.draw(), chain.bias))
+                result.noise.append(1 / math.sqrt(chain.alpha) if squared else 0.0)
         trained = time.perf_counter()
         sums = None
         if validation is not None:
