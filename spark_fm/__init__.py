@@ -1,7 +1,7 @@
 """Factorization machines on Apache Spark: train, score, save, load.
 
 The public names are loaded on first use, so that executors, which only need the learner,
-do not import ``pyspark.ml`` for every task.
+do not import ``pyspark.ml`` for every task, and ``load`` needs no PySpark.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spark_fm._version import __version__
+from spark_fm.spark.required import check_pyspark
 
 if TYPE_CHECKING:
     from spark_fm.datasource.recordio import register
+    from spark_fm.loaded import LoadedModel, load
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.evaluation import FMEvaluation
     from spark_fm.ml.evaluator import FMEvaluator
@@ -26,9 +28,11 @@ __all__ = [
     "FMTrainingSummary",
     "FactorizationMachine",
     "FactorizationMachineModel",
+    "LoadedModel",
     "TuningResult",
     "__version__",
     "instance_vector",
+    "load",
     "register",
     "register_udf",
     "request_vectors",
@@ -42,8 +46,10 @@ _MODULES = {
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",
+    "LoadedModel": "spark_fm.loaded",
     "TuningResult": "spark_fm.ml.tuning",
     "instance_vector": "spark_fm.ml.requests",
+    "load": "spark_fm.loaded",
     "register": "spark_fm.datasource.recordio",
     "register_udf": "spark_fm.ml.model",
     "request_vectors": "spark_fm.ml.requests",
@@ -58,7 +64,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'spark_fm' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_MODULES[name]), name)
+    module = _MODULES[name]
+    if module != "spark_fm.loaded":
+        check_pyspark(f"spark_fm.{name}")
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from spark_fm._version import __version__
-from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
+from spark_fm.errors import InvalidParamError
 from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.formats.models.stages import no_model
-from spark_fm.formats.vectors import VECTOR_TYPE, read_vectors
-from spark_fm.learner.csr import CsrBatch, canonical
-from spark_fm.learner.losses import LOSSES
-from spark_fm.learner.predict import predicted_labels
+from spark_fm.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from spark_fm.ml.model import FactorizationMachineModel
@@ -87,7 +81,7 @@ def log_model(
             loader_module=__name__,
             data_path=str(path),
             registered_model_name=registered_model_name,
-            pip_requirements=pip_requirements or [f"spark-fm=={__version__}"],
+            pip_requirements=pip_requirements or [f"spark-fm[mlflow]=={__version__}"],
         )
 
 
@@ -101,6 +95,7 @@ class Scorer:
 
     def __init__(self, model: SavedModel) -> None:
         self.model = model
+        self._loaded = LoadedModel(model)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return the columns that ``transform`` adds: the score and the predicted label.
@@ -108,10 +103,7 @@ class Scorer:
         Parameters
         ----------
         model_input : pandas DataFrame, sparse matrix or array_like
-            A DataFrame either has the model's ``featuresCol``, of lists or arrays, or of
-            dicts ``{"indices": [...], "values": [...]}``; or as many columns of numbers as
-            the model has features, in their order. A matrix has shape
-            (n_rows, n_features).
+            As `LoadedModel.predict` takes it.
         params : dict, optional
             Part of MLflow's interface; ignored.
 
@@ -129,75 +121,10 @@ class Scorer:
             For null, NaN and infinite values and indices outside the model's features,
             under ``handleInvalid="error"``.
         """
-        saved_params, weights = self.model.params, self.model.weights
+        scores = self._loaded.predict(model_input)
+        columns = {self.model.params["scoreCol"]: scores.astype(np.float64)}
+        labels = self._loaded.labels(scores)
+        if labels is not None and self.model.params["predictedLabelCol"]:
+            columns[self.model.params["predictedLabelCol"]] = labels.astype(np.float64)
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
-        batch, is_null = self._rows(model_input)
-        bad = is_null | _rows_with_bad_entries(batch, weights.feature_dim)
-        if bad.any() and saved_params["handleInvalid"] == "error":
-            raise InvalidDataError(
-                f"Row {int(bad.argmax())} is null or broken, or a list of another length than "
-                f"{weights.feature_dim}, or holds a NaN or infinite value or an index outside 0 to "
-                f"{weights.feature_dim - 1}, which the model cannot score. "
-                "Clean the data, or save the model with handleInvalid='keep' for a NaN score."
-            )
-        scores = np.full(batch.n_rows, np.nan)
-        scores[~bad] = self.model.predict(canonical(batch.take(np.flatnonzero(~bad))))
-        columns = {saved_params["scoreCol"]: scores}
-        if LOSSES[self.model.loss].is_classifier and saved_params["predictedLabelCol"]:
-            labels = np.where(bad, np.nan, predicted_labels(scores, saved_params["threshold"]))
-            columns[saved_params["predictedLabelCol"]] = labels
         return pd.DataFrame(columns, index=index)
-
-    def _rows(self, table: Any) -> tuple[CsrBatch, NDArray[np.bool_]]:
-        """Return the rows and which of them are null or broken."""
-        name = self.model.params["featuresCol"]
-        if isinstance(table, pd.DataFrame) and name in table:
-            return _of_objects(table[name], name, self.model.weights.feature_dim)
-        n_features = self.model.weights.feature_dim
-        matrix = table
-        if not sp.issparse(table):
-            try:
-                matrix = np.atleast_2d(np.asarray(table, np.float32))
-            except (TypeError, ValueError) as err:
-                raise InvalidColumnError(
-                    f"The input has no column {name!r}, and is no table of numbers: {err}. Pass "
-                    f"vectors as {name!r}, or {n_features} columns of numbers."
-                ) from err
-            if matrix.shape[1] != n_features:
-                raise InvalidColumnError(
-                    f"The input has no column {name!r} and {matrix.shape[1]} column(s), but the "
-                    f"model has {n_features} features. Pass vectors as {name!r}, or one column "
-                    "for each feature."
-                )
-        batch = CsrBatch.from_matrix(matrix)
-        return batch, np.zeros(batch.n_rows, np.bool_)
-
-
-def _of_objects(
-    column: pd.Series[Any], name: str, n_features: int
-) -> tuple[CsrBatch, NDArray[np.bool_]]:
-    """Return the rows of a column of lists or of dicts, and which are null or broken.
-
-    A list with a length other than the model's is broken.
-    """
-    present = column[column.notna()]
-    is_sparse = len(present) > 0 and isinstance(present.iloc[0], dict)
-    kind = VECTOR_TYPE if is_sparse else pa.list_(pa.float64())
-    try:
-        vectors = read_vectors(pa.array(column.astype(object), kind, from_pandas=True))
-    except (pa.ArrowException, TypeError, ValueError) as err:
-        raise InvalidColumnError(
-            f"featuresCol={name!r} holds neither lists of numbers nor dicts of 'indices' and "
-            f"'values' alone: {err}"
-        ) from err
-    values = vectors.values.astype(np.float32)
-    batch = CsrBatch.from_arrays(vectors.indptr, vectors.indices, values)
-    wrong_size = vectors.is_dense & (vectors.sizes != n_features)
-    return batch, vectors.is_null | vectors.is_broken | wrong_size
-
-
-def _rows_with_bad_entries(batch: CsrBatch, feature_dim: int) -> NDArray[np.bool_]:
-    wrong = (batch.indices < 0) | (batch.indices >= feature_dim) | ~np.isfinite(batch.values)
-    total = np.concatenate([[0], np.cumsum(wrong)])
-    bad: NDArray[np.bool_] = total[batch.indptr[1:]] > total[batch.indptr[:-1]]
-    return bad

@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_scored_is_an_error_or_nan(cell: object) -> None:
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), r"2 column\(s\), but the model has 12 features"),
         (pd.DataFrame({"features": ["a"]}), "holds neither lists of numbers nor dicts"),
         (pd.DataFrame({"features": [1.0]}), "holds neither lists of numbers nor dicts"),
-        (pd.DataFrame({"features": [{"indices": "a"}]}), "holds neither lists of numbers"),
+        (pd.DataFrame({"features": [{"indices": "a"}]}), "has a dict of 'indices' in row 0"),
     ],
 )
 def test_tables_without_features_are_refused(table: pd.DataFrame, message: str) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from importlib.util import find_spec
 from types import FrameType
 
 from spark_fm import errors
@@ -56,7 +57,7 @@ def speak_to(audience: Audience) -> None:
 
 def worded(text: str) -> str:
     """Return what the library says in the words of the audience."""
-    if _listener.audience is Audience.CODE:
+    if _listener.audience is Audience.CODE or find_spec("pyspark") is None:
         return text
     from spark_fm.cli.wording import reworded  # which imports Spark's modules
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "convert files between libsvm, libfm, Parquet, SciPy .npz and recordIO-protobuf",
     "serve": "answer requests for scores over HTTP, as SageMaker's endpoints do",
 }
+_WITHOUT_SPARK = ("import", "export", "inspect", "convert", "serve")
 _AUDIENCES = {
     "train": "FLAGS", "tune": "FLAGS", "convert": "FLAGS", "evaluate": "SETTINGS",
     "score": "SETTINGS",
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, with the flags of the command that ``words`` name."""
     from spark_fm._version import __version__
+    from spark_fm.spark.required import check_pyspark
 
     parser = _Parser(
         prog="spark-fm",
@@ -127,6 +129,8 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         )  # fmt: skip
         if name != named:
             continue  # its flags need Spark's own modules, which take a second to import
+        if name not in _WITHOUT_SPARK:
+            check_pyspark(f"spark-fm {name}")
         module = import_module(f"spark_fm.cli.{name}")
         command.usage = f"{command.prog} {module.USAGE}"
         command.epilog = module.EXAMPLE

@@ -13,6 +13,8 @@ import pytest
 
 from spark_fm.formats.files import atomic_write, files_in, open_file, path_in, store_of
 from spark_fm.formats.models.native import SavedModel, read_model, save_model
+from spark_fm.learner.csr import CsrBatch
+from spark_fm.loaded import load
 from tests.formats.models import saved_model
 from tests.s3 import BUCKET, S3
 
@@ -175,5 +177,7 @@ def test_a_model_of_a_literal_path_with_options_is_replaced_and_leaves_nothing_e
     for model in models:
         save_model(path, model, overwrite=True)
         assert_loads(path, model)
+        rows = np.eye(model.weights.feature_dim, dtype=np.float32)
+        assert np.array_equal(load(path).predict(rows), model.predict(CsrBatch.from_matrix(rows)))
 
     assert len(s3.keys() + list(memory.store)) == 2

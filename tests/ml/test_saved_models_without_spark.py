@@ -11,6 +11,7 @@ import pytest
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
+import spark_fm
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import ModelFormatError
 from spark_fm.formats.models.native import read_model
@@ -53,6 +54,24 @@ def test_a_model_that_spark_trained_is_served_as_it_transforms(
     assert np.array_equal(scores, model.weights.predict(rows, model._loss))
     assert (served.labels(scores) is None) == (kind == "regressor")
     assert served.threshold == model.getThreshold()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_what_spark_collects_is_scored_as_it_transforms(
+    kind: str, train: DataFrame, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind).copy().setThreshold(0.3)
+    model.save(str(tmp_path / "model"))
+    scored = model.transform(train).toPandas()
+
+    loaded = spark_fm.load(tmp_path / "model")
+
+    expected = scored["score"].to_numpy().astype(np.float32)
+    rows = train.select("features")
+    for collected in (rows.toPandas(), rows.toArrow(), scored["features"], rows.collect()):
+        assert np.array_equal(loaded.predict(collected), expected), type(collected)
+    if kind == "classifier":
+        assert np.array_equal(loaded.labels(expected), scored["predicted_label"])
 
 
 def test_a_model_of_huge_ids_keeps_its_table_of_ids_and_its_state(

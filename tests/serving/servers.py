@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_metadata, write_model
+from spark_fm.formats.models.native import (
+    MODEL_CLASS,
+    SCORING_DEFAULTS,
+    model_arrays,
+    model_metadata,
+    write_model,
+)
 from spark_fm.learner.weights import FMWeights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +32,12 @@ PATIENCE = 60.0  # seconds; a condition that does not come true is a failure
 
 
 def save_model(
-    path: Path | str, weights: FMWeights, *, kind: str = "binary_classifier", threshold: float = 0.5
+    path: Path | str,
+    weights: FMWeights,
+    *,
+    kind: str = "binary_classifier",
+    threshold: float = 0.5,
+    invalid: str = "error",
 ) -> str:
     """Write a model folder as Spark does, without Spark."""
     arrays = model_arrays(weights, None)
@@ -36,7 +47,7 @@ def save_model(
         "sparkVersion": "4.0.0",
         "uid": "fm",
         "paramMap": {"predictorType": kind},
-        "defaultParamMap": {"threshold": threshold},
+        "defaultParamMap": {**SCORING_DEFAULTS, "threshold": threshold, "handleInvalid": invalid},
         "spark_fm": model_metadata(weights, arrays, None),
     }
     write_model(str(path), json.dumps(metadata), arrays)
