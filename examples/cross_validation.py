@@ -10,16 +10,14 @@ import time
 
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 
-from benchmarks.datasets import a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine, FMEvaluator
+from examples.session import local_session
+from spark_fm import FactorizationMachine, FMEvaluator, datasets
 
 
 def main() -> None:
     """Run the example."""
     spark = local_session("local[*]")
-    split = a9a()
-    train, test = to_frame(spark, split.train).cache(), to_frame(spark, split.test).cache()
+    train, test = (part.cache() for part in datasets.a9a(spark))
     machine = FactorizationMachine(seed=7, epochs=10)
     grid = (
         ParamGridBuilder()

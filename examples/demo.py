@@ -14,9 +14,8 @@ from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.sql import functions as F
 
 import spark_fm
-from benchmarks.datasets import a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine, FactorizationMachineModel
+from examples.session import local_session
+from spark_fm import FactorizationMachine, FactorizationMachineModel, datasets
 
 
 def main() -> None:
@@ -31,9 +30,7 @@ def main() -> None:
     print("Starting Spark ...", flush=True)
     spark = local_session("local[*]")
     spark_fm.register(spark)
-    split = a9a()
-    for name, rows in (("train", split.train), ("test", split.test)):
-        frame = to_frame(spark, rows)
+    for name, frame in zip(("train", "test"), datasets.a9a(spark), strict=True):
         frame.write.format("recordio-protobuf").mode("overwrite").save(str(out / "records" / name))
     train, test = (
         spark.read.format("recordio-protobuf").load(str(out / "records" / name))

@@ -10,9 +10,8 @@ import argparse
 
 from pyspark.sql import functions as F
 
-from benchmarks.datasets import a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine
+from examples.session import local_session
+from spark_fm import FactorizationMachine, datasets
 
 
 def main() -> None:
@@ -21,11 +20,9 @@ def main() -> None:
     parser.add_argument("--plot", help="plot the summary to this file, such as out.png")
     arguments = parser.parse_args()
     spark = local_session("local[*]")
-    split = a9a()
+    train, test = datasets.a9a(spark)
     # Any column can select the validation rows: by user, by date, or as here by hash.
-    marked = to_frame(spark, split.train).withColumn(
-        "is_validation", F.abs(F.hash("features", "label")) % 10 == 0
-    )
+    marked = train.withColumn("is_validation", F.abs(F.hash("features", "label")) % 10 == 0)
     machine = FactorizationMachine(
         numFactors=8, epochs=100, seed=7, validationIndicatorCol="is_validation",
         validationMetric="roc_auc", patience=5, tol=1e-4,
@@ -39,7 +36,7 @@ def main() -> None:
         f"\nstopped after {summary.totalIterations} of {machine.getEpochs()} epochs; the model is "
         f"that of epoch {summary.bestEpoch}"
     )
-    print(f"on held-out rows: {model.evaluate(to_frame(spark, split.test))}")
+    print(f"on held-out rows: {model.evaluate(test)}")
     if arguments.plot:
         summary.plot(arguments.plot)
     spark.stop()

@@ -10,16 +10,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from benchmarks.datasets import a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine
-
-# The attributes of a9a in order, with their one-hot features.
-ATTRIBUTES = {
-    "age": 5, "workclass": 8, "fnlwgt": 5, "education": 16, "years of school": 5,
-    "marital status": 7, "occupation": 14, "relationship": 6, "race": 5, "sex": 2,
-    "capital gain": 2, "capital loss": 2, "hours a week": 5, "country": 41,
-}  # fmt: skip
+from examples.session import local_session
+from spark_fm import FactorizationMachine, datasets
 
 
 def main() -> None:
@@ -28,16 +20,10 @@ def main() -> None:
     parser.add_argument("--plot", help="plot the strengths to this file, such as out.png")
     arguments = parser.parse_args()
     spark = local_session("local[*]")
-    split = a9a()
-    groups, names = named_features()
-    attributes = [{"idx": j, "name": name} for j, name in enumerate(names)]
-    metadata = {"ml_attr": {"attrs": {"binary": attributes}, "num_attrs": len(names)}}
-    train, test = (
-        to_frame(spark, rows).select(
-            "label", F.col("features").alias("features", metadata=metadata)
-        )
-        for rows in (split.train, split.test)
-    )
+    train, test = datasets.a9a(spark)
+    groups: dict[str, list[int]] = {}
+    for feature in train.schema["features"].metadata["ml_attr"]["attrs"]["binary"]:
+        groups.setdefault(feature["name"].split("=")[0], []).append(feature["idx"])
     model = FactorizationMachine(numFactors=8, seed=7).fit(train)
 
     explained = model.transform(model.explain(test, numPairs=5, numLinear=6))
@@ -50,15 +36,6 @@ def main() -> None:
     if arguments.plot:
         model.plot_strengths(test, groups, path=arguments.plot)
     spark.stop()
-
-
-def named_features() -> tuple[dict[str, range], list[str]]:
-    """Return the features of each attribute, and a name for each feature."""
-    groups, names = {}, []
-    for attribute, size in ATTRIBUTES.items():
-        groups[attribute] = range(len(names), len(names) + size)
-        names += [f"{attribute} #{number}" for number in range(1, size + 1)]
-    return groups, names
 
 
 def show(row: Any) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets import a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine
+from examples.session import local_session
+from spark_fm import FactorizationMachine, datasets
 from spark_fm.mlflow import log_model
 
 
@@ -32,21 +31,21 @@ def main() -> None:
     mlflow.set_experiment("a9a")
 
     spark = local_session("local[*]")
-    split = a9a()
-    train = to_frame(spark, split.train)
+    train, test = datasets.a9a(spark)
+    rows = test.toPandas()
     fm = FactorizationMachine(numFactors=8, epochs=8, seed=7, refit="never")
     with mlflow.start_run(run_name="fm") as run:
         mlflow.log_params({"numFactors": fm.getNumFactors(), "seed": fm.getSeed()})
         model = fm.fit(train)  # every epoch reaches the run
         info = log_model(model)
-    expected = model.predict(split.test.X)
+    expected = model.predict(rows["features"])
     spark.stop()
 
     for metric in mlflow.MlflowClient().get_metric_history(run.info.run_id, "validationLoss"):
         print(f"epoch {metric.step}  validation loss {metric.value:.4f}")
 
     scorer = mlflow.pyfunc.load_model(info.model_uri)  # NumPy and Numba, no Java
-    scored = scorer.predict(split.test.X)
+    scored = scorer.predict(rows)
     print(f"\n{scored.head(3)}")
     print(f"\nlargest difference {np.abs(scored['score'] - expected).max():.1e}")
     print(f"runs and model are in {store}")

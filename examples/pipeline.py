@@ -14,10 +14,8 @@ from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import FeatureHasher, OneHotEncoder, StringIndexer, VectorAssembler
 from pyspark.sql import functions as F
 
-from benchmarks.datasets import a9a
-from benchmarks.local import local_session
-from examples.adult import CATEGORIES, adult_frame
-from spark_fm import FactorizationMachine
+from examples.session import local_session
+from spark_fm import FactorizationMachine, datasets
 
 
 def one_hot_stages(columns: list[str]) -> list:
@@ -42,9 +40,8 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
 
     spark = local_session("local[*]")
-    split = a9a()
-    train, test = adult_frame(spark, split.train).cache(), adult_frame(spark, split.test).cache()
-    columns = list(CATEGORIES)
+    train, test = (part.cache() for part in datasets.adult(spark))
+    columns = list(datasets.ADULT_COLUMNS)
     machine = FactorizationMachine(predictorType="binary_classifier", numFactors=8, seed=7)
     area = BinaryClassificationEvaluator(rawPredictionCol="score")
 
@@ -65,9 +62,9 @@ def main() -> None:
     print("\nA held-out person, and the same with other values (saved model, raw columns):")
     print(f"  {'as they are':<34} P(income over 50,000) = {score:.3f}")
     for column, value in (
-        ("education", "education-5"),
-        ("marital_status", "marital_status-3"),
-        ("capital_gain", "capital_gain-2"),
+        ("education", "Prof-school"),
+        ("marital_status", "Never-married"),
+        ("capital_gain", "114-99999"),
     ):
         changed = loaded.transform(person.withColumn(column, F.lit(value)))
         print(

@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.datasets import Rows, data_folder, ml100k_regression, to_frame
-from benchmarks.local import local_session
+from examples.real_sets import Rows, data_folder, ml100k_regression, to_frame
+from examples.session import local_session
 from spark_fm import FactorizationMachine
 
 USERS, MOVIES, GENRES = 943, 1682, 19

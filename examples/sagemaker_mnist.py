@@ -8,7 +8,7 @@ once with our defaults, with confusion matrices next to the one that AWS publish
 
 from __future__ import annotations
 
-from benchmarks.datasets import mnist0
+from examples.real_sets import mnist0
 from examples.sagemaker_table import evaluations
 
 HYPERPARAMETERS = {

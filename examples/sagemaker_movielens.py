@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from benchmarks.datasets import Rows, ml100k_binary
+from examples.real_sets import Rows, ml100k_binary
 from examples.sagemaker_table import evaluations
 
 HYPERPARAMETERS = {

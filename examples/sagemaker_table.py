@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import spark_fm
-from benchmarks.datasets import Rows
-from benchmarks.local import local_session
+from examples.real_sets import Rows
+from examples.session import local_session
 from spark_fm import FactorizationMachine
 from spark_fm.ml.evaluation import FMEvaluation
 from spark_fm.recordio import write_records

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.datasets import Rows, a9a, to_frame
-from benchmarks.local import local_session
-from spark_fm import FactorizationMachine
+from examples.session import local_session
+from spark_fm import FactorizationMachine, datasets
 
 
 def main() -> None:
     """Run the example."""
     spark = local_session("local[*]")
-    split = a9a()
-    half = len(split.train.y) // 2
-    old = to_frame(spark, Rows(split.train.X[:half], split.train.y[:half])).cache()
-    new = to_frame(spark, Rows(split.train.X[half:], split.train.y[half:])).cache()
-    test = to_frame(spark, split.test).cache()
+    train, test = datasets.a9a(spark)
+    old, new = (half.cache() for half in train.randomSplit([0.5, 0.5], seed=7))
+    test = test.cache()
 
     machine = FactorizationMachine(numFactors=8, seed=7)
     first = machine.fit(old)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from benchmarks import local
+from examples import session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def output_of(
     """Return a function that runs an example in the tests' session and returns what it prints."""
 
     def run(example: str, *arguments: str) -> str:
-        monkeypatch.setattr(local, "local_session", lambda *_, **__: spark)
+        monkeypatch.setattr(session, "local_session", lambda *_, **__: spark)
         monkeypatch.setattr(spark, "stop", lambda: None)
         monkeypatch.setattr(sys, "argv", [example, *arguments])
         runpy.run_module(f"examples.{example}", run_name="__main__")

@@ -32,3 +32,9 @@ def test_importing_the_package_loads_no_pyspark():
     )
 
     assert done.stdout.strip() == "False"
+
+
+def test_examples_and_notebooks_stand_alone():
+    files = [*ROOT.glob("examples/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+
+    assert not [path.name for path in files if "benchmarks" in path.read_text()]

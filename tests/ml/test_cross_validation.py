@@ -20,8 +20,8 @@ from pyspark.ml.tuning import (
 from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.datasets import Rows, a9a, to_frame
-from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import VALUES, column, fast_fm
 
 # What a grid cannot vary here: columns that the data lack, and what the evaluator reads.

@@ -19,8 +19,8 @@ from pyspark.ml.feature import (
 from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.datasets import Rows, a9a
-from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import column, fast_fm
 
 COLUMNS = list(CATEGORIES)

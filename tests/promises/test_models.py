@@ -28,8 +28,8 @@ from pyspark.sql import functions as F
 
 import spark_fm
 from benchmarks.datasets import Rows, Split, frappe, mnist, to_frame
-from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
+from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import column
 from tests.promises.conftest import head
 

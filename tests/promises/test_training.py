@@ -26,11 +26,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.datasets import Rows, Split, to_frame
-from examples.adult import CATEGORIES, adult_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel, FMEvaluator, tune
 from spark_fm.errors import CheckpointError
 from spark_fm.training import trainer
 from spark_fm.training.callbacks import EpochReport, Progress
+from tests.adult import CATEGORIES, adult_frame
 from tests.conftest import MODE
 from tests.ml.builders import column
 from tests.promises.conftest import head
