@@ -18,8 +18,28 @@ def test_the_readme_example_runs(spark, tmp_path, capsys):
 
     exec(code.replace("/tmp/fm-model", str(tmp_path / "model")), names)
 
-    assert "predicted_label" in capsys.readouterr().out
-    assert 0.5 < names["scores"][0] < 1
+    printed = capsys.readouterr().out
+    assert 0.53 < float(re.search(r"constant: (0\.\d+)", printed)[1]) < 0.56
+    loss = re.search(r"FMEvaluation\(16281 rows, logloss=(0\.\d+)", printed)
+    assert 0.315 < float(loss[1]) < 0.325
+    assert len(names["scores"]) == 5
+    assert all(0 < score < 1 for score in names["scores"])
+
+
+def test_the_readme_is_short_and_begins_with_what_to_run():
+    text = (ROOT / "README.md").read_text()
+
+    prose = re.sub(r"```.*?```|\]\([^)]*\)", "", text, flags=re.S)
+    assert len(re.findall(r"\w+", prose)) < 800
+    screen = text.splitlines()[:25]
+    assert any(line.startswith("make demo") for line in screen)
+    assert any(line.startswith("make test") for line in screen)
+
+
+def test_pictures_are_there_and_small():
+    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text()):
+            assert (path.parent / picture).stat().st_size < 200_000
 
 
 def test_the_estimator_s_example_prints_what_it_says(spark):

@@ -49,10 +49,14 @@ def test_the_changelog_knows_the_version():
     assert f"## [{spark_fm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_readme_names_defaults_that_are_true():
+def test_the_citation_knows_the_version():
+    assert f"version: {spark_fm.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_guide_names_defaults_that_are_true():
     from spark_fm.ml.params import DEFAULTS
 
-    readme = (ROOT / "README.md").read_text()
+    guide = (ROOT / "docs" / "using.md").read_text()
     for name, value in {"numFactors": "16", "factorsInitSigma": "0.02", "seed": "0"}.items():
-        assert re.search(rf"\| `{name}` \| {re.escape(value)} \|", readme)
+        assert re.search(rf"\| `{name}` \| {re.escape(value)} \|", guide)
         assert float(DEFAULTS[name]) == float(value)
