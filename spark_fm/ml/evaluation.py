@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.learner.losses import BINARY, Floats
 from spark_fm.ml.base import FittedModel
+from spark_fm.ml.html import against_constant, card
 from spark_fm.ml.plots import (
     CALIBRATION_GROUPS,
     draw_calibration,
@@ -40,6 +42,10 @@ from spark_fm.spark.schema import (
 
 CURVE_POINTS = 1000
 RESIDUAL_BINS = 40
+NO_BETTER = (
+    "The model is no better than a constant on these rows. They may be of another kind than the "
+    "training rows, or encoded otherwise: see model.summary.warnings, too."
+)
 TAIL = 0.001  # fraction of the rows that each outermost bin of residuals takes in
 _OTHER_OUTPUTS = ("predictedLabelCol", "predictionCol", "probabilityCol", "rawPredictionCol")
 
@@ -103,6 +109,30 @@ class FMEvaluation:
             draw_residuals(axes[1], self.residuals)
         figure.suptitle(f"Evaluation on {self.metrics['rows']:,} rows")
         return finish(figure, path)
+
+    @property
+    def baseline(self) -> float:
+        """Return the log loss or RMSE of the constant that is best on these very rows.
+
+        That of the mean label. NaN where it is undefined.
+        """
+        if self.confusion is None:
+            spread = 1 - float(self.metrics["r2"])
+            return float(self.metrics["rmse"]) / math.sqrt(spread) if spread > 0 else math.nan
+        by_label = self.confusion.to_numpy().sum(axis=1)
+        rates = by_label[by_label > 0] / by_label.sum()
+        return float(-(rates * np.log(rates)).sum())
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how good the model is, and what to look at."""
+        name, shown = ("logloss", "Log loss") if self.roc is not None else ("rmse", "RMSE")
+        value, constant = self.metrics[name], self.baseline
+        look = "whether scores are probabilities" if self.roc is not None else "where it is wrong"
+        return card(
+            "Evaluation", against_constant(shown, value, constant), self.metrics,
+            warnings=[] if value < constant or math.isnan(constant) else [NO_BETTER],
+            advice={"evaluation.plot()": f"shows {look}"},
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         """Show the metrics."""

@@ -26,6 +26,7 @@ from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import outputs
 from spark_fm.ml.evaluation import EvaluateMethods
 from spark_fm.ml.explain import ExplainMethods
+from spark_fm.ml.html import card
 from spark_fm.ml.interop import InteropMethods, MLlibMethods
 from spark_fm.ml.persistence import FMModelReader, FMModelWriter
 from spark_fm.ml.posterior import FMPosterior
@@ -216,6 +217,26 @@ class FactorizationMachineModel(
     def read(cls) -> FMModelReader:
         """Return a reader of models."""
         return FMModelReader(cls)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how good the model is, what it is, and what to do with it."""
+        if self._weights is None:
+            return card("Empty model", "It has no parameters: fit or load one.", {}, advice={})
+        summary = self._summary
+        return card(
+            f"Factorization machine, {self.getPredictorType().replace('_', ' ')}",
+            "It was imported: model.evaluate(df) tells how good it is."
+            if summary is None
+            else summary.quality,
+            {"features": self.numFeatures, "factors": self.weights.k},
+            warnings=[] if summary is None else summary.warnings,
+            advice={
+                "model.transform(df)": "adds scores",
+                "model.evaluate(df)": "measures it on rows with labels",
+                "model.explain(df)": "takes scores apart",
+                "model.save(path)": "then spark_fm.load(path) needs no Spark",
+            },
+        )
 
     def __repr__(self) -> str:
         """Show kind and size."""

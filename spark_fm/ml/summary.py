@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.metrics import ScoreGroups
 from spark_fm.ml.evaluation import EvaluateMethods, FMEvaluation
+from spark_fm.ml.html import against_constant, card
 from spark_fm.ml.plots import (
     CALIBRATION_GROUPS,
     draw_calibration,
@@ -211,6 +212,45 @@ class FMTrainingSummary:
     def _groups(self) -> ScoreGroups | None:
         curve = self.facts.get("validationCurve")  # older models have none
         return None if curve is None else ScoreGroups.from_dict(curve)
+
+    @property
+    def quality(self) -> str:
+        """Return how good the model was on the held-out rows, in a sentence."""
+        values = self.rows[self.bestEpoch]
+        if "validationLoss" not in values:
+            return "No rows were held out: how good the model is, model.evaluate(df) tells."
+        kept = self.facts.get("linearKept")
+        loss = self.linearLoss if kept and self.linearLoss is not None else values["validationLoss"]
+        kind = "squared error" if "validation_rmse" in values else "log loss"
+        return against_constant(f"On held-out rows {kind}", loss, self.baseline)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how the training went, and what to do next."""
+        return card(
+            "Training", self.quality, self._facts(), warnings=self.warnings,
+            advice={
+                "summary.plot()": "shows losses by epoch and, of a classifier, its curves",
+                "summary.history": "has a row for each epoch",
+                "model.evaluate(test)": "measures the model on rows it has not seen",
+            },
+        )  # fmt: skip
+
+    def _facts(self) -> dict[str, object]:
+        """Return what the model was trained on and how, for readers."""
+        facts, values = self.facts, self.rows[self.bestEpoch]
+        shown: dict[str, object] = {
+            name.removeprefix("validation_"): value
+            for name, value in values.items()
+            if name.startswith("validation_")
+        }
+        refit = ", then all rows" if facts["refit"] else ""
+        return shown | {
+            "epochs": f"{self.totalIterations}, the best is {self.bestEpoch}{refit}",
+            "rows": facts["numRows"],
+            "rows skipped": facts["skippedRows"],
+            "features seen": facts["numFeaturesSeen"],
+            "seconds": round(facts["totalSeconds"], 1),
+        }
 
     def __repr__(self) -> str:
         """Show the main figures."""
