@@ -35,7 +35,7 @@ test-processes: $(STAMP) java
 test-connect: $(STAMP) java
 	SPARK_FM_TEST_MODE=connect; export SPARK_FM_TEST_MODE; $(RUN_TESTS) -m connect $(PYTEST_ARGS)
 
-# The wheel by itself, with the oldest PySpark.
+# The wheel by itself: without PySpark, then with the oldest.
 test-wheel: $(STAMP) java
 	. ./.java-home && VENV=$(VENV) PYTHON=$(PYTHON) conf/test-wheel.sh $(PARALLEL) $(PYTEST_ARGS)
 

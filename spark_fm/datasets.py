@@ -128,8 +128,8 @@ def _feature_names() -> list[str]:
 
 
 def _frame(spark: SparkSession, table: pa.Table) -> DataFrame:
-    # In two partitions, whatever the machine: the order of rows decides what is trained.
-    return spark.createDataFrame(table).repartition(2)
+    # In as few partitions on any machine, and in order, as repartition does not leave them.
+    return spark.createDataFrame(table).coalesce(2)
 
 
 def _vectors(spark: SparkSession, table: pa.Table, names: list[str]) -> DataFrame:
