@@ -43,7 +43,7 @@ def main() -> None:
     train, test = (part.cache() for part in datasets.adult(spark))
     columns = list(datasets.ADULT_COLUMNS)
     machine = FactorizationMachine(predictorType="binary_classifier", numFactors=8, seed=7)
-    area = BinaryClassificationEvaluator(rawPredictionCol="score")
+    area = BinaryClassificationEvaluator()
 
     print(f"{train.count():,} rows of {len(columns)} raw columns\n")
     print("features from          features  ROC AUC on held-out rows")

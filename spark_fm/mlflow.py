@@ -98,7 +98,7 @@ class Scorer:
         self._loaded = LoadedModel(model)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return the columns that ``transform`` adds: the score and the predicted label.
+        """Return the score and the predicted label, under the names of ``transform``.
 
         Parameters
         ----------

@@ -42,6 +42,7 @@ from spark_fm.formats.files import is_stream
 from spark_fm.formats.models.native import read_model
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
+from spark_fm.ml.base import SPARK_OUTPUTS
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.spark.files import replace_folder
 from spark_fm.spark.schema import find_column, quoted
@@ -95,7 +96,10 @@ def run_rows(args: argparse.Namespace, values: dict[str, Any]) -> None:
     args.output_format = args.output_format or "parquet"
     with spark_session(args) as spark:
         _check_output(spark, args)
-        model = apply_params(FactorizationMachineModel.load(args.model), values)
+        model = FactorizationMachineModel.load(args.model)
+        # A file of scores repeats them in Spark's columns only where somebody has named these.
+        unset = {name: "" for name in SPARK_OUTPUTS if not model.isSet(name)}
+        model = apply_params(model, {**unset, **values})
         spec = model_input(model, args.format, num_features=args.num_features, is_scored=True)
         source = open_source(spark, args.input, spec)
         frame = source.frame

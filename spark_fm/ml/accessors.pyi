@@ -311,7 +311,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setValidationIndicatorCol(self, value: str) -> Self:
         """Set validationIndicatorCol."""
     def setPredictionCol(self, value: str) -> Self:
-        """Set predictionCol: prediction column for pyspark.ml evaluators: predicted label or value ("" = not written)."""
+        """Set predictionCol: prediction column of pyspark.ml: predicted label or value ("" = not written)."""
     def setProbabilityCol(self, value: str) -> Self:
         """Set probabilityCol: column of the vector [P(0), P(1)], classifier only ("" = not written)."""
     def setRawPredictionCol(self, value: str) -> Self:
@@ -431,7 +431,7 @@ class ModelParams(FMParams):
     def setFeaturesCol(self, value: str) -> Self:
         """Set featuresCol."""
     def setPredictionCol(self, value: str) -> Self:
-        """Set predictionCol: prediction column for pyspark.ml evaluators: predicted label or value ("" = not written)."""
+        """Set predictionCol: prediction column of pyspark.ml: predicted label or value ("" = not written)."""
     def setProbabilityCol(self, value: str) -> Self:
         """Set probabilityCol: column of the vector [P(0), P(1)], classifier only ("" = not written)."""
     def setRawPredictionCol(self, value: str) -> Self:

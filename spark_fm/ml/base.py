@@ -80,6 +80,10 @@ PROBABILITY = {"type": "numeric", "min": 0.0, "max": 1.0}
 VALUE = {"type": "numeric"}
 
 
+# Params of the columns that Spark's own models write.
+SPARK_OUTPUTS = ("probabilityCol", "rawPredictionCol", "predictionCol")
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """One output column."""

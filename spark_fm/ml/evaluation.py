@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.learner.losses import BINARY, Floats
-from spark_fm.ml.base import FittedModel
+from spark_fm.ml.base import SPARK_OUTPUTS, FittedModel
 from spark_fm.ml.html import against_constant, card
 from spark_fm.ml.plots import (
     CALIBRATION_GROUPS,
@@ -47,7 +47,6 @@ NO_BETTER = (
     "training rows, or encoded otherwise: see model.summary.warnings, too."
 )
 TAIL = 0.001  # fraction of the rows that each outermost bin of residuals takes in
-_OTHER_OUTPUTS = ("predictedLabelCol", "predictionCol", "probabilityCol", "rawPredictionCol")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +171,10 @@ class EvaluateMethods(FittedModel):
             (quoted(weight).cast("double") if weight else F.lit(1.0)).alias("spark_fm_weight"),
         )
         # Writes the score only, null where "skip" would drop the row.
-        outputs = {"scoreCol": "spark_fm_score", **dict.fromkeys(_OTHER_OUTPUTS, "")}
+        outputs = {
+            "scoreCol": "spark_fm_score",
+            **dict.fromkeys(("predictedLabelCol", *SPARK_OUTPUTS), ""),
+        }
         if self.getHandleInvalid() == "skip":
             outputs["handleInvalid"] = "keep"
         scorer = self.copy({self.getParam(name): value for name, value in outputs.items()})

@@ -136,7 +136,7 @@ def check_training_columns(dataset: DataFrame, columns: ColumnNames) -> None:
 
 
 def check_outputs(dataset: DataFrame, outputs: dict[str, str], *, beside: bool = True) -> None:
-    """Raise InvalidColumnError when an output would replace a column or another output.
+    """Raise InvalidColumnError when outputs would replace columns or another output.
 
     Parameters
     ----------
@@ -149,12 +149,14 @@ def check_outputs(dataset: DataFrame, outputs: dict[str, str], *, beside: bool =
     key = str if _is_case_sensitive(dataset) else str.lower
     columns = {key(column) for column in dataset.schema.names} if beside else set()
     taken: dict[str, str] = {}
+    there = [param for param, name in outputs.items() if key(name) in columns]
+    if there:
+        seen = ", ".join(f"{param}={outputs[param]!r}" for param in there)
+        what, advice = ("is a column", f"Set {there[0]} to another name, or drop the column.")
+        if len(there) > 1:
+            what, advice = ("are columns", "Set them to other names, or drop the columns.")
+        raise InvalidColumnError(f"{seen} {what} of the input already. {advice}")
     for param, name in outputs.items():
-        if key(name) in columns:
-            raise InvalidColumnError(
-                f"{param}={name!r} is a column of the input already. Set {param} to another name, "
-                "or drop the column."
-            )
         if key(name) in taken:
             raise InvalidColumnError(
                 f"{param} and {taken[key(name)]} are both {name!r}. Give each output its own name."

@@ -19,6 +19,9 @@ from tests.builders import planted_batch, planted_weights
 N_FEATURES = 20
 K = 4  # every fit of this folder has these factors, so that few kernels are compiled
 
+# What a classifier's transform adds; a regressor's are the first and the last.
+OUTPUTS = ["score", "predicted_label", "probability", "rawPrediction", "prediction"]
+
 SCHEMA = StructType(
     [StructField("label", DoubleType()), StructField("features", VectorUDT(), True)]
 )
@@ -29,9 +32,9 @@ VALUES: dict[str, Any] = {
     "labelCol": "y",
     "weightCol": "w",
     "validationIndicatorCol": "held_out",
-    "predictionCol": "prediction",
-    "probabilityCol": "probability",
-    "rawPredictionCol": "rawPrediction",
+    "predictionCol": "found",
+    "probabilityCol": "chances",
+    "rawPredictionCol": "margins",
     "scoreCol": "s",
     "predictedLabelCol": "p",
     "threshold": 0.25,

@@ -23,11 +23,7 @@ from pyspark.sql import functions as F
 from spark_fm import FactorizationMachineModel
 from tests.ml.builders import fast_fm, frame_of
 
-ALL_OUTPUTS = {
-    "predictionCol": "prediction",
-    "probabilityCol": "probability",
-    "rawPredictionCol": "rawPrediction",
-}
+SPARK_S = ["prediction", "probability", "rawPrediction"]
 
 
 def metadata(frame: DataFrame, name: str) -> dict[str, object]:
@@ -43,9 +39,9 @@ def test_a_classifier_s_outputs_are_described_as_by_spark_s_own(
 ) -> None:
     expected = peer().fit(train).transform(train)
 
-    scored = classifier.copy()._set(**ALL_OUTPUTS).transform(train)
+    scored = classifier.transform(train)
 
-    for name in ALL_OUTPUTS.values():
+    for name in SPARK_S:
         assert metadata(expected, name)["ml_attr"]
         assert metadata(scored, name) == metadata(expected, name), name
     assert metadata(scored, "predicted_label") == metadata(expected, "prediction")
@@ -57,7 +53,7 @@ def test_a_regressor_s_prediction_is_described_as_by_spark_s_own(
 ) -> None:
     expected = peer().fit(ratings).transform(ratings)
 
-    scored = regressor.copy()._set(predictionCol="prediction").transform(ratings)
+    scored = regressor.transform(ratings)
 
     assert metadata(scored, "prediction") == metadata(expected, "prediction")
     assert metadata(scored, "score") == {"ml_attr": {"type": "numeric"}}
@@ -74,7 +70,7 @@ def test_a_classifier_s_score_is_a_number_from_0_to_1(
 def test_spark_s_stages_read_what_the_outputs_say(
     train: DataFrame, classifier: FactorizationMachineModel
 ) -> None:
-    scored = classifier.copy()._set(**ALL_OUTPUTS).transform(train)
+    scored = classifier.transform(train)
     columns = ["score", "predicted_label", "probability"]
 
     stacked = VectorAssembler(inputCols=columns, outputCol="stacked").transform(scored)
@@ -88,12 +84,12 @@ def test_spark_s_stages_read_what_the_outputs_say(
 def test_metadata_survive_parquet(
     spark: SparkSession, train: DataFrame, classifier: FactorizationMachineModel, tmp_path: Path
 ) -> None:
-    scored = classifier.copy()._set(**ALL_OUTPUTS).transform(train)
+    scored = classifier.transform(train)
 
     scored.write.parquet(str(tmp_path / "scored"))
     back = spark.read.parquet(str(tmp_path / "scored"))
 
-    for name in ("score", "predicted_label", *ALL_OUTPUTS.values()):
+    for name in ("score", "predicted_label", *SPARK_S):
         assert metadata(back, name) == metadata(scored, name)
 
 
@@ -102,7 +98,7 @@ def test_transform_alone_reads_no_row(
 ) -> None:
     frame = train.where(F.raise_error(F.lit("a row was read")).isNull())
 
-    scored = classifier.copy()._set(**ALL_OUTPUTS).transform(frame)
+    scored = classifier.transform(frame)
 
     assert metadata(scored, "prediction")
     with pytest.raises(PySparkException, match="a row was read"):

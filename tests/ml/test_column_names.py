@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from spark_fm import FactorizationMachineModel, FMEvaluator
 from spark_fm.errors import InvalidColumnError
-from tests.ml.builders import column, fast_fm
+from tests.ml.builders import OUTPUTS, column, fast_fm
 
 pytestmark = pytest.mark.connect
 
@@ -44,7 +44,7 @@ def test_case_does_not_count_for_a_model(
 
     scored = classifier.transform(frame)
 
-    assert scored.columns == ["Label", "FEATURES", "score", "predicted_label"]
+    assert scored.columns == ["Label", "FEATURES", *OUTPUTS]
     assert np.array_equal(column(scored, "score"), column(classifier.transform(hand_made), "score"))
     assert classifier.evaluate(frame).metrics == classifier.evaluate(hand_made).metrics
     assert FMEvaluator(scoreCol="SCORE").evaluate(scored) > 0

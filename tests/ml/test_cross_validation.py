@@ -26,12 +26,12 @@ from tests.ml.builders import VALUES, column, fast_fm
 
 # What a grid cannot vary here: columns that the data lack, and what the evaluator reads.
 DATA_PARAMS = {"featuresCol", "labelCol", "weightCol", "validationIndicatorCol"}
-EVALUATED = {"predictorType", "scoreCol", "validationMetric"}
+EVALUATED = {"predictorType", "rawPredictionCol", "validationMetric"}
 STILL, MOVING = 1e-6, 0.2  # learning rates: one that changes nothing in two epochs, one that learns
 
 
 def by_area() -> BinaryClassificationEvaluator:
-    return BinaryClassificationEvaluator(rawPredictionCol="score")
+    return BinaryClassificationEvaluator()
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_a_cross_validator_is_a_stage_of_a_pipeline(people: DataFrame, tmp_path:
 def test_a_split_finds_the_map_that_learns_and_comes_back(
     ratings: DataFrame, tmp_path: Path
 ) -> None:
-    machine = fast_fm(predictorType="regressor", predictionCol="prediction", scoreCol="")
+    machine = fast_fm(predictorType="regressor", scoreCol="")
     learning = {machine.linearLr: MOVING, machine.factorsLr: MOVING, machine.epochs: 30}
     still = {machine.linearLr: STILL, machine.factorsLr: STILL, machine.epochs: 1}
     validator = TrainValidationSplit(

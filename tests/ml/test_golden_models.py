@@ -39,6 +39,7 @@ def test_a_model_loads_and_scores_as_it_did(rows: DataFrame) -> None:
     model = FactorizationMachineModel.load(str(GOLDEN / "model"))
 
     assert digest(model) == SCORES["digest"]
+    assert model.transform(rows).columns[2:] == ["score", "predicted_label"]  # its own defaults
     assert np.allclose(column(model.transform(rows), "score"), SCORES["model"], atol=TOLERANCE)
     assert np.array_equal(read_model(str(GOLDEN / "model")).weights.table, model.weights.table)
     assert model.trainingState is not None

@@ -29,8 +29,8 @@ def digits(spark: SparkSession, data_folder: Path) -> tuple[DataFrame, DataFrame
 
 
 def machine() -> FactorizationMachine:
-    """Return a classifier as OneVsRest asks for it: it reads the second of two margins."""
-    return fast_fm(epochs=4, linearLr=0.1, factorsLr=0.1, rawPredictionCol="rawPrediction")
+    """Return a classifier; OneVsRest reads its rawPrediction, the second of two margins."""
+    return fast_fm(epochs=4, linearLr=0.1, factorsLr=0.1)
 
 
 def one_vs_rest(**changes: object) -> OneVsRest:

@@ -17,9 +17,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from tests.ml.builders import N_FEATURES, VALUES, column, fast_fm
+from tests.ml.builders import N_FEATURES, OUTPUTS, VALUES, column, fast_fm
 
-OUTPUTS = ["predictionCol", "probabilityCol", "rawPredictionCol", "scoreCol", "predictedLabelCol"]
+OUTPUT_PARAMS = [
+    "predictionCol", "probabilityCol", "rawPredictionCol", "scoreCol", "predictedLabelCol",
+]  # fmt: skip
 # Where each Param arrives that training reads.
 FIELDS = {
     "predictorType": "spec.loss",
@@ -112,7 +114,7 @@ def test_the_param_sets_its_field_and_no_other(name: str) -> None:
 def test_every_param_and_every_field_has_its_test() -> None:
     names = {param.name for param in FactorizationMachine().params}
 
-    assert {*FIELDS, *OUTPUTS, "threshold"} == names
+    assert {*FIELDS, *OUTPUT_PARAMS, "threshold"} == names
     assert {*FIELDS.values(), "chosen_rates"} == set(config_leaves())
 
 
@@ -219,8 +221,8 @@ def test_predictor_type_chooses_loss_and_outputs(fitted: Any, small: DataFrame) 
     ).fit(small)
 
     assert "validation_rmse" in regressor.summary.history
-    assert regressor.transform(small).columns[-1] == "score"
-    assert fitted().transform(small).columns[-1] == "predicted_label"
+    assert regressor.transform(small).columns[-2:] == [OUTPUTS[0], OUTPUTS[-1]]
+    assert fitted().transform(small).columns[-5:] == OUTPUTS
 
 
 def test_epochs_is_the_most_passes(fitted: Any) -> None:
@@ -289,7 +291,7 @@ def test_a_weight_of_three_counts_as_three_rows(fitted: Any) -> None:
     assert weighted["labelMean"] == pytest.approx(3 * share / (3 * share + 1 - share))
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", OUTPUT_PARAMS)
 def test_the_param_names_an_output(fitted: Any, small: DataFrame, name: str) -> None:
     model = fitted().copy()
     before = model.transform(small).columns

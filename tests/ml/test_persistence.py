@@ -77,7 +77,7 @@ def test_a_saved_model_comes_back_as_it_was(
     kind: str, train: DataFrame, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(kind).copy()
-    model.setThreshold(0.3).setPredictionCol("prediction").setHandleInvalid("keep")
+    model.setThreshold(0.3).setPredictionCol("found").setHandleInvalid("keep")
 
     loaded = FactorizationMachineModel.load(saved(model, tmp_path / "model"))
 

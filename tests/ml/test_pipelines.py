@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.datasets import Rows, a9a
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from tests.adult import CATEGORIES, adult_frame
-from tests.ml.builders import column, fast_fm
+from tests.ml.builders import OUTPUTS, column, fast_fm
 
 COLUMNS = list(CATEGORIES)
 # ROC AUC of the held-out rows; labels assigned at random give 0.5, one column alone under 0.8.
@@ -58,7 +58,7 @@ def fitted(people: tuple[DataFrame, DataFrame]) -> PipelineModel:
 
 
 def area(model: PipelineModel, rows: DataFrame) -> float:
-    return BinaryClassificationEvaluator(rawPredictionCol="score").evaluate(model.transform(rows))
+    return BinaryClassificationEvaluator().evaluate(model.transform(rows))
 
 
 def scores(model: Any, rows: DataFrame) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_raw_columns_become_a_good_model(
 
     assert area(fitted, test) > GOOD_AREA
     assert scored.columns[: len(test.columns)] == test.columns
-    assert scored.columns[-3:] == ["features", "score", "predicted_label"]
+    assert scored.columns[-6:] == ["features", *OUTPUTS]
     assert scored.count() == 1000
 
 
@@ -157,6 +157,7 @@ def test_a_fitted_machine_is_a_transformer_of_a_later_pipeline(
 ) -> None:
     train, test = people
     model = fitted.stages[-1].copy()._set(scoreCol="first_score", predictedLabelCol="")
+    model._set(probabilityCol="", rawPredictionCol="", predictionCol="")
     second = fast_fm(epochs=1, featuresCol="both", standardization=False)
     assembler = VectorAssembler(inputCols=["first_score", "features"], outputCol="both")
 

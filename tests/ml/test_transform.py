@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from pyspark.errors import PySparkException
+from pyspark.ml import PipelineModel
 from pyspark.ml.evaluation import (
     BinaryClassificationEvaluator,
     MulticlassClassificationEvaluator,
@@ -28,6 +30,7 @@ from spark_fm.learner.predict import sigmoid
 from tests.builders import random_batch
 from tests.ml.builders import (
     N_FEATURES,
+    OUTPUTS,
     broken_frame,
     column,
     fast_fm,
@@ -38,6 +41,9 @@ from tests.ml.builders import (
 
 pytestmark = pytest.mark.connect
 
+OUTPUT_PARAMS = [
+    "scoreCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol", "predictionCol",
+]  # fmt: skip
 # Two sums of the same float32 products in another order, scores between 0 and 1.
 ROUNDING = 1e-6
 
@@ -54,7 +60,7 @@ def test_appends_score_and_label_and_keeps_columns_order_and_rows(
 
     scored = classifier.transform(frame)
 
-    assert scored.columns == ["name", "features", "odd.name", "score", "predicted_label"]
+    assert scored.columns == ["name", "features", "odd.name", *OUTPUTS]
     assert [scored.schema[name].dataType for name in ("score", "predicted_label")] == [
         DoubleType(),
         DoubleType(),
@@ -70,10 +76,7 @@ def test_appends_score_and_label_and_keeps_columns_order_and_rows(
 def test_a_regressor_writes_no_label_and_no_probability(
     regressor: FactorizationMachineModel, ratings: DataFrame
 ) -> None:
-    model = regressor.copy()
-    model.setProbabilityCol("p").setRawPredictionCol("raw").setPredictionCol("prediction")
-
-    scored = model.transform(ratings)
+    scored = regressor.transform(ratings)
 
     assert scored.columns == ["label", "features", "score", "prediction"]
     assert np.array_equal(column(scored, "score"), column(scored, "prediction"))
@@ -85,14 +88,16 @@ def test_an_output_without_a_name_is_not_written(
     model = classifier.copy()
     model.setPredictedLabelCol("").setScoreCol("only")
 
+    assert model.transform(hand_made).columns == ["label", "features", "only", *OUTPUTS[2:]]
+    model._set(probabilityCol="", rawPredictionCol="", predictionCol="")
     assert model.transform(hand_made).columns == ["label", "features", "only"]
 
 
-def test_optional_outputs_are_functions_of_the_score(
+def test_spark_s_outputs_are_functions_of_the_score(
     classifier: FactorizationMachineModel, hand_made: DataFrame
 ) -> None:
     model = classifier.copy()
-    model.setPredictionCol("prediction").setProbabilityCol("p").setRawPredictionCol("raw")
+    model.setProbabilityCol("p").setRawPredictionCol("raw")
 
     scored = model.transform(hand_made)
 
@@ -112,15 +117,13 @@ def test_evaluators_accept_the_outputs(
     train: DataFrame,
     ratings: DataFrame,
 ) -> None:
-    model = classifier.copy()
-    model.setPredictionCol("prediction").setProbabilityCol("probability")
-    scored = model.setRawPredictionCol("rawPrediction").transform(train).cache()
+    scored = classifier.transform(train).cache()
 
     by_vector = BinaryClassificationEvaluator().evaluate(scored)
     by_score = BinaryClassificationEvaluator(rawPredictionCol="score").evaluate(scored)
     accuracy = MulticlassClassificationEvaluator(metricName="accuracy").evaluate(scored)
     log_loss = MulticlassClassificationEvaluator(metricName="logLoss").evaluate(scored)
-    rmse = RegressionEvaluator(predictionCol="score").evaluate(regressor.transform(ratings))
+    rmse = RegressionEvaluator().evaluate(regressor.transform(ratings))
 
     label, score = column(scored, "label"), column(scored, "score")
     scored.unpersist()
@@ -165,11 +168,58 @@ def test_a_column_that_is_there_is_not_replaced(
         model.transform(hand_made)
 
 
-def test_scoring_twice_asks_for_another_name(
+def test_scoring_twice_asks_for_other_names_all_at_once(
     classifier: FactorizationMachineModel, hand_made: DataFrame
 ) -> None:
-    with pytest.raises(InvalidColumnError, match="scoreCol='score'"):
+    with pytest.raises(InvalidColumnError) as caught:
         classifier.transform(classifier.transform(hand_made))
+
+    for param, name in zip(OUTPUT_PARAMS, OUTPUTS, strict=True):
+        assert f"{param}={name!r}" in str(caught.value)
+
+
+def test_the_prediction_of_another_stage_is_neither_replaced_nor_taken_for_ours(
+    classifier: FactorizationMachineModel, hand_made: DataFrame
+) -> None:
+    predicted = hand_made.withColumn("prediction", F.lit(7.0))
+
+    with pytest.raises(InvalidColumnError, match="predictionCol='prediction' is a column of the"):
+        classifier.transform(predicted)
+
+    beside = classifier.copy({classifier.predictionCol: ""}).transform(predicted)
+    assert beside.columns == ["label", "features", "prediction", *OUTPUTS[:-1]]
+    assert set(column(beside, "prediction")) == {7.0}
+
+
+def test_two_models_stand_side_by_side_under_names_of_their_own(
+    classifier: FactorizationMachineModel, hand_made: DataFrame
+) -> None:
+    second = classifier.copy()
+    second._set(**{param: f"{param}_2" for param in OUTPUT_PARAMS})
+
+    scored = PipelineModel([classifier, second]).transform(hand_made)
+
+    assert np.array_equal(column(scored, "prediction"), column(scored, "predictionCol_2"))
+
+
+def test_outputs_that_are_not_selected_are_not_computed(
+    classifier: FactorizationMachineModel, hand_made: DataFrame
+) -> None:
+    scored = classifier.transform(hand_made)
+    without = classifier.copy()
+    without._set(**dict.fromkeys(OUTPUT_PARAMS[2:], ""))
+
+    plans = [
+        _plan(frame.select("label", "score")) for frame in (scored, without.transform(hand_made))
+    ]
+
+    assert _plan(scored).count("array_to_vector") or "UDF(array(" in _plan(scored)
+    assert _shape(plans[0]) == _shape(plans[1])
+
+
+def _shape(plan: str) -> str:
+    """Return a plan without the numbers and names that differ from one DataFrame to the next."""
+    return re.sub(r"#\d+L?|spark_fm_[0-9a-f]+|\b\d+\b", "", plan)
 
 
 def test_two_outputs_of_one_name_are_refused(
@@ -218,7 +268,7 @@ def test_names_with_dots_and_backticks_work(
 
     scored = model.transform(frame)
 
-    assert scored.columns == ["x.y", "a.b `c`", "my.score", "my `label`"]
+    assert scored.columns == ["x.y", "a.b `c`", "my.score", "my `label`", *OUTPUTS[2:]]
     expected = column(classifier.transform(hand_made), "score")
     assert np.array_equal(column(scored, "`my.score`"), expected)
 
@@ -231,7 +281,7 @@ def test_transform_runs_no_job(classifier: FactorizationMachineModel, hand_made:
 
     scored = classifier.transform(failing)
 
-    assert scored.columns == ["label", "features", "score", "predicted_label"]
+    assert scored.columns == ["label", "features", *OUTPUTS]
     with pytest.raises(PySparkException, match="this row was evaluated"):
         scored.collect()
 
@@ -283,7 +333,7 @@ def test_a_stream_is_scored(
 
     assert finished
     scored = spark.read.parquet(sink)
-    assert scored.columns == ["label", "features", "score", "predicted_label"]
+    assert scored.columns == ["label", "features", *OUTPUTS]
     expected = column(classifier.transform(train), "score")
     assert np.array_equal(np.sort(column(scored, "score")), np.sort(expected))
 

@@ -59,7 +59,7 @@ class TestMultiClass:
             to_frame(spark, mnist(part, n_rows), 1).where("label < 3").cache()
             for part, n_rows in (("train", 1200), ("t10k", 600))
         )
-        fm = machine(linearLr=0.1, factorsLr=0.1, rawPredictionCol="rawPrediction")
+        fm = machine(linearLr=0.1, factorsLr=0.1)
 
         fitted = OneVsRest(classifier=fm, parallelism=2).fit(train)
         fitted.save(str(tmp_path / "model"))

@@ -124,7 +124,7 @@ class TestPipelines:
         self, people: DataFrame
     ) -> None:
         hasher = FeatureHasher(inputCols=list(CATEGORIES), outputCol="features", numFeatures=2**12)
-        model = Pipeline(stages=[hasher, machine(predictionCol="prediction")]).fit(people)
+        model = Pipeline(stages=[hasher, machine()]).fit(people)
 
         described = {f.name: f.metadata for f in model.transform(people).schema.fields}
 
