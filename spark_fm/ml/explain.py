@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
 from spark_fm.ml.plots import LINEAR, draw_strengths
-from spark_fm.scoring.columns import force_row_input, struct_column
+from spark_fm.scoring.columns import force_row_input, with_structs
 from spark_fm.scoring.explain import (
     ALL_ROWS,
     EXPLANATION,
@@ -102,11 +101,9 @@ class ExplainMethods(FittedModel):
             session, FeatureNames.of(named), n_bytes=BYTES_PER_NAME * len(named)
         )
         task = ExplainTask(self._broadcast(session), names, reader, numPairs, numLinear)
-        internal = f"spark_fm_{uuid4().hex}"
+        result, internal = with_structs(dataset, task, EXPLANATION)
         # PySpark 4.0 returns a struct of nulls for a null struct.
         is_explained = F.col(internal)["margin"].isNotNull()
-        column = struct_column(task, dataset, EXPLANATION)
-        result = force_row_input(dataset).select("*", column.alias(internal))
         if reader.handle_invalid == "skip":
             result = result.where(is_explained)
         explanation = F.when(is_explained, F.col(internal)).alias(explanationCol)
@@ -263,7 +260,8 @@ class ExplainMethods(FittedModel):
         return pd.concat([pd.DataFrame(columns), factors], axis=1)
 
     def _features_only(self, dataset: DataFrame) -> DataFrame:
-        return force_row_input(dataset).select(quoted(self.getFeaturesCol()).alias("features"))
+        name = self.getFeaturesCol()
+        return force_row_input(dataset, name).select(quoted(name).alias("features"))
 
 
 def groups_by_name(dataset: DataFrame, name: str) -> dict[str, list[int]]:

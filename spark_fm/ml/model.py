@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Literal, overload
-from uuid import uuid4
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,11 +32,11 @@ from spark_fm.ml.posterior import FMPosterior
 from spark_fm.ml.recommend import RecommendMethods
 from spark_fm.ml.summary import FMTrainingSummary
 from spark_fm.scoring.columns import (
+    RESULT,
     FunctionTask,
-    force_row_input,
     make_task,
-    score_column,
     sql_function,
+    with_structs,
 )
 from spark_fm.spark.resources import scoring_gpu
 from spark_fm.spark.schema import check_frame, check_outputs
@@ -201,9 +200,7 @@ class FactorizationMachineModel(
             handle_invalid=reader.handle_invalid,
             gpu=scoring_gpu(self.getDevice(), SparkCluster.of(session)),
         )  # fmt: skip
-        scored = f"spark_fm_{uuid4().hex}"
-        column = score_column(task, dataset).alias(scored)
-        result = force_row_input(dataset).select("*", column)
+        result, scored = with_structs(dataset, task, RESULT)
         if reader.handle_invalid == "skip":
             result = result.where(F.col(scored)["score"].isNotNull())
         added = [output.column(F.col(scored)) for output in columns.values()]

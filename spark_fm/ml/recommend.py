@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     DataType,
@@ -25,7 +24,7 @@ from pyspark.sql.types import (
 from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.spec import LossName, require
 from spark_fm.ml.base import FittedModel
-from spark_fm.scoring.columns import force_row_input, struct_column
+from spark_fm.scoring.columns import with_structs
 from spark_fm.scoring.ranking import (
     CANDIDATE,
     CONTEXT,
@@ -127,7 +126,7 @@ class RecommendMethods(FittedModel):
             n_contexts, n_candidates = _counts((contexts, contextCol), (candidates, candidateCol))
             size = ProblemSize(n_contexts, n_candidates, self.weights.k + 1)
             candidate_rows = _rows_with_vectors(
-                candidates, candidateCol, CANDIDATE, self._candidate_column(candidates)
+                self._with_candidates(candidates), candidateCol, CANDIDATE
             )
             n_bytes = size.n_candidates * size.row_bytes
             is_small = n_bytes <= min(BROADCAST_BYTES, cluster.result_limit)
@@ -138,7 +137,7 @@ class RecommendMethods(FittedModel):
             session, candidate_features, n_bytes=candidate_features.nbytes
         )
         context_rows = _rows_with_vectors(
-            contexts, contextCol, CONTEXT, self._context_column(contexts, shared_features)
+            self._with_contexts(contexts, shared_features), contextCol, CONTEXT
         ).drop("features")
         if seen is not None:
             context_rows = context_rows.join(seen, CONTEXT, "left")
@@ -180,8 +179,8 @@ class RecommendMethods(FittedModel):
         checked here.
         """
         check_outputs(contexts, {"vectorCol": vectorCol, "constantCol": constantCol})
-        parts = self._context_column(contexts, candidate_features=None)
-        return self._with_parts(contexts, parts, {"vector": vectorCol, "constant": constantCol})
+        made = self._with_contexts(contexts, candidate_features=None)
+        return self._with_fields(made, {"vector": vectorCol, "constant": constantCol})
 
     def candidate_vectors(self, candidates: DataFrame, *, vectorCol: str = "vector") -> DataFrame:
         """Add the vector of each candidate, for a maximum inner product index.
@@ -199,26 +198,26 @@ class RecommendMethods(FittedModel):
             See ``context_vectors``.
         """
         check_outputs(candidates, {"vectorCol": vectorCol})
-        parts = self._candidate_column(candidates)
-        return self._with_parts(candidates, parts, {"vector": vectorCol})
+        return self._with_fields(self._with_candidates(candidates), {"vector": vectorCol})
 
-    def _context_column(self, contexts: DataFrame, candidate_features: Broadcast | None) -> Column:
-        """Return the struct VECTORS of contexts, which may have no feature of candidates."""
+    def _with_contexts(
+        self, contexts: DataFrame, candidate_features: Broadcast | None
+    ) -> tuple[DataFrame, str]:
+        """Add the struct VECTORS to contexts, which may have no feature of candidates."""
         reader = self._reader(contexts)
         weights = self._broadcast(contexts.sparkSession)
         task = ContextTask(weights, reader, candidate_features)
-        return struct_column(task, contexts, VECTORS)
+        return with_structs(contexts, task, VECTORS)
 
-    def _candidate_column(self, candidates: DataFrame) -> Column:
-        """Return the struct VECTORS of candidates."""
+    def _with_candidates(self, candidates: DataFrame) -> tuple[DataFrame, str]:
+        """Add the struct VECTORS to candidates."""
         reader = self._reader(candidates)
         weights = self._broadcast(candidates.sparkSession)
-        return struct_column(CandidateTask(weights, reader), candidates, VECTORS)
+        return with_structs(candidates, CandidateTask(weights, reader), VECTORS)
 
-    def _with_parts(self, dataset: DataFrame, parts: Column, names: dict[str, str]) -> DataFrame:
-        """Add the named fields of a struct as columns."""
-        internal = f"spark_fm_{uuid4().hex}"
-        result = force_row_input(dataset).select("*", parts.alias(internal))
+    def _with_fields(self, made: tuple[DataFrame, str], names: dict[str, str]) -> DataFrame:
+        """Return the named fields of a struct as columns in its place."""
+        result, internal = made
         if self.getHandleInvalid() == "skip":
             result = result.where(F.col(internal)["vector"].isNotNull())
         columns = (F.col(internal)[part].alias(name) for part, name in names.items())
@@ -280,9 +279,10 @@ def _counts(*sides: tuple[DataFrame, str]) -> tuple[int, int]:
     return row[0], row[3]
 
 
-def _rows_with_vectors(dataset: DataFrame, name: str, alias: str, parts: Column) -> DataFrame:
+def _rows_with_vectors(made: tuple[DataFrame, str], name: str, alias: str) -> DataFrame:
     """Return ids and the fields of VECTORS, without rows that cannot be scored."""
-    rows = force_row_input(dataset).select(quoted(name).alias(alias), parts.alias("parts"))
+    dataset, parts = made
+    rows = dataset.select(quoted(name).alias(alias), F.col(parts).alias("parts"))
     # Not "parts": PySpark 4.0 gives a struct of nulls for a null struct.
     return rows.where(F.col("parts.vector").isNotNull()).select(alias, "parts.*")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from spark_fm.learner.spec import LossName
 from spark_fm.learner.weights import FMWeights
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
-from spark_fm.spark.schema import column_of, is_vector, quoted
+from spark_fm.spark.schema import column_of, is_vector, quoted, quoted_name
 from spark_fm.spark.udf import arrow_function, has_arrow_udf, pandas_function
 from spark_fm.spark.worker import WorkerTask
 
@@ -70,20 +71,36 @@ class StructTask(Protocol):
         """Yield an array of structs for each array of vectors."""
 
 
-def score_column(task: ScoreTask, dataset: DataFrame) -> Column:
-    """Return the struct column of score and margin for ``task.features_col``."""
-    return struct_column(task, dataset, RESULT)
+def with_structs(
+    dataset: DataFrame, task: StructTask, returns: StructType
+) -> tuple[DataFrame, str]:
+    """Return the dataset with the structs that a task makes of ``task.features_col``.
 
+    Returns
+    -------
+    DataFrame
+    str
+        Name of the last column, the structs.
 
-def struct_column(task: StructTask, dataset: DataFrame, returns: StructType) -> Column:
-    """Return the column of structs that a task makes of ``task.features_col``.
-
-    Marked non-deterministic: otherwise a filter on the score makes Spark run it twice.
+    Notes
+    -----
+    Spark moves a filter below a function, and copies the function into it when the filter is on
+    its result: the task would run twice. It would not below a non-deterministic function, but
+    there it moves no filter at all, and every partition is read. The unpivoting of one column,
+    an Expand in the plan, is between: filters on columns that are below it pass, and its own
+    column is not taken for the function that made it. Where that column is not used, the task
+    does not run.
     """
+    made, variable, structs = (f"spark_fm_{uuid4().hex}" for _ in range(3))
+    rows = force_row_input(dataset, task.features_col)
+    rows = rows.select("*", _struct_column(task, dataset, returns).alias(made))
+    return rows.unpivot("*", made, variable, structs).drop(made, variable), structs
+
+
+def _struct_column(task: StructTask, dataset: DataFrame, returns: StructType) -> Column:
     features = quoted(task.features_col)
     if has_arrow_udf():
-        scorer = arrow_function("score", task, returns)
-        return cast(Column, scorer.asNondeterministic()(features))
+        return cast(Column, arrow_function("score", task, returns)(features))
     # A vector comes as its four fields, an array as itself: pandas would make a dict of
     # every struct.
     parts = [features]
@@ -96,8 +113,7 @@ def struct_column(task: StructTask, dataset: DataFrame, returns: StructType) -> 
         for result in task(map(to_arrow, batches)):
             yield pa.Table.from_batches([pa.RecordBatch.from_struct_array(result)]).to_pandas()
 
-    scorer = pandas_function("score", score, returns, len(parts))
-    return cast(Column, scorer.asNondeterministic()(*parts))
+    return cast(Column, pandas_function("score", score, returns, len(parts))(*parts))
 
 
 @dataclass(frozen=True)
@@ -136,8 +152,7 @@ def _is_vector_or_array(kind: pa.DataType) -> bool:
 def sql_function(task: FunctionTask) -> Any:
     """Return a Python function of a vector or array column for ``spark.udf.register``.
 
-    It is deterministic, unlike ``score_column``: only then may SQL use it under an
-    aggregate, in a join or for a sort.
+    It is deterministic: only then may SQL use it under an aggregate, in a join or for a sort.
     """
     if has_arrow_udf():
         return arrow_function("score", task, DoubleType())
@@ -156,14 +171,15 @@ def sql_function(task: FunctionTask) -> Any:
     return pandas_function("score", score, DoubleType())
 
 
-def force_row_input(dataset: DataFrame) -> DataFrame:
+def force_row_input(dataset: DataFrame, features_col: str) -> DataFrame:
     """Return the same rows behind an operator that makes Spark hand out rows.
 
     From 4.2 on a Python function right over a columnar source, such as a Parquet scan, has
     Spark copy every column of it into columnar batches, and that fails for VectorUDT
-    (UNSUPPORTED_DATATYPE). The filter keeps every row; the optimizer cannot know that.
+    (UNSUPPORTED_DATATYPE). The filter, for at least 0 values that are not null, keeps every
+    row; the optimizer does not know that, and moves other filters past it.
     """
-    return dataset.where(F.spark_partition_id() >= 0)
+    return dataset.dropna(thresh=0, subset=[quoted_name(features_col)])
 
 
 def _lists(values: pd.Series[Any]) -> pa.Array:

@@ -181,7 +181,12 @@ def internal_rows(dataset: DataFrame, columns: ColumnNames) -> DataFrame:
 
 def quoted(name: str) -> Column:
     """Return the column of exactly this name, dots and spaces included."""
-    return F.col("`" + name.replace("`", "``") + "`")
+    return F.col(quoted_name(name))
+
+
+def quoted_name(name: str) -> str:
+    """Return the name as Spark parses it to exactly this one."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def vector_size(column: StructField) -> int | None:

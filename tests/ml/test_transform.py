@@ -289,11 +289,84 @@ def test_transform_runs_no_job(classifier: FactorizationMachineModel, hand_made:
 def test_a_filter_on_the_score_does_not_score_twice(
     classifier: FactorizationMachineModel, hand_made: DataFrame
 ) -> None:
-    filtered = classifier.transform(hand_made).where("score > 0.5")
+    scored = classifier.transform(hand_made)
+
+    for filtered in (
+        scored.where("score > 0.5"),
+        scored.where("prediction = 1 and label = 1"),
+        scored.where(vector_to_array("probability")[1] > 0.5).select("score"),
+    ):
+        plan = _plan(filtered)
+        assert plan.count("EvalPython") == 1, plan
+
+
+@pytest.fixture(scope="module")
+def days(
+    spark: SparkSession, train: DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> DataFrame:
+    """300 rows in Parquet: partitions by day, three of them, and the column hour."""
+    path = str(tmp_path_factory.mktemp("days") / "rows")
+    numbered = train.withColumn("n", F.monotonically_increasing_id())
+    table = numbered.selectExpr("*", "n % 3 as day", "n as hour").drop("n")
+    table.write.partitionBy("day").parquet(path)
+    return spark.read.parquet(path)
+
+
+@pytest.mark.parametrize("handle_invalid", ["error", "skip", "keep"])
+def test_a_filter_after_transform_reaches_the_files(
+    classifier: FactorizationMachineModel, days: DataFrame, handle_invalid: str
+) -> None:
+    model = classifier.copy()._set(handleInvalid=handle_invalid)
+
+    filtered = model.transform(days).where("day = 1 and hour < 150 and score > 0")
 
     plan = _plan(filtered)
-
+    assert re.search(r"PartitionFilters: \[.*day#?\w* = 1", plan), plan
+    assert re.search(r"PushedFilters: \[.*LessThan\(hour,150\)", plan), plan
     assert plan.count("EvalPython") == 1, plan
+    assert filtered.count() == 50
+
+
+@pytest.mark.parametrize("method", ["explain", "context_vectors", "candidate_vectors"])
+def test_a_filter_after_the_other_methods_reaches_the_files_too(
+    classifier: FactorizationMachineModel, days: DataFrame, method: str
+) -> None:
+    plan = _plan(getattr(classifier, method)(days).where("day = 1"))
+
+    assert re.search(r"PartitionFilters: \[.*day#?\w* = 1", plan), plan
+    assert plan.count("EvalPython") == 1, plan
+
+
+def test_rows_that_a_filter_leaves_out_are_not_scored(
+    classifier: FactorizationMachineModel, spark: SparkSession, tmp_path: Path
+) -> None:
+    good, bad = Vectors.sparse(N_FEATURES, [1], [1.0]), Vectors.sparse(N_FEATURES, [1], [np.nan])
+    rows = frame_of(spark, [(0.0, good), (1.0, bad)])
+    rows.write.partitionBy("label").parquet(str(tmp_path / "rows"))
+
+    scored = classifier.transform(spark.read.parquet(str(tmp_path / "rows")))
+
+    assert scored.where("label = 0").select("score").collect()[0][0] > 0
+    with pytest.raises(PySparkException, match="a NaN or infinite value"):
+        scored.collect()
+
+
+def test_without_a_column_of_the_model_nothing_is_scored(
+    classifier: FactorizationMachineModel, days: DataFrame
+) -> None:
+    scored = classifier.transform(days)
+
+    for frame in (scored.select("label"), scored.groupBy("day").count()):
+        assert "EvalPython" not in _plan(frame)
+
+
+def test_a_frame_with_two_columns_of_one_name_is_scored(
+    classifier: FactorizationMachineModel, days: DataFrame
+) -> None:
+    scored = classifier.transform(days.select("*", "hour"))
+
+    assert scored.columns == ["label", "features", "hour", "day", "hour", *OUTPUTS]
+    assert scored.where(days["day"] == 1).count() == 100
 
 
 def _plan(frame: DataFrame) -> str:
