@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from spark_fm.ml.estimator import FactorizationMachine
     from spark_fm.ml.evaluation import FMEvaluation
     from spark_fm.ml.evaluator import FMEvaluator
+    from spark_fm.ml.mllib import FMClassifier, FMRegressor
     from spark_fm.ml.model import FactorizationMachineModel, register_udf
     from spark_fm.ml.requests import instance_vector, request_vectors, response_body
     from spark_fm.ml.summary import FMTrainingSummary
     from spark_fm.ml.tuning import TuningResult, tune
 
 __all__ = [
+    "FMClassifier",
     "FMEvaluation",
     "FMEvaluator",
+    "FMRegressor",
     "FMTrainingSummary",
     "FactorizationMachine",
     "FactorizationMachineModel",
@@ -41,8 +44,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "FMClassifier": "spark_fm.ml.mllib",
     "FMEvaluation": "spark_fm.ml.evaluation",
     "FMEvaluator": "spark_fm.ml.evaluator",
+    "FMRegressor": "spark_fm.ml.mllib",
     "FMTrainingSummary": "spark_fm.ml.summary",
     "FactorizationMachine": "spark_fm.ml.estimator",
     "FactorizationMachineModel": "spark_fm.ml.model",

@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_public_names_are_these():
     assert set(spark_fm.__all__) == {
+        "FMClassifier",
         "FMEvaluation",
         "FMEvaluator",
+        "FMRegressor",
         "FMTrainingSummary",
         "FactorizationMachine",
         "FactorizationMachineModel",

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.errors import did_you_mean
+from spark_fm.ml.foreign_names import nearest_names
 
 _DEST_PREFIX = "param_"
 _TYPES: dict[Any, type] = {
@@ -85,7 +85,7 @@ def check_name(name: str, stage: Params, where: str) -> None:
     names = [param.name for param in stage.params]
     if name in names:
         return
-    hint = did_you_mean(name, names) or f"known are {', '.join(sorted(names))}."
+    hint = nearest_names(name, names) or f"known are {', '.join(sorted(names))}."
     raise UsageError(f"{where}: unknown parameter {name!r}; {hint}")
 
 

@@ -15,7 +15,6 @@ from pyspark.sql import functions as F
 from spark_fm.errors import SparkFMError
 from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.losses import BINARY
-from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.accessors import FMParams, ModelParams
 from spark_fm.scoring.columns import FeatureReader
@@ -64,8 +63,6 @@ class FittedModel(Model, ModelParams):
     def _reader(self, dataset: DataFrame) -> FeatureReader:
         """Check the features column and handleInvalid; return how tasks read that column."""
         name, invalid = self.getFeaturesCol(), self.getHandleInvalid()
-        require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
-                '"error", "skip" or "keep"')  # fmt: skip
         check_features(dataset, name)
         use_driver_interpreter(dataset.sparkSession)
         return FeatureReader(name, invalid)  # type: ignore[arg-type]  # checked above

@@ -195,6 +195,9 @@ class FactorizationMachine(
         config.check()
         return config
 
+    def _check(self) -> None:
+        self._train_config()
+
     def _spec(self) -> Hyperparameters:
         groups: dict[str, Any] = {
             group: GroupHyperparameters(**self._fields(group))

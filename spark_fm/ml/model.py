@@ -189,9 +189,6 @@ class FactorizationMachineModel(
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)
         reader = self._reader(dataset)
-        require(0 <= self.getThreshold() <= 1, "threshold", self.getThreshold(), "0 to 1")
-        require(self.getDevice() in ("cpu", "gpu", "auto"), "device", self.getDevice(),
-                '"cpu", "gpu" or "auto"')  # fmt: skip
         columns = outputs(self)
         check_outputs(dataset, {param: output.name for param, output in columns.items()})
         session = dataset.sparkSession

@@ -25,10 +25,11 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
-from spark_fm.errors import did_you_mean
-from spark_fm.learner.losses import BINARY, loss_of_predictor
+from spark_fm.learner.losses import BINARY, LOSSES, loss_of_predictor
+from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.optimizers import OPTIMIZERS
-from spark_fm.learner.spec import LossName
+from spark_fm.learner.spec import LossName, require
+from spark_fm.ml.foreign_names import nearest_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -276,7 +277,10 @@ class FMParamsBase(
     HasSeed,
     HasTol,
 ):
-    """What the Params of the table have in common. Ranges are checked when fit begins."""
+    """What the Params of the table have in common.
+
+    A value is checked when it is set, and what values must agree in when it is used.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -293,7 +297,33 @@ class FMParamsBase(
                     f"column of vectors. VectorAssembler(inputCols={list(value)!r}, "
                     'outputCol="features") makes it.'
                 )
+            else:
+                self._check_value(name, value)
         return super()._set(**{n: v for n, v in kwargs.items() if v is not None})
+
+    def set(self, param: Param[Any], value: Any) -> None:
+        """Set a Param; None unsets it."""
+        self._shouldOwn(param)
+        self._set(**{param.name: value})
+
+    def _check_value(self, name: str, value: Any) -> None:
+        """Raise InvalidParamError for a value that is not allowed, whatever the others are."""
+        alone = type(self)()
+        Params._set(alone, **{name: value})
+        for loss in LOSSES.values():
+            if name == "validationMetric" and value in validation_metrics(loss.name):
+                alone._setDefault(predictorType=loss.predictor_type)
+        alone._check()
+
+    def _check(self) -> None:
+        """Raise InvalidParamError for values with which nothing can be scored."""
+        invalid, device = self.getOrDefault("handleInvalid"), self.getOrDefault("device")
+        threshold = self.getOrDefault("threshold")
+        require(0 <= threshold <= 1, "threshold", threshold, "0 to 1")
+        require(invalid in ("error", "skip", "keep"), "handleInvalid", invalid,
+                '"error", "skip" or "keep"')  # fmt: skip
+        require(device in ("cpu", "gpu", "auto"), "device", device,
+                '"cpu", "gpu" or "auto"')  # fmt: skip
 
     @property
     def _loss(self) -> LossName:
@@ -320,28 +350,29 @@ class KeywordParams(FMParamsBase):
     """``__init__`` and ``setParams`` that take each Param of the table as a keyword argument."""
 
     _input_kwargs: dict[str, Any]
+    _other_names: tuple[str, ...] = ()  # that a subclass takes beside the Params
 
     @keyword_only
     def __init__(self, **params: Any) -> None:
-        self._check_names("__init__", params)
+        params = self._in_our_names("__init__", params)
         super().__init__()
         self.setParams(**params)
 
     @keyword_only
     def setParams(self, **params: Any) -> Self:
         """Set the Params that are given; None unsets one."""
-        self._check_names("setParams", params)
-        return self._set(**params)
+        return self._set(**self._in_our_names("setParams", params))
 
-    def _check_names(self, method: str, params: dict[str, Any]) -> None:
-        """Raise the TypeError that a signature with all names would raise."""
+    def _in_our_names(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments; raise the TypeError that a signature with all would raise."""
         unknown = [name for name in params if name not in _SIGNATURE.parameters]
         if unknown:
-            hint = did_you_mean(unknown[0], [row.name for row in PARAMS])
+            hint = nearest_names(unknown[0], [*_SIGNATURE.parameters, *self._other_names])
             raise TypeError(
                 f"{type(self).__name__}.{method}() got an unexpected keyword argument "
                 f"{unknown[0]!r}" + (f"; {hint}" if hint else "")
             )
+        return params
 
 
 # What inspect and help() read in place of **params.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm import FactorizationMachine
+from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import InvalidColumnError, InvalidParamError
 from tests.ml.builders import fast_fm
 
@@ -52,16 +53,41 @@ BAD_PARAMS: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), BAD_PARAMS)
-def test_a_param_out_of_range_is_an_error_naming_it_and_the_value(
-    train: DataFrame, name: str, value: Any
-) -> None:
-    fm = fast_fm(**{name: value})
+# What no value of another Param makes right is refused at once, the rest when fit begins.
+IN_FIT = {("validationMetric", "rmse")}
 
-    with pytest.raises(InvalidParamError) as caught:
+
+@pytest.mark.parametrize(("name", "value"), [each for each in BAD_PARAMS if each not in IN_FIT])
+def test_a_param_out_of_range_is_refused_when_it_is_set(name: str, value: Any) -> None:
+    fm = FactorizationMachine()
+    calls: list[Callable[[], Any]] = [
+        lambda: FactorizationMachine(**{name: value}),
+        lambda: fm.setParams(**{name: value}),
+        lambda: getattr(fm, f"set{name[0].upper()}{name[1:]}")(value),
+        lambda: fm.set(fm.getParam(name), value),
+        lambda: fm.copy({fm.getParam(name): value}),
+    ]
+
+    for call in calls:
+        with pytest.raises(InvalidParamError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{name}={value!r} is not allowed: expected ")
+    assert not fm.isSet(name)
+
+
+def test_what_another_param_must_agree_with_is_an_error_of_fit(train: DataFrame) -> None:
+    fm = fast_fm(validationMetric="rmse")  # of a regressor, which a later call may make of it
+
+    with pytest.raises(InvalidParamError, match="validationMetric='rmse' is not allowed"):
         fm.fit(train)
 
-    assert str(caught.value).startswith(f"{name}={value!r} is not allowed: expected ")
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threshold", 1.5), ("handleInvalid", "drop"), ("device", "cuda")]
+)
+def test_a_model_refuses_values_when_they_are_set_too(name: str, value: object) -> None:
+    with pytest.raises(InvalidParamError, match=f"{name}={value!r} is not allowed"):
+        FactorizationMachineModel()._set(**{name: value})
 
 
 def test_every_numeric_param_has_an_illegal_value_above() -> None:
@@ -77,8 +103,8 @@ def test_every_numeric_param_has_an_illegal_value_above() -> None:
 def test_a_bad_param_is_found_before_any_job(train: DataFrame) -> None:
     failing = train.where(F.raise_error(F.lit("this row was evaluated")).isNull())
 
-    with pytest.raises(InvalidParamError, match="epochs=0"):
-        fast_fm(epochs=0).fit(failing)
+    with pytest.raises(InvalidParamError, match="validationMetric='rmse'"):
+        fast_fm(validationMetric="rmse").fit(failing)
     with pytest.raises(InvalidColumnError, match="labelCol='y'"):
         fast_fm(labelCol="y").fit(failing)
 
@@ -97,6 +123,20 @@ def test_hyperparameters_that_are_no_mapping_show_one(mapping: Any) -> None:
         ("label_col", "; did you mean labelCol?"),
         ("factorLr", "; did you mean factorsLr or factorsWd?"),
         ("xyz", ""),
+        ("maxIter", "; use epochs."),
+        ("factor_size", "; use numFactors."),
+        ("n_factors", "; use numFactors."),
+        ("k", "; use numFactors."),
+        ("n_iter", "; use epochs."),
+        ("num_boost_round", "; use epochs."),
+        ("random_state", "; use seed."),
+        ("batch_size", "; use miniBatchSize, in rows."),
+        ("early_stopping_rounds", "; use patience."),
+        (
+            "learning_rate",
+            "; use biasLr, linearLr and factorsLr, or leave them unset: held-out rows choose them.",
+        ),
+        ("lambda", "; use linearWd and factorsWd, the decay of each update."),
     ],
 )
 def test_a_misspelt_param_is_told_with_the_nearest_names(name: str, hint: str) -> None:

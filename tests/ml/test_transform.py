@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType
 
 from spark_fm import FactorizationMachineModel
-from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
+from spark_fm.errors import InvalidColumnError, InvalidDataError
 from spark_fm.learner.predict import sigmoid
 from tests.builders import random_batch
 from tests.ml.builders import (
@@ -246,17 +246,6 @@ def test_features_of_another_type_are_refused(
 
     with pytest.raises(InvalidColumnError, match="featuresCol='features' has type string"):
         classifier.transform(frame)
-
-
-@pytest.mark.parametrize(("param", "value"), [("threshold", 1.5), ("handleInvalid", "drop")])
-def test_params_out_of_range_are_refused(
-    classifier: FactorizationMachineModel, hand_made: DataFrame, param: str, value: object
-) -> None:
-    model = classifier.copy()
-    model._set(**{param: value})
-
-    with pytest.raises(InvalidParamError, match=f"{param}={value!r}"):
-        model.transform(hand_made)
 
 
 def test_names_with_dots_and_backticks_work(
