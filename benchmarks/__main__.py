@@ -26,6 +26,7 @@ COMMANDS: dict[str, list[str]] = {
     "small": [],
     "cores": [],
     "recordio": [],
+    "files": [],
     "grid": [],
     "mllib": ["--decays", "0"],
 }
@@ -43,7 +44,7 @@ def main() -> None:
         results.touch()
         for name in args.only:
             words = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *COMMANDS[name]]
-            if name == "kernel" and args.xlearn:
+            if name in ("kernel", "files") and args.xlearn:
                 words += ["--xlearn", args.xlearn]
             print(f"\n## {' '.join(words[3:])}\n", flush=True)
             started = time.perf_counter()

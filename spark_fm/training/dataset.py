@@ -124,19 +124,8 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
         For an empty set, or for bad rows unless handle_invalid says to skip them.
     """
     columns = config.columns
-    task = PackTask(
-        loss=config.spec.loss,
-        feature_dim=config.feature_dim,
-        has_weight=columns.weight is not None,
-        has_indicator=columns.validation is not None,
-        validation_fraction=0.0 if columns.validation else config.validation_fraction,
-        seed=config.spec.seed,
-        shuffle=config.spec.shuffle,
-        block_multiple=block_multiple(config),
-        keep_zeros=config.spec.sagemaker,
-    )
     # A literal of its own keeps two fits on the same data out of each other's cache entry.
-    plan = rows.mapInArrow(task, BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
+    plan = rows.mapInArrow(pack_task(config), BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
     started = time.perf_counter()
     with persisted(plan, on_disk=True) as frame:
         reports = _reports(frame, cluster)
@@ -170,6 +159,22 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
             fingerprint=_fingerprint(reports),
             has_dense=any(report.dense_sizes for report in reports),
         )  # fmt: skip
+
+
+def pack_task(config: TrainConfig) -> PackTask:
+    """Return what packs a partition."""
+    columns = config.columns
+    return PackTask(
+        loss=config.spec.loss,
+        feature_dim=config.feature_dim,
+        has_weight=columns.weight is not None,
+        has_indicator=columns.validation is not None,
+        validation_fraction=0.0 if columns.validation else config.validation_fraction,
+        seed=config.spec.seed,
+        shuffle=config.spec.shuffle,
+        block_multiple=block_multiple(config),
+        keep_zeros=config.spec.sagemaker,
+    )
 
 
 def packing_key(config: TrainConfig) -> tuple[object, ...]:
