@@ -70,7 +70,7 @@ def worker_errors() -> Iterator[None]:
                 "or not often enough: set spark.task.maxFailures, or the master local[*,4] instead "
                 "of local[*]; if memory is short, use fewer cores or lower numFactors."
             ) from err
-        for kind in (VersionMismatchError, GpuNotFoundError, ModelTooLargeError):
+        for kind in (VersionMismatchError, GpuNotFoundError, ModelTooLargeError, SparkFMError):
             said = re.search(rf"{kind.__name__}: ([^\n]+)", text)
             if said:
                 raise kind(said[1]) from err

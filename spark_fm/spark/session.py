@@ -69,6 +69,11 @@ class SparkCluster:
         """Whether tasks certainly see the driver's files."""
         return self.is_local and not self.is_connect
 
+    @property
+    def tasks_share_files(self) -> bool:
+        """Whether tasks certainly see each other's files: there is one executor, the driver."""
+        return self.is_local and self.local_cores > 0
+
     def n_executors(self) -> int:
         """Return how many executors there are, as far as the session knows (>= 1)."""
         instances = setting(self.session, "spark.executor.instances", "")

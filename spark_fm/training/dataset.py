@@ -1,4 +1,4 @@
-"""The training set as persisted blocks, with what packing it found; driver only."""
+"""The training set as packed blocks, with what packing it found; driver only."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -22,17 +26,20 @@ from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
-from spark_fm.spark.collect import collect_rows
+from spark_fm.spark.collect import collect_rows, worker_errors
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
 from spark_fm.training import packing
 from spark_fm.training.config import TrainConfig
+from spark_fm.training.local_files import remove_by_job
 from spark_fm.training.packing import (
+    BLOCK_COLUMNS,
     BLOCK_DDL,
     COUNTS,
     MOMENTS,
     REPORT,
     STATS,
+    MappedFiles,
     PackReport,
     PackTask,
     RowStatistics,
@@ -50,9 +57,9 @@ AUTO_BLOCK_MULTIPLE = 16
 
 @dataclass(frozen=True, slots=True)
 class PackedDataset:
-    """The packed blocks of a training set, persisted, and what packing them found."""
+    """The packed blocks of a training set, kept, and what packing them found."""
 
-    frame: DataFrame  # blocks and reports, still in the partitions of the source
+    blocks: DataFrame  # of BLOCK_COLUMNS
     train: RowStatistics
     validation: RowStatistics
     counts: FeatureCounts
@@ -66,13 +73,7 @@ class PackedDataset:
     seconds: float  # wall time of the packing pass
     fingerprint: str  # digest of every row with its set and position: equal for equal data
     has_dense: bool = False  # there are dense vectors, each of ``feature_dim`` values
-
-    @property
-    def blocks(self) -> DataFrame:
-        """The blocks alone, without what the packing reported."""
-        return self.frame.where(F.col("kind") != REPORT).select(
-            "kind", "source", "seq", "n_rows", "nnz", "payload"
-        )
+    store: str | None = None  # key of the files that hold the rows, where every task sees them
 
     @property
     def has_no_training_rows(self) -> bool:
@@ -114,9 +115,17 @@ class PackedDataset:
         return sum(payload_bytes(s.rows, s.nnz) for s in (self.train, self.validation))
 
 
+# Return of some of the reports ``(name, source, seq, content)``; the bytes of all tell how.
+ReportReader = Callable[[list[str], int], Iterable[tuple[Any, ...]]]
+
+
 @contextmanager
-def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterator[PackedDataset]:
-    """Pack and persist ``rows`` (internal column names) inside the block.
+def pack(
+    rows: DataFrame, cluster: SparkCluster, config: TrainConfig, after_jobs: ExitStack
+) -> Iterator[PackedDataset]:
+    """Pack ``rows`` (internal column names), and keep them inside the block.
+
+    Files go away with ``after_jobs``, which ends when no job runs any more.
 
     Raises
     ------
@@ -124,13 +133,13 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
         For an empty set, or for bad rows unless handle_invalid says to skip them.
     """
     columns = config.columns
-    # A literal of its own keeps two fits on the same data out of each other's cache entry.
-    plan = rows.mapInArrow(pack_task(config), BLOCK_DDL).withColumn("fit", F.lit(uuid4().hex))
+    store = uuid4().hex if cluster.tasks_share_files else None
+    task = replace(pack_task(config), store=store, tables_in_file=cluster.shares_files)
     started = time.perf_counter()
-    with persisted(plan, on_disk=True) as frame:
-        reports = _reports(frame, cluster)
+    with _packed(rows.mapInArrow(task, BLOCK_DDL), task, cluster, after_jobs) as (blocks, read):
+        reports = _reports(read)
         skipped = _check_rows(reports, config)
-        counts, moments = _counts(frame, cluster, reports)
+        counts, moments = _counts(read, reports)
         train, validation = RowStatistics(), RowStatistics()
         for report in reports:
             train, validation = train.plus(report.train), validation.plus(report.validation)
@@ -150,15 +159,72 @@ def pack(rows: DataFrame, cluster: SparkCluster, config: TrainConfig) -> Iterato
         feature_dim = config.feature_dim or max(size, top, 1)
         _check_dense(reports, feature_dim, columns)
         yield PackedDataset(
-            frame=frame, train=train, validation=validation, counts=counts,
+            blocks=blocks, train=train, validation=validation, counts=counts,
             moments=moments,
             feature_dim=feature_dim, n_sources=len(reports), n_skipped=skipped,
             n_zero_weight=zero_weight,
             n_tiny_values=sum(report.n_tiny_values for report in reports),
             unscaled=_unscaled(reports, columns), seconds=time.perf_counter() - started,
             fingerprint=_fingerprint(reports),
-            has_dense=any(report.dense_sizes for report in reports),
+            has_dense=any(report.dense_sizes for report in reports), store=store,
         )  # fmt: skip
+
+
+@contextmanager
+def _packed(
+    plan: DataFrame, task: PackTask, cluster: SparkCluster, after_jobs: ExitStack
+) -> Iterator[tuple[DataFrame, ReportReader]]:
+    """Yield the blocks that a plan makes, and what reads its reports."""
+    if task.store is None or not cluster.shares_files:
+        if task.store is not None:
+            after_jobs.callback(remove_files, cluster, task.store)
+        # A literal of its own keeps two fits on the same data out of each other's cache entry.
+        plan = plan.withColumn("fit", F.lit(uuid4().hex))
+        with persisted(plan, on_disk=True) as frame:
+            blocks = frame.where(F.col("kind") != REPORT).select(*BLOCK_COLUMNS)
+            yield blocks, partial(_collected, frame, cluster)
+        return
+    # The rows are in files that the driver sees: one job, and Spark keeps nothing.
+    folders: set[str] = set()
+    after_jobs.callback(remove_files, cluster, task.store, folders)
+    with worker_errors():
+        table = plan.toArrow()
+    is_report = pc.equal(table["kind"], REPORT)
+    reports = table.filter(is_report).to_pylist()
+    folders |= {folder for report in _reports(partial(_read, reports)) for folder in report.folders}
+    blocks = table.filter(pc.invert(is_report)).select(BLOCK_COLUMNS).combine_chunks()
+    yield cluster.session.createDataFrame(blocks), partial(_read, reports)
+
+
+def _collected(
+    frame: DataFrame, cluster: SparkCluster, names: list[str], n_bytes: int
+) -> Iterator[tuple[Any, ...]]:
+    """Return reports by a job; a ReportReader."""
+    found = frame.where((F.col("kind") == REPORT) & F.col("name").isin(*names))
+    columns = ["name", "source", "seq", "report"]
+    return collect_rows(found, cluster, columns=columns, n_bytes=n_bytes, spread=["source", "seq"])
+
+
+def _read(
+    reports: list[dict[str, Any]], names: list[str], n_bytes: int
+) -> Iterator[tuple[Any, ...]]:
+    """Yield reports from the files that they name; a ReportReader."""
+    mapped = MappedFiles()
+    for row in reports:
+        if row["name"] in names:
+            content = row["report"]
+            if content is None:
+                content = mapped(row["file"], row["start"], row["nnz"])
+            yield row["name"], row["source"], row["seq"], content
+
+
+def remove_files(cluster: SparkCluster, store: str, folders: Iterable[str] = ()) -> None:
+    """Remove the files of a training set: those in folders that the driver sees, or by a job."""
+    if folders:
+        for folder in folders:
+            shutil.rmtree(Path(folder) / f"spark_fm-{store}", ignore_errors=True)
+        return
+    remove_by_job(store, cluster.session.range(0, 1, 1, 1))
 
 
 def pack_task(config: TrainConfig) -> PackTask:
@@ -191,30 +257,22 @@ def block_multiple(config: TrainConfig) -> int:
     return config.num_workers or AUTO_BLOCK_MULTIPLE
 
 
-def _reports(frame: DataFrame, cluster: SparkCluster) -> list[PackReport]:
-    found = frame.where((F.col("kind") == REPORT) & (F.col("name") == STATS))
-    rows = collect_rows(found, cluster, columns=["report"], n_bytes=0, spread=["source"])
-    reports = sorted((PackReport.from_json(bytes(row[0])) for row in rows), key=lambda r: r.source)
-    if not reports:
+def _reports(read: ReportReader) -> list[PackReport]:
+    found = [PackReport.from_json(bytes(content)) for _, _, _, content in read([STATS], 0)]
+    if not found:
         raise InvalidDataError(
             "The training set has no rows, not even partitions. Check where it comes from."
         )
-    return reports
+    return sorted(found, key=lambda report: report.source)
 
 
-def _counts(
-    frame: DataFrame, cluster: SparkCluster, reports: list[PackReport]
-) -> tuple[FeatureCounts, FeatureMoments]:
+def _counts(read: ReportReader, reports: list[PackReport]) -> tuple[FeatureCounts, FeatureMoments]:
     """Return the features' counts, and the moments of those with a value other than 1."""
-    found = frame.where((F.col("kind") == REPORT) & F.col("name").isin(COUNTS, MOMENTS))
-    rows = collect_rows(
-        found, cluster, columns=["name", "source", "seq", "report"], spread=["source", "seq"],
-        n_bytes=sum(report.table_bytes for report in reports),
-    )  # fmt: skip
+    n_bytes = sum(report.table_bytes for report in reports)
     total = FeatureCounts.merge([])
     waiting: list[FeatureCounts] = []
     moments: dict[tuple[int, int], FeatureMoments] = {}
-    for name, source, seq, table in rows:
+    for name, source, seq, table in read([COUNTS, MOMENTS], n_bytes):
         if name == MOMENTS:
             moments[source, seq] = FeatureMoments.from_table(table)
             continue

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spark_fm.errors import InvalidDataError
+from spark_fm.errors import InvalidDataError, SparkFMError
 from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName
 from spark_fm.learner.statistics import FeatureCounter, validation_rows
+from spark_fm.spark.broadcast import read_bytes
 from spark_fm.spark.worker import WorkerTask, partition_number
+from spark_fm.training.local_files import BlockFile, Place, local_folders
 
 TRAIN, VALIDATION, REPORT = 0, 1, 2
 STATS, COUNTS, MOMENTS = "stats", "counts", "moments"  # parts of a report
@@ -33,12 +39,17 @@ BLOCK_SCHEMA = pa.schema(
         pa.field("name", pa.string()),
         pa.field("payload", pa.binary()),
         pa.field("report", pa.binary()),
+        # Where payload or report are, when they are in a file.
+        pa.field("file", pa.string()),
+        pa.field("start", pa.int64()),
     ]
 )
 BLOCK_DDL = (
     "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
-    "report binary"
+    "report binary, file string, start bigint"
 )
+# What of them a pass over the rows reads.
+BLOCK_COLUMNS = ("kind", "source", "seq", "n_rows", "nnz", "payload", "file", "start")
 
 STRETCH_ROWS = 65_536
 STRETCH_NNZ = 2**22
@@ -117,6 +128,7 @@ class PackReport:
     bad_examples: dict[str, str] = field(default_factory=dict)
     table_bytes: int = 0  # of the features' counts and moments, which follow
     value_ranges: tuple[float, list[tuple[int, float, float]]] = (0.0, [])
+    folders: list[str] = field(default_factory=list)  # of this machine that take files
 
     @classmethod
     def from_json(cls, text: bytes) -> PackReport:
@@ -125,12 +137,6 @@ class PackReport:
         for name in ("train", "validation"):
             fields[name] = RowStatistics(**fields[name])
         return cls(**fields)
-
-    def summed_up(self, blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the blocks, adding them to the checksum."""
-        for block in blocks:
-            self.checksum = zlib.crc32(_column(block, "payload")[0].as_buffer(), self.checksum)
-            yield block
 
     def note_rows(self, kind: int, rows: CsrBatch) -> None:
         """Take in usable rows of a kind."""
@@ -166,6 +172,9 @@ class PackTask(WorkerTask):
     # Keep entries of value 0, as SageMaker's algorithm does, to which they are features that a
     # row has; every vector must then have the length feature_dim.
     keep_zeros: bool = False
+    # Key of the files that take the blocks, where every task sees them; None: Spark's rows do.
+    store: str | None = None
+    tables_in_file: bool = False  # counts and moments, too: the driver sees the files
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield data blocks, then the report."""
@@ -174,25 +183,33 @@ class PackTask(WorkerTask):
         batches = batches if first is None else chain([first], batches)
         report = PackReport(source)
         counter = FeatureCounter()
-        writers = {kind: _BlockWriter(self, kind, source) for kind in (TRAIN, VALIDATION)}
-        for record_batch in batches:
-            for part in _slices(record_batch):
-                rows, indicator = self._checked(part, report)
-                for kind, subset in self._split(rows, indicator):
-                    if subset.n_rows:
-                        counter.add(subset, validation=kind == VALIDATION)
-                        report.note_rows(kind, subset)
-                        yield from report.summed_up(writers[kind].add(subset))
-        for writer in writers.values():
-            yield from report.summed_up(writer.flush())
-        report.value_ranges = counter.value_ranges()
-        tables = {COUNTS: counter.counts().to_table(), MOMENTS: counter.moments().to_table()}
-        report.table_bytes = sum(table.nbytes for table in tables.values())
-        yield report_row(source, 0, STATS, json.dumps(asdict(report)).encode())
-        for name, table in tables.items():
-            for seq, start in enumerate(range(0, len(table), FEATURES_PER_REPORT)):
-                part = table[start : start + FEATURES_PER_REPORT]
-                yield report_row(source, seq, name, part.tobytes())
+        with ExitStack() as stack:
+            file = None
+            if self.store is not None:
+                report.folders = list(map(str, local_folders()))
+                # Nothing else would take the rows: all of the disk is theirs.
+                file = stack.enter_context(BlockFile(self.store, source, free_fraction=0.0))
+            writers = {kind: _BlockWriter(self, kind, report, file) for kind in (TRAIN, VALIDATION)}
+            for record_batch in batches:
+                for part in _slices(record_batch):
+                    rows, indicator = self._checked(part, report)
+                    for kind, subset in self._split(rows, indicator):
+                        if subset.n_rows:
+                            counter.add(subset, validation=kind == VALIDATION)
+                            report.note_rows(kind, subset)
+                            yield from writers[kind].add(subset)
+            for writer in writers.values():
+                yield from writer.flush()
+            report.value_ranges = counter.value_ranges()
+            tables = {COUNTS: counter.counts().to_table(), MOMENTS: counter.moments().to_table()}
+            report.table_bytes = sum(table.nbytes for table in tables.values())
+            yield report_row(source, 0, STATS, json.dumps(asdict(report)).encode())
+            for name, table in tables.items():
+                for seq, start in enumerate(range(0, len(table), FEATURES_PER_REPORT)):
+                    part = table[start : start + FEATURES_PER_REPORT].tobytes()
+                    yield report_row(
+                        source, seq, name, part, file=file if self.tables_in_file else None
+                    )
 
     def _checked(  # noqa: C901 - one check after another
         self, batch: pa.RecordBatch, report: PackReport
@@ -285,10 +302,14 @@ class PackTask(WorkerTask):
 class _BlockWriter:
     """Gather rows of one kind into stretches and cut these into blocks."""
 
-    def __init__(self, task: PackTask, kind: int, source: int) -> None:
+    def __init__(
+        self, task: PackTask, kind: int, report: PackReport, file: BlockFile | None
+    ) -> None:
         self._task = task
         self._kind = kind
-        self._source = source
+        self._report = report
+        self._source = report.source
+        self._file = file
         self._parts: list[CsrBatch] = []
         self._n_rows = 0
         self._nnz = 0
@@ -315,7 +336,11 @@ class _BlockWriter:
         multiple = self._task.block_multiple
         n_blocks = min(n_rows, -(-needed // multiple) * multiple)
         for rows in np.array_split(order, n_blocks):
-            yield block_row(self._kind, self._source, self._seq, stretch.take(rows))
+            block = stretch.take(rows)
+            payload = encode(block)
+            self._report.checksum = zlib.crc32(payload, self._report.checksum)
+            place = None if self._file is None else _placed(self._file, payload)
+            yield block_row(self._kind, self._source, self._seq, block, payload, place)
             self._seq += 1
 
 
@@ -385,52 +410,93 @@ def decode(payload: bytes | memoryview, n_rows: int, nnz: int) -> CsrBatch:
     return CsrBatch(indptr, indices, values, labels, weights)
 
 
-def block_row(kind: int, source: int, seq: int, batch: CsrBatch) -> pa.RecordBatch:
-    """Return the record batch of one block."""
+def block_row(
+    kind: int,
+    source: int,
+    seq: int,
+    batch: CsrBatch,
+    payload: bytes | None = None,
+    place: Place | None = None,
+) -> pa.RecordBatch:
+    """Return the record batch of one block: with its payload, or with the place of it."""
+    if payload is None:
+        payload = encode(batch)
+    return _row(
+        kind=kind, source=source, seq=seq, n_rows=batch.n_rows, nnz=batch.nnz,
+        **_content("payload", payload, place),
+    )  # fmt: skip
+
+
+def report_row(
+    source: int, seq: int, name: str, report: bytes, *, file: BlockFile | None = None
+) -> pa.RecordBatch:
+    """Return the record batch of one part of a packing report, of ``nnz`` bytes."""
+    place = None if file is None else _placed(file, report)
+    return _row(
+        kind=REPORT, source=source, seq=seq, n_rows=0, nnz=len(report), name=name,
+        **_content("report", report, place),
+    )  # fmt: skip
+
+
+def _content(name: str, payload: bytes, place: Place | None) -> dict[str, Any]:
+    return {name: payload} if place is None else {"file": place[0], "start": place[1]}
+
+
+def _row(**values: Any) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [
-            pa.array([kind], pa.int32()),
-            pa.array([source], pa.int32()),
-            pa.array([seq], pa.int32()),
-            pa.array([batch.n_rows], pa.int32()),
-            pa.array([batch.nnz], pa.int64()),
-            pa.array([None], pa.string()),
-            pa.array([encode(batch)], pa.binary()),
-            pa.array([None], pa.binary()),
-        ],
+        [pa.array([values.get(field.name)], field.type) for field in BLOCK_SCHEMA],
         schema=BLOCK_SCHEMA,
     )
 
 
-def report_row(source: int, seq: int, name: str, report: bytes) -> pa.RecordBatch:
-    """Return the record batch of one part of a packing report."""
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([REPORT], pa.int32()),
-            pa.array([source], pa.int32()),
-            pa.array([seq], pa.int32()),
-            pa.array([0], pa.int32()),
-            pa.array([0], pa.int64()),
-            pa.array([name], pa.string()),
-            pa.array([None], pa.binary()),
-            pa.array([report], pa.binary()),
-        ],
-        schema=BLOCK_SCHEMA,
-    )
+def _placed(file: BlockFile, payload: bytes) -> Place:
+    """Add a payload to a file; raise SparkFMError, which names the disk, where it does not fit."""
+    place = file.add(payload)
+    if place is None:
+        raise SparkFMError(
+            f"The packed rows do not fit into {file.folder.parent} of {socket.gethostname()} "
+            f"({file.error}). Make room there, or set spark.local.dir (SPARK_LOCAL_DIRS) to a "
+            "folder on a larger disk."
+        )
+    return place
+
+
+class MappedFiles:
+    """The contents of blocks that are in files, each file mapped once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, memoryview] = {}
+
+    def __call__(self, file: str, start: int, n_bytes: int) -> memoryview:
+        """Return so many bytes of a file, a view that keeps it mapped."""
+        if len(self._files.get(file, b"")) < start + n_bytes:  # unknown, or still growing
+            try:
+                self._files[file] = read_bytes(Path(file))
+            except FileNotFoundError as err:
+                raise SparkFMError(
+                    f"{file} of {socket.gethostname()}, which holds packed rows, is gone: another "
+                    "program has removed it, one that empties the temporary folder for example. "
+                    "Set spark.local.dir (SPARK_LOCAL_DIRS) to a folder that is Spark's alone, and "
+                    "fit again."
+                ) from err
+        return self._files[file][start : start + n_bytes]
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, int, int, CsrBatch]]:
     """Yield ``(kind, source, seq, rows)`` of every data block in record batches."""
+    mapped = MappedFiles()
     for batch in batches:
-        columns = [batch.column(batch.schema.get_field_index(name)) for name in
-                   ("kind", "source", "seq", "n_rows", "nnz")]  # fmt: skip
-        numbers = [np.asarray(column) for column in columns]
-        payloads = batch.column(batch.schema.get_field_index("payload"))
+        columns = [batch.column(batch.schema.get_field_index(name)) for name in BLOCK_COLUMNS]
+        numbers = [np.asarray(column) for column in columns[:5]]
+        payloads, files, starts = columns[5:]
         for i in range(batch.num_rows):
             kind, source, seq, n_rows, nnz = (int(column[i]) for column in numbers)
             if kind == REPORT:
                 continue
-            yield kind, source, seq, decode(payloads[i].as_buffer(), n_rows, nnz)
+            payload = payloads[i].as_buffer()
+            if payload is None:
+                payload = mapped(files[i].as_py(), starts[i].as_py(), payload_bytes(n_rows, nnz))
+            yield kind, source, seq, decode(payload, n_rows, nnz)
 
 
 def checked(rows: CsrBatch, n_features: int) -> CsrBatch:

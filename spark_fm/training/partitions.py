@@ -13,9 +13,10 @@ from pyspark.sql import functions as F
 
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.session import SparkCluster, is_persisted, persisted
-from spark_fm.training.packing import VALIDATION
+from spark_fm.training.local_files import remove_by_job
+from spark_fm.training.packing import BLOCK_COLUMNS, BLOCK_DDL, VALIDATION
 from spark_fm.training.shards import RowSelection
-from spark_fm.training.tasks import LISTED, LISTING_DDL, AssignTask, RemoveFiles, WriteShardsTask
+from spark_fm.training.tasks import LISTING_DDL, AssignTask, WriteShardsTask
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,17 @@ class PartitionedBlocks:
     """
 
     def __init__(
-        self, frame: DataFrame, cluster: SparkCluster, n_rounds: int, stack: ExitStack
+        self,
+        frame: DataFrame,
+        cluster: SparkCluster,
+        n_rounds: int,
+        stack: ExitStack,
+        store: str | None = None,
     ) -> None:
         self._cluster = cluster
-        self._key = uuid4().hex
+        # Within the files of the packed rows, where there are any: they are removed together.
+        self._key = uuid4().hex if store is None else f"{store}/{uuid4().hex}"
+        self._removes_files = store is None
         self._frame = frame
         self._n_rounds = n_rounds
         self._stack = stack
@@ -79,7 +87,7 @@ class PartitionedBlocks:
         if selection.store is not None:
             return self.listing
         selected = selection.selects(F.col("kind") == VALIDATION, F.col("round"))
-        return self._sorted_blocks().where(selected).select(*LISTED, "payload")
+        return self._sorted_blocks().where(selected).select("round", *BLOCK_COLUMNS)
 
     def remove_files(self, kind: object = None, *_: object) -> None:
         """Remove the files, on the machines that hold the listing.
@@ -104,33 +112,34 @@ class PartitionedBlocks:
 
     def _remove(self, frame: Callable[[], DataFrame]) -> None:
         self._has_files = False
-        try:
-            frame().mapInArrow(RemoveFiles(self._key), "removed int").count()
-        except Exception as err:  # noqa: BLE001 - a clean-up must not hide what went before
-            log.debug("files of this training set were not removed: %s", err)
+        if self._removes_files:
+            remove_by_job(self._key, frame())
 
 
 HASH_SEED = 42  # of Spark's hash partitioning
 _WORD = 0xFFFFFFFF
 
-ASSIGNED_DDL = (
-    "kind int, source int, seq int, n_rows int, nnz bigint, name string, payload binary, "
-    "report binary, key int, round int"
-)
+ASSIGNED_DDL = f"{BLOCK_DDL}, key int, round int"
 
 
 def partition_blocks(
-    blocks: DataFrame, n_partitions: int, n_rounds: int, preparation: Broadcast | None
+    blocks: DataFrame,
+    n_partitions: int,
+    n_rounds: int,
+    preparation: Broadcast | None,
+    store: str | None = None,
 ) -> DataFrame:
     """Return blocks in exactly ``n_partitions`` partitions, in no order.
+
+    ``store`` is the key of the files that take their parts, where every task sees these.
 
     Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    task = AssignTask(partition_keys(n_partitions), n_rounds, preparation)
+    task = AssignTask(partition_keys(n_partitions), n_rounds, preparation, store)
     return (
         blocks.mapInArrow(task, ASSIGNED_DDL)
-        .select("key", "round", "kind", "source", "seq", "n_rows", "nnz", "payload")
+        .select("key", "round", *BLOCK_COLUMNS)
         .repartition(n_partitions, "key")
     )
 

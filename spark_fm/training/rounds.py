@@ -14,9 +14,9 @@ what               local master               cluster, Classic            Spark 
 job                one for all rounds, while  one a round                 one a round
                    every partition has a
                    core (``WorkerPool``)
-rows               shard files of the machine that packed them, mapped; from Spark's persisted
-                   blocks where a task does not find its files, and for good after three times
-                   (``PartitionedBlocks``)
+rows               shard files of the machine that packed them, mapped; from the packed blocks,
+                   Spark's or on a local master in files, where a task does not find its files,
+                   and for good after three times (``PartitionedBlocks``)
 state to tasks     a file, mapped; below      broadcast variable          in the task's closure;
                    1 MiB without a pool a                                 above 24 MiB a file
                    broadcast variable                                     artifact

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import mmap
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -24,10 +19,9 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.state import ALIGNMENT
 from spark_fm.spark.broadcast import read_bytes
 from spark_fm.spark.worker import partition_number
+from spark_fm.training.local_files import check_room, store_folder
 from spark_fm.training.packing import TRAIN, VALIDATION, checked, read_blocks
 
-# Fraction of the disk that files leave free: Spark spills to it, too.
-FREE_FRACTION = 0.1
 SHARD_BYTES = 512 * 2**20
 VALIDATE_ONLY = -1  # the round that trains nothing
 _FIELDS = (("indptr", "<i8"), ("indices", "<i4"), ("values", "<f4"),
@@ -66,7 +60,7 @@ class ShardStore:
     """
 
     def __init__(self, key: str, partition: int) -> None:
-        self._folder = local_folder(partition) / f"spark_fm-{key}"
+        self._folder = store_folder(key, partition)
         self._partition = partition
 
     def shards(self, name: str) -> list[Shard] | None:
@@ -87,68 +81,12 @@ class ShardStore:
         }
         return CsrBatch(**arrays)
 
-    def spool(self) -> Spool:
-        """Return a file for the bytes of blocks in the order of their arrival."""
-        return Spool(self._folder)
-
     def writer(self, name: str) -> ShardWriter:
         """Return a writer of a set, shard by shard."""
         return ShardWriter(self._folder, self._list_of(name))
 
     def _list_of(self, name: str) -> Path:
         return self._folder / f"{self._partition}-{name}.json"
-
-
-class Spool:
-    """Bytes in a file without a name, for as long as the disk has room for them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._size = 0
-
-    def __enter__(self) -> Spool:
-        """Make the file, where that is possible."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder)
-        except OSError:
-            self._file = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove it."""
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, payload: Any) -> int:
-        """Append bytes and return where they start."""
-        start = self._size
-        self._size += len(payload)
-        try:
-            if self._file is not None:
-                _check_room(self._folder, len(payload))
-                self._file.write(payload)
-        except OSError:
-            self.__exit__()
-            self._file = None
-        return start
-
-    def contents(self) -> memoryview | None:
-        """Return all bytes, mapped; None where there was no room for them."""
-        if self._file is None:
-            return None
-        if not self._size:
-            return memoryview(b"")
-        self._file.flush()
-        return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _check_room(folder: Path, n_bytes: int) -> None:
-    """Raise OSError where so many more bytes would leave the disk too full."""
-    disk = shutil.disk_usage(folder)
-    if disk.free - n_bytes < FREE_FRACTION * disk.total:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 class ShardWriter:
@@ -185,7 +123,7 @@ class ShardWriter:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _check_room(self._folder, shard.n_bytes)
+            check_room(self._folder, shard.n_bytes)
             self._shards.append(shard)
             with open(self._folder / name, "wb") as file:
                 for (field, dtype), (start, _) in zip(_FIELDS, shard.extents(), strict=True):
@@ -214,27 +152,6 @@ class ShardWriter:
         for shard in self._shards:
             (self._folder / shard.file).unlink(missing_ok=True)
         self._shards = []
-
-
-def local_folder(partition: int) -> Path:
-    """Return the one of Spark's local folders that a partition's files belong in.
-
-    Spark names to its workers the folders in which the executor keeps its own blocks,
-    and removes them when the executor ends.
-    """
-    folders = _local_folders()
-    return folders[partition % len(folders)]
-
-
-def remove_store(key: str) -> None:
-    """Remove all files of a training set from this machine."""
-    for folder in _local_folders():
-        shutil.rmtree(folder / f"spark_fm-{key}", ignore_errors=True)
-
-
-def _local_folders() -> list[Path]:
-    names = [name for name in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if name]
-    return [Path(name) for name in names] or [Path(tempfile.gettempdir())]
 
 
 def set_name(kind: int, round_index: int) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,10 +36,12 @@ from spark_fm.spark.broadcast import Broadcast, write_buffers
 from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
 from spark_fm.spark.gpu import GpuPassConfig, task_backend
 from spark_fm.spark.worker import GroupTask, WorkerTask, partition_number
+from spark_fm.training.local_files import BlockFile, Place
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
     TRAIN,
     VALIDATION,
+    MappedFiles,
     block_row,
     checked,
     decode,
@@ -53,7 +55,6 @@ from spark_fm.training.shards import (
     ShardStore,
     cut_into_shards,
     read_rows,
-    remove_store,
     set_name,
 )
 
@@ -348,26 +349,34 @@ class AssignTask(WorkerTask):
     keys: tuple[int, ...]  # value of column ``key`` that hashes to each partition
     n_rounds: int
     preparation: Broadcast | None  # of the rows; None where they train as they are
+    store: str | None = None  # key of the files that take the parts, as in PackTask
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield parts of the blocks with columns ``key`` and ``round`` added."""
         prepare = preparation_of(self.preparation)
         n_partitions, n_rounds = len(self.keys), self.n_rounds
-        for kind, source, seq, rows in read_blocks(batches):
-            partition = (seq + source) % n_partitions
-            rounds = rounds_of(seq // n_partitions + source, rows.n_rows, n_rounds)
-            cuts = np.linspace(0, rows.n_rows, len(rounds) + 1).astype(np.int64)
-            rows = prepare(rows)
-            for round_index, (start, stop) in zip(rounds, pairwise(cuts), strict=True):
-                assigned = block_row(kind, source, seq, rows.between(start, stop))
-                yield pa.RecordBatch.from_arrays(
-                    [
-                        *assigned.columns,
-                        pa.array([self.keys[partition]], pa.int32()),
-                        pa.array([round_index], pa.int32()),
-                    ],
-                    schema=ASSIGNED_SCHEMA,
-                )
+        with ExitStack() as stack:
+            file = None
+            if self.store is not None:
+                file = stack.enter_context(BlockFile(self.store, partition_number()))
+            for kind, source, seq, rows in read_blocks(batches):
+                partition = (seq + source) % n_partitions
+                rounds = rounds_of(seq // n_partitions + source, rows.n_rows, n_rounds)
+                cuts = np.linspace(0, rows.n_rows, len(rounds) + 1).astype(np.int64)
+                rows = prepare(rows)
+                for round_index, (start, stop) in zip(rounds, pairwise(cuts), strict=True):
+                    part = rows.between(start, stop)
+                    payload = encode(part)
+                    place = None if file is None else file.add(payload)
+                    assigned = block_row(kind, source, seq, part, payload, place)
+                    yield pa.RecordBatch.from_arrays(
+                        [
+                            *assigned.columns,
+                            pa.array([self.keys[partition]], pa.int32()),
+                            pa.array([round_index], pa.int32()),
+                        ],
+                        schema=ASSIGNED_SCHEMA,
+                    )
 
 
 def rounds_of(turn: int, n_rows: int, n_rounds: int) -> list[int]:
@@ -404,46 +413,34 @@ class WriteShardsTask(WorkerTask):
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the blocks without their payload."""
         store = ShardStore(self.store, partition_number())
-        offsets: dict[str, list[tuple[int, ...]]] = {  # source, seq, n_rows, nnz, start
+        mapped = MappedFiles()
+        places: dict[str, list[tuple[Any, ...]]] = {  # source, seq, n_rows, nnz, file, start
             set_name(kind, round_index): []
             for kind in (TRAIN, VALIDATION)
             for round_index in range(self.n_rounds)
         }
-        with store.spool() as spool:
+        with BlockFile(self.store, partition_number()) as spool:
             for batch in batches:
                 numbers = [np.asarray(batch.column(name)).tolist() for name in LISTED]
-                payloads = batch.column("payload")
+                payloads, files, starts = map(batch.column, ("payload", "file", "start"))
                 for i, (kind, round_index, *block) in enumerate(zip(*numbers, strict=True)):
-                    start = spool.add(payloads[i].as_buffer())
-                    offsets[set_name(kind, round_index)].append((*block, start))
+                    place: Place | None = (files[i].as_py(), starts[i].as_py())
+                    if payloads[i].is_valid:
+                        place = spool.add(payloads[i].as_buffer())
+                    places[set_name(kind, round_index)].append((*block, *(place or ("", 0))))
                 yield batch.select(list(LISTED))
-            contents = spool.contents()
-            if contents is None:
+            if spool.error is not None:
+                spool.remove()
                 return
-            for name, blocks in offsets.items():
+            for name, blocks in places.items():
                 with store.writer(name) as writer:
-                    for shard in cut_into_shards(_blocks(contents, sorted(blocks))):
+                    for shard in cut_into_shards(
+                        decode(mapped(file, start, payload_bytes(n_rows, nnz)), n_rows, nnz)
+                        for _, _, n_rows, nnz, file, start in sorted(blocks)
+                    ):
                         writer.add(shard)
                     writer.finish()
-
-
-def _blocks(contents: memoryview, offsets: list[tuple[int, ...]]) -> Iterator[CsrBatch]:
-    for _, _, n_rows, nnz, start in offsets:
-        yield decode(contents[start : start + payload_bytes(n_rows, nnz)], n_rows, nnz)
-
-
-@dataclass(frozen=True)
-class RemoveFiles(WorkerTask):
-    """Remove a training set's files from the machine of a task."""
-
-    store: str
-
-    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield nothing."""
-        for _ in batches:
-            pass
-        remove_store(self.store)
-        yield from ()
+            spool.remove()
 
 
 # The worker pool's protocol: files in a folder that driver and tasks share.

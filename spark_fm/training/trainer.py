@@ -103,7 +103,7 @@ def open_trainer(rows: DataFrame, config: TrainConfig) -> Iterator[Trainer]:
     cluster = SparkCluster.of(session)
     with ExitStack() as after_jobs, tagged(session, "fit"):
         devices = {config.device: choose_device(config.device, cluster)}
-        with pack(rows, cluster, config) as data, ExitStack() as stack:
+        with pack(rows, cluster, config, after_jobs) as data, ExitStack() as stack:
             yield Trainer(data, packing_key(config), cluster, stack, after_jobs, devices)
 
 
@@ -399,9 +399,12 @@ class Trainer:
         key = (plan.n_partitions, plan.n_rounds, id(preparation))
         if key not in self._partitioned:
             frame = partition_blocks(
-                self._data.blocks, plan.n_partitions, plan.n_rounds, preparation
+                self._data.blocks, plan.n_partitions, plan.n_rounds, preparation,
+                self._data.store,
+            )  # fmt: skip
+            blocks = PartitionedBlocks(
+                frame, self._cluster, plan.n_rounds, self._stack, self._data.store
             )
-            blocks = PartitionedBlocks(frame, self._cluster, plan.n_rounds, self._stack)
             self._stack.push(blocks.remove_files)
             self._after_jobs.callback(blocks.remove_remaining_files)
             self._partitioned[key] = blocks

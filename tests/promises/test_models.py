@@ -32,6 +32,7 @@ from spark_fm import FactorizationMachine, FactorizationMachineModel
 from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import column
 from tests.promises.conftest import head
+from tests.training.builders import pretend_cluster
 
 pytestmark = pytest.mark.connect
 
@@ -280,6 +281,7 @@ class TestSparkConnect:
             raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
 
         monkeypatch.setattr(type(rows), "persist", persist)
+        pretend_cluster(monkeypatch, local_cores=0)  # else the packed rows are in files
         with caplog.at_level(logging.WARNING, "spark_fm"):
             read_again = fm.fit(rows)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 from pyspark import TaskContext
 
+from spark_fm.training.local_files import remove_store
 from spark_fm.training.packing import PackTask
-from spark_fm.training.shards import remove_store
 from spark_fm.training.tasks import LocalUpdateTask, SingleTask
 
 
@@ -26,6 +26,14 @@ class FlakyPackTask(PackTask):
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         _fail_first_attempt()
         return super().__call__(batches)
+
+
+class DoomedPackTask(PackTask):
+    """Packs, and then always fails."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        list(super().__call__(batches))
+        raise RuntimeError("packing fails on purpose")
 
 
 class FlakyUpdateTask(LocalUpdateTask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fm.errors import VersionMismatchError
+from spark_fm.errors import SparkFMError, VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments
+from spark_fm.training import local_files
 from spark_fm.training.packing import (
     REPORT,
     TRAIN,
@@ -243,6 +245,61 @@ def test_statistics_of_two_row_sets_are_those_of_both_at_any_weight_and_offset(
         assert seen.mean_weight == pytest.approx(shares.mean() * factor, rel=1e-9)
         assert seen.label_mean - offset == pytest.approx(mean, rel=1e-9, abs=1e-6)
         assert seen.label_variance == pytest.approx(variance, rel=1e-6, abs=1e-9)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The one folder that Spark names to its workers."""
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
+    return tmp_path
+
+
+def fifty_rows():
+    vectors = [sparse({i % 6: float(i + 1)}) for i in range(50)]
+    return record_batch(vectors, [float(i % 2) for i in range(50)])
+
+
+def test_blocks_in_a_file_hold_the_rows_and_the_checksum_of_those_in_spark(folder):
+    task = changed(validation_fraction=0.3)
+    in_rows = pack(task, fifty_rows())
+
+    in_file = pack(replace(task, store="fit", tables_in_file=True), fifty_rows())
+
+    assert not any(batch.column(6).is_valid().to_pylist()[0] for batch in in_file)
+    pairs = list(zip(read_blocks(in_file), read_blocks(in_rows), strict=True))
+    assert len(pairs) > 4
+    for (*found, rows), (*expected, expected_rows) in pairs:
+        assert found == expected
+        assert encode(rows) == encode(expected_rows)
+    assert stats_of(in_file)["checksum"] == stats_of(in_rows)["checksum"]
+
+
+def test_attempts_at_a_partition_write_files_of_their_own(folder):
+    task = changed(store="fit")
+    first = pack(task, fifty_rows())
+    abandoned = task(iter([fifty_rows()]))
+    next(abandoned)
+    second = pack(task, fifty_rows())
+
+    assert len(list(folder.glob("spark_fm-fit/*.blocks"))) == 3
+    for packed in (first, second):
+        assert sum(rows.n_rows for *_, rows in read_blocks(packed)) == 50
+
+
+def test_a_disk_without_room_for_the_packed_rows_is_named(folder, monkeypatch):
+    full = shutil.disk_usage(folder)._replace(free=0)
+    monkeypatch.setattr(local_files.shutil, "disk_usage", lambda _: full)
+
+    with pytest.raises(SparkFMError, match=f"{folder}.*No space left.*spark.local.dir"):
+        pack(changed(store="fit"), fifty_rows())
+
+
+def test_packed_rows_that_somebody_removed_are_named(folder):
+    packed = pack(changed(store="fit"), fifty_rows())
+    local_files.remove_store("fit")
+
+    with pytest.raises(SparkFMError, match=rf"{folder}.*\.blocks.*is gone.*spark\.local\.dir"):
+        list(read_blocks(packed))
 
 
 def test_reports_are_not_blocks():

@@ -3,9 +3,10 @@ import pyarrow as pa
 import pytest
 
 from spark_fm.errors import InvalidDataError
-from spark_fm.training import shards
+from spark_fm.training import local_files, shards
+from spark_fm.training.local_files import remove_store
 from spark_fm.training.packing import TRAIN, VALIDATION, encode
-from spark_fm.training.shards import RowSelection, RowsMissingError, read_rows, remove_store
+from spark_fm.training.shards import RowSelection, RowsMissingError, read_rows
 from spark_fm.training.tasks import LISTED, WriteShardsTask
 from tests.training.test_shards import assert_same_rows, some_rows
 
@@ -52,7 +53,7 @@ def batches(chosen, with_payload=True):
         }  # fmt: skip
         batch = {name: [value] for name, value in columns.items()}
         if with_payload:
-            batch["payload"] = [encode(rows)]
+            batch |= {"payload": [encode(rows)], "file": [None], "start": [None]}
         yield pa.RecordBatch.from_pydict(batch)
 
 
@@ -114,7 +115,7 @@ def test_features_that_the_table_lacks_are_told_from_blocks():
 
 
 def test_a_disk_without_room_gets_a_listing_and_no_files(folder, monkeypatch):
-    monkeypatch.setattr(shards, "FREE_FRACTION", 1.0)
+    monkeypatch.setattr(local_files, "FREE_FRACTION", 1.0)
 
     assert len(stored(blocks())) == len(blocks())
 

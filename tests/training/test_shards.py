@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.training import shards
-from spark_fm.training.shards import ShardStore, remove_store
+from spark_fm.training import local_files
+from spark_fm.training.local_files import remove_store
+from spark_fm.training.shards import ShardStore
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_a_set_that_fails_on_the_way_leaves_nothing(folders):
 
 
 def test_a_disk_that_is_nearly_full_is_left_alone(folders, monkeypatch):
-    monkeypatch.setattr(shards, "FREE_FRACTION", 1.0)
+    monkeypatch.setattr(local_files, "FREE_FRACTION", 1.0)
     store = ShardStore("fit", 0)
 
     assert not write(store, "train-0", [some_rows(5)])

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from spark_fm.errors import InvalidDataError
 from spark_fm.spark import broadcast
-from spark_fm.training import partitions, rounds
+from spark_fm.training import dataset, partitions, rounds, trainer
 from spark_fm.training.rounds import AveragingTrainer
 from tests.training import flaky
 from tests.training.builders import assert_same_model, machine, pretend_cluster
@@ -81,6 +82,44 @@ def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch)
     with pytest.raises(RuntimeError, match="the driver fails"):
         machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_rows_packed_into_files_and_into_spark_give_the_same_bits(frame, monkeypatch, workers):
+    params = {"numWorkers": workers, "validationFraction": 0.2, "keepTrainingState": True}
+    through_files = machine(**params).fit(frame)
+    pretend_cluster(monkeypatch, local_cores=0)
+    through_spark = machine(**params).fit(frame)
+
+    assert_same_model(through_files, through_spark)
+    of_files, of_spark = (
+        model.trainingState.metadata["fingerprint"] for model in (through_files, through_spark)
+    )
+    assert of_files == of_spark
+
+
+def test_packed_rows_go_with_the_fit_that_packed_them(spark, frame, monkeypatch):
+    def files_at(moment):
+        monkeypatch.setattr(trainer, "check_sets", lambda *_: seen.append(files_left(spark)) or [])
+        moment()
+        return files_left(spark)
+
+    seen = []
+    assert files_at(lambda: machine().fit(frame)) == []
+    assert any(name.endswith(".blocks") for name in seen[0])
+
+    def refused():
+        with pytest.raises(InvalidDataError, match="label other than 0 or 1"):
+            machine().fit(frame.selectExpr("features", "label + 2 as label"))
+
+    assert files_at(refused) == []
+
+    def fails():
+        monkeypatch.setattr(dataset, "PackTask", flaky.DoomedPackTask)
+        with pytest.raises(Exception, match="packing fails on purpose"):
+            machine().fit(frame)
+
+    assert files_at(fails) == []
 
 
 def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monkeypatch):
