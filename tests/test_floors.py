@@ -38,3 +38,15 @@ def test_examples_and_notebooks_stand_alone():
     files = [*ROOT.glob("examples/*.py"), *ROOT.glob("notebooks/*.ipynb")]
 
     assert not [path.name for path in files if "benchmarks" in path.read_text()]
+
+
+def test_a_worker_that_packs_and_trains_loads_neither_sparse_matrices_nor_pandas():
+    code = (
+        "import pyspark.sql, sys; before = {*sys.modules}; import spark_fm.training.tasks; "
+        "print(*sorted({'scipy.sparse', 'pandas', 'pyspark.ml'} & ({*sys.modules} - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+
+    assert done.stdout.strip() == ""

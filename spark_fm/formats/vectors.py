@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
@@ -148,6 +147,8 @@ def _without_zeros(column: VectorColumn) -> VectorColumn:
 
 def rows_of(X: Any) -> Any:
     """Return a CSR array or a 2-D array of real numbers, whose values are still unchecked."""
+    import scipy.sparse as sp
+
     rows: Any = X if sp.issparse(X) else array_of(X, "X")
     if isinstance(rows, np.ndarray) and rows.dtype == object:
         rows = _rows_of_vectors(rows)
@@ -189,6 +190,8 @@ def _rows_of_vectors(rows: NDArray[Any]) -> Any:
         raise InvalidDataError(
             f"Row {at} of X is {rows[at]!r}, others are vectors. Leave such rows out."
         )
+    import scipy.sparse as sp
+
     sizes = {int(vector.size) for vector in rows}
     if len(sizes) > 1:
         raise InvalidDataError(

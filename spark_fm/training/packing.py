@@ -336,9 +336,8 @@ class _BlockWriter:
         multiple = self._task.block_multiple
         n_blocks = min(n_rows, -(-needed // multiple) * multiple)
         for rows in np.array_split(order, n_blocks):
-            block = stretch.take(rows)
-            payload = encode(block)
-            self._report.checksum = zlib.crc32(payload, self._report.checksum)
+            payload, block = encode_rows(stretch, rows)
+            self._report.checksum = zlib.crc32(payload.data, self._report.checksum)
             place = None if self._file is None else _placed(self._file, payload)
             yield block_row(self._kind, self._source, self._seq, block, payload, place)
             self._seq += 1
@@ -390,6 +389,19 @@ def encode(batch: CsrBatch) -> bytes:
     )
 
 
+def encode_rows(batch: CsrBatch, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], CsrBatch]:
+    """Return the payload of some rows of a batch in the given order, and its rows.
+
+    The bytes are those of ``encode(batch.take(rows))``, without the copy between them.
+    """
+    indptr = batch.pointers_of(rows)
+    payload = np.empty(payload_bytes(len(rows), int(indptr[-1])), np.uint8)
+    labels, weights, lengths, indices, values = _parts_of(payload, len(rows), int(indptr[-1]))
+    labels[:], weights[:], lengths[:] = batch.labels[rows], batch.weights[rows], np.diff(indptr)
+    batch.copy_entries(rows, indptr, indices, values)
+    return payload, CsrBatch(indptr, indices, values, labels, weights)
+
+
 def payload_bytes(n_rows: int, nnz: int) -> int:
     """Return the size of a block's payload."""
     return 20 * n_rows + 8 * nnz
@@ -398,16 +410,21 @@ def payload_bytes(n_rows: int, nnz: int) -> int:
 def decode(payload: bytes | memoryview, n_rows: int, nnz: int) -> CsrBatch:
     """Return the rows of a block; labels, weights, indices and values are views."""
     content = np.frombuffer(payload, np.uint8)
-    cuts = np.cumsum([0, 8 * n_rows, 8 * n_rows, 4 * n_rows, 4 * nnz, 4 * nnz])
-    if len(content) != cuts[-1]:
+    if len(content) != payload_bytes(n_rows, nnz):
         raise ValueError(f"a block of {n_rows} rows and {nnz} entries holds {len(content)} bytes")
-    labels, weights, lengths, indices, values = (
-        content[start:stop].view(kind)
-        for start, stop, kind in zip(cuts[:-1], cuts[1:], _KINDS, strict=True)
-    )
+    labels, weights, lengths, indices, values = _parts_of(content, n_rows, nnz)
     indptr = np.zeros(n_rows + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])
     return CsrBatch(indptr, indices, values, labels, weights)
+
+
+def _parts_of(content: NDArray[np.uint8], n_rows: int, nnz: int) -> list[NDArray[Any]]:
+    """Return the arrays of ``_KINDS`` in a payload, views of it."""
+    cuts = np.cumsum([0, 8 * n_rows, 8 * n_rows, 4 * n_rows, 4 * nnz, 4 * nnz])
+    return [
+        content[start:stop].view(kind)
+        for start, stop, kind in zip(cuts[:-1], cuts[1:], _KINDS, strict=True)
+    ]
 
 
 def block_row(
@@ -415,7 +432,7 @@ def block_row(
     source: int,
     seq: int,
     batch: CsrBatch,
-    payload: bytes | None = None,
+    payload: bytes | NDArray[np.uint8] | None = None,
     place: Place | None = None,
 ) -> pa.RecordBatch:
     """Return the record batch of one block: with its payload, or with the place of it."""
@@ -438,8 +455,8 @@ def report_row(
     )  # fmt: skip
 
 
-def _content(name: str, payload: bytes, place: Place | None) -> dict[str, Any]:
-    return {name: payload} if place is None else {"file": place[0], "start": place[1]}
+def _content(name: str, payload: bytes | NDArray[np.uint8], place: Place | None) -> dict[str, Any]:
+    return {name: bytes(payload)} if place is None else {"file": place[0], "start": place[1]}
 
 
 def _row(**values: Any) -> pa.RecordBatch:
@@ -449,7 +466,7 @@ def _row(**values: Any) -> pa.RecordBatch:
     )
 
 
-def _placed(file: BlockFile, payload: bytes) -> Place:
+def _placed(file: BlockFile, payload: bytes | NDArray[np.uint8]) -> Place:
     """Add a payload to a file; raise SparkFMError, which names the disk, where it does not fit."""
     place = file.add(payload)
     if place is None:

@@ -92,6 +92,25 @@ def test_rows_between_two_numbers_are_those_that_take_gives() -> None:
             np.testing.assert_array_equal(getattr(part, name), getattr(taken, name), name)
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(ROWS, st.lists(st.integers(0, 5), max_size=9))
+def test_take_copies_the_entries_that_numpy_takes(
+    rows: list[list[tuple[int, int]]], numbers: list[int]
+) -> None:
+    batch = batch_of(rows)
+    taken = np.array([n for n in numbers if n < batch.n_rows], np.int64)
+    lengths = np.diff(batch.indptr)[taken]
+    entries = np.concatenate(
+        [np.arange(batch.indptr[r], batch.indptr[r + 1]) for r in taken] + [np.empty(0, np.int64)]
+    )
+
+    found = batch.take(taken)
+
+    np.testing.assert_array_equal(np.diff(found.indptr), lengths)
+    np.testing.assert_array_equal(found.indices, batch.indices[entries])
+    np.testing.assert_array_equal(found.values, batch.values[entries])
+
+
 def test_take_repeats_and_reorders_rows_like_numpy() -> None:
     batch = random_batch(8, 5, seed=1, weighted=True)
     rows = np.array([7, 0, 0, 3])

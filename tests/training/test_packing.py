@@ -24,8 +24,10 @@ from spark_fm.training.packing import (
     RowStatistics,
     decode,
     encode,
+    encode_rows,
     read_blocks,
 )
+from tests.builders import random_batch
 from tests.formats.test_vectors import VECTOR, dense, sparse
 
 TASK = PackTask(
@@ -79,6 +81,18 @@ def test_a_block_decodes_to_the_rows_it_was_encoded_from(rows):
 
     for name in ("indptr", "indices", "values", "labels", "weights"):
         np.testing.assert_array_equal(getattr(back, name), getattr(batch, name))
+
+
+@given(st.integers(0, 40), st.integers(0, 60), st.integers(0, 9))
+def test_rows_go_into_a_payload_as_they_go_there_by_way_of_a_batch(n_rows, n_taken, seed):
+    batch = random_batch(max(1, n_rows), 5, seed=seed, weighted=True)
+    rows = np.random.default_rng(seed).integers(0, batch.n_rows, n_taken)
+
+    payload, taken = encode_rows(batch, rows)
+
+    expected = batch.take(rows)
+    assert bytes(payload) == encode(expected)
+    assert encode(taken) == encode(expected)
 
 
 def test_a_block_of_the_wrong_length_is_refused():
