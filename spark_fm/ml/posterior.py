@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.ml.base import broadcast_once
-from spark_fm.scoring.columns import force_row_input, struct_column
+from spark_fm.scoring.columns import with_structs
 from spark_fm.scoring.posterior import MEAN_AND_STD, PosteriorTask
 from spark_fm.spark.schema import check_frame, check_outputs
 
@@ -105,11 +104,9 @@ class FMPosterior:
         check_outputs(dataset, names)
         value = broadcast_once(session, self._posterior, n_bytes=self._posterior.n_bytes)
         task = PosteriorTask(value, model._loss, reader)
-        scored = f"spark_fm_{uuid4().hex}"
-        column = struct_column(task, dataset, MEAN_AND_STD).alias(scored)
-        result = force_row_input(dataset).select("*", column)
+        result, scored = with_structs(dataset, task, MEAN_AND_STD)
         if reader.handle_invalid == "skip":
-            result = result.where(F.col(scored).isNotNull())
+            result = result.where(F.col(scored)["mean"].isNotNull())
         added = [
             F.col(scored)[part].alias(name)
             for part, name in zip(MEAN_AND_STD.names, names.values(), strict=True)

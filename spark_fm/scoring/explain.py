@@ -75,7 +75,7 @@ LINEAR_PART = -1  # instead of the second group: the first one's linear parts
 
 @dataclass(frozen=True)
 class ExplainTask(WorkerTask):
-    """Explain arrays of vectors: for ``struct_column``."""
+    """Explain arrays of vectors: for ``with_structs``."""
 
     model: Broadcast  # FMWeights
     names: Broadcast  # FeatureNames

@@ -19,7 +19,7 @@ MEAN_AND_STD = StructType([StructField("mean", DoubleType()), StructField("std",
 
 @dataclass(frozen=True)
 class PosteriorTask(WorkerTask):
-    """Predict arrays of vectors: for ``struct_column``."""
+    """Predict arrays of vectors: for ``with_structs``."""
 
     posterior: Broadcast  # Posterior
     loss: LossName

@@ -35,7 +35,7 @@ RANKED_ROWS = 2**20  # of one record batch
 
 @dataclass(frozen=True)
 class ContextTask(WorkerTask):
-    """Make context vectors ``[s, 1]`` and constants: for ``struct_column``.
+    """Make context vectors ``[s, 1]`` and constants: for ``with_structs``.
 
     A constant is ``w0`` and the self interaction of the row.
     """
@@ -65,7 +65,7 @@ class ContextTask(WorkerTask):
 
 @dataclass(frozen=True)
 class CandidateTask(WorkerTask):
-    """Make candidate vectors ``[s, self interaction]``: for ``struct_column``.
+    """Make candidate vectors ``[s, self interaction]``: for ``with_structs``.
 
     With them come the model's features that a row has and no earlier row of the task had.
     """
