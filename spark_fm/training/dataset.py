@@ -192,8 +192,11 @@ def _packed(
     is_report = pc.equal(table["kind"], REPORT)
     reports = table.filter(is_report).to_pylist()
     folders |= {folder for report in _reports(partial(_read, reports)) for folder in report.folders}
-    blocks = table.filter(pc.invert(is_report)).select(BLOCK_COLUMNS).combine_chunks()
-    yield cluster.session.createDataFrame(blocks), partial(_read, reports)
+    # Not as an Arrow table: PySpark cuts one by arrow.maxRecordsPerBatch, and fails where that is 0
+    # or -1, Spark's "no limit".
+    places = [tuple(row.values()) for row in table.filter(pc.invert(is_report)).to_pylist()]
+    blocks = cluster.session.createDataFrame(places, BLOCK_DDL).select(*BLOCK_COLUMNS)
+    yield blocks, partial(_read, reports)
 
 
 def _collected(

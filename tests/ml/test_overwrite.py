@@ -44,7 +44,7 @@ def fails_after_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])
-def test_a_model_is_replaced_where_arrow_batches_have_no_limit(
+def test_a_model_is_fitted_and_replaced_where_arrow_batches_have_no_limit(
     spark: SparkSession,
     classifier: FactorizationMachineModel,
     train: DataFrame,
@@ -52,10 +52,10 @@ def test_a_model_is_replaced_where_arrow_batches_have_no_limit(
     limit: str,
 ) -> None:
     classifier.save(str(tmp_path / "m"))
-    new = other(classifier, train)
     before = spark.conf.get(BATCH)
     spark.conf.set(BATCH, limit)
     try:
+        new = other(classifier, train)
         new.write().overwrite().save(str(tmp_path / "m"))
         assert_loads(tmp_path / "m", new)
     finally:
