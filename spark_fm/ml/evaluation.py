@@ -38,6 +38,7 @@ from spark_fm.spark.schema import (
     check_training_columns,
     find_column,
     quoted,
+    without_metadata,
 )
 
 CURVE_POINTS = 1000
@@ -166,7 +167,7 @@ class EvaluateMethods(FittedModel):
         features, label = self.getFeaturesCol(), self.getLabelCol()
         check_training_columns(dataset, ColumnNames(features, label, weight or None, None))
         rows = dataset.select(
-            quoted(features).alias(features),
+            without_metadata(features, features),
             quoted(label).cast("double").alias("spark_fm_label"),
             (quoted(weight).cast("double") if weight else F.lit(1.0)).alias("spark_fm_weight"),
         )

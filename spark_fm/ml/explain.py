@@ -32,7 +32,7 @@ from spark_fm.scoring.explain import (
     feature_names,
 )
 from spark_fm.spark.broadcast import broadcast, session_broadcast
-from spark_fm.spark.schema import check_features, check_outputs, column_of, quoted
+from spark_fm.spark.schema import check_features, check_outputs, column_of, without_metadata
 from spark_fm.spark.session import SparkCluster, tagged
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class ExplainMethods(FittedModel):
 
     def _features_only(self, dataset: DataFrame) -> DataFrame:
         name = self.getFeaturesCol()
-        return force_row_input(dataset, name).select(quoted(name).alias("features"))
+        return force_row_input(dataset, name).select(without_metadata(name, "features"))
 
 
 def groups_by_name(dataset: DataFrame, name: str) -> dict[str, list[int]]:

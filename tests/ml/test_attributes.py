@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.ml.classification import DecisionTreeClassifier, LogisticRegression
@@ -21,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm import FactorizationMachineModel
+from spark_fm.spark.schema import ColumnNames, internal_rows
 from tests.ml.builders import fast_fm, frame_of
 
 SPARK_S = ["prediction", "probability", "rawPrediction"]
@@ -103,6 +105,17 @@ def test_transform_alone_reads_no_row(
     assert metadata(scored, "prediction")
     with pytest.raises(PySparkException, match="a row was read"):
         scored.collect()
+
+
+def test_the_names_of_features_stay_out_of_the_plans_of_a_training(train: DataFrame) -> None:
+    names = [{"idx": i, "name": f"column {i}"} for i in range(20)]
+    attributes = {"num_attrs": 20, "attrs": {"numeric": names}}
+    described = train.withMetadata("features", {"ml_attr": attributes})
+
+    rows = internal_rows(described, ColumnNames("features", "label"))
+
+    assert metadata(rows, "features") == {"ml_attr": {}}
+    assert np.array_equal(fast_fm().fit(described).factors, fast_fm().fit(train).factors)
 
 
 # Read -----------------------------------------------------------------------------------
