@@ -15,10 +15,12 @@ CheckpointCallback = Callable[["Fit"], None]
 
 @dataclass(slots=True)
 class WorkerInfo:
-    """Who made the passes of a training, as its tasks report."""
+    """Who made the passes of a training, and what came before them, as its tasks report."""
 
     workers: int = 1  # most partitions that trained in one pass
     gpus: set[str] = field(default_factory=set)  # host:address
+    # Wall time of bringing the packed rows to where they train: into shards, or into one task.
+    store_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

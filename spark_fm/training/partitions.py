@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.spark.broadcast import Broadcast
+from spark_fm.spark.collect import worker_errors
 from spark_fm.spark.session import SparkCluster, is_persisted, persisted
 from spark_fm.training.local_files import remove_by_job
 from spark_fm.training.packing import BLOCK_COLUMNS, BLOCK_DDL, VALIDATION
@@ -81,6 +83,15 @@ class PartitionedBlocks:
         """All blocks without their payload; computing it writes the files."""
         self._has_files = True
         return self._listing
+
+    def write_files(self) -> float:
+        """Write the files unless they are there, and return how long that took."""
+        if self._has_files or self._misses >= MOST_MISSES:
+            return 0.0
+        started = time.perf_counter()
+        with worker_errors():
+            self.listing.count()
+        return time.perf_counter() - started
 
     def rows(self, selection: RowSelection) -> DataFrame:
         """Return the blocks of a round, or their sizes when rows come from files."""

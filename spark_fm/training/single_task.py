@@ -123,6 +123,9 @@ def _advance(
     records = progress.history
     progress.history = history + records
     fit.worker_info.gpus |= {metadata["gpu"]} - {None}
-    for report in reports_of(records, metadata["n_rows"], fit.spec, job_seconds):
+    store_seconds = min(metadata["store_seconds"], job_seconds)
+    fit.worker_info.store_seconds += store_seconds
+    training_seconds = job_seconds - store_seconds
+    for report in reports_of(records, metadata["n_rows"], fit.spec, training_seconds):
         if not fit.on_epoch_end(report):
             progress.finished = True

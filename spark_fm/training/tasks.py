@@ -286,7 +286,9 @@ class SingleTask(WorkerTask):
         layout = Layout(part.spec.k, part.spec.optimizer)
         progress = TrainingProgress.from_arrays(layout, *part.progress.load())
         since, n_features = progress.epoch, progress.state.n_features
+        clock = time.perf_counter()
         train, validation = self.rows.read(batches, part.scaling, n_features)
+        store_seconds = time.perf_counter() - clock
         try:
             with task_backend(self.gpu, 0) as (backend, gpu):  # all models train on the same rows
                 for _ in advance(
@@ -305,7 +307,7 @@ class SingleTask(WorkerTask):
             yield from to_chunks(0, {"diverged": str(err)}, {}, model=part.model)
         else:
             metadata, arrays = progress.to_arrays(since)
-            metadata |= {"n_rows": train.n_rows, "gpu": gpu}
+            metadata |= {"n_rows": train.n_rows, "gpu": gpu, "store_seconds": store_seconds}
             yield from to_chunks(0, metadata, arrays, model=part.model)
 
 

@@ -330,6 +330,9 @@ class Trainer:
             else:
                 trainings = [AveragingTrainer(fit, plan).rounds() for fit in running]
                 blocks = self._partitioned_blocks(plan)
+                seconds = blocks.write_files()
+                for fit in running:
+                    fit.worker_info.store_seconds += seconds
                 outcomes = run_rounds(trainings, blocks, self._cluster, plan, gpu=gpu)
         remaining = iter(outcomes)
         return [None if fit is None else next(remaining) for fit in fits]
@@ -818,6 +821,7 @@ class ModelTraining:
             "rejectedAttempts": sum(record.n_rejected for record in records),
             "warnings": self._warnings + notes,
             "packSeconds": data.seconds,
+            "storeSeconds": self._worker_info.store_seconds,
             "compileSeconds": sum(record.compile_seconds for record in records),
         }
 

@@ -119,9 +119,8 @@ class WorkerPool:
             self._stack.close()
 
     def _start(self) -> None:
+        self._blocks.write_files()  # the time for that is not a wait for the tasks
         listing = self._blocks.listing
-        with worker_errors():
-            listing.count()  # the time to write the files is not a wait for the tasks
         self._folder = folder = self._stack.enter_context(shared_folder())
         task = WorkerLoop(str(folder), os.getpid())
         waiting = listing.mapInArrow(task, CHUNK_DDL)

@@ -383,6 +383,7 @@ class TestSummary:
         assert (facts["numWorkers"], facts["rejectedAttempts"]) == (2, 0)
         assert facts["averagingsPerEpoch"] >= 1
         assert facts["packSeconds"] > 0
+        assert facts["storeSeconds"] > 0
         figure = summary.plot(str(tmp_path / "summary.png"))
         assert [axes.get_title() for axes in figure.axes] == [
             "Loss by epoch", "ROC", "Precision and recall", "Calibration",

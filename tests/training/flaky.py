@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
 
 from spark_fm.training.local_files import remove_store
 from spark_fm.training.packing import PackTask
-from spark_fm.training.tasks import LocalUpdateTask, SingleTask
+from spark_fm.training.tasks import AssignTask, LocalUpdateTask, RowReader, SingleTask
+
+SLOW_SECONDS = 0.5
 
 
 def _fail_first_attempt() -> None:
@@ -87,3 +90,19 @@ class EndlessUpdateTask(LocalUpdateTask):
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         time.sleep(600)
         return super().__call__(batches)
+
+
+class SlowAssignTask(AssignTask):
+    """Deals rows slowly."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        time.sleep(SLOW_SECONDS)
+        return super().__call__(batches)
+
+
+class SlowRowReader(RowReader):
+    """Reads rows slowly."""
+
+    def read(self, *args: Any) -> Any:
+        time.sleep(SLOW_SECONDS)
+        return super().read(*args)

@@ -10,7 +10,7 @@ import pytest
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.spark import broadcast
-from spark_fm.training import dataset, partitions, rounds, trainer
+from spark_fm.training import dataset, partitions, rounds, single_task, trainer
 from spark_fm.training.rounds import AveragingTrainer
 from tests.training import flaky
 from tests.training.builders import assert_same_model, machine, pretend_cluster
@@ -130,3 +130,16 @@ def test_values_through_files_and_through_the_jvm_give_the_same_bits(frame, monk
 
     for one, other in zip(through_files, through_the_jvm, strict=True):
         assert_same_model(one, other)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bringing_rows_to_where_they_train_is_no_part_of_an_epoch(frame, monkeypatch, workers):
+    machine(numWorkers=workers, refit="never").fit(frame)  # compiles
+    monkeypatch.setattr(single_task, "RowReader", flaky.SlowRowReader)
+    monkeypatch.setattr(partitions, "AssignTask", flaky.SlowAssignTask)
+
+    summary = machine(numWorkers=workers, refit="never").fit(frame).summary
+
+    facts, epochs = summary.facts, summary.history["seconds"].sum()
+    assert facts["storeSeconds"] > flaky.SLOW_SECONDS
+    assert facts["packSeconds"] + facts["storeSeconds"] + epochs <= facts["totalSeconds"]
