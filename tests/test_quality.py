@@ -45,7 +45,6 @@ def test_defaults_reach_the_bar(spark, split):
     assert not figure.accuracy < bar.accuracy
 
 
-# Where the documented setting is the defaults, the bar is checked on the same fit's terms.
 @pytest.mark.quality
 @pytest.mark.parametrize("split", list(BARS_DOCUMENTED), indirect=True)
 def test_the_documented_setting_reaches_its_bar(spark, split):

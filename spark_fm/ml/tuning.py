@@ -165,7 +165,8 @@ def tune(
     -----
     The same seed, input partitions and ``parallel`` give the same trials, however often
     the search was interrupted. Trials whose validation curve is worse than the median are
-    pruned (``should_prune``). Only the final model is refit on all rows.
+    pruned (``should_prune``). Only the final model is refit on all rows. Trials are trained by
+    SGD; with ``solver="auto"`` the final model chooses between that and Gibbs sampling.
     """
     started = time.monotonic()
     check_batch_frame(dataset, "tune")
@@ -190,13 +191,21 @@ def tune(
             )
         log.info("training with the Params of trial %d", best.number)
         best_estimator = search.estimator_with(best.params)
-        [outcome] = trainer.train([best_estimator._train_config(dataset)])
+        config = replace(best_estimator._train_config(dataset), solver=search.solver)
+        [outcome] = trainer.train([config])
     if isinstance(outcome, TrainingDivergedError):
         raise outcome
-    return TuningResult(
-        best_estimator._model(outcome), {**search.set_params, **best.params}, search.metric, done,
-        search.space,
-    )  # fmt: skip
+    params = {**search.set_params, **best.params}
+    if search.solver == "auto":
+        params["solver"] = outcome.summary["solver"]
+        best_estimator = best_estimator.copy({best_estimator.solver: params["solver"]})
+        if folder is not None:
+            _write_best(Path(folder), params)
+    return TuningResult(best_estimator._model(outcome), params, search.metric, done, search.space)
+
+
+def _write_best(folder: Path, params: dict[str, Any]) -> None:
+    write_text(folder / "best.json", json.dumps(params, indent=2) + "\n")
 
 
 def _run_trials(
@@ -252,7 +261,8 @@ class Search:
             )
         if parallel < 1:
             raise InvalidParamError(f"parallel={parallel!r} is not allowed: expected 1 or more.")
-        if estimator.getSolver() == "auto":  # what is searched, and pruned, is how SGD trains
+        self.solver = estimator._train_config(dataset).solver
+        if self.solver == "auto":  # what is searched is how SGD trains; the final model may differ
             estimator = estimator.copy({estimator.solver: "sgd"})
         self._estimator = estimator
         self._dataset = dataset
@@ -349,8 +359,7 @@ class Search:
         write_text(folder / "trials.csv", table.to_csv(index=False))
         best = best_trial(trials)
         if best is not None:
-            params = {**self.set_params, **best.params}
-            write_text(folder / "best.json", json.dumps(params, indent=2) + "\n")
+            _write_best(folder, {**self.set_params, **best.params})
         try:
             plot_trials(trials, self.space, self.metric, str(folder / "trials.png"))
         except ImportError as err:

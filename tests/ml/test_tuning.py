@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from spark_fm import FactorizationMachine, tune
@@ -17,7 +18,7 @@ from spark_fm.errors import (
 from spark_fm.ml import tuning
 from spark_fm.ml.trials import COMPLETE, PRUNED, TOO_LARGE
 from spark_fm.training import trainer
-from tests.ml.builders import fast_fm, planted_frame
+from tests.ml.builders import K, fast_fm, frame_of, planted_frame, rating_rows
 
 pytestmark = pytest.mark.spark
 
@@ -259,3 +260,16 @@ def test_settings_out_of_range_are_refused_before_any_job(rows, changes, setting
 def test_too_few_rows_to_hold_any_out_are_refused(spark):
     with pytest.raises(InvalidDataError, match="No rows were held out"):
         tune(machine(validationFraction=0.01), planted_frame(spark, 4, seed=1), space=SPACE)
+
+
+def test_the_final_model_is_by_the_solver_that_does_better(spark, tmp_path):
+    rows = frame_of(spark, rating_rows(2100, seed=1)).coalesce(1)
+    estimator = FactorizationMachine(predictorType="regressor", numFactors=K, seed=7)
+
+    result = tune(estimator, rows, trials=2, folder=tmp_path)
+
+    again = FactorizationMachine(**result.bestParams).fit(rows)
+    assert result.bestParams["solver"] == result.model.getSolver() == "gibbs"
+    assert result.bestParams == json.loads((tmp_path / "best.json").read_text())
+    assert np.array_equal(again.weights.table, result.model.weights.table)
+    assert [trial.state for trial in result.trials] == [COMPLETE] * 2
