@@ -79,7 +79,7 @@ class FMParams(FMParamsBase):
     def getUseLinear(self) -> bool:
         """Return useLinear: whether the model has the linear weights w."""
     def getSolver(self) -> str:
-        """Return solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
+        """Return solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps, unset 50 to 200; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
     def getOptimizer(self) -> str:
         """Return optimizer: "adagrad", "sgd" or "adam"."""
     def getEpochs(self) -> int:
@@ -333,7 +333,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setUseLinear(self, value: bool) -> Self:
         """Set useLinear: whether the model has the linear weights w."""
     def setSolver(self, value: str) -> Self:
-        """Set solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
+        """Set solver: "sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian posterior, by four chains of `epochs` sweeps, unset 50 to 200; for ratings and other sparse data of few columns); "auto" trains both on small data and keeps what does better on held-out rows, or SGD where a Param that it alone has, or epochs, is set."""
     def setOptimizer(self, value: str) -> Self:
         """Set optimizer: "adagrad", "sgd" or "adam"."""
     def setEpochs(self, value: int) -> Self:

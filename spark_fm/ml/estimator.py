@@ -183,6 +183,7 @@ class FactorizationMachine(
         fields["metric"] = fields["metric"] or loss.default_metric
         if spec.sagemaker:
             fields["standardization"] = self.isSet("standardization") and fields["standardization"]
+        fields["sweeps"] = spec.epochs if self.isSet("epochs") else 0
         if fields["solver"] == "auto" and fields["keep_posterior"]:
             fields["solver"] = "gibbs"
         if fields["solver"] == "auto" and any(map(self.isSet, OF_SGD)):

@@ -129,9 +129,9 @@ PARAMS = (
              "spec.use_linear"),
     ParamRow("solver", str, "auto",
              '"sgd" (stochastic gradients, by the optimizer); "gibbs" (the mean of a Bayesian '
-             "posterior, by four chains of `epochs` sweeps; for ratings and other sparse data of "
-             'few columns); "auto" trains both on small data and keeps what does better on '
-             "held-out rows, or SGD where a Param that it alone has, or epochs, is set",
+             "posterior, by four chains of `epochs` sweeps, unset 50 to 200; for ratings and other "
+             'sparse data of few columns); "auto" trains both on small data and keeps what does '
+             "better on held-out rows, or SGD where a Param that it alone has, or epochs, is set",
              "config.solver"),
     ParamRow("optimizer", str, "adagrad", '"adagrad", "sgd" or "adam"', "spec.optimizer"),
     ParamRow("epochs", int, 50, "maximum number of passes over the training rows (>= 1)",

@@ -255,7 +255,8 @@ class FMTrainingSummary:
     def __repr__(self) -> str:
         """Show the main figures."""
         facts = self.facts
-        refit = f", refit on all rows for {self.bestEpoch + 1} epochs" if facts["refit"] else ""
+        again = facts.get("refitEpochs", self.bestEpoch + 1)  # older models have no such fact
+        refit = f", refit on all rows for {again} epochs" if facts["refit"] else ""
         solver = "by Gibbs sampling, " if facts.get("solver") == "gibbs" else ""
         losses = ""
         if self.baseline is not None and "validationLoss" in self.history:

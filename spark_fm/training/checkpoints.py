@@ -161,7 +161,7 @@ def checkpoint_name(config: TrainConfig, fingerprint: str) -> str:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Return what must agree, as JSON reads it back."""
-    compared = replace(config, checkpoint_dir="", checkpoint_interval=1)
+    compared = replace(config, checkpoint_dir="", checkpoint_interval=1, sweeps=0)
     plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))
     return plain
 

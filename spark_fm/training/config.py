@@ -36,6 +36,7 @@ class TrainConfig:
     handle_invalid: Literal["error", "skip", "keep"] = "error"
     standardization: bool = True  # features train centred, where most rows have them, and scaled
     standardize_label: bool = True  # a regressor's labels train centred and scaled
+    sweeps: int = 0  # of each chain of Gibbs sampling; 0 chooses
     keep_posterior: bool = False  # keep draws of Gibbs sampling with the model
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none

@@ -6,6 +6,7 @@ not on how many of them run at once.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -36,11 +37,16 @@ from spark_fm.training.partitions import copies
 from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
 from spark_fm.training.tasks import RowReader
 
+log = logging.getLogger(__name__)
+
 CHAINS = 4
 PILOT_CHAINS = 2  # of a pilot run, one with each standard deviation of the first factors
 # What solver="auto" tries: the work of a sweep, about 0.25 ns a unit, and the held-out rows, of
 # which fewer say too little.
 AUTO_WORK, AUTO_JUDGES = 1e9, 200
+# Sweeps of a chain unless the caller sets them: of a pilot run, and of all chains after it, up to
+# the most while their work is little.
+FEWEST_SWEEPS, MOST_SWEEPS, LITTLE_WORK = 50, 200, 1e10
 DRAWS = 40  # of the posterior that all chains keep together
 MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
 MEMBER_BYTES = 2**29  # that those of all chains may take on the driver
@@ -137,6 +143,8 @@ def sample(
     started, spec = time.perf_counter(), config.spec
     is_pilot = sigma is None and data.has_validation and not train_on_all
     n_chains = PILOT_CHAINS if is_pilot else CHAINS
+    sweeps = _sweeps(config, data, plan, is_pilot=is_pilot)
+    log.info("Gibbs sampling: %d chains of %d sweeps", n_chains, sweeps)
     table_bytes = 4 * plan.n_features * (spec.k + 1)
     most = max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes)))
     draws = min(DRAWS // n_chains, most) if config.keep_posterior else 0
@@ -147,7 +155,7 @@ def sample(
     chain_plans = tuple(
         ChainPlan(
             ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
-            spec.epochs, most, draws, scaling.label,
+            sweeps, most, draws, scaling.label,
         )
         for chain in range(n_chains)
     )  # fmt: skip
@@ -185,11 +193,25 @@ def reason_against(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) 
     """Return why solver="auto" should not try Gibbs sampling, None where it should."""
     if data.validation.rows < AUTO_JUDGES:
         return f"{data.validation.rows} held-out rows are too few to choose by"
-    nnz = data.sums(all_rows=True).nnz + plan.standardization.n_added
-    work = nnz * (spec.k**2 + 40) + plan.n_features * spec.k**3 / 3
-    if work > AUTO_WORK:
-        return f"{nnz:,} entries and {spec.k} factors are too much to try Gibbs sampling on unasked"
+    if _work(spec, data, plan) > AUTO_WORK:
+        return (
+            f"{data.sums(all_rows=True).nnz:,} non-zeros and {spec.k} factors are too much to try "
+            "Gibbs sampling on unasked"
+        )
     return None
+
+
+def _work(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> float:
+    """Return the work of a sweep, about 0.25 ns a unit."""
+    nnz = data.sums(all_rows=True).nnz + plan.standardization.n_added
+    return nnz * (spec.k**2 + 40) + plan.n_features * spec.k**3 / 3
+
+
+def _sweeps(config: TrainConfig, data: PackedDataset, plan: TrainPlan, *, is_pilot: bool) -> int:
+    if config.sweeps or is_pilot:
+        return config.sweeps or FEWEST_SWEEPS
+    most = LITTLE_WORK / max(1.0, _work(config.spec, data, plan))
+    return int(min(max(most, FEWEST_SWEEPS), MOST_SWEEPS))
 
 
 def _combined(

@@ -251,7 +251,6 @@ class Trainer:
     def _chains(
         self, model: ModelTraining, *, train_on_all: bool, sigma: float | None = None
     ) -> Sampled:
-        log.info("Gibbs sampling, %d sweeps a chain", model.config.spec.epochs)
         return sample(
             model.config, self._data, model.plan, self._cluster,
             preparation=self._preparation(model.plan),
@@ -621,6 +620,7 @@ class ModelTraining:
         summary = self._summary(records, scaling)
         summary["stepScale"] = kept.step_scale
         summary["refit"] = again is not None
+        summary["refitEpochs"] = 0 if again is None else len(again.records)
         summary["refitSeconds"] = refit_seconds
         trained = time.perf_counter() - self._started
         summary["totalSeconds"] = self._data.seconds + self._rates.seconds + trained

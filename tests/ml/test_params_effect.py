@@ -76,6 +76,7 @@ DERIVED = {
     "predictorType": {"metric": "rmse"},
     "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
     "solver": {"chosen_rates": ()},
+    "epochs": {"sweeps": VALUES["epochs"]},
     "sageMakerTraining": {"chosen_rates": (), "standardization": False},
     "biasLr": {"chosen_rates": ("linear", "factors")},
     "linearLr": {"chosen_rates": ("bias", "factors")},
@@ -115,7 +116,7 @@ def test_every_param_and_every_field_has_its_test() -> None:
     names = {param.name for param in FactorizationMachine().params}
 
     assert {*FIELDS, *OUTPUT_PARAMS, "threshold"} == names
-    assert {*FIELDS.values(), "chosen_rates"} == set(config_leaves())
+    assert {*FIELDS.values(), "chosen_rates", "sweeps"} == set(config_leaves())
 
 
 @pytest.fixture(scope="module")
