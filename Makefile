@@ -1,13 +1,15 @@
 # make demo   train and score on a real set, see examples/demo.py
 # make test   the test suite, in two processes with a Spark session each
-# make test-quality, test-gpu-simulator, test-processes, test-connect, test-wheel
+# make test-quality, test-gpu-simulator, test-processes, test-connect, test-wheel, test-site
 #             stages of what is long and rare: docs/testing.md; .ci/run runs them all
+# make docs   the documentation as a site, site/index.html
 # All make a virtual environment in .venv and find, or install, Java 17 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE_VENV ?= .venv-site
 DEMO_OUT ?= demo-output
 # A file's tests stay in one process, a class's where there are classes. PARALLEL= runs all in one.
 PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
@@ -15,7 +17,7 @@ PYTEST_ARGS ?=
 
 RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel lint bench-quality fuzz params proto java clean
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel test-site docs lint bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -38,6 +40,12 @@ test-connect: $(STAMP) java
 # The wheel by itself: without PySpark, then with the oldest.
 test-wheel: $(STAMP) java
 	. ./.java-home && VENV=$(VENV) PYTHON=$(PYTHON) conf/test-wheel.sh $(PARALLEL) $(PYTEST_ARGS)
+
+docs: $(SITE_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/mkdocs build --quiet
+
+# Warnings are errors: links that lead nowhere, pages that the menu leaves out.
+test-site: docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -70,8 +78,16 @@ $(STAMP): pyproject.toml spark_fm/_version.py
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $(STAMP)
 
+# What generates pages imports the package, with what $(VENV) has of its dependencies.
+$(SITE_VENV)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(SITE_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$($(SITE_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(SITE_VENV)/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 java:
 	@sh conf/find-java.sh > .java-home
 
 clean:
-	rm -rf $(VENV) .java-home $(DEMO_OUT) build dist
+	rm -rf $(VENV) $(SITE_VENV) .java-home $(DEMO_OUT) build dist site
