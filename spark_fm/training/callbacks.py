@@ -138,7 +138,10 @@ class Progress:
 
 
 def _bar(epochs: int, what: str) -> Any:
-    in_notebook = "ipykernel" in sys.modules
+    # ipykernel alone says nothing: libraries load it wherever it is installed.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    in_notebook = hasattr(shell, "kernel")
     if not in_notebook and not (sys.stderr is not None and sys.stderr.isatty()):
         return None
     try:

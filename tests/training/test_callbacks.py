@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from spark_fm.spark.schema import internal_rows
+from spark_fm.training import callbacks
 from spark_fm.training.trainer import open_trainer
 from tests.ml.builders import fast_fm, planted_frame
 
@@ -30,3 +34,13 @@ def test_a_listener_that_says_no_ends_its_training_there(spark, workers):
     assert lengths[1] == 4
     # One task reports a stretch of epochs at once; many tasks are stopped at the epoch.
     assert lengths[0] == len(heard) == (2 if workers == 2 else 4)
+
+
+def test_a_bar_is_for_a_kernel_and_not_for_a_program_that_loads_its_modules(monkeypatch):
+    kernel = SimpleNamespace(kernel=object())
+    for shell, drawn in ((None, False), (SimpleNamespace(), False), (kernel, True)):
+        ipython = SimpleNamespace(get_ipython=lambda shell=shell: shell)
+        monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+
+        assert (callbacks._bar(1, "train") is not None) == drawn
