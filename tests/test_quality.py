@@ -6,8 +6,10 @@ whole table, three seeds and 32 workers, is ``make bench-quality``.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from benchmarks.datasets import to_frame
 from benchmarks.quality import (
     BARS_DEFAULT,
     BARS_DOCUMENTED,
@@ -15,6 +17,7 @@ from benchmarks.quality import (
     best_test_loss,
     fit_default,
 )
+from spark_fm import FactorizationMachine
 
 SEED = 1
 
@@ -53,6 +56,19 @@ def test_the_documented_setting_reaches_its_bar(spark, split):
 
     assert figure.loss <= bar.loss
     assert not figure.accuracy < bar.accuracy
+
+
+@pytest.mark.quality
+@pytest.mark.parametrize("split", ["ml100k-regression"], indirect=True)
+def test_nine_of_ten_ratings_are_in_their_interval(spark, split):
+    machine = FactorizationMachine(
+        predictorType="regressor", numFactors=8, seed=SEED, keepPosterior=True
+    )
+
+    model = machine.fit(to_frame(spark, split.train))
+
+    mean, std = model.posterior.predict(split.test.X, return_std=True)
+    assert 0.88 <= np.mean(np.abs(split.test.y - mean) <= 1.645 * std) <= 0.92
 
 
 @pytest.mark.quality
