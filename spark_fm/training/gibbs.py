@@ -44,8 +44,8 @@ PILOT_CHAINS = 2  # of a pilot run, one with each standard deviation of the firs
 # What solver="auto" tries: the work of a sweep, about 0.25 ns a unit, and the held-out rows, of
 # which fewer say too little.
 AUTO_WORK, AUTO_JUDGES = 1e9, 200
-# Sweeps of a chain unless the caller sets them: of a pilot run, and of all chains after it, up to
-# the most while their work is little.
+# Sweeps of a chain unless the caller sets them: the fewest, and under squared loss, in all chains
+# after the pilot run, up to the most while their work is little.
 FEWEST_SWEEPS, MOST_SWEEPS, LITTLE_WORK = 50, 200, 1e10
 DRAWS = 40  # of the posterior that all chains keep together
 MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
@@ -208,7 +208,9 @@ def _work(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> float:
 
 
 def _sweeps(config: TrainConfig, data: PackedDataset, plan: TrainPlan, *, is_pilot: bool) -> int:
-    if config.sweeps or is_pilot:
+    if (
+        config.sweeps or is_pilot or config.spec.loss == "logistic"
+    ):  # whose distillation is the limit
         return config.sweeps or FEWEST_SWEEPS
     most = LITTLE_WORK / max(1.0, _work(config.spec, data, plan))
     return int(min(max(most, FEWEST_SWEEPS), MOST_SWEEPS))
