@@ -187,7 +187,7 @@ def _print_summary(
     print(f"best epoch {summary.bestEpoch} of 0 to {summary.totalIterations - 1}: " + ", ".join(
         [f"loss {best['trainLoss']:.6g}", *metrics]))  # fmt: skip
     if totals["refit"]:
-        epochs = summary.bestEpoch + 1
+        epochs = totals["refitEpochs"]
         print(
             f"refit      on all {totals['numRows']:,} rows for {epochs} epoch(s): the saved model"
         )

@@ -13,9 +13,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.errors import SparkFMError
-from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.losses import BINARY
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.ml.accessors import FMParams, ModelParams
 from spark_fm.scoring.columns import FeatureReader
 from spark_fm.spark.broadcast import Broadcast, session_broadcast

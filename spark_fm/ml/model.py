@@ -17,11 +17,10 @@ from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.models.stages import no_model
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.training import TrainingState
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.ml.base import outputs
 from spark_fm.ml.evaluation import EvaluateMethods
 from spark_fm.ml.explain import ExplainMethods

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_fm.learner.gibbs.posterior import Posterior
+from spark_fm.learner.losses import Floats
+from spark_fm.learner.weights import Posterior
 from spark_fm.ml.base import broadcast_once
 from spark_fm.scoring.columns import with_structs
 from spark_fm.scoring.posterior import MEAN_AND_STD, PosteriorTask
@@ -17,8 +16,6 @@ from spark_fm.spark.schema import check_frame, check_outputs
 
 if TYPE_CHECKING:
     from spark_fm.ml.model import FactorizationMachineModel
-
-Vector = NDArray[np.float64]
 
 
 class FMPosterior:
@@ -45,17 +42,17 @@ class FMPosterior:
         return f"FMPosterior({len(self)} draws of {self._model!r})"
 
     @property
-    def noise(self) -> Vector:
+    def noise(self) -> Floats:
         """Standard deviation of a label about its score, with each draw; 0 of a classifier."""
         return self._posterior.noise
 
     @overload
-    def predict(self, X: Any, return_std: Literal[False] = False) -> Vector: ...
+    def predict(self, X: Any, return_std: Literal[False] = False) -> Floats: ...
 
     @overload
-    def predict(self, X: Any, return_std: Literal[True]) -> tuple[Vector, Vector]: ...
+    def predict(self, X: Any, return_std: Literal[True]) -> tuple[Floats, Floats]: ...
 
-    def predict(self, X: Any, return_std: bool = False) -> Vector | tuple[Vector, Vector]:
+    def predict(self, X: Any, return_std: bool = False) -> Floats | tuple[Floats, Floats]:
         """Return the mean prediction of the draws without Spark, and its standard deviation.
 
         Parameters

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark.sql.types import DoubleType, StructField, StructType
 
-from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.spec import LossName
+from spark_fm.learner.weights import Posterior
 from spark_fm.scoring.columns import FeatureReader, with_bad_rows
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.worker import WorkerTask

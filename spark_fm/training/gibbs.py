@@ -208,10 +208,10 @@ def _work(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> float:
 
 
 def _sweeps(config: TrainConfig, data: PackedDataset, plan: TrainPlan, *, is_pilot: bool) -> int:
-    if (
-        config.sweeps or is_pilot or config.spec.loss == "logistic"
-    ):  # whose distillation is the limit
-        return config.sweeps or FEWEST_SWEEPS
+    if config.sweeps:
+        return config.sweeps
+    if is_pilot or config.spec.loss == "logistic":  # its distillation is the limit
+        return FEWEST_SWEEPS
     most = LITTLE_WORK / max(1.0, _work(config.spec, data, plan))
     return int(min(max(most, FEWEST_SWEEPS), MOST_SWEEPS))
 

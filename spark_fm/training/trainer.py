@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
-from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.race import TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
@@ -38,7 +37,7 @@ from spark_fm.learner.training import (
     new_stopping,
     warm_state_inplace,
 )
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device, DeviceName, choose_device

@@ -19,13 +19,12 @@ from spark_fm.learner.gibbs.polya_gamma import polya_gamma
 from spark_fm.learner.gibbs.posterior import (
     MeanModel,
     Member,
-    Posterior,
     distilled,
     mean_predictions,
 )
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 from tests.builders import random_batch
 
 N_FEATURES = 9

@@ -34,10 +34,9 @@ from spark_fm.formats.files import DataFile, files_in, make_folder, path_in, sto
 from spark_fm.formats.models.stages import MODEL_CLASS, parse_metadata, unreadable_metadata
 from spark_fm.learner import losses
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch
-from spark_fm.learner.gibbs.posterior import Posterior
 from spark_fm.learner.spec import MAX_FACTORS, LossName
 from spark_fm.learner.training import TrainingState
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 
 FORMAT_VERSION = 1
 LOSS_OF_PREDICTOR: dict[str, LossName] = {

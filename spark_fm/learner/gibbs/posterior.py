@@ -19,7 +19,6 @@ from spark_fm.learner.gibbs.chain import Chain, ChainSpec
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
-from spark_fm.learner.weights import FMWeights
 
 CROSSOVERS = 2  # made-up rows for each row that is learned from
 RIDGE = 1.0  # precision of all parameters in a distillation, of targets of unit variance
@@ -33,44 +32,6 @@ class Member:
 
     table: NDArray[np.float32]  # (n_features, k + 1), V before w
     bias: float
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Posterior:
-    """Draws from the posterior, thinned, in units of features and labels.
-
-    Parameters
-    ----------
-    members : tuple of FMWeights
-    noise : ndarray of shape (n_members,), float64
-        Standard deviation of a label about its score, with each member; 0 of a classifier.
-    """
-
-    members: tuple[FMWeights, ...]
-    noise: NDArray[np.float64]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all tables."""
-        return sum(member.table.nbytes for member in self.members)
-
-    def predict(
-        self, batch: CsrBatch, loss: LossName
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and standard deviation of each row, float64 of shape (n_rows,).
-
-        Under squared loss those of the label, noise included; under logistic loss those of the
-        probability. O(members nnz k).
-        """
-        total, squares = np.zeros(batch.n_rows), np.zeros(batch.n_rows)
-        shift = 0.0 if loss == "logistic" else self.members[0].bias
-        for member in self.members:
-            score = LOSSES[loss].link(member.margins(batch)) - shift
-            total += score
-            squares += score**2
-        mean = total / len(self.members)
-        variance = np.maximum(squares / len(self.members) - mean**2, 0.0)
-        return mean + shift, np.sqrt(variance + np.mean(self.noise**2))
 
 
 @dataclass(slots=True)
