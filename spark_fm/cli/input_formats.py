@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.errors import AnalysisException
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +27,7 @@ from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import list_files
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.recordio.reader import RecordReader
-from spark_fm.formats.text import LineParser, TextFormat, read_text, shortened
+from spark_fm.formats.text import LineParser, TextFormat, read_text, shortened, text_of
 from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 from spark_fm.ml.persistence import READ_ERRORS
 from spark_fm.spark.files import check_store_known, literal
@@ -252,17 +251,10 @@ class FaultTask:
             if not rows.errors:
                 continue
             bad = pa.array(rows.positions[list(rows.errors)])
-            raw = pc.cast(lines.take(bad), pa.large_binary())
             yield pa.RecordBatch.from_arrays(
                 [
                     batch.column("input_file").take(bad).cast(pa.string()),
-                    pa.array(
-                        [
-                            shortened(line.as_py().decode("utf-8", "replace").strip())
-                            for line in raw
-                        ],
-                        pa.string(),
-                    ),
+                    pa.array([shortened(text_of(line)) for line in lines.take(bad)], pa.string()),
                     pa.array(rows.errors.values(), pa.string()),
                 ],
                 names=["input_file", "line", "error"],

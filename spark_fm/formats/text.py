@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import GZIP_ERRORS
 from spark_fm.formats.recordio.reader import Rows, summed
+from spark_fm.formats.text_kernel import MAX_POWER, parse_lines
 
 CHUNK_BYTES = 2**22
 MAX_LINE_BYTES = 2**28
@@ -49,20 +50,28 @@ def read_text(
                     "a text file?"
                 )
             continue
-        lines = whole.decode("utf-8", "replace").split("\n")
+        lines = lines_of(whole)
         yield _parsed(lines, parser, source, first_line=n_lines + 1)
         n_lines += len(lines)
         if not taken:
             return
 
 
-def _parsed(lines: list[str], parser: LineParser, source: str, first_line: int) -> Rows:
-    found = parser.parse(pa.array(lines, pa.string()))
+def lines_of(text: bytes) -> pa.Array:
+    """Return lines, each with its newline, for ``LineParser.parse``; no copy."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+    offsets = np.concatenate([[0], ends, [len(text)]])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+
+def _parsed(lines: pa.Array, parser: LineParser, source: str, first_line: int) -> Rows:
+    found = parser.parse(lines)
     if found.errors:
         row = min(found.errors)
         position = int(found.positions[row])
         raise InvalidDataError(
-            f"{source}: line {first_line + position}, {shortened(lines[position].strip())!r}: "
+            f"{source}: line {first_line + position}, {shortened(text_of(lines[position]))!r}: "
             f"{found.errors[row]}."
         )
     indptr, indices, values = summed(found.indptr.astype(np.int64), found.indices, found.values)
@@ -70,6 +79,12 @@ def _parsed(lines: list[str], parser: LineParser, source: str, first_line: int) 
     labels = np.where(found.has_label, found.labels, np.nan)
     n = found.n_rows
     return Rows(indptr, indices, values, labels, np.full(n, width), np.zeros(n, np.bool_))
+
+
+def text_of(line: pa.Scalar) -> str:
+    """Return a line, of bytes that may be no UTF-8, as text without white space around it."""
+    raw: bytes = line.cast(pa.large_binary()).as_py() or b""
+    return raw.decode("utf-8", "replace").strip()
 
 
 def text_lines(rows: Rows, text_format: TextFormat, *, first_row: int = 0) -> bytes:
@@ -112,11 +127,13 @@ FIRST_INDEX: dict[TextFormat, int] = {"libsvm": 1, "libfm": 0}
 MAX_FEATURE_ID = 2**31 - 2
 MAX_DIGITS = 11  # of an index: more than MAX_FEATURE_ID has
 SHOWN_CHARACTERS = 80
+POWERS_OF_TEN = 10.0 ** np.arange(MAX_POWER + 1)
 
 _BOM = "\ufeff"
 _INDEX = re.compile(r"-?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_ANY_NUMBER = rf"^({_NUMBER.pattern}|(?i:{_NOT_FINITE.pattern}))$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,45 +177,37 @@ class LineParser:
 
     def _parse_fast(self, lines: pa.Array) -> ParsedLines | None:
         """Return the rows of well-formed lines, None when a line needs a closer look."""
-        if pc.any(pc.match_substring(lines, "#")).as_py():
-            lines = pc.replace_substring_regex(lines, "#.*", "")
-        trimmed = pc.ascii_trim_whitespace(lines)
-        positions = np.flatnonzero(np.asarray(pc.greater(pc.binary_length(trimmed), 0)))
-        tokens = pc.ascii_split_whitespace(trimmed.take(pa.array(positions)))
-        starts = np.asarray(tokens.offsets).astype(np.int64)
-        flat = tokens.flatten()
-        starts = starts - starts[0] if len(starts) else np.zeros(1, np.int64)
-        is_feature = np.ones(len(flat), bool)
-        is_feature[starts[:-1]] = False
-        is_query = np.asarray(pc.starts_with(flat, "qid:"))
-        is_feature &= ~is_query
-        try:
-            labels = np.asarray(pc.cast(flat.take(pa.array(starts[:-1])), pa.float64()))
-            indices, values = self._entries(flat.filter(pa.array(is_feature)))
-        except (pa.ArrowInvalid, ValueError):
+        data, starts = _bytes_of(lines)
+        n_lines = len(lines)
+        most = int(np.count_nonzero(data == ord(":")))
+        positions, row_ends = np.empty((2, n_lines), np.int64)
+        has_label = np.empty(n_lines, np.bool_)
+        label_mantissas, label_powers = np.empty(n_lines, np.int64), np.empty(n_lines, np.int8)
+        indices = np.empty(most, np.int32)
+        mantissas, powers = np.empty(most, np.int64), np.empty(most, np.int8)
+        texts = np.empty((most + n_lines, 3), np.int64)
+        n_rows, nnz, n_texts = parse_lines(
+            data, starts, FIRST_INDEX[self.text_format], self._last_index(), self.needs_label,
+            positions, has_label, row_ends, label_mantissas, label_powers,
+            indices, mantissas, powers, texts,
+        )  # fmt: skip
+        if n_rows < 0:
             return None
-        ends = np.concatenate([[0], np.cumsum(is_feature)])
-        has_label = np.ones(len(labels), bool)
-        return ParsedLines(labels, has_label, ends[starts], indices, values, positions, {})
-
-    def _entries(self, tokens: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return indices and values of tokens that are all alike; raise when one is odd."""
-        if not len(tokens):
-            return np.zeros(0, np.int32), np.zeros(0)
-        pairs = pc.split_pattern(tokens, ":")
-        n_parts = len(pairs[0])  # three with libffm's field in front
-        sizes = pc.list_value_length(pairs)
-        if n_parts not in (2, 3) or not pc.all(pc.equal(sizes, n_parts)).as_py():
-            raise ValueError("a token is not index:value")
-        parts = pairs.flatten()
-        at = np.arange(n_parts - 1, len(parts), n_parts)  # of the values
-        texts, *fields = (parts.take(pa.array(at - i)) for i in range(1, n_parts))
-        if not all(pc.all(pc.ascii_is_decimal(each)).as_py() for each in (texts, *fields)):
-            raise ValueError("an index or a field is not a number")
-        ids = np.asarray(pc.cast(texts, pa.int64())) - FIRST_INDEX[self.text_format]
-        if ids.min() < 0 or ids.max() > self._last_index():
-            raise ValueError("an index is out of range")
-        return ids.astype(np.int32), np.asarray(pc.cast(parts.take(pa.array(at)), pa.float64()))
+        labels = _doubles(label_mantissas[:n_rows], label_powers[:n_rows])
+        values = _doubles(mantissas[:nnz], powers[:nnz])
+        if n_texts:
+            at, *spans = texts[:n_texts].T
+            numbers = _numbers_of_texts(data, *spans)
+            if numbers is None:
+                return None
+            is_label = at < 0
+            labels[-1 - at[is_label]] = numbers[is_label]
+            values[at[~is_label]] = numbers[~is_label]
+        labels[~has_label[:n_rows]] = np.nan
+        return ParsedLines(
+            labels, has_label[:n_rows], np.concatenate([[0], row_ends[:n_rows]]),
+            indices[:nnz], values, positions[:n_rows], {},
+        )  # fmt: skip
 
     def _last_index(self) -> int:
         return self.num_features - 1 if self.num_features else MAX_FEATURE_ID
@@ -270,6 +279,46 @@ class LineParser:
                 f"index {shortened(index_text)} is above {last + first}, the last of {limit}"
             )
         return index, _number(value_text, f"the value of {shortened(token)}")
+
+
+def _bytes_of(lines: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    """Return the bytes of all lines, and where each starts and the last one ends."""
+    is_large = pa.types.is_large_string(lines.type) or pa.types.is_large_binary(lines.type)
+    _, offsets, data = lines.buffers()
+    if data is None or offsets is None:
+        return np.zeros(0, np.uint8), np.zeros(len(lines) + 1, np.int32)
+    all_starts = np.frombuffer(offsets, np.int64 if is_large else np.int32)
+    starts = all_starts[lines.offset : lines.offset + len(lines) + 1]
+    return np.frombuffer(data, np.uint8)[starts[0] : starts[-1]], starts - starts[0]
+
+
+def _doubles(mantissas: NDArray[np.int64], powers: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return mantissa times ten to the power, rounded once; anything where it is BY_TEXT."""
+    numbers = mantissas.astype(np.float64)
+    if powers.any():
+        scaled = POWERS_OF_TEN[np.minimum(np.abs(powers), MAX_POWER)]
+        np.multiply(numbers, scaled, out=numbers, where=powers > 0)
+        np.divide(numbers, scaled, out=numbers, where=powers < 0)
+    return numbers
+
+
+def _numbers_of_texts(
+    data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return the numbers that spans of bytes write; None when one is no number."""
+    lengths = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    taken = data[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])]
+    texts = pa.LargeStringArray.from_buffers(
+        len(lengths), pa.py_buffer(offsets), pa.py_buffer(taken)
+    )
+    is_letter = (taken >= ord("A")) & (taken | 32 != ord("e"))
+    if is_letter.any() and not pc.all(pc.match_substring_regex(texts, _ANY_NUMBER)).as_py():
+        return None
+    try:
+        return np.asarray(pc.cast(texts, pa.float64()))
+    except pa.ArrowInvalid:
+        return None
 
 
 def _number(text: str, what: str) -> float:

@@ -72,6 +72,28 @@ def test_fast_and_careful_parsing_agree(case):
     assert fast.positions.tolist() == careful.positions.tolist()
 
 
+@pytest.mark.parametrize("number", [
+    "0", "-0", "+0.0", ".5", "5.", "1e22", "1e23", "123e-22", "9007199254740993", "1e-400", "1e400",
+    "0.1234567890123456789", "00000000000000000000000001.5", "179769313486231580793e288", "-.5E+3",
+    "4.9e-324", "nan", "-Infinity", "1.7976931348623157e308", "100000000000000000000000e-5",
+])  # fmt: skip
+def test_a_number_is_the_double_nearest_to_it(number):
+    parsed = LineParser("libfm")._parse_fast(pa.array([f"{number} 3:{number}"]))
+
+    expected = np.float64(number)
+    assert parsed.labels.tobytes() == parsed.values.tobytes() or np.isnan(expected)
+    np.testing.assert_array_equal(parsed.values, [expected])
+    assert np.signbit(parsed.values[0]) == np.signbit(expected)
+
+
+def test_lines_may_be_a_slice_of_long_or_short_strings_or_bytes():
+    lines = ["9 9:9", "1 0:1", None, "", "0 2:.5 7:1e-3", "9 9:9"]
+    for kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        parsed = LineParser("libfm").parse(pa.array(lines, kind).slice(1, 4))
+        assert as_rows(parsed) == [(1.0, [(0, 1.0)]), (0.0, [(2, 0.5), (7, 0.001)])]
+        assert parsed.positions.tolist() == [0, 3]
+
+
 @given(written("libfm"), st.integers(0, 99))
 def test_lines_of_libffm_give_their_rows_without_the_fields(case, field):
     rows, lines = case
