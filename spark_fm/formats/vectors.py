@@ -46,6 +46,12 @@ def read_vectors(column: pa.Array, *, keep_zeros: bool = False) -> VectorColumn:
     return vectors if keep_zeros else _without_zeros(vectors)
 
 
+def row_lengths(column: pa.Array) -> NDArray[np.int64]:
+    """Return how many values each vector of a column has, zeros included; 0 for a null."""
+    lists = column.field("values") if pa.types.is_struct(column.type) else column
+    return np.asarray(lists.value_lengths().fill_null(0)).astype(np.int64)
+
+
 def vector_column(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],

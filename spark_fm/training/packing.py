@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError, SparkFMError
-from spark_fm.formats.vectors import read_vectors
+from spark_fm.formats.vectors import read_vectors, row_lengths
 from spark_fm.learner.csr import MAX_FEATURE_ID, CsrBatch, canonical
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName
@@ -51,6 +51,9 @@ BLOCK_DDL = (
 # What of them a pass over the rows reads.
 BLOCK_COLUMNS = ("kind", "source", "seq", "n_rows", "nnz", "payload", "file", "start")
 
+# Rows are checked and counted in windows, and cut into blocks in stretches of them.
+WINDOW_ROWS = 10_000
+WINDOW_NNZ = 2**20
 STRETCH_ROWS = 65_536
 STRETCH_NNZ = 2**22
 BLOCK_ROWS = 4096
@@ -190,14 +193,13 @@ class PackTask(WorkerTask):
                 # Nothing else would take the rows: all of the disk is theirs.
                 file = stack.enter_context(BlockFile(self.store, source, free_fraction=0.0))
             writers = {kind: _BlockWriter(self, kind, report, file) for kind in (TRAIN, VALIDATION)}
-            for record_batch in batches:
-                for part in _slices(record_batch):
-                    rows, indicator = self._checked(part, report)
-                    for kind, subset in self._split(rows, indicator):
-                        if subset.n_rows:
-                            counter.add(subset, validation=kind == VALIDATION)
-                            report.note_rows(kind, subset)
-                            yield from writers[kind].add(subset)
+            for window in windows(batches):
+                rows, indicator = self._checked(window, report)
+                for kind, subset in self._split(rows, indicator):
+                    if subset.n_rows:
+                        counter.add(subset, validation=kind == VALIDATION)
+                        report.note_rows(kind, subset)
+                        yield from writers[kind].add(subset)
             for writer in writers.values():
                 yield from writer.flush()
             report.value_ranges = counter.value_ranges()
@@ -354,10 +356,34 @@ def _source_of(batch: pa.RecordBatch | None) -> int:
     return partition_number()
 
 
-def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Cut a large record batch, so that the copies made of it stay small."""
-    for start in range(0, batch.num_rows, STRETCH_ROWS):
-        yield batch.slice(start, STRETCH_ROWS)
+def windows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut and join record batches, so that where windows end depends on nothing but the rows.
+
+    However the rows come, their sums then are added alike, and blocks hold the same rows.
+    """
+    parts: list[pa.RecordBatch] = []
+    n_rows, nnz = 0, 0
+    for batch in batches:
+        ends = np.cumsum(row_lengths(_column(batch, "features")))
+        start, before = 0, 0
+        while start < batch.num_rows:
+            full = int(np.searchsorted(ends, before + WINDOW_NNZ - nnz)) + 1
+            stop = min(start + WINDOW_ROWS - n_rows, full, batch.num_rows)
+            parts.append(batch.slice(start, stop - start))
+            n_rows += stop - start
+            nnz += int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+            if n_rows == WINDOW_ROWS or nnz >= WINDOW_NNZ:
+                yield _joined(parts)
+                parts, n_rows, nnz = [], 0, 0
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(parts) == 1:
+        return parts[0]
+    return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from spark_fm.errors import SparkFMError, VersionMismatchError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments
-from spark_fm.training import local_files
+from spark_fm.training import local_files, packing
 from spark_fm.training.packing import (
     REPORT,
     TRAIN,
@@ -111,6 +112,24 @@ def test_every_row_is_packed_once_in_a_multiple_of_blocks():
     packed = sorted(x for _, _, _, b in blocks for x in b.values.tolist())
     assert packed == [float(i + 1) for i in range(50)]
     assert [seq for _, _, seq, _ in blocks] == [0, 1, 2, 3]
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 9), st.integers(1, 30))
+def test_blocks_and_reports_do_not_depend_on_how_rows_come_in_batches(cuts, n_rows, nnz):
+    vectors = [sparse({j: i + 0.1 for j in range(i % 6)}) if i % 9 else None for i in range(40)]
+    vectors[5] = dense({0: 1.0})
+    whole = record_batch(vectors, [float(i % 3 == 0) for i in range(40)])
+    bounds = [0, *sorted(cuts), 40]
+    batches = [whole.slice(a, b - a) for a, b in pairwise(bounds)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "WINDOW_ROWS", n_rows)
+        patch.setattr(packing, "WINDOW_NNZ", nnz)
+        patch.setattr(packing, "STRETCH_ROWS", 12)
+        output = pack(changed(validation_fraction=0.3), *batches)
+        expected = pack(changed(validation_fraction=0.3), whole)
+
+    assert output == expected
 
 
 def test_fewer_rows_than_blocks_give_a_block_a_row():
