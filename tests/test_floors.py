@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spark_fm"
 CLASSIC_ONLY = {"sparkContext", "rdd", "_jvm", "_jdf", "_jsparkSession", "_sc"}
-CLASSIC_ROOMS = {"spark/session.py", "spark/broadcast.py", "spark/files.py"}
+CLASSIC_ROOMS = {"spark/session.py", "spark/broadcast.py", "spark/files.py", "spark/scans.py"}
 
 
 def test_classic_only_calls_stay_in_their_rooms():
@@ -42,7 +42,8 @@ def test_examples_and_notebooks_stand_alone():
 
 def test_a_worker_that_packs_and_trains_loads_neither_sparse_matrices_nor_pandas():
     code = (
-        "import pyspark.sql, sys; before = {*sys.modules}; import spark_fm.training.tasks; "
+        "import pyspark.sql, sys; before = {*sys.modules}; import spark_fm.training.tasks, "
+        "spark_fm.training.scans; "
         "print(*sorted({'scipy.sparse', 'pandas', 'pyspark.ml'} & ({*sys.modules} - before)))"
     )
     done = subprocess.run(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -27,6 +28,7 @@ from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows, worker_errors
+from spark_fm.spark.scans import plain_scan
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
 from spark_fm.training import packing
@@ -45,6 +47,7 @@ from spark_fm.training.packing import (
     RowStatistics,
     payload_bytes,
 )
+from spark_fm.training.scans import UNREAD, PackScanTask
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ def pack(
     store = uuid4().hex if cluster.tasks_share_files else None
     task = replace(pack_task(config), store=store, tables_in_file=cluster.shares_files)
     started = time.perf_counter()
-    with _packed(rows.mapInArrow(task, BLOCK_DDL), task, cluster, after_jobs) as (blocks, read):
+    with _packed(rows, task, cluster, after_jobs) as (blocks, read):
         reports = _reports(read)
         skipped = _check_rows(reports, config)
         counts, moments = _counts(read, reports)
@@ -172,9 +175,10 @@ def pack(
 
 @contextmanager
 def _packed(
-    plan: DataFrame, task: PackTask, cluster: SparkCluster, after_jobs: ExitStack
+    rows: DataFrame, task: PackTask, cluster: SparkCluster, after_jobs: ExitStack
 ) -> Iterator[tuple[DataFrame, ReportReader]]:
-    """Yield the blocks that a plan makes, and what reads its reports."""
+    """Yield the blocks that a task makes of rows, and what reads its reports."""
+    plan = rows.mapInArrow(task, BLOCK_DDL)
     if task.store is None or not cluster.shares_files:
         if task.store is not None:
             after_jobs.callback(remove_files, cluster, task.store)
@@ -188,7 +192,9 @@ def _packed(
     folders: set[str] = set()
     after_jobs.callback(remove_files, cluster, task.store, folders)
     with worker_errors():
-        table = plan.toArrow()
+        table = _packed_by_readers(rows, task, cluster)
+        if table is None:
+            table = plan.toArrow()
     is_report = pc.equal(table["kind"], REPORT)
     reports = table.filter(is_report).to_pylist()
     folders |= {folder for report in _reports(partial(_read, reports)) for folder in report.folders}
@@ -197,6 +203,23 @@ def _packed(
     places = [tuple(row.values()) for row in table.filter(pc.invert(is_report)).to_pylist()]
     blocks = cluster.session.createDataFrame(places, BLOCK_DDL).select(*BLOCK_COLUMNS)
     yield blocks, partial(_read, reports)
+
+
+def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -> pa.Table | None:
+    """Return the blocks of rows that the tasks read themselves, or None where they cannot."""
+    scan = plain_scan(rows)
+    if scan is None:
+        return None
+    n_partitions = len(scan.partitions)
+    numbers = rows.sparkSession.range(0, n_partitions, 1, n_partitions)
+    table = numbers.mapInArrow(PackScanTask(scan, task), BLOCK_DDL).toArrow()
+    is_unread = pc.equal(table["name"], UNREAD)
+    unread = [json.loads(each.as_py()) for each in table.filter(is_unread)["report"]]
+    if unread:
+        log.debug("these rows are read by Spark: %s", unread[0]["reason"])
+        remove_files(cluster, task.store or "", unread[0]["folders"])
+        return None
+    return table
 
 
 def _collected(
