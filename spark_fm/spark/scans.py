@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 PYTHON = "python"  # format of a scan of a Python data source
 _FORMATS = {
     "org.apache.spark.sql.execution.datasources.parquet.ParquetFileFormat": "parquet",
+    "org.apache.spark.ml.source.libsvm.LibSVMFileFormat": "libsvm",
 }
 # Nodes of a plan, before it is optimized, that read and select.
 _PLAIN = ("Project", "SubqueryAlias", "View", "LogicalRelation", "DataSourceV2Relation")
@@ -73,6 +74,7 @@ class Scan:
     # Of files: their ranges. Of a Python data source: its own partition, pickled.
     partitions: tuple[tuple[FileRange, ...] | bytes, ...]
     function: bytes = b""  # of a Python data source: what reads a partition, pickled
+    width: int = 0  # of the vectors of libsvm's lines
 
 
 def plain_scan(rows: DataFrame) -> Scan | None:
@@ -108,11 +110,19 @@ def _scan_of_files(project: Any, relation: Any, scan: Any) -> Scan | None:
     columns = _columns(project, list(relation.dataSchema().fieldNames()))
     if name is None or columns is None or relation.partitionSchema().size():
         return None
+    width = 0
+    if name == "libsvm":
+        options = {str(option).lower(): relation.options().apply(option)
+                   for option in _items(relation.options().keys().toSeq())}  # fmt: skip
+        if set(options) - {"path", "numfeatures"}:
+            return None
+        features = relation.dataSchema().apply("features").metadata()
+        width = int(features.getLong("numFeatures"))
     partitions = tuple(
         tuple(_file_range(part) for part in partition.files())
         for partition in _items(scan.inputRDD().filePartitions())
     )
-    return Scan(name, columns, partitions)
+    return Scan(name, columns, partitions, width=width)
 
 
 def _scan_of_source(project: Any, batch: Any) -> Scan | None:

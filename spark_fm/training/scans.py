@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from spark_fm.formats.text import CHUNK_BYTES, LineParser, lines_of
+from spark_fm.formats.vectors import vector_column
 from spark_fm.spark.scans import FileRange, Scan, ScanColumn, plain_type
 from spark_fm.spark.worker import WorkerTask
 from spark_fm.training.local_files import local_folders
 from spark_fm.training.packing import WINDOW_ROWS, PackTask, report_row
 
+COMPRESSED = {".gz", ".gzip", ".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz"}
 UNREAD = "unread"  # name of the report of a partition that could not be read in this way
 
 
@@ -69,15 +73,14 @@ def _source_batches(scan: Scan, number: int) -> Iterator[pa.RecordBatch]:
         read, _ = pickle.loads(scan.function)
         cell = pa.RecordBatch.from_pydict({"partition": pa.array([partition], pa.binary())})
         return iter(read(iter([cell])))
-    names = [column.name for column in scan.columns.values()]
-    return chain.from_iterable(_range_batches(scan.format, part, names) for part in partition)
+    return chain.from_iterable(_range_batches(scan, part) for part in partition)
 
 
-def _range_batches(kind: str, part: FileRange, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _range_batches(scan: Scan, part: FileRange) -> Iterator[pa.RecordBatch]:
     now = os.stat(part.path)
     if (now.st_size, now.st_mtime_ns // 10**6) != (part.size, part.modified):
         raise UnreadableError(f"{part.path} has changed since it was listed")
-    return FORMATS[kind](part, names)
+    return FORMATS[scan.format](part, scan)
 
 
 def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
@@ -90,10 +93,11 @@ def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
     return values.cast(pa.float64(), safe=False) if column.to_double else values
 
 
-def read_parquet(part: FileRange, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_parquet(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a range of a Parquet file: of the row groups whose middle lies in it."""
     import pyarrow.parquet as pq
 
+    names = [column.name for column in scan.columns.values()]
     with pq.ParquetFile(part.path) as file:
         there = [name.lower() for name in file.schema_arrow.names]
         for name in names:
@@ -106,7 +110,7 @@ def read_parquet(part: FileRange, names: Sequence[str]) -> Iterator[pa.RecordBat
         ]  # fmt: skip
         if groups:
             yield from file.iter_batches(
-                WINDOW_ROWS, row_groups=groups, columns=list(names), use_threads=False
+                WINDOW_ROWS, row_groups=groups, columns=names, use_threads=False
             )
 
 
@@ -118,7 +122,47 @@ def _middle(group: Any) -> int:
     return int(min(page for page in pages if page is not None) + size // 2)
 
 
-# What yields the rows of a range of a file: the columns of these names at least.
-FORMATS: dict[str, Callable[[FileRange, Sequence[str]], Iterator[pa.RecordBatch]]] = {
+def read_libsvm(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a range of a libsvm file: of the lines that start in it or right behind."""
+    if Path(part.path).suffix.lower() in COMPRESSED:
+        raise UnreadableError(f"{part.path} is compressed")
+    parser = LineParser("libsvm", num_features=scan.width)
+    with open(part.path, "rb") as file:
+        if part.start:
+            file.seek(part.start)
+            file.readline()  # the range before has it
+        while (left := part.stop + 1 - file.tell()) > 0:
+            text = file.read(min(left, CHUNK_BYTES))
+            if not text:
+                return
+            yield _libsvm_rows(text + (b"" if text.endswith(b"\n") else file.readline()), parser)
+
+
+def _libsvm_rows(text: bytes, parser: LineParser) -> pa.RecordBatch:
+    """Return rows of lines that Spark would read in the same way; it refuses more than we do."""
+    rows = parser.parse(lines_of(text))
+    ends = rows.indptr[1:-1]
+    steps = np.diff(rows.indices)
+    steps[ends[(ends > 0) & (ends < len(rows.indices))] - 1] = 1
+    if (
+        rows.errors
+        or text.count(b":") != len(rows.indices)
+        or not text.isascii()
+        or any(text.count(byte) for byte in (b"\r", b"\t", b"\v", b"\f", b"#"))
+        or not (np.isfinite(rows.labels).all() and np.isfinite(rows.values).all())
+        or (steps <= 0).any()
+    ):
+        raise UnreadableError("a line is unusual")
+    nowhere = np.zeros(rows.n_rows, np.bool_)
+    features = vector_column(
+        rows.indptr, rows.indices, rows.values, rows.sizes(parser.num_features),
+        is_dense=nowhere, is_null=nowhere,
+    )  # fmt: skip
+    return pa.RecordBatch.from_arrays([pa.array(rows.labels), features], ["label", "features"])
+
+
+# What yields the rows of a range of a file: the columns of the scan at least.
+FORMATS: dict[str, Callable[[FileRange, Scan], Iterator[pa.RecordBatch]]] = {
     "parquet": read_parquet,
+    "libsvm": read_libsvm,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +155,50 @@ def test_files_of_other_writers_are_read_alike(spark, tmp_path, read_by_tasks):
 
     assert fingerprint(frame, **params) == fingerprint(touched(frame), **params)
     assert read_by_tasks == [True, False]
+
+
+@pytest.mark.parametrize("part_bytes", ["128m", "1000b"])
+def test_a_read_of_libsvm_gives_the_rows_of_the_frame(spark, tmp_path, read_by_tasks, part_bytes):
+    lines = [f"{i % 2}" + "".join(f" {j}:{(i + j) / 7!r}" for j in range(1 + i % 3, 9, 1 + i % 4))
+             for i in range(300)]  # fmt: skip
+    (tmp_path / "a.txt").write_text("\n".join(lines[:200]))
+    (tmp_path / "b.txt").write_text("\n\n".join(lines[200:]) + "  \n")
+    spark.conf.set("spark.sql.files.maxPartitionBytes", part_bytes)
+    try:
+        frame = spark.read.format("libsvm").option("numFeatures", 12).load(str(tmp_path))
+        assert fingerprint(frame) == fingerprint(touched(frame))
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+
+    assert read_by_tasks == [True, False]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["1 2:1 1:1", "1 1:1 # comment", "1\t2:1", "1 qid:1 2:1", "1 0:1:1", "1 2:nan", "1 13:1",
+     "1 1:1\r", "é", "1 2:1d"],
+)  # fmt: skip
+def test_lines_that_spark_reads_otherwise_are_left_to_it(tmp_path, line):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"1 1:2\n0 2:3\n" + line.encode() + b"\n")
+    scan = replace(scan_of(path, label=pa.float64()), format="libsvm", width=12)
+
+    with pytest.raises(UnreadableError, match="unusual"):
+        list(read_partition(scan, 0))
+
+
+def test_ranges_of_lines_share_out_the_rows(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"{i} 1:{i}\n" for i in range(300)))
+    whole = replace(scan_of(path, label=pa.float64()), format="libsvm", width=1)
+    [[file]] = whole.partitions
+    for length in (1, 7, 1000):
+        parts = tuple((replace(file, start=start, stop=min(start + length, file.size)),)
+                      for start in range(0, file.size, length))  # fmt: skip
+        scan = replace(whole, partitions=parts)
+        rows = [x for number in range(len(parts)) for batch in read_partition(scan, number)
+                for x in batch["label"].to_pylist()]  # fmt: skip
+        assert rows == list(range(300))
 
 
 def of(frame, **names):
