@@ -117,7 +117,7 @@ WARP = 32
 SIMULATED_WARP = 4  # the simulator takes a thread of the CPU for each
 SCALARS = 7  # sums over a chunk's entries beside those by factor
 # Products of a batch from which its way to the GPU and back, about 1 ms, pays: an estimate from
-# the time of a CPU core (docs/performance.md).
+# the time of a CPU core (docs/notes/2026-11-benchmarks.md).
 LEAST_PRODUCTS = 2**22
 
 
