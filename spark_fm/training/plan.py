@@ -109,7 +109,9 @@ def make_plan(
     partitions = 1
     if not spec.sagemaker:
         nnz = data.train.nnz + standardization.n_added
-        partitions = _choose_partitions(row_bytes, nnz, spec.k, cluster, device)
+        partitions = choose_partitions(
+            row_bytes, nnz, spec.k, slots=device.slots or cluster.task_slots, on_gpu=device.is_gpu
+        )
     n_partitions = config.num_workers or partitions
     _check_padding(data, spec)
     single_task = spec.sagemaker or (n_partitions == 1 and row_bytes <= SINGLE_TASK_BYTES)
@@ -165,16 +167,19 @@ def choose_rounds(n_partitions: int, *, entries_per_feature: float, synced_bytes
     return min(max(n_rounds, MIN_ROUNDS), MAX_ROUNDS)
 
 
-def _choose_partitions(
-    n_bytes: int, nnz: int, k: int, cluster: SparkCluster, device: Device
-) -> int:
+def choose_partitions(n_bytes: int, nnz: int, k: int, *, slots: int, on_gpu: bool = False) -> int:
+    """Return the partitions of a training whose caller leaves them open.
+
+    One task takes few rows with little arithmetic; all others have at least two partitions where
+    as many cores are free, since one would have rounds as well and leave a core idle.
+    """
     seconds = nnz * (SECONDS_FIXED + SECONDS_PER_FACTOR * k)
-    if device.is_gpu:
+    if on_gpu:
         seconds /= GPU_CORES
     n_partitions = int(seconds / SECONDS_PER_PARTITION)
     if n_partitions < 2 and n_bytes <= SINGLE_TASK_BYTES:
         return 1
-    return max(1, min(n_partitions, device.slots or cluster.task_slots))
+    return min(max(1 if on_gpu else 2, n_partitions), slots)
 
 
 def _table(

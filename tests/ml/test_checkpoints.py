@@ -249,12 +249,12 @@ def test_a_resumed_training_keeps_the_partitions_it_began_with(
 ) -> None:
     from spark_fm.training import plan
 
-    def two(*_: Any) -> int:
+    def two(*_: Any, **__: Any) -> int:
         return 2
 
     fm = machine(tmp_path, epochs=4, refit="never")
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_choose_partitions", two)
+        patch.setattr(plan, "choose_partitions", two)
         whole = fm.fit(train)
         crashed(fm, train, monkeypatch, 2)
 

@@ -13,8 +13,7 @@ from pyspark.sql import functions as F
 from benchmarks.datasets import Rows, to_frame
 from spark_fm.errors import ModelTooLargeError, SparkFMError
 from spark_fm.spark.gpu import GpuAssignment
-from spark_fm.spark.resources import CPU_DEVICE, Device
-from spark_fm.spark.session import SparkCluster
+from spark_fm.spark.resources import Device
 from spark_fm.training import dataset, rounds, single_task, trainer
 from spark_fm.training import plan as planning
 from tests.conftest import MODE
@@ -328,20 +327,6 @@ def test_training_works_where_persist_is_missing(frame, monkeypatch):
     monkeypatch.setattr(type(frame), "persist", persist)
 
     assert_same_model(kept, machine(numWorkers=2).fit(frame))
-
-
-def test_small_data_choose_one_partition_and_large_data_more(spark):
-    cluster = SparkCluster.of(spark)
-
-    def choose(nnz, device=CPU_DEVICE):
-        return planning._choose_partitions(8 * nnz, nnz, 16, cluster, device)
-
-    gpus = Device(slots=3, task_gpu=GpuAssignment(local=False))
-
-    assert choose(1_000_000) == 1
-    assert choose(1_000_000_000) == cluster.task_slots == 2
-    assert choose(1_000_000_000, gpus) == 1
-    assert choose(1_000_000_000_000, gpus) == 3
 
 
 def test_a_heavy_label_in_a_small_partition_is_no_explosion(spark):
