@@ -231,6 +231,61 @@ def test_parameters_and_labels_drawn_in_turn_have_their_joint_distribution(loss:
     assert np.all(np.abs(means - expected) < 4 * error), (means - expected) / error
 
 
+def test_priors_drawn_in_turn_with_labels_have_their_joint_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Geweke (2004) again, of mu, lambda and alpha too, given the pooled precision: that one is
+    # an empirical Bayes step, and has no joint distribution. Figures are bounded, or logarithms:
+    # the noise has no mean.
+    generator, k, pooled = np.random.default_rng(8), 2, 3.0
+    batch = random_batch(6, N_FEATURES, seed=5, loss="squared")
+    chain = chain_of(batch, k, use_bias=False)
+    draw_gamma = Chain._gamma
+
+    def gamma(self: Chain, shape: float, rate: NDArray[np.float64]) -> NDArray[np.float64]:
+        is_pooled = shape == (1 + len(self.order)) / 2 and len(rate) == k + 1
+        return np.full(k + 1, pooled) if is_pooled else draw_gamma(self, shape, rate)
+
+    monkeypatch.setattr(Chain, "_gamma", gamma)
+    n_fields = len(chain.mu)
+
+    def labels_given(table: NDArray[np.float32], alpha: float) -> NDArray[np.float64]:
+        noise = generator.standard_normal(batch.n_rows) / math.sqrt(alpha)
+        return margins(batch, table, 0.0).astype(np.float64) + noise
+
+    def figures(
+        table: NDArray[np.float32], mu: NDArray[np.float64], precision: NDArray[np.float64],
+        alpha: float, labels: NDArray[np.float64],
+    ) -> list[float]:  # fmt: skip
+        seen = np.tanh(table[chain.order])
+        logs = np.log(precision)
+        return [
+            math.log(alpha), math.log(alpha) ** 2, float(logs[:, :k].mean()),
+            float(logs[:, k].mean()), float((logs**2).mean()), float((np.tanh(mu) ** 2).mean()),
+            float((np.tanh(mu[1]) * seen.mean(0)).mean()), float((seen[:, :k] ** 2).mean()),
+            float((seen[:, k] ** 2).mean()), float((np.tanh(labels) ** 2).mean()),
+        ]  # fmt: skip
+
+    in_turn, independent = [], []
+    for _ in range(8_000):
+        chain._labels = labels_given(chain.table, chain.alpha)
+        chain.refresh()
+        chain.sweep()
+        in_turn.append(figures(chain.table, chain.mu, chain.precision, chain.alpha, chain._labels))
+        precision = generator.gamma(10, pooled / 10, (n_fields, k + 1))
+        mu = generator.standard_normal((n_fields, k + 1)) / np.sqrt(precision)
+        spread = 1 / np.sqrt(precision[chain.fields])
+        normals = generator.standard_normal(chain.table.shape)
+        table = (mu[chain.fields] + spread * normals).astype(np.float32)
+        alpha = float(generator.gamma(0.5, 2.0))
+        independent.append(figures(table, mu, precision, alpha, labels_given(table, alpha)))
+
+    batches = np.array(in_turn).reshape(40, 200, -1).mean(1)
+    error = np.sqrt(batches.var(0) / len(batches) + np.var(independent, 0) / len(independent))
+    distance = (batches.mean(0) - np.mean(independent, 0)) / error
+    assert np.all(np.abs(distance) < 4), distance
+
+
 def test_priors_without_draws_are_their_conditional_means() -> None:
     batch = random_batch(60, N_FEATURES, seed=5, loss="squared")
     chain = chain_of(batch, 2, draws=False)
