@@ -151,6 +151,7 @@ class EpochRecord:
     step_scale: float
     n_rejected: int
     running: dict[str, Any] | None = None  # as ``running_metrics`` gives them
+    sampled: dict[str, float] | None = None  # of a sweep of Gibbs sampling, columns of the history
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for transport as JSON."""

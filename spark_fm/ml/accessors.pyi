@@ -155,7 +155,7 @@ class FMParams(FMParamsBase):
     def getValidationMetric(self) -> str | None:
         """Return validationMetric, or None when it is unset: metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse."""
     def getPatience(self) -> int:
-        """Return patience: epochs without improvement before training stops (>= 0); 0 never stops."""
+        """Return patience: epochs without improvement before training stops (>= 0); 0 never stops. A chain of Gibbs sampling stops by it only where it is set."""
     def getRefit(self) -> str:
         """Return refit: train again on all rows, held-out ones included, for the best number of epochs: "auto" (up to a million rows), "always" or "never"."""
     def getHandleInvalid(self) -> str:
@@ -409,7 +409,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setValidationMetric(self, value: str) -> Self:
         """Set validationMetric: metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse."""
     def setPatience(self, value: int) -> Self:
-        """Set patience: epochs without improvement before training stops (>= 0); 0 never stops."""
+        """Set patience: epochs without improvement before training stops (>= 0); 0 never stops. A chain of Gibbs sampling stops by it only where it is set."""
     def setRefit(self, value: str) -> Self:
         """Set refit: train again on all rows, held-out ones included, for the best number of epochs: "auto" (up to a million rows), "always" or "never"."""
     def setHandleInvalid(self, value: str) -> Self:

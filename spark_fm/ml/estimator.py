@@ -184,6 +184,7 @@ class FactorizationMachine(
         if spec.sagemaker:
             fields["standardization"] = self.isSet("standardization") and fields["standardization"]
         fields["sweeps"] = spec.epochs if self.isSet("epochs") else 0
+        fields["sweep_patience"] = self.getPatience() if self.isSet("patience") else 0
         if fields["solver"] == "auto" and fields["keep_posterior"]:
             fields["solver"] = "gibbs"
         if fields["solver"] == "auto" and any(map(self.isSet, OF_SGD)):

@@ -227,7 +227,8 @@ PARAMS = (
              'classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse',
              "config.metric"),
     ParamRow("patience", int, 5,
-             "epochs without improvement before training stops (>= 0); 0 never stops",
+             "epochs without improvement before training stops (>= 0); 0 never stops. A chain of "
+             "Gibbs sampling stops by it only where it is set",
              "config.patience"),
     ParamRow("refit", str, "auto",
              "train again on all rows, held-out ones included, for the best number of epochs: "

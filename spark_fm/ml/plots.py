@@ -59,9 +59,15 @@ def draw_losses(
 ) -> None:
     """Draw training and validation loss by epoch, and validation losses of simpler models."""
     epochs = history["epoch"]
-    axes.plot(epochs, history["trainLoss"], "o-", ms=3, label="training, before each update")
+    is_sampled = "factorsPrecision" in history
+    when = "by each draw" if is_sampled else "before each update"
+    axes.plot(epochs, history["trainLoss"], "o-", ms=3, label=f"training, {when}")
+    if "validationSampleLoss" in history:
+        label = "validation, by each draw"
+        axes.plot(epochs, history["validationSampleLoss"], "o-", ms=3, label=label, c="tab:green")
     if "validationLoss" in history:
-        axes.plot(epochs, history["validationLoss"], "o-", ms=3, label="validation")
+        label = "validation, mean of the draws" if is_sampled else "validation"
+        axes.plot(epochs, history["validationLoss"], "o-", ms=3, label=label, c="tab:orange")
         if constant is not None:
             axes.axhline(constant, **_GUIDE, label="validation, constant")
         if linear is not None:

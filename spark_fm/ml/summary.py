@@ -33,7 +33,8 @@ class FMTrainingSummary:
     ----------
     rows : list of dict
         One per epoch: losses and validation metrics, rows per second, seconds by phase,
-        and the learning rates with their scale after rollbacks.
+        and the learning rates with their scale after rollbacks; of Gibbs sampling one per sweep,
+        with noise and precisions instead.
     facts : dict
         Numbers of rows, features, skipped rows, partitions and averagings, the best epoch,
         rollbacks of diverging epochs (``stepScale``, ``rejectedAttempts``, ``warnings``),
@@ -53,7 +54,7 @@ class FMTrainingSummary:
 
     @property
     def objectiveHistory(self) -> list[float]:
-        """Return the mean training loss of each epoch, taken before each update."""
+        """Return the mean training loss of each epoch, before each update or by each draw."""
         return [row["trainLoss"] for row in self.rows]
 
     @property

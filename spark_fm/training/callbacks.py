@@ -42,6 +42,8 @@ class EpochReport:
         row["seconds"] = self.seconds
         row |= {f"{name}Seconds": value for name, value in self.phases.items()}
         row["compileSeconds"] = record.compile_seconds
+        if record.sampled is not None:  # a sweep has no learning rate
+            return row | record.sampled
         row["stepScale"] = record.step_scale
         for name in ("bias", "linear", "factors"):
             row[f"{name}Lr"] = getattr(self.spec, name).lr * record.step_scale
@@ -58,7 +60,7 @@ class EpochReport:
             if name.startswith("validation_")
         ]
         parts += [f"{row['rowsPerSecond']:,.0f} rows/s", f"{row['seconds']:.2f} s"]
-        if row["rejected"]:
+        if self.record.n_rejected:
             parts.append(f"{row['rejected']} diverged attempt(s), steps now x{row['stepScale']:g}")
         return ", ".join(parts)
 

@@ -37,6 +37,7 @@ class TrainConfig:
     standardization: bool = True  # features train centred, where most rows have them, and scaled
     standardize_label: bool = True  # a regressor's labels train centred and scaled
     sweeps: int = 0  # of each chain of Gibbs sampling; 0 chooses
+    sweep_patience: int = 0  # of each chain, as patience; 0 never stops
     keep_posterior: bool = False  # keep draws of Gibbs sampling with the model
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
@@ -102,7 +103,6 @@ class TrainConfig:
             (self.num_workers <= 1, "numWorkers", self.num_workers,
              "1, or 0: every chain takes all rows"),
             (self.device != "gpu", "device", self.device, '"cpu"'),
-            (not self.checkpoint_dir, "checkpointDir", self.checkpoint_dir, '""'),
             (not self.keep_snapshot, "keepTrainingState", self.keep_snapshot, "False"),
         ):  # fmt: skip
             require(ok, name, value, f'{allowed} with solver="gibbs"')

@@ -1,7 +1,8 @@
 """Train by Gibbs sampling: chains side by side in Spark tasks, then one model; driver only.
 
-Every task holds all rows. The result depends on the seed and the number of chains alone, and
-not on how many of them run at once.
+Every task holds all rows. Jobs run the chains for some seconds each, so that the driver hears of
+their sweeps and can write checkpoints. The result depends on the seed and the number of chains
+alone, and not on how many of them run at once, or on where they pause.
 """
 
 from __future__ import annotations
@@ -9,27 +10,36 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
+from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from spark_fm.errors import ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.gibbs.chain import ChainSpec
 from spark_fm.learner.gibbs.fields import fields_of
 from spark_fm.learner.gibbs.kernels import RowLayout
-from spark_fm.learner.gibbs.posterior import MeanModel, Member, distilled
-from spark_fm.learner.gibbs.sampling import WIDE, ChainPlan, ChainResult, first_sigma, run_chain
+from spark_fm.learner.gibbs.posterior import Member, distilled
+from spark_fm.learner.gibbs.sampling import (
+    WIDE,
+    ChainPlan,
+    ChainProgress,
+    advance_chain,
+    first_sigma,
+)
 from spark_fm.learner.metrics import MetricSums, validation_metrics
 from spark_fm.learner.spec import Hyperparameters, Scaling
-from spark_fm.learner.training import EpochRecord, Parameters, evaluate
+from spark_fm.learner.training import EpochRecord, Parameters, TrainingState, evaluate
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.collect import CHUNK_DDL, collect_models, to_chunks
 from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import WorkerTask, partition_number
+from spark_fm.training.callbacks import EpochCallback, Progress, reports_of
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.fit import FitResult
@@ -51,36 +61,50 @@ DRAWS = 40  # of the posterior that all chains keep together
 MOST_MEMBERS = 40  # that a distillation learns from, of half of the chains or all
 MEMBER_BYTES = 2**29  # that those of all chains may take on the driver
 DISTILLATION_SWEEPS = 8
+# A job runs each chain for this long, and on to where it may pause: longer and longer, because
+# it reads the rows anew.
+FIRST_SECONDS, LONGEST_SECONDS = 4.0, 32.0
+
+
+@dataclass(frozen=True)
+class ChainPart:
+    """One chain of a job."""
+
+    number: int
+    plan: ChainPlan
+    progress: Broadcast | None  # what it goes on from; None before its first sweep
 
 
 @dataclass(frozen=True)
 class ChainTask(WorkerTask):
-    """Run one chain, the one of the task's partition."""
+    """Run one chain for some seconds, the one of the task's partition."""
 
-    plans: tuple[ChainPlan, ...]  # one a partition
-    sigma: float | None  # of the first factors of all chains; None: each has that of its place
+    parts: tuple[ChainPart, ...]  # one a partition
+    sigma: float | None  # of the first factors of all chains; None: each has that of its number
     scaling: Scaling
     n_features: int
     rows: RowReader
+    seconds: float
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the chunks of the chain's result."""
-        number = partition_number()
-        plan = self.plans[number]
+        """Yield the chunks of the chain's progress."""
+        part = self.parts[partition_number()]
         train, validation = self.rows.read(batches, self.scaling, self.n_features)
-        sigma = self.sigma
-        if sigma is None:  # without validation rows to choose by, all begin alike
-            is_wide = number % 2 == 1 and validation is not None
-            sigma = WIDE if is_wide else first_sigma(train, plan.spec.k)
-        plan = replace(plan, spec=replace(plan.spec, init_sigma=sigma))
+        if part.progress is not None:
+            progress = ChainProgress.from_arrays(*part.progress.load())
+        else:
+            sigma = self.sigma
+            if sigma is None:  # without validation rows to choose by, all begin alike
+                is_wide = part.number % 2 == 1 and validation is not None
+                sigma = WIDE if is_wide else first_sigma(train, part.plan.spec.k)
+            progress = ChainProgress.start(part.plan, train, self.n_features, sigma=sigma)
         try:
-            result = run_chain(train, validation, self.n_features, plan)
+            advance_chain(progress, train, validation, part.plan, seconds=self.seconds)
         except TrainingDivergedError as err:
             # As data: an exception would reach the driver as another class.
-            yield from to_chunks(0, {"diverged": str(err)}, {}, model=number)
+            yield from to_chunks(0, {"diverged": str(err)}, {}, model=part.number)
             return
-        metadata, arrays = result.to_arrays()
-        yield from to_chunks(0, metadata | {"sigma": sigma}, arrays, model=number)
+        yield from to_chunks(0, *progress.to_arrays(), model=part.number)
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,28 @@ class Sampled:
     noise: list[float]  # its standard deviation with each draw
 
 
+@dataclass(frozen=True, slots=True)
+class ChainListener:
+    """Who hears of chains while they run, and where an interrupted run has left them."""
+
+    what: str  # names the bar
+    name: str = ""  # before the lines of the log
+    hear: EpochCallback | None = None  # returns False to end the chains, past their burn-in
+    save: Callable[[list[ChainProgress]], None] | None = None  # after each job
+    saved: Sequence[ChainProgress] = ()
+
+    def report(
+        self, bar: Progress, n_rows: int, spec: Hyperparameters, records: list[EpochRecord]
+    ) -> bool:
+        """Show sweeps; return whether to go on."""
+        goes_on = True
+        for report in reports_of(records, n_rows, spec):
+            bar(report, self.name)
+            if self.hear is not None:
+                goes_on = self.hear(report) and goes_on
+        return goes_on
+
+
 def sample(
     config: TrainConfig,
     data: PackedDataset,
@@ -131,62 +177,159 @@ def sample(
     scaling: Scaling,
     preparation: Broadcast | None,
     train_on_all: bool,
-    sigma: float | None = None,
+    listener: ChainListener,
+    pilot: Sampled | None = None,
 ) -> Sampled:
-    """Run chains and make one model of them; two jobs.
+    """Run chains and make one model of them.
 
     Raises TrainingDivergedError, and ModelTooLargeError before any job.
 
-    Without ``sigma``, and with validation rows, this is a pilot run: of two chains one begins with
-    wide factors, and the one that does better on the validation rows is the result.
+    Without a ``pilot``, and with validation rows, this is the pilot run: of two chains one begins
+    with wide factors, and the one that does better on the validation rows is the result.
     """
     started, spec = time.perf_counter(), config.spec
-    is_pilot = sigma is None and data.has_validation and not train_on_all
+    is_pilot = pilot is None and data.has_validation and not train_on_all
+    sigma = None if pilot is None else pilot.sigma
     n_chains = PILOT_CHAINS if is_pilot else CHAINS
     sweeps = _sweeps(config, data, plan, is_pilot=is_pilot)
+    if pilot is not None and train_on_all and config.sweep_patience:
+        sweeps = min(sweeps, len(pilot.fit.records))  # no validation rows end these chains
     log.info("Gibbs sampling: %d chains of %d sweeps", n_chains, sweeps)
     table_bytes = 4 * plan.n_features * (spec.k + 1)
     most = max(1, MEMBER_BYTES // (CHAINS * max(1, table_bytes)))
     draws = min(DRAWS // n_chains, most) if config.keep_posterior else 0
     most = min(MOST_MEMBERS if is_pilot else MOST_MEMBERS // 2, most)
-    collected = (2 * spec.k + 4) * 4 * plan.n_features + (most + draws) * table_bytes
-    collected *= n_chains
+    a_state = (3 * spec.k + 5) * 4 * plan.n_features + 8 * data.validation.rows
+    collected = n_chains * (a_state + (most + draws) * table_bytes)
     _check_memory(data, plan, spec.k, cluster, collected)
-    chain_plans = tuple(
+    chain_plans = [
         ChainPlan(
             ChainSpec(spec.k, spec.loss, (*spec.init_key, chain), WIDE, use_bias=spec.use_bias),
-            sweeps, most, draws, scaling.label,
+            sweeps, most, draws, scaling.label, config.metric, config.sweep_patience, config.tol,
         )
         for chain in range(n_chains)
-    )  # fmt: skip
+    ]  # fmt: skip
     rows = RowReader(preparation, train_on_all)
-    task = ChainTask(chain_plans, sigma, scaling, plan.n_features, rows)
-    frame = copies(data.blocks, n_chains).mapInArrow(task, CHUNK_DDL)
-    found = collect_models(frame, cluster, collected)
-    for metadata, _ in found.values():
-        if "diverged" in metadata:
-            raise TrainingDivergedError(metadata["diverged"])
-    chains = [ChainResult.from_arrays(*found[number]) for number in range(n_chains)]
-    sigmas = [found[number][0]["sigma"] for number in range(n_chains)]
-    best = 0
-    if is_pilot:
-        values = [merit(chain.records[-1], config) for chain in chains]
-        best = values.index(max(values))
-        chains = [chains[best]]
-    mean: MeanModel = chains[0].mean
-    for chain in chains[1:]:
-        mean.merge(chain.mean)
-    records = [_together(each) for each in zip(*(c.records for c in chains), strict=True)]
-    model, members = mean.model(spec.k), [member for c in chains for member in c.members]
-    members = members[:: max(1, len(members) // MOST_MEMBERS)]
-    if members or (data.has_validation and not train_on_all):
-        model, sums = _combined(spec, data, cluster, members, model, scaling, plan.n_features, rows)
-        records[-1] = replace(records[-1], validation=sums)
+    task = ChainTask((), sigma, scaling, plan.n_features, rows, FIRST_SECONDS)
+    n_rows = data.sums(all_rows=train_on_all).rows
+    with Progress(sweeps, listener.what) as progress_bar:
+        report = partial(listener.report, progress_bar, n_rows, spec)
+        chains = _run(
+            task, chain_plans, data, cluster, listener, report, n_bytes=a_state, collected=collected
+        )
+        best = 0
+        if is_pilot:
+            values = [merit(chain.records[-1], config) for chain in chains]
+            best = values.index(max(values))
+            chains = [chains[best]]
+        mean = replace(chains[0].mean)  # what is saved of the chain stays its own
+        for chain in chains[1:]:
+            mean.merge(chain.mean)
+        records = _together(chains)
+        model, members = mean.model(spec.k), [member for c in chains for member in c.members]
+        members = members[:: max(1, len(members) // MOST_MEMBERS)]
+        if members or (data.has_validation and not train_on_all):
+            model, sums = _combined(
+                spec, data, cluster, members, model, scaling, plan.n_features, rows
+            )
+            records[-1] = replace(records[-1], validation=sums)
+        report(records[-1:])
     parameters, last = Parameters(model.table, model.bias), len(records) - 1
     fit = FitResult(parameters, scaling, last, 1.0, records, None)
     draws_of = [draw for chain in chains for draw in chain.draws]
     noise = [each for chain in chains for each in chain.noise]
-    return Sampled(fit, sigmas[best], time.perf_counter() - started, draws_of, noise)
+    return Sampled(fit, chains[0].sigma, time.perf_counter() - started, draws_of, noise)
+
+
+def _run(
+    task: ChainTask,
+    plans: Sequence[ChainPlan],
+    data: PackedDataset,
+    cluster: SparkCluster,
+    listener: ChainListener,
+    report: Callable[[list[EpochRecord]], bool],
+    *,
+    n_bytes: int,
+    collected: int,
+) -> list[ChainProgress]:
+    """Run chains to their ends, job after job; all sweeps but the last are reported."""
+    chains: dict[int, ChainProgress] = dict(enumerate(listener.saved))
+    n_reported, goes_on = len(_together(list(listener.saved))), True
+    while True:
+        going = [n for n in range(len(plans)) if n not in chains or not chains[n].finished]
+        if not going or not (goes_on or any(not chain.mean.n for chain in chains.values())):
+            return [chains[number] for number in range(len(plans))]
+        parts = {number: (plans[number], chains.get(number)) for number in going}
+        chains |= _advanced(task, parts, data, cluster, n_bytes=n_bytes, collected=collected)
+        task = replace(task, seconds=min(2 * task.seconds, LONGEST_SECONDS))
+        ordered = [chains[number] for number in range(len(plans))]
+        if listener.save is not None:
+            listener.save(ordered)
+        records = _together(ordered)
+        n_known = len(records) - all(chain.finished for chain in ordered)
+        goes_on = report(records[n_reported:n_known]) and goes_on
+        n_reported = max(n_reported, n_known)
+
+
+def _advanced(
+    task: ChainTask,
+    parts: dict[int, tuple[ChainPlan, ChainProgress | None]],
+    data: PackedDataset,
+    cluster: SparkCluster,
+    *,
+    n_bytes: int,
+    collected: int,
+) -> dict[int, ChainProgress]:
+    """Return the progress of chains, by number, after a job of some seconds each."""
+    with ExitStack() as stack:
+        of_job = []
+        for number, (plan, before) in parts.items():
+            value = None
+            if before is not None:
+                stored = before.without_kept().to_arrays()
+                value = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
+            of_job.append(ChainPart(number, plan, value))
+        frame = copies(data.blocks, len(of_job)).mapInArrow(
+            replace(task, parts=tuple(of_job)), CHUNK_DDL
+        )
+        found = collect_models(frame, cluster, collected)
+    for metadata, _ in found.values():
+        if "diverged" in metadata:
+            raise TrainingDivergedError(metadata["diverged"])
+    chains = {}
+    for number, (_, before) in parts.items():
+        progress = ChainProgress.from_arrays(*found[number])
+        chains[number] = progress if before is None else progress.after(before)
+    return chains
+
+
+def chains_to_state(chains: dict[str, list[ChainProgress]], fingerprint: str) -> TrainingState:
+    """Return the chains of a training's runs, by name, as a checkpoint holds them."""
+    metadata: dict[str, Any] = {"fingerprint": fingerprint, "chains": {}}
+    arrays: dict[str, NDArray[Any]] = {}
+    for run, of_run in chains.items():
+        found = [chain.to_arrays() for chain in of_run]
+        metadata["chains"][run] = [about for about, _ in found]
+        for number, (_, parts) in enumerate(found):
+            arrays |= {f"{run} {number} {name}": array for name, array in parts.items()}
+        metadata["run"] = {"epoch": len(_together(of_run))}
+    return TrainingState(metadata, arrays)
+
+
+def chains_of_state(state: TrainingState) -> dict[str, list[ChainProgress]]:
+    """Return the chains that a checkpoint holds."""
+    chains: dict[str, list[ChainProgress]] = {}
+    for run, abouts in state.metadata["chains"].items():
+        chains[run] = []
+        for number, about in enumerate(abouts):
+            prefix = f"{run} {number} "
+            arrays = {
+                name.removeprefix(prefix): array
+                for name, array in state.arrays.items()
+                if name.startswith(prefix)
+            }
+            chains[run].append(ChainProgress.from_arrays(about, arrays))
+    return chains
 
 
 def reason_against(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> str | None:
@@ -210,7 +353,8 @@ def _work(spec: Hyperparameters, data: PackedDataset, plan: TrainPlan) -> float:
 def _sweeps(config: TrainConfig, data: PackedDataset, plan: TrainPlan, *, is_pilot: bool) -> int:
     if config.sweeps:
         return config.sweeps
-    if is_pilot or config.spec.loss == "logistic":  # its distillation is the limit
+    is_short = is_pilot and not config.sweep_patience
+    if is_short or config.spec.loss == "logistic":  # its distillation is the limit
         return FEWEST_SWEEPS
     most = LITTLE_WORK / max(1.0, _work(config.spec, data, plan))
     return int(min(max(most, FEWEST_SWEEPS), MOST_SWEEPS))
@@ -269,13 +413,24 @@ def _check_memory(
         )
 
 
-def _together(records: Sequence[EpochRecord]) -> EpochRecord:
-    """Return one record of a sweep of all chains: means of losses, sums of seconds."""
-    sums = [record.validation for record in records if record.validation is not None]
+def _together(chains: Sequence[ChainProgress]) -> list[EpochRecord]:
+    """Return a record of each sweep that all chains have made, or ended before.
+
+    Means of losses and precisions, sums of seconds.
+    """
+    going = [len(chain.records) for chain in chains if not chain.finished]
+    n_sweeps = min(going) if going else max((len(chain.records) for chain in chains), default=0)
+    return [_mean_record([chain.record(sweep) for chain in chains]) for sweep in range(n_sweeps)]
+
+
+def _mean_record(records: Sequence[EpochRecord]) -> EpochRecord:
+    n, sums = len(records), [r.validation for r in records if r.validation is not None]
+    sampled = [record.sampled for record in records if record.sampled is not None]
     return replace(
         records[0],
-        train_loss=sum(record.train_loss for record in records) / len(records),
+        train_loss=sum(record.train_loss for record in records) / n,
         validation=reduce(add, sums) if sums else None,
         train_seconds=sum(record.train_seconds for record in records),
         validate_seconds=sum(record.validate_seconds for record in records),
+        sampled={name: sum(each[name] for each in sampled) / n for name in sampled[0]},
     )

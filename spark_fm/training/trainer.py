@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
+from spark_fm.learner.gibbs.sampling import ChainProgress
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.race import TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
@@ -54,7 +55,15 @@ from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
 from spark_fm.training.config import REFIT_ROWS, SolverName, TrainConfig
 from spark_fm.training.dataset import PackedDataset, check_sets, pack, packing_key, scaling_of
 from spark_fm.training.fit import Fit, FitResult, WorkerInfo
-from spark_fm.training.gibbs import Sampled, merit, reason_against, sample
+from spark_fm.training.gibbs import (
+    ChainListener,
+    Sampled,
+    chains_of_state,
+    chains_to_state,
+    merit,
+    reason_against,
+    sample,
+)
 from spark_fm.training.notes import (
     LinearPart,
     divergence_notes,
@@ -84,6 +93,7 @@ class TrainResult:
 # Of a row's difference in loss between a model and its linear part, relative to the loss: few
 # held-out rows must not decide by chance.
 ROW_NOISE = 0.2
+PILOT = ("pilot run", "pilot run")  # in the progress bar and the log
 SGD_LEAD = 2.0  # times that noise by which SGD must do better than Gibbs sampling
 
 Outcome = TrainResult | TrainingDivergedError
@@ -241,19 +251,23 @@ class Trainer:
         reason = reason_against(model.config.spec, self._data, model.plan)
         if reason is None:
             try:
-                model.pilot = self._chains(model, train_on_all=False)
+                model.pilot = self._chains(model, ChainListener(*PILOT), train_on_all=False)
             except (TrainingDivergedError, ModelTooLargeError) as err:
                 reason = str(err)
         if reason is not None:
             model.choose("sgd", reason)
 
     def _chains(
-        self, model: ModelTraining, *, train_on_all: bool, sigma: float | None = None
+        self,
+        model: ModelTraining,
+        listener: ChainListener,
+        *,
+        train_on_all: bool,
     ) -> Sampled:
         return sample(
             model.config, self._data, model.plan, self._cluster,
-            preparation=self._preparation(model.plan),
-            scaling=model.scaling(all_rows=train_on_all), train_on_all=train_on_all, sigma=sigma,
+            preparation=self._preparation(model.plan), scaling=model.scaling(all_rows=train_on_all),
+            train_on_all=train_on_all, listener=listener, pilot=model.pilot,
         )  # fmt: skip
 
     def _sample(self, model: ModelTraining) -> Outcome:
@@ -262,20 +276,22 @@ class Trainer:
         again: Sampled | None = None
         try:
             if model.pilot is None and self._data.has_validation:
-                model.pilot = self._chains(model, train_on_all=False)
-            sigma = None if model.pilot is None else model.pilot.sigma
-            again = self._chains(model, train_on_all=on_all, sigma=sigma)
+                listener = model.listener(*PILOT)
+                model.pilot = self._chains(model, listener, train_on_all=False)
+            is_refit = on_all and model.pilot is not None
+            listener = model.listener("refit" if is_refit else "train", hears=not is_refit)
+            again = self._chains(model, listener, train_on_all=on_all)
         except TrainingDivergedError as err:
             if model.pilot is None:
                 return err
             model.warn(f"The chains after the pilot run failed, its model is kept: {err}")
         first = model.pilot
-        if again is not None and (first is None or not on_all):
+        is_first = again is not None and (first is None or not on_all)
+        if is_first:
             first, again = again, None
         if first is None:
             raise RuntimeError("no chain has run")
-        with Progress(len(first.fit.records), "train") as progress_bar:
-            model.take_sampled(first.fit, progress_bar)
+        model.take_sampled(first.fit, was_heard=is_first)
         result = model.finished(None if again is None else again.fit)
         kept = again or first
         return replace(result, posterior=model.posterior(kept) if kept.draws else None)
@@ -338,7 +354,8 @@ class Trainer:
     def _plan(
         self, config: TrainConfig, saved: TrainingState | None, known: FMWeights | None
     ) -> TrainPlan:
-        if saved is not None:  # other partitions would end with another model
+        if saved is not None and config.solver != "gibbs":
+            # Other partitions would end with another model.
             workers, averagings = saved.metadata["partitions"]
             config = replace(config, num_workers=workers, averagings=averagings)
         if config.solver == "gibbs":
@@ -465,6 +482,11 @@ class ModelTraining:
         self._worker_info = WorkerInfo()
         self._initial: FitResult | None = None
         self._training_state = saved
+        # Of Gibbs sampling, by run, where there are checkpoints.
+        self._chains: dict[str, list[ChainProgress]] = {}
+        if saved is not None and config.solver == "gibbs":
+            self._chains = chains_of_state(saved)
+        self._n_saved = 0  # their sweeps
 
     def initial_fit(self) -> Fit | None:
         """Return the initial fit, or None when a checkpoint holds its outcome."""
@@ -583,13 +605,34 @@ class ModelTraining:
             )  # fmt: skip
         return self.finished(again)
 
-    def take_sampled(self, sampled: FitResult, progress_bar: Progress) -> None:
-        """Take the outcome of Gibbs sampling for that of the initial fit."""
+    def take_sampled(self, sampled: FitResult, *, was_heard: bool) -> None:
+        """Take the outcome of Gibbs sampling for that of the initial fit.
+
+        ``was_heard`` says that the callback has heard of its sweeps.
+        """
         self._initial = sampled
         n_rows = self._data.sums(all_rows=self._data.has_no_training_rows).rows
         for report in reports_of(sampled.records, n_rows, self.config.spec):
-            progress_bar(report)
-            self._record_epoch(report)
+            self._history.append(report.row())
+            if self._on_epoch_end is not None and not was_heard:
+                self._on_epoch_end(report)
+
+    def listener(self, what: str, name: str = "", *, hears: bool = False) -> ChainListener:
+        """Return who hears of chains; ``hears`` says that their sweeps are the history's."""
+        checkpoint, save = self._checkpoint, None
+        if checkpoint is not None:
+            save = partial(self._save_chains, checkpoint, what)
+        hear = self._on_epoch_end if hears else None
+        return ChainListener(what, name, hear, save, self._chains.get(what, []))
+
+    def _save_chains(self, checkpoint: Checkpoint, run: str, chains: list[ChainProgress]) -> None:
+        """Write a checkpoint, if it is time; that of a finished run stays beside the next one."""
+        self._chains[run] = chains
+        n_sweeps = sum(len(chain.records) for of_run in self._chains.values() for chain in of_run)
+        interval = self.config.checkpoint_interval * len(chains)
+        if all(chain.finished for chain in chains) or n_sweeps - self._n_saved >= interval:
+            checkpoint.write(chains_to_state(self._chains, self._data.fingerprint))
+            self._n_saved = n_sweeps
 
     def posterior(self, sampled: Sampled) -> Posterior:
         """Return the draws in units of labels and features."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from spark_fm.learner.gibbs.posterior import (
     distilled,
     mean_predictions,
 )
+from spark_fm.learner.gibbs.sampling import ChainPlan, ChainProgress, advance_chain
 from spark_fm.learner.predict import margins
 from spark_fm.learner.spec import LossName
 from spark_fm.learner.weights import FMWeights, Posterior
@@ -367,6 +369,104 @@ def test_features_without_rows_have_the_mean_of_their_field() -> None:
 
     assert np.array_equal(table[[3, 6]], np.float32(chain.mu[[1, 1]]))
     assert np.array_equal(table[:3], chain.table[:3])
+
+
+# A chain from its start to its end --------------------------------------------------------
+
+
+def plan_of(loss: LossName = "squared", **changes: object) -> ChainPlan:
+    metric = "rmse" if loss == "squared" else "logloss"
+    plan = ChainPlan(ChainSpec(3, loss, (1, 2), 0.3), 60, 8, 4, 1.0, metric, 0, 1e-4)
+    return replace(plan, **changes)
+
+
+def started(plan: ChainPlan, train: CsrBatch) -> ChainProgress:
+    return ChainProgress.start(plan, train, N_FEATURES, sigma=0.3)
+
+
+def rows_for(loss: LossName) -> tuple[CsrBatch, CsrBatch]:
+    return random_batch(80, N_FEATURES, seed=5, loss=loss), random_batch(
+        40, N_FEATURES, seed=6, loss=loss
+    )
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_a_chain_taken_up_where_it_paused_ends_with_the_same_bits(loss: LossName) -> None:
+    (train, validation), plan = rows_for(loss), plan_of(loss)
+    whole, paused, n_pauses = started(plan, train), started(plan, train), 0
+    advance_chain(whole, train, validation, plan)
+
+    while not paused.finished:
+        metadata, arrays = paused.without_kept().to_arrays()
+        stored = json.loads(json.dumps(metadata)), {n: a.copy() for n, a in arrays.items()}
+        part = ChainProgress.from_arrays(*stored)
+        advance_chain(part, train, validation, plan, seconds=0.0)
+        paused, n_pauses = part.after(paused), n_pauses + 1
+
+    assert n_pauses == 3  # behind sweeps 24 and 49, and at the end
+    expected, arrays = whole.to_arrays()
+    found, others = paused.to_arrays()
+    for each in (expected, found):
+        for record in each["records"]:
+            del record["train_seconds"], record["validate_seconds"]
+    assert found == expected
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        assert np.array_equal(array, others[name]), name
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_a_chain_ends_once_its_mean_stops_improving_and_is_the_same_until_then(
+    loss: LossName,
+) -> None:
+    (train, validation), plan = rows_for(loss), plan_of(loss, tol=0.02)
+    impatient = replace(plan, patience=3)
+    whole, stopped = started(plan, train), started(impatient, train)
+    advance_chain(whole, train, validation, plan)
+
+    advance_chain(stopped, train, validation, impatient)
+
+    assert stopped.finished
+    n = len(stopped.records)
+    assert plan.burn_in + 3 < n < plan.sweeps
+    losses = [r.validation.mean_loss() for r in stopped.records[plan.burn_in :] if r.validation]
+    assert min(losses[-3:]) > 0.95 * losses[-4]
+    assert losses == [r.validation.mean_loss() for r in whole.records[plan.burn_in : n]
+                      if r.validation]  # fmt: skip
+    assert stopped.mean.n == n - plan.burn_in
+    assert 1 <= len(stopped.members) < len(whole.members)
+    assert 1 <= len(stopped.draws) < len(whole.draws)
+
+
+def test_without_validation_rows_or_patience_a_chain_makes_all_its_sweeps() -> None:
+    (train, validation), plan = rows_for("squared"), plan_of(sweeps=12)
+    for rows, patience in ((None, 1), (validation, 0)):
+        progress = started(plan, train)
+        advance_chain(progress, train, rows, replace(plan, patience=patience))
+        assert len(progress.records) == 12
+
+
+def test_a_sweep_records_the_noise_the_priors_and_the_loss_of_its_draw() -> None:
+    train, validation = rows_for("squared")
+    plan = plan_of(sweeps=6, label_scale=2.0)
+    progress = started(plan, train)
+    advance_chain(progress, train, validation, plan)
+    chain = Chain(train, fields_of(train, N_FEATURES), plan.spec)
+    for _ in range(6):
+        chain.sweep()
+
+    sampled = progress.records[-1].sampled
+
+    assert sampled is not None
+    table = chain.table.astype(np.float64)
+    scores = [pair_score(row, table, chain.bias) for row in rows_of(validation)]
+    mean_square = np.average((scores - validation.labels) ** 2, weights=validation.weights)
+    assert sampled["validationSampleLoss"] == pytest.approx(4 * mean_square, rel=1e-4)
+    assert sampled["noise"] == 2 / math.sqrt(chain.alpha)
+    used = chain.precision[np.unique(chain.fields)]
+    linear, factors = (np.exp(np.log(part).mean()) for part in (used[:, 3], used[:, :3]))
+    assert sampled["linearPrecision"] == pytest.approx(linear / 4)
+    assert sampled["factorsPrecision"] == pytest.approx(factors / 2)
 
 
 # Fields ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.datasets import a9a, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import CheckpointError, InvalidParamError
-from spark_fm.training import checkpoints, single_task
+from spark_fm.training import checkpoints, gibbs, single_task
 from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
@@ -100,6 +100,35 @@ def test_a_training_stopped_anywhere_ends_with_the_same_model(
     assert not list(tmp_path.glob("*checkpoint*"))
 
 
+@pytest.mark.parametrize("stop", [10, 50], ids=["in the pilot run", "in the refit"])
+def test_chains_stopped_anywhere_end_with_the_same_model(
+    train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    params = {"solver": "gibbs", "epochs": 40, "keepPosterior": True, "refit": "always"}
+    whole = machine("", **params).fit(train)
+    fm = machine(tmp_path, **params)
+    with monkeypatch.context() as patch:
+        patch.setattr(gibbs, "FIRST_SECONDS", 0.0)  # every chain pauses behind sweep 24
+        patch.setattr(gibbs, "LONGEST_SECONDS", 0.0)
+        crashed(fm, train, patch, stop)
+    assert (tmp_path / FILE).is_file()
+    shown: list[int] = []
+    monkeypatch.setattr(
+        Progress, "__call__", lambda self, report, of="": shown.append(report.record.epoch)
+    )
+
+    resumed = fm.fit(train)
+
+    assert_same_model(whole, resumed)
+    assert np.array_equal(
+        *(m.posterior.predict(np.eye(20), return_std=True) for m in (whole, resumed))
+    )
+    for name in ("epoch", "trainLoss", "validation_logloss", "validationSampleLoss"):
+        assert list(resumed.summary.history[name]) == list(whole.summary.history[name])
+    assert shown[0] == (24 if stop == 10 else 39)  # the sweeps before are not made again
+    assert not list(tmp_path.glob("*checkpoint*"))
+
+
 @pytest.mark.usefixtures("one_epoch_a_job")
 def test_epochs_behind_the_checkpoint_are_not_trained_again(
     train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +199,7 @@ def test_what_a_killed_writer_left_is_removed_at_the_end_and_nothing_else_is(
         ({"numFactors": 3}, "numFactors is 4 there and 3 here"),
         ({"validationFraction": 0.3}, "validationFraction is 0.2 there and 0.3 here"),
         ({"weightCol": "label"}, "weightCol is None there and 'label' here"),
+        ({"solver": "gibbs"}, "solver is 'sgd' there and 'gibbs' here"),
         ({"validationMetric": "f1"}, "validationMetric is 'logloss' there and 'f1' here"),
     ],
 )

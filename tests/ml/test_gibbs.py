@@ -12,6 +12,10 @@ from pyspark.sql import functions as F
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import InvalidParamError
+from spark_fm.spark.schema import internal_rows
+from spark_fm.training import gibbs
+from spark_fm.training.callbacks import Progress
+from spark_fm.training.trainer import open_trainer
 from tests.ml.builders import column, fast_fm
 
 pytestmark = pytest.mark.connect
@@ -76,6 +80,76 @@ def test_a_regressor_learns_the_pairs(
     assert summary.history["validation_r2"].iloc[-1] > 0.5
 
 
+def test_the_history_has_the_noise_the_priors_and_the_draw_and_no_learning_rates(
+    sampled_classifier: FactorizationMachineModel, sampled_regressor: FactorizationMachineModel
+) -> None:
+    of_both = {"validationSampleLoss", "linearPrecision", "factorsPrecision"}
+    for model, columns in ((sampled_classifier, of_both), (sampled_regressor, {*of_both, "noise"})):
+        assert model.summary is not None
+        history = model.summary.history
+        assert columns <= set(history)
+        assert (history[sorted(columns)] > 0).all(axis=None)
+        assert not {"biasLr", "linearLr", "factorsLr", "stepScale", "rejected"} & set(history)
+    assert "noise" not in sampled_classifier.summary.history
+    last = sampled_regressor.summary.history.iloc[-1]
+    assert last["validationLoss"] < last["validationSampleLoss"]
+
+
+def test_patience_that_is_set_ends_chains_and_those_of_the_refit_as_late(
+    ratings: DataFrame,
+) -> None:
+    fixed = {"predictorType": "regressor", "epochs": 60, "patience": 2, "tol": 0.9}
+    machine = sampler(**fixed, validationFraction=0.2)
+
+    alone = machine.fit(ratings, {machine.refit: "never"}).summary
+    refit = machine.fit(ratings, {machine.refit: "always"}).summary
+
+    assert alone.totalIterations == refit.totalIterations == refit.facts["refitEpochs"] == 27
+    assert alone.bestEpoch == 26
+
+
+@pytest.fixture
+def short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chains pause wherever they may: behind sweeps 24, 49, ..."""
+    monkeypatch.setattr(gibbs, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(gibbs, "LONGEST_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_jobs")
+def test_sweeps_are_shown_and_heard_of_while_the_chains_run(
+    ratings: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    collect, show = gibbs.collect_models, Progress.__call__
+    monkeypatch.setattr(
+        gibbs, "collect_models", lambda *arguments: events.append("job") or collect(*arguments)
+    )
+    monkeypatch.setattr(
+        Progress, "__call__",
+        lambda self, report, of="": events.append(report.record.epoch) or show(self, report, of),
+    )  # fmt: skip
+    heard: list[int] = []
+    machine = sampler(predictorType="regressor", epochs=40)
+    config = machine._train_config(ratings)
+
+    with open_trainer(internal_rows(ratings, config.columns), config) as trainer:
+        trainer.train([config], callbacks=[lambda r: heard.append(r.record.epoch) or True])
+
+    # The last sweep has the metrics of the one model, which a third job makes.
+    assert events == ["job", *range(24), "job", *range(24, 39), "job", 39]
+    assert heard == list(range(40))
+
+
+@pytest.mark.usefixtures("short_jobs")
+def test_a_listener_that_says_no_ends_chains_past_their_burn_in(ratings: DataFrame) -> None:
+    config = sampler(predictorType="regressor", epochs=100)._train_config(ratings)
+
+    with open_trainer(internal_rows(ratings, config.columns), config) as trainer:
+        [outcome] = trainer.train([config], callbacks=[lambda report: False])
+
+    assert len(outcome.history) == 49
+
+
 def test_neither_partitions_nor_grids_change_a_chain(ratings: DataFrame) -> None:
     machine = sampler(predictorType="regressor", epochs=4)
     expected = machine.fit(ratings.coalesce(1)).weights.table
@@ -105,7 +179,6 @@ def test_weights_count_a_row_as_often(ratings: DataFrame) -> None:
         ("useLinear", False),
         ("numWorkers", 2),
         ("device", "gpu"),
-        ("checkpointDir", "somewhere"),
         ("keepTrainingState", True),
         ("numFactors", 129),
     ],

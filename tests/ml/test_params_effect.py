@@ -77,6 +77,7 @@ DERIVED = {
     "optimizer": {f"spec.{group}.lr": 0.005 for group in ("bias", "linear", "factors")},
     "solver": {"chosen_rates": ()},
     "epochs": {"sweeps": VALUES["epochs"]},
+    "patience": {"sweep_patience": VALUES["patience"]},
     "sageMakerTraining": {"chosen_rates": (), "standardization": False},
     "biasLr": {"chosen_rates": ("linear", "factors")},
     "linearLr": {"chosen_rates": ("bias", "factors")},
@@ -116,7 +117,7 @@ def test_every_param_and_every_field_has_its_test() -> None:
     names = {param.name for param in FactorizationMachine().params}
 
     assert {*FIELDS, *OUTPUT_PARAMS, "threshold"} == names
-    assert {*FIELDS.values(), "chosen_rates", "sweeps"} == set(config_leaves())
+    assert {*FIELDS.values(), "chosen_rates", "sweeps", "sweep_patience"} == set(config_leaves())
 
 
 @pytest.fixture(scope="module")

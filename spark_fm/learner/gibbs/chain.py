@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,19 @@ class ChainSpec:
     use_bias: bool = True
     draws: bool = True  # False: means in place of draws, which is alternating least squares
     learns_priors: bool = True  # False: mu, lambda and alpha stay as they are
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainState:
+    """All that a chain goes on from, bit for bit, where its next sweep scores the rows anew."""
+
+    table: NDArray[np.float32]  # (n_features, k + 1)
+    mu: NDArray[np.float64]  # (n_fields, k + 1), as precision
+    precision: NDArray[np.float64]
+    bias: float
+    alpha: float
+    n_sweeps: int
+    generator: dict[str, Any]  # as NumPy's bit generator has it
 
 
 class Chain:
@@ -116,6 +130,25 @@ class Chain:
         self.mu[:], self.precision[:] = 0.0, precision
         self.refresh()
 
+    @property
+    def may_pause(self) -> bool:
+        """Whether the next sweep scores the rows anew, so that ``state`` is all of the chain."""
+        return self.n_sweeps % REFRESH == REFRESH - 1
+
+    @property
+    def state(self) -> ChainState:
+        """What another chain on the same rows goes on from with ``resume``."""
+        return ChainState(
+            self.table, self.mu, self.precision, self.bias, self.alpha, self.n_sweeps,
+            dict(self.generator.bit_generator.state),
+        )  # fmt: skip
+
+    def resume(self, state: ChainState) -> None:
+        """Go on as the chain of this state would, which was taken where it ``may_pause``."""
+        self.table[:], self.mu[:], self.precision[:] = state.table, state.mu, state.precision
+        self.bias, self.alpha, self.n_sweeps = state.bias, state.alpha, state.n_sweeps
+        self.generator.bit_generator.state = state.generator
+
     def refresh(self) -> None:
         """Score all rows anew; O(nnz k)."""
         batch, scores = self.batch, np.empty(self.batch.n_rows)
@@ -132,7 +165,7 @@ class Chain:
 
         Raises TrainingDivergedError for numbers that are not finite any more.
         """
-        if self.n_sweeps % REFRESH == REFRESH - 1:
+        if self.may_pause:
             self.refresh()
         if self.is_logistic:
             self._draw_targets()
@@ -163,6 +196,11 @@ class Chain:
         if self.is_logistic:
             return self._scores
         return self._labels - self._state[:, self._residual]
+
+    def prior_precisions(self) -> tuple[float, float]:
+        """Return the prior precisions of linear weights and of factors, geometric means."""
+        used = np.log(self.precision[np.unique(self.fields[self.order])])
+        return float(np.exp(used[:, -1].mean())), float(np.exp(used[:, :-1].mean()))
 
     def _normal(self, size: int) -> NDArray[np.float64]:
         return self.generator.standard_normal(size) if self.spec.draws else np.zeros(size)
