@@ -2,17 +2,21 @@
 
 Run ``python -m benchmarks.bayesian`` after ``pip install myfm`` (MIT); sets and seeds are
 arguments. Prints a row for each set: medians over the seeds, and what docs/bayesian.md shows.
+``--curves`` prints the tables of docs/notes/2026-11-gibbs.md that ``conf/draw_pictures.py`` draws.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from functools import partial
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from scipy.special import ndtri
 
 from benchmarks.datasets import HELD_BACK, SPLITS, Split, to_frame
 from benchmarks.local import local_session
@@ -24,6 +28,10 @@ from spark_fm.learner.gibbs.fields import fields_of
 
 SETS = ("ml100k-regression", "ml100k-ub-regression", "ml100k-binary", "ml100k-ub-binary", "a9a")
 MYFM_SWEEPS, MYFM_KEPT = 512, 462  # of its own examples on these ratings: all but 50 are kept
+
+CURVE_SET, CURVE_SWEEPS = "ml100k-regression", 200
+COVERAGE_SETS = ("ml100k-regression", "ml100k-ub-regression")
+NOMINAL = (20, 40, 50, 60, 70, 80, 90, 95, 99)  # percent
 
 
 def our_scores(frame: DataFrame, split: Split, solver: str, seed: int) -> Any:
@@ -51,13 +59,54 @@ def myfm_scores(split: Split, seed: int) -> Any:
     )  # fmt: skip
 
 
+def print_errors(spark: SparkSession) -> None:
+    """Print the RMSE of ml100k's test rows by sweep and by epoch, as validation rows."""
+    split = SPLITS[CURVE_SET]()
+    rows = to_frame(spark, split.train).withColumn("is_test", F.lit(False))
+    rows = rows.union(to_frame(spark, split.test).withColumn("is_test", F.lit(True))).cache()
+    machine = FactorizationMachine(
+        predictorType="regressor", numFactors=split.num_factors, seed=1, epochs=CURVE_SWEEPS,
+        validationIndicatorCol="is_test",
+    )  # fmt: skip
+    sampled = machine.fit(rows, {machine.solver: "gibbs"}).summary.history
+    by_sgd = machine.fit(rows, {machine.solver: "sgd", machine.patience: 0}).summary.history
+    header("sweep or epoch", "last draw", "mean of the draws", "SGD")
+    for at in (0, 1, 2, 4, 6, 9, 14, 19, 29, 39, 59, 79, *range(99, CURVE_SWEEPS, 20)):
+        draw = math.sqrt(sampled["validationSampleLoss"][at])
+        mean = sampled["validation_rmse"][at]
+        row(at + 1, f"{draw:.4f}", f"{mean:.4f}", f"{by_sgd['validation_rmse'][at]:.4f}")
+    rows.unpersist()
+
+
+def print_coverage(spark: SparkSession) -> None:
+    """Print how many of the test labels predictive intervals hold, in percent."""
+    header("interval", *COVERAGE_SETS)
+    held = []
+    for name in COVERAGE_SETS:
+        split = {**SPLITS, **HELD_BACK}[name]()
+        machine = FactorizationMachine(
+            predictorType="regressor", numFactors=split.num_factors, seed=1, keepPosterior=True
+        )
+        posterior = machine.fit(to_frame(spark, split.train)).posterior
+        mean, std = posterior.predict(split.test.X, return_std=True)
+        distances = np.abs(split.test.y - mean) / std
+        held.append([100 * np.mean(distances <= ndtri((1 + p / 100) / 2)) for p in NOMINAL])
+    for nominal, *found in zip(NOMINAL, *held, strict=True):
+        row(f"{nominal} %", *(f"{each:.1f} %" for each in found))
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bayesian", description=__doc__)
     parser.add_argument("--sets", nargs="*", choices=[*SPLITS, *HELD_BACK], default=list(SETS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
+    parser.add_argument("--curves", action="store_true", help="print what pictures are drawn of")
     args = parser.parse_args()
     spark = local_session()
+    if args.curves:
+        print_errors(spark)
+        print_coverage(spark)
+        return
     header("set", "solver", "loss, median (worst)", "accuracy", "seconds", "times SGD's")
     for name in args.sets:
         split = {**SPLITS, **HELD_BACK}[name]()
