@@ -1,12 +1,15 @@
 """Models in MLflow: logged from a Spark program, loaded as pyfunc without Spark or Java.
 
-``fit`` logs its epochs to the active MLflow run. This module needs
-``pip install 'spark-fm[mlflow]'``.
+``fit`` logs its epochs to the active MLflow run, ``tune`` its trials, and ``autolog`` all that
+belongs to a run. This module needs ``pip install 'spark-fm[mlflow]'``.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +20,62 @@ from spark_fm._version import __version__
 from spark_fm.errors import InvalidParamError
 from spark_fm.formats.models.native import SavedModel, read_model
 from spark_fm.formats.models.stages import no_model
+from spark_fm.learner.losses import BINARY
 from spark_fm.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from spark_fm.ml.model import FactorizationMachineModel
 
-__all__ = ["log_model"]
+__all__ = ["autolog", "log_model"]
 
 
-def log_model(
-    model: FactorizationMachineModel,
-    name: str = "model",
+def autolog(
     *,
+    log_models: bool = False,
     registered_model_name: str | None = None,
-    pip_requirements: list[str] | None = None,
-) -> Any:
+    extra_tags: Mapping[str, str] | None = None,
+    disable: bool = False,
+) -> None:
+    """Log every later ``fit`` and ``tune`` to MLflow, in the active run or one of its own.
+
+    The Params that are set, the metrics of each epoch and then, as the latest values, those of the
+    best one, ``bestEpoch``, ``baseline`` (a constant's loss), ``linearLoss``, and the summary's
+    plot. Each model of ``fit(df, [...])`` and each trial of ``tune`` is a nested run.
+
+    Parameters
+    ----------
+    log_models : bool, default False
+        Also log each model, as ``log_model`` does.
+    registered_model_name : str, optional
+        Log each model, and register it as a version of this one.
+    extra_tags : dict of str to str, optional
+        Tags of the runs that are made.
+    disable : bool, default False
+        Log no later training.
+
+    Raises
+    ------
+    ImportError
+        Without MLflow or PySpark.
+
+    Notes
+    -----
+    A training never fails because MLflow does: a warning says what is missing in the run. The
+    plot needs matplotlib. Folds of Spark's ``CrossValidator`` are not logged, its last fit is.
+    """
+    _imported()
+    from spark_fm.ml.tracking import Autologging, set_autologging
+
+    if disable:
+        set_autologging(None)
+        return
+    tags = {"mlflow.autologging": "spark_fm", **(extra_tags or {})}  # MLflow's own tag
+    logs = log_models or registered_model_name is not None
+    log = partial(log_model, registered_model_name=registered_model_name) if logs else None
+    set_autologging(Autologging(log, tags))
+
+
+def log_model(model: FactorizationMachineModel, name: str = "model", **options: Any) -> Any:
     """Log a model to the active MLflow run, for ``mlflow.pyfunc.load_model``.
 
     Parameters
@@ -39,10 +83,13 @@ def log_model(
     model : FactorizationMachineModel
     name : str, default "model"
         Name of the model in the run.
-    registered_model_name : str, optional
-        Also register it as a version of this model.
-    pip_requirements : list of str, optional
-        Requirements for scoring; default this version of spark-fm.
+    **options
+        What else ``mlflow.pyfunc.log_model`` takes, such as ``registered_model_name``. Of these
+        have other defaults here: ``input_example`` is a row of the model's ``featuresCol``, and
+        may be a Spark DataFrame; ``signature`` names that column, or describes an example without
+        it, such as a matrix, and the columns that are predicted;
+        ``pip_requirements`` are this version of spark-fm and the MLflow that is installed, in
+        front of ``extra_pip_requirements``.
 
     Returns
     -------
@@ -62,27 +109,90 @@ def log_model(
     -----
     The driver writes the files itself: no Spark job, and no storage shared with executors.
     ``FactorizationMachineModel.load`` also reads the folder ``model`` among the artifacts.
-    A run starts if none is active.
+    A run starts if none is active. Unity Catalog registers models with a signature only.
     """
-    try:
-        import mlflow.pyfunc
-    except ImportError as err:
-        raise ImportError("Logging models needs MLflow: pip install 'spark-fm[mlflow]'.") from err
+    mlflow = _imported()
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.persistence import write_local
 
     if not isinstance(model, FactorizationMachineModel):
         raise InvalidParamError(no_model("model is", type(model).__name__))
+    if "artifact_path" not in options:  # MLflow's older word for the name
+        options["name"] = name
+    column = model.getFeaturesCol()
+    example = _in_json(options.get("input_example", _example(model)), column)
+    options["input_example"] = example
+    options.setdefault("signature", _signature(model, example))
+    if options.get("conda_env") is None and options.get("pip_requirements") is None:
+        extra = options.pop("extra_pip_requirements", None) or []
+        extra = [f"-r {extra}"] if isinstance(extra, str) else list(extra)
+        options["pip_requirements"] = [*_requirements(mlflow), *extra]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         write_local(model, str(path))
-        return mlflow.pyfunc.log_model(
-            name=name,
-            loader_module=__name__,
-            data_path=str(path),
-            registered_model_name=registered_model_name,
-            pip_requirements=pip_requirements or [f"spark-fm[mlflow]=={__version__}"],
-        )
+        return mlflow.pyfunc.log_model(loader_module=__name__, data_path=str(path), **options)
+
+
+def _imported() -> Any:
+    try:
+        import mlflow.pyfunc
+    except ImportError as err:
+        raise ImportError("This needs MLflow: pip install 'spark-fm[mlflow]'.") from err
+    return mlflow
+
+
+def _requirements(mlflow: Any) -> list[str]:
+    """Return what scoring needs; MLflow adds all of itself where its slim package is not named."""
+    ours = f"spark-fm[mlflow]=={__version__}"
+    try:
+        version("mlflow")
+    except PackageNotFoundError:
+        return [ours, f"mlflow-skinny=={mlflow.__version__}"]
+    return [ours]
+
+
+def _signature(model: FactorizationMachineModel, example: Any) -> Any:
+    """Return the signature of a model that takes what the example is."""
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    column = model.getFeaturesCol()
+    if example is None or (isinstance(example, pd.DataFrame) and column in example):
+        # Lists, dicts and Spark's vectors are rows alike, which no narrower type allows.
+        inputs = Schema([ColSpec(AnyType(), column)])
+    else:
+        inputs = infer_signature(example).inputs
+    names = [model.getScoreCol()]
+    if model.getPredictorType() == BINARY and model.getPredictedLabelCol():
+        names.append(model.getPredictedLabelCol())
+    return ModelSignature(inputs, Schema([ColSpec(DataType.double, name) for name in names]))
+
+
+def _example(model: FactorizationMachineModel) -> pd.DataFrame:
+    """Return a row of two features that the model knows."""
+    known = model.weights.features
+    ids = range(model.weights.feature_dim) if known is None else known.tolist()
+    ids = list(ids[:2])
+    return pd.DataFrame({model.getFeaturesCol(): [{"indices": ids, "values": [1.0] * len(ids)}]})
+
+
+def _in_json(example: Any, column: str) -> Any:
+    """Return an example with the features alone, as JSON holds them, if it is a table of them."""
+    if hasattr(example, "toPandas"):
+        example = example.limit(_MOST_EXAMPLES).toPandas()
+    if not isinstance(example, pd.DataFrame) or column not in example:
+        return example
+
+    def in_json(cell: Any) -> Any:
+        if hasattr(cell, "indices"):
+            return {"indices": cell.indices.tolist(), "values": cell.values.tolist()}
+        return cell.toArray().tolist() if hasattr(cell, "toArray") else cell
+
+    return pd.DataFrame({column: example[column].map(in_json)})
+
+
+_MOST_EXAMPLES = 5
 
 
 def _load_pyfunc(path: str) -> Scorer:

@@ -22,6 +22,7 @@ from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.params import OF_SGD
 from spark_fm.ml.persistence import FMStageReader, FMStageWriter
 from spark_fm.ml.summary import FMTrainingSummary
+from spark_fm.ml.tracking import autologged, mlflow_callback
 from spark_fm.spark.schema import (
     ColumnNames,
     check_batch_frame,
@@ -30,7 +31,6 @@ from spark_fm.spark.schema import (
     internal_rows,
     vector_size,
 )
-from spark_fm.training.callbacks import mlflow_callback
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import packing_key
 from spark_fm.training.trainer import TrainResult, open_trainer
@@ -114,14 +114,21 @@ class FactorizationMachine(
         CheckpointError
             When ``checkpointDir`` holds the checkpoint of another training.
         """
-        if isinstance(params, (list, tuple)):
-            fitted = dict(self._fit_multiple(dataset, params, warmStart))
-            return [fitted[number] for number in range(len(params))]
         if isinstance(params, dict):
             self._check_param_maps([params])
-        if warmStart is None:
-            return super().fit(dataset, params)
-        return (self.copy(params) if params else self)._fit(dataset, warmStart)
+        with autologged() as log_fits:
+            if isinstance(params, (list, tuple)):
+                fitted = dict(self._fit_multiple(dataset, params, warmStart))
+                models = [fitted[number] for number in range(len(params))]
+                log_fits([(self.copy(p), m) for p, m in zip(params, models, strict=True)])
+                return models
+            estimator = self.copy(params) if params else self
+            if warmStart is None:
+                model = super().fit(dataset, params)
+            else:
+                model = estimator._fit(dataset, warmStart)
+            log_fits([(estimator, model)])
+            return model
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]

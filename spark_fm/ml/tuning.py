@@ -29,6 +29,7 @@ from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.plots import plot_trials
 from spark_fm.ml.search_space import SAMPLERS, SearchSpace, dimension_of
+from spark_fm.ml.tracking import autologged, log_trials, mlflow_callback
 from spark_fm.ml.trials import (
     COMPLETE,
     DIVERGED,
@@ -166,14 +167,16 @@ def tune(
     The same seed, input partitions and ``parallel`` give the same trials, however often
     the search was interrupted. Trials whose validation curve is worse than the median are
     pruned (``should_prune``). Only the final model is refit on all rows. Trials are trained by
-    SGD; with ``solver="auto"`` the final model chooses between that and Gibbs sampling.
+    SGD; with ``solver="auto"`` the final model chooses between that and Gibbs sampling. In an
+    active run of MLflow each trial is a nested run (docs/mlflow.md).
     """
     started = time.monotonic()
     check_batch_frame(dataset, "tune")
     search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
-    with open_trainer(internal_rows(dataset, search.config.columns), search.config) as trainer:
+    rows = internal_rows(dataset, search.config.columns)
+    with autologged() as log_fits, open_trainer(rows, search.config) as trainer:
         if not trainer.has_validation:
             raise InvalidDataError(
                 "No rows were held out to judge trials by: mark some in validationIndicatorCol, "
@@ -192,16 +195,18 @@ def tune(
         log.info("training with the Params of trial %d", best.number)
         best_estimator = search.estimator_with(best.params)
         config = replace(best_estimator._train_config(dataset), solver=search.solver)
-        [outcome] = trainer.train([config])
-    if isinstance(outcome, TrainingDivergedError):
-        raise outcome
-    params = {**search.set_params, **best.params}
-    if search.solver == "auto":
-        params["solver"] = outcome.summary["solver"]
-        best_estimator = best_estimator.copy({best_estimator.solver: params["solver"]})
-        if folder is not None:
-            _write_best(Path(folder), params)
-    return TuningResult(best_estimator._model(outcome), params, search.metric, done, search.space)
+        [outcome] = trainer.train([config], callbacks=[mlflow_callback()])
+        if isinstance(outcome, TrainingDivergedError):
+            raise outcome
+        params = {**search.set_params, **best.params}
+        if search.solver == "auto":
+            params["solver"] = outcome.summary["solver"]
+            best_estimator = best_estimator.copy({best_estimator.solver: params["solver"]})
+            if folder is not None:
+                _write_best(Path(folder), params)
+        model = best_estimator._model(outcome)
+        log_fits([(best_estimator, model)])
+    return TuningResult(model, params, search.metric, done, search.space)
 
 
 def _write_best(folder: Path, params: dict[str, Any]) -> None:
@@ -229,6 +234,7 @@ def _run_trials(
             else:
                 done += new_trials
             search.log_trials(done, len(new_trials))  # once they are safe on disk
+            log_trials(new_trials, search.metric)
     finally:
         done = done[:n_trials]
         if folder is not None and done:

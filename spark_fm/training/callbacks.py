@@ -1,10 +1,9 @@
-"""What follows a training: progress, history, MLflow; driver only."""
+"""What follows a training: progress and history; driver only."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,48 +150,3 @@ def _bar(epochs: int, what: str) -> Any:
     except ImportError:
         return None
     return tqdm(total=epochs, desc=what, unit="epoch", dynamic_ncols=True)
-
-
-def mlflow_callback() -> EpochCallback | None:
-    """Return a callback that logs each epoch to the active MLflow run; None without one.
-
-    Every column of the summary's history is a metric, the epoch is its step. MLflow is never
-    imported here: before a caller imports it there is no active run. After a failure, which one
-    warning reports, no more is logged, and training continues.
-    """
-    mlflow = sys.modules.get("mlflow")
-    if mlflow is None:
-        return None
-    try:
-        run = mlflow.active_run()
-    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training continues
-        _warn(err)
-        return None
-    if run is None:
-        return None
-    works = True
-
-    def log_epoch(report: EpochReport) -> bool:
-        nonlocal works
-        if works:
-            try:
-                _log(mlflow, run.info.run_id, report.row())
-            except Exception as err:  # noqa: BLE001 - as above
-                _warn(err)
-                works = False
-        return True
-
-    return log_epoch
-
-
-def _log(mlflow: Any, run_id: str, row: dict[str, Any]) -> None:
-    step, now = int(row.pop("epoch")), time.time_ns() // 10**6
-    metrics = [mlflow.entities.Metric(name, float(v), now, step) for name, v in row.items()]
-    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
-
-
-def _warn(err: Exception) -> None:
-    log.warning(
-        "Epochs are not logged to MLflow any longer, training continues: %s: %s",
-        type(err).__name__, err,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Epochs reach the active MLflow run; models are logged, and loaded in every flavour."""
+"""Epochs and trials reach MLflow's runs; models are logged, and loaded in every flavour."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from pyspark.ml import PipelineModel
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from spark_fm import FactorizationMachineModel
-from spark_fm.mlflow import log_model
+import spark_fm
+from spark_fm import FactorizationMachineModel, tune
+from spark_fm.errors import InvalidParamError
+from spark_fm.mlflow import autolog, log_model
 from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm, planted_rows
 
@@ -93,7 +98,175 @@ def test_a_store_that_fails_costs_one_warning_and_no_training(
     assert "ConnectionError: the server is gone" in warnings[0]
 
 
+# Autologging ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def autologging() -> Iterator[None]:
+    """Autologging is on, and off again after the test."""
+    autolog()
+    yield
+    autolog(disable=True)
+
+
+def only_run() -> Any:
+    """Return the run of the store, which holds no other one."""
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return run
+
+
+def nested_runs(parent: str) -> list[Any]:
+    """Return the runs within a run, in the order in which they were made."""
+    return mlflow.search_runs(
+        filter_string=f"tags.`mlflow.parentRunId` = '{parent}'", output_format="list",
+        search_all_experiments=True, order_by=["attributes.start_time ASC"],
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("autologging")
+def test_autolog_makes_a_run_with_params_the_best_epoch_and_the_plot(train: DataFrame) -> None:
+    fm = fast_fm(epochs=12, validationFraction=0.2, factorsLr=2.0, linearLr=2.0, tol=0.0)
+    model = fm.fit(train, {fm.seed: 9})
+
+    run, best = only_run(), model.summary.rows[model.summary.bestEpoch]
+    assert run.info.status == "FINISHED"
+    assert mlflow.active_run() is None
+    assert run.data.params == {
+        "numFactors": "4", "epochs": "12", "validationFraction": "0.2", "factorsLr": "2.0",
+        "linearLr": "2.0", "tol": "0.0", "seed": "9",
+    }  # fmt: skip
+    assert model.summary.bestEpoch < model.summary.totalIterations - 1
+    metrics = run.data.metrics
+    assert metrics["validation_roc_auc"] == pytest.approx(best["validation_roc_auc"])
+    assert metrics["trainLoss"] == pytest.approx(best["trainLoss"])
+    assert metrics["bestEpoch"] == model.summary.bestEpoch
+    assert metrics["baseline"] == pytest.approx(model.summary.baseline)
+    assert len(logged(run.info.run_id)["validationLoss"]) == model.summary.totalIterations + 1
+    assert [file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == [
+        "summary.png"
+    ]
+
+
+@pytest.mark.usefixtures("autologging")
+def test_autolog_takes_the_active_run_and_leaves_it_active(train: DataFrame) -> None:
+    with mlflow.start_run() as run:
+        fast_fm().fit(train)
+        assert mlflow.active_run().info.run_id == run.info.run_id
+
+    assert only_run().data.params["numFactors"] == "4"
+
+
+@pytest.mark.usefixtures("autologging")
+def test_a_fit_that_fails_leaves_a_failed_run_and_none_active(train: DataFrame) -> None:
+    with pytest.raises(InvalidParamError):
+        fast_fm(miniBatchSize=0).fit(train)
+
+    assert mlflow.active_run() is None
+    assert [run.info.status for run in mlflow.search_runs(output_format="list")] in ([], ["FAILED"])
+
+
+@pytest.mark.usefixtures("autologging")
+def test_a_second_fit_in_a_run_costs_a_warning_for_its_other_params(
+    train: DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mlflow.start_run(), caplog.at_level(logging.WARNING, "spark_fm"):
+        fast_fm().fit(train)
+        model = fast_fm(epochs=3).fit(train)
+
+    assert model.summary.totalIterations == 3
+    [warning] = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
+    assert warning.startswith("Params were not logged")
+    assert only_run().data.metrics["trainLoss"] == model.summary.rows[-1]["trainLoss"]
+
+
+def test_autolog_registers_models_when_asked_and_stops_when_disabled(train: DataFrame) -> None:
+    autolog(registered_model_name="fm", extra_tags={"team": "ads"})
+    try:
+        model = fast_fm().fit(train)
+    finally:
+        autolog(disable=True)
+    fast_fm().fit(train)
+
+    assert only_run().data.tags["team"] == "ads"
+    scores = mlflow.pyfunc.load_model("models:/fm/1").predict(as_lists(np.eye(20)))["score"]
+    assert scores.to_numpy(np.float32) == pytest.approx(model.predict(np.eye(20)))
+
+
+@pytest.mark.usefixtures("autologging")
+def test_each_model_of_one_fit_is_a_nested_run(train: DataFrame) -> None:
+    fm = fast_fm()
+    models = fm.fit(train, [{fm.factorsLr: 0.1}, {fm.factorsLr: 0.2}])
+
+    parent = next(
+        run for run in mlflow.search_runs(output_format="list")
+        if "mlflow.parentRunId" not in run.data.tags
+    )  # fmt: skip
+    children = nested_runs(parent.info.run_id)
+    assert [run.data.params["factorsLr"] for run in children] == ["0.1", "0.2"]
+    for run, model in zip(children, models, strict=True):
+        losses = logged(run.info.run_id)["trainLoss"]
+        assert [losses[0], losses[1]] == pytest.approx(model.summary.objectiveHistory)
+
+
+@pytest.mark.usefixtures("autologging")
+def test_a_store_that_is_gone_costs_warnings_and_no_training(
+    train: DataFrame, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(mlflow, "start_run", refuse)
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        model = fast_fm().fit(train)
+
+    assert model.summary.totalIterations == 2
+    assert "the server is gone" in caplog.text
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_trials_of_tune_are_nested_runs_in_the_active_run_or_in_autolog_s(
+    train: DataFrame, by_itself: bool
+) -> None:
+    fm = fast_fm(epochs=3, validationFraction=0.2)
+    space = {"factorsLr": (0.01, 0.5, "log")}
+    if by_itself:
+        autolog()
+        try:
+            found = tune(fm, train, trials=3, space=space)
+        finally:
+            autolog(disable=True)
+    else:
+        with mlflow.start_run():
+            found = tune(fm, train, trials=3, space=space)
+
+    parents = [
+        run for run in mlflow.search_runs(output_format="list")
+        if "mlflow.parentRunId" not in run.data.tags
+    ]  # fmt: skip
+    [parent] = parents
+    assert ("factorsLr" in parent.data.params) == by_itself
+    assert parent.info.status == "FINISHED"
+    runs = {run.info.run_name: run for run in nested_runs(parent.info.run_id)}
+    assert set(runs) == {"trial 0", "trial 1", "trial 2"}
+    for trial in found.trials:
+        run = runs[f"trial {trial.number}"]
+        assert run.data.params == {name: str(value) for name, value in trial.params.items()}
+        assert run.data.metrics[f"validation_{found.metric}"] == pytest.approx(trial.value)
+        curve = logged(run.info.run_id)[f"validation_{found.metric}"]
+        assert [curve[epoch] for epoch in range(3)] == pytest.approx(trial.curve)
+        assert run.data.tags["state"] == trial.state
+
+
 # Models ---------------------------------------------------------------------------------
+
+
+def as_lists(matrix: np.ndarray) -> pd.DataFrame:
+    """Return rows as a table of lists."""
+    return pd.DataFrame({"features": list(matrix)})
+
+
+def requirements(uri: str) -> list[str]:
+    return Path(mlflow.pyfunc.get_model_dependencies(uri)).read_text().split()
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
@@ -116,11 +289,74 @@ def test_a_logged_model_scores_as_pyfunc_and_loads_into_spark(
     assert np.array_equal(scorer.predict(table)["score"].to_numpy(np.float32), expected)
     dense = np.eye(20)
     assert np.array_equal(
-        scorer.predict(pd.DataFrame(dense))["score"].to_numpy(np.float32), model.predict(dense)
+        scorer.predict(as_lists(dense))["score"].to_numpy(np.float32), model.predict(dense)
     )
     folder = Path(mlflow.artifacts.download_artifacts(info.model_uri)) / "data" / "model"
     loaded = FactorizationMachineModel.load(str(folder))
     assert np.array_equal(loaded.factors, model.factors)
+
+
+def test_a_model_has_a_signature_an_example_and_the_requirements_of_a_slim_install(
+    classifier: FactorizationMachineModel, regressor: FactorizationMachineModel
+) -> None:
+    named = regressor.copy().setFeaturesCol("x").setScoreCol("rating")
+    for model, inputs, outputs in (
+        (classifier, ["features"], ["score", "predicted_label"]),
+        (named, ["x"], ["rating"]),
+    ):
+        with mlflow.start_run():
+            info = log_model(model)
+
+        assert info.signature.inputs.input_names() == inputs
+        assert info.signature.outputs.input_names() == outputs
+        scorer = mlflow.pyfunc.load_model(info.model_uri)
+        assert list(scorer.predict(scorer.input_example)) == outputs
+    assert requirements(info.model_uri) == [
+        f"spark-fm[mlflow]=={spark_fm.__version__}", f"mlflow-skinny=={mlflow.__version__}"
+    ]  # fmt: skip
+
+
+def test_mlflow_s_keywords_reach_it_and_the_model_is_registered(
+    classifier: FactorizationMachineModel, train: DataFrame
+) -> None:
+    with mlflow.start_run():
+        info = log_model(
+            classifier, registered_model_name="catalog.schema.fm", metadata={"trained": "today"},
+            input_example=train.limit(2), extra_pip_requirements=["boto3"], tags={"team": "ads"},
+        )  # fmt: skip
+
+    scorer = mlflow.pyfunc.load_model("models:/catalog.schema.fm/1")
+    assert scorer.metadata.metadata == {"trained": "today"}
+    assert requirements(info.model_uri)[-1] == "boto3"
+    example = scorer.input_example
+    assert list(example) == ["features"]
+    expected = column(classifier.transform(train.limit(2)), "score")
+    assert scorer.predict(example)["score"].to_numpy() == pytest.approx(expected)
+
+
+def test_an_example_that_is_a_matrix_makes_a_model_that_takes_matrices(
+    classifier: FactorizationMachineModel,
+) -> None:
+    for example in (np.eye(20), sp.csr_matrix(np.eye(20))):
+        with mlflow.start_run():
+            info = log_model(classifier, input_example=example)
+
+        assert info.signature.outputs is not None
+        scores = mlflow.pyfunc.load_model(info.model_uri).predict(example)["score"]
+        assert scores.to_numpy(np.float32) == pytest.approx(classifier.predict(example))
+
+
+def test_a_registered_model_scores_columns_of_spark(
+    classifier: FactorizationMachineModel, train: DataFrame, spark: SparkSession
+) -> None:
+    with mlflow.start_run():
+        info = log_model(classifier)
+
+    scored = mlflow.pyfunc.spark_udf(spark, info.model_uri, env_manager="local")
+    rows = train.limit(5)
+    found = column(rows.select(scored(F.struct("features"))["score"].alias("score")), "score")
+
+    assert found == pytest.approx(column(classifier.transform(rows), "score"))
 
 
 def test_a_logged_model_scores_in_a_process_that_cannot_import_pyspark(
@@ -130,9 +366,10 @@ def test_a_logged_model_scores_in_a_process_that_cannot_import_pyspark(
         info = log_model(classifier)
     code = (
         "import sys; sys.modules['pyspark'] = None\n"
-        "import mlflow, scipy.sparse as sp\n"
+        "import mlflow, numpy as np, pandas as pd\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
-        "scored = mlflow.pyfunc.load_model(sys.argv[2]).predict(sp.csr_matrix(sp.eye(20)))\n"
+        "rows = pd.DataFrame({'features': list(np.eye(20))})\n"
+        "scored = mlflow.pyfunc.load_model(sys.argv[2]).predict(rows)\n"
         "print(repr(float(scored['score'].sum())))"
     )
 

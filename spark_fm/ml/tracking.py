@@ -1,0 +1,221 @@
+"""Trainings and searches as runs of MLflow; driver only.
+
+MLflow is never imported here: before a caller imports it, there is no active run. Whatever it
+raises is a warning, and training continues.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spark_fm.ml.trials import COMPLETE, PRUNED, Trial
+from spark_fm.training.callbacks import EpochCallback, EpochReport
+
+if TYPE_CHECKING:
+    from spark_fm.ml.estimator import FactorizationMachine
+    from spark_fm.ml.model import FactorizationMachineModel
+    from spark_fm.ml.summary import FMTrainingSummary
+
+log = logging.getLogger(__name__)
+
+_PARENT = "mlflow.parentRunId"  # MLflow's tag of a nested run
+
+
+@dataclass(frozen=True, slots=True)
+class Autologging:
+    """What ``spark_fm.mlflow.autolog`` was asked for; ``log_model`` is None for no models."""
+
+    log_model: Callable[[FactorizationMachineModel], object] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)  # of runs that are made
+
+
+_autologging: Autologging | None = None
+
+
+def set_autologging(asked: Autologging | None) -> None:
+    """Log every later training, or none of them."""
+    global _autologging
+    _autologging = asked
+
+
+def active_run() -> Any:
+    """Return the run that is active in this thread, or None."""
+    if "mlflow" in sys.modules:
+        with _harmless("Runs"):
+            return sys.modules["mlflow"].active_run()
+    return None
+
+
+def mlflow_callback() -> EpochCallback | None:
+    """Return a callback that logs each epoch to the active run; None without one.
+
+    Every column of the summary's history is a metric, the epoch is its step. After a failure no
+    more is logged.
+    """
+    run = active_run()
+    if run is None:
+        return None
+    works = True
+
+    def log_epoch(report: EpochReport) -> bool:
+        nonlocal works
+        if works:
+            works = False
+            with _harmless("Epochs"):
+                _log_history(run, [report.row()])
+                works = True
+        return True
+
+    return log_epoch
+
+
+Fits = Sequence[tuple["FactorizationMachine", "FactorizationMachineModel"]]
+
+
+@contextmanager
+def autologged() -> Iterator[Callable[[Fits], None]]:
+    """Give autologging, where it is on, a run for what is done inside.
+
+    The active run, or one that ends with the block. What the block is given takes the models
+    that came out of it, with the estimators that have their Params.
+    """
+    asked = _autologging
+    made = None
+    if asked is not None and active_run() is None:
+        with _harmless("Runs"):
+            made = sys.modules["mlflow"].start_run(tags=dict(asked.tags))
+    status = "FAILED"
+    try:
+        yield lambda fits: None if asked is None else _log_fits(asked, fits)
+        status = "FINISHED"
+    finally:
+        if made is not None:
+            with _harmless("Ends of runs"):
+                sys.modules["mlflow"].end_run(status)
+
+
+def log_trials(trials: Sequence[Trial], metric: str) -> None:
+    """Log trials of a search as runs within the active one, if there is one."""
+    run = active_run()
+    if run is not None:
+        with _harmless("Trials"):
+            for trial in trials:
+                _log_trial(run, trial, metric)
+
+
+def _log_trial(run: Any, trial: Trial, metric: str) -> None:
+    client = sys.modules["mlflow"].MlflowClient()
+    now = _milliseconds()
+    child = client.create_run(
+        run.info.experiment_id, start_time=now - int(1000 * trial.seconds),
+        tags={_PARENT: run.info.run_id, "state": trial.state}, run_name=f"trial {trial.number}",
+    )  # fmt: skip
+    _log_params(child, trial.params)
+    name = f"validation_{metric}"
+    _log_history(child, ({"epoch": e, name: value} for e, value in enumerate(trial.curve)))
+    if trial.best_epoch is not None:
+        values = {f"validation_{key}": value for key, value in trial.metrics.items()}
+        best = {"bestEpoch": trial.best_epoch, **values}
+        _log_history(child, [{"epoch": len(trial.curve), **best}])
+    status = {COMPLETE: "FINISHED", PRUNED: "KILLED"}.get(trial.state, "FAILED")
+    client.set_terminated(child.info.run_id, status)
+
+
+def _log_fits(asked: Autologging, fits: Fits) -> None:
+    """Log a model to the active run; of several, each to a run within it."""
+    run = active_run()
+    if run is None:
+        return
+    if len(fits) == 1:
+        _log_fit(asked, run, *fits[0])
+        return
+    with _harmless("Models"):
+        for estimator, model in fits:
+            with sys.modules["mlflow"].start_run(nested=True) as child:
+                if model.summary is not None:
+                    _log_history(child, model.summary.rows)
+                _log_fit(asked, child, estimator, model)
+
+
+def _log_fit(
+    asked: Autologging, run: Any, estimator: FactorizationMachine, model: FactorizationMachineModel
+) -> None:
+    """Log what can be logged: a run that has other Params from an earlier fit refuses these."""
+    with _harmless("Params"):
+        is_set = [param for param in estimator.params if estimator.isSet(param)]
+        _log_params(run, {param.name: estimator.getOrDefault(param) for param in is_set})
+    if model.summary is not None:
+        with _harmless("Metrics"):
+            _log_history(run, [_best_of(model.summary)])
+        with _harmless("Plots"):
+            _log_plot(run, model.summary)
+    if asked.log_model is not None:
+        with _harmless("Models"):
+            asked.log_model(model)
+
+
+def _best_of(summary: FMTrainingSummary) -> dict[str, float]:
+    """Return the best epoch's metrics, in a step after the last: runs are compared by the latest.
+
+    MLflow's own flavours do so with the best of their iterations.
+    """
+    row = summary.rows[summary.bestEpoch]
+    found = {name: row[name] for name in row if name.startswith(("trainLoss", "validation"))}
+    simpler = {"baseline": summary.baseline, "linearLoss": summary.linearLoss}
+    found |= {name: value for name, value in simpler.items() if value is not None}
+    if summary.facts.get("linearKept"):
+        found["validationLoss"] = summary.linearLoss  # of the model that was kept
+    return {"epoch": summary.totalIterations, "bestEpoch": summary.bestEpoch, **found}
+
+
+def _log_plot(run: Any, summary: FMTrainingSummary) -> None:
+    try:
+        figure = summary.plot()
+    except ImportError as err:
+        log.info("no summary.png: %s", err)
+        return
+    sys.modules["mlflow"].MlflowClient().log_figure(run.info.run_id, figure, "summary.png")
+
+
+def _log_params(run: Any, params: Mapping[str, Any]) -> None:
+    mlflow = sys.modules["mlflow"]
+    pairs = [mlflow.entities.Param(name, str(value)) for name, value in params.items()]
+    mlflow.MlflowClient().log_batch(run.info.run_id, params=pairs)
+
+
+def _log_history(run: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Log rows of a history; each has an ``epoch``, its step."""
+    mlflow, now = sys.modules["mlflow"], _milliseconds()
+    metrics = [
+        mlflow.entities.Metric(name, float(value), now, int(row["epoch"]))
+        for row in rows
+        for name, value in row.items()
+        if name != "epoch"
+    ]
+    for start in range(0, len(metrics), _MOST_METRICS):
+        batch = metrics[start : start + _MOST_METRICS]
+        mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
+
+
+_MOST_METRICS = 1000  # that MLflow takes in a request
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 10**6
+
+
+@contextmanager
+def _harmless(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training continues
+        log.warning(
+            "%s were not logged to MLflow, training continues: %s: %s",
+            what, type(err).__name__, err,
+        )  # fmt: skip
