@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,14 +173,14 @@ class SearchSpace:
                 values[name] *= self._unit(values)
         return {
             name: float(f"{value:.6g}") if isinstance(value, float) else value
-            for name, value in values.items() if self._matters(name, values)
+            for name, value in values.items() if self.matters(name, values)
         }  # fmt: skip
 
     def searched(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of ``values`` that are searched, defined, and have an effect."""
         return {
             name: values[name] for name in self.dimensions
-            if values.get(name) is not None and self._matters(name, values)
+            if values.get(name) is not None and self.matters(name, values)
         }  # fmt: skip
 
     def unit_point(self, params: Mapping[str, Any]) -> UnitPoint:
@@ -194,6 +194,18 @@ class SearchSpace:
                 value /= self._unit(params)
             point[name] = dimension.to_unit(value)
         return point
+
+    def scaled(self, name: str, values: Mapping[str, Any]) -> Dimension:
+        """Return the dimension of a Param in its own unit, beside these values."""
+        dimension = self.dimensions[name]
+        if isinstance(dimension, Range) and dimension.relative:
+            unit = self._unit(values)
+            return replace(dimension, low=dimension.low * unit, high=dimension.high * unit)
+        return dimension
+
+    def independent_first(self) -> list[str]:
+        """Return the Params searched, those on which others depend in front of them."""
+        return sorted(self.dimensions, key=_CONDITIONS.__contains__)
 
     def corners(self) -> list[dict[str, Any]]:
         """Return every choice and both ends of every range, each by itself."""
@@ -218,7 +230,8 @@ class SearchSpace:
         known = OPTIMIZERS.get(optimizer)
         return 1.0 if known is None else known.default_lr  # the trial checks its name
 
-    def _matters(self, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Return whether a Param has an effect beside these values."""
         if name not in _CONDITIONS:
             return True
         other, required = _CONDITIONS[name]

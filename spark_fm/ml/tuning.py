@@ -29,6 +29,7 @@ from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.plots import plot_trials
 from spark_fm.ml.search_space import SAMPLERS, SearchSpace, dimension_of
+from spark_fm.ml.studies import StudySampler, study_of
 from spark_fm.ml.tracking import autologged, log_trials, mlflow_callback
 from spark_fm.ml.trials import (
     COMPLETE,
@@ -85,6 +86,23 @@ class TuningResult:
         """Return one row per trial: number, state, epochs, metrics, seconds, Params."""
         return trials_frame(self.trials, self.metric)
 
+    def to_optuna(self) -> Any:
+        """Return the trials as a study of Optuna's, for its plots, importances and searches.
+
+        Returns
+        -------
+        optuna.Study
+            In memory, with the values of the Params, and the metric by epoch as intermediate
+            values. A trial without a model has failed. What the estimator as given has beyond
+            the choices is in ``user_attrs["params"]`` alone.
+
+        Raises
+        ------
+        ImportError
+            Without Optuna: install ``spark-fm[tune]``.
+        """
+        return study_of(self.space, self.trials)
+
     def plot(self, path: str | None = None) -> Any:
         """Draw the metric by trial and against every hyperparameter.
 
@@ -112,6 +130,7 @@ def tune(
     trials: int = 30,
     space: Mapping[str, Any] | None = None,
     sampler: str = "random",
+    study: Any = None,
     parallel: int = 4,
     max_seconds: float = math.inf,
     folder: str | PathLike[str] | None = None,
@@ -135,6 +154,10 @@ def tune(
     sampler : {"random", "tpe"}
         Even draws, or Optuna's tree-structured Parzen estimator, which learns from earlier
         rounds (extra ``[tune]``).
+    study : optuna.Study, optional
+        Proposes the trials, by its own sampler, in place of ``sampler``, and is told their
+        results; one with trials goes on from what it knows. Its direction is that of
+        ``validationMetric``.
     parallel : int, default 4
         Trials per round (>= 1). They share every pass over the rows, and are compared with
         the trials of earlier rounds.
@@ -172,7 +195,9 @@ def tune(
     """
     started = time.monotonic()
     check_batch_frame(dataset, "tune")
-    search = Search(estimator, dataset, space or {}, sampler=sampler, parallel=parallel)
+    search = Search(
+        estimator, dataset, space or {}, sampler=sampler, parallel=parallel, study=study
+    )
     if trials < 1:
         raise InvalidParamError(f"trials={trials!r} is not allowed: expected 1 or more.")
     rows = internal_rows(dataset, search.config.columns)
@@ -260,6 +285,7 @@ class Search:
         *,
         sampler: str,
         parallel: int,
+        study: Any = None,
     ) -> None:
         if sampler not in SAMPLERS:
             raise InvalidParamError(
@@ -294,7 +320,11 @@ class Search:
         )  # fmt: skip
         for corner in self.space.corners():
             self._trial_config(corner)
-        if sampler == "tpe":  # raises at once if Optuna is missing
+        self._study = None
+        if study is not None:
+            better = self._larger_is_better
+            self._study = StudySampler(study, self.metric, larger_is_better=better)
+        elif sampler == "tpe":  # raises at once if Optuna is missing
             self._propose([], [0])
 
     def estimator_with(self, params: Mapping[str, Any]) -> FactorizationMachine:
@@ -308,7 +338,7 @@ class Search:
         return {
             "version": __version__,
             "data": fingerprint,
-            "sampler": self._sampler,
+            "sampler": self._sampler if self._study is None else "study",
             "space": self.space.to_json(),
             "params": values,
         }
@@ -319,9 +349,13 @@ class Search:
         first = len(done) - len(done) % self._parallel
         earlier = done[:first]
         numbers = range(first, min(first + self._parallel, n_trials))
-        points = list(zip(numbers, self._propose(earlier, numbers), strict=True))
+        new = numbers[len(done) - first :]
+        if self._study is not None:
+            points = self._study.points(self.space, new)
+        else:
+            points = self._propose(earlier, numbers)[len(done) - first :]
         settings = []
-        for number, point in points[len(done) - first :]:
+        for number, point in zip(new, points, strict=True):
             if number == 0:
                 params = self._initial_params()
                 settings.append((number, params, self.space.unit_point(params)))
@@ -344,6 +378,8 @@ class Search:
                 metrics=curve.best_metrics if has_model else {}, seconds=curve.seconds,
             )  # fmt: skip
             trials.append(trial)
+        if self._study is not None:
+            self._study.tell(self.space, trials)
         return trials
 
     def log_trials(self, done: Sequence[Trial], n_new: int) -> None:
