@@ -1,4 +1,4 @@
-"""Pages of the site that docs/ does not have: of the code, the notebook and what docs/ link to.
+"""Pages of the site that docs/ does not have: of the code, the notebooks and what docs/ link to.
 
 mkdocs.yml names this file as a hook of MkDocs, which calls the functions ``on_...``.
 """
@@ -22,19 +22,14 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-NOTEBOOK = "tutorials/adult.md"
 LINK = re.compile(r"(?<=\]\()(?:\.\./)+[^)#\s]+")  # up, and perhaps out of docs/
 FOREIGN = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the generated pages, and a page for each file of the repository that docs/ link to."""
-    notebook = nbformat.read(ROOT / "notebooks/adult.ipynb", as_version=4)
-    notebook.metadata.language_info = {"name": "python"}
-    body, resources = MarkdownExporter().from_notebook_node(notebook)
     pages = {
-        NOTEBOOK: body,
-        **{f"tutorials/{name}": picture for name, picture in resources["outputs"].items()},
+        **_notebooks(),
         "tutorials/examples.md": _examples(),
         "reference/params.md": _params(),
         "reference/api.md": _api(),
@@ -68,7 +63,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         if path.is_relative_to(DOCS) or not path.is_relative_to(ROOT) or not path.exists():
             return match[0]
         name = path.relative_to(ROOT).as_posix()
-        target = NOTEBOOK if name.startswith("notebooks") else f"source/{name}.md"
+        target = f"source/{name}.md"
+        if name.startswith("notebooks"):
+            target = f"tutorials/{path.stem if path.suffix else 'adult'}.md"
         return relpath(target, Path(page.file.src_uri).parent.as_posix())
 
     return LINK.sub(lead, markdown)
@@ -103,6 +100,20 @@ Each inherits from `SparkFMError` and from the built-in exception that a caller 
       show_root_heading: false
       show_root_toc_entry: false
 """
+
+
+def _notebooks() -> dict[str, str | bytes]:
+    """Return the page of each notebook, and its pictures."""
+    pages: dict[str, str | bytes] = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.language_info = {"name": "python"}
+        body, resources = MarkdownExporter().from_notebook_node(
+            notebook, resources={"unique_key": path.stem}
+        )
+        pages[f"tutorials/{path.stem}.md"] = body
+        pages |= {f"tutorials/{name}": picture for name, picture in resources["outputs"].items()}
+    return pages
 
 
 def _api() -> str:

@@ -17,8 +17,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def losses(notebook: dict) -> list[str]:
-    """Return the log losses that a notebook shows."""
-    return re.findall(r"[Ll]og loss (\d\.\d+)", json.dumps(notebook))
+    """Return the log losses and root mean squared errors that a notebook shows."""
+    return re.findall(r"(?:[Ll]og loss|RMSE) (\d\.\d+)", json.dumps(notebook))
 
 
 @pytest.mark.processes
