@@ -175,6 +175,21 @@ class _KernelCacheImpl(caching.CompileResultCacheImpl):
         self._filename_base = tag
 
 
+@lru_cache(maxsize=1)
+def _load_array_functions() -> None:
+    """Import what Numba imports before it loads a kernel, but not scipy.linalg, which takes longer.
+
+    Numba only looks whether SciPy is there, which it is wherever spark_fm is installed.
+    """
+    from numba.np import linalg
+
+    look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
 class _KernelCache(caching.FunctionCache):
     """Numba's function cache with one index a specialisation, and no way to fail."""
 
@@ -193,6 +208,7 @@ class _KernelCache(caching.FunctionCache):
         return (sig, codegen.magic_tuple(), self._tag)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        _load_array_functions()
         try:
             return super().load_overload(sig, target_context)
         except Exception as err:  # noqa: BLE001 - a damaged pickle raises anything

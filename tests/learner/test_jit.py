@@ -291,6 +291,27 @@ def test_a_second_process_loads_from_the_cache_and_survives_its_corruption(
     assert run_program(cache) == [str(cache), "0"]
 
 
+LOADS_A_KERNEL = """
+import sys
+import numba
+import numpy as np
+from spark_fm.learner.csr import CsrBatch, canonical
+rows = CsrBatch.from_arrays(
+    np.array([0, 2]), np.array([0, 1], np.int32), np.ones(2, np.float32), labels=np.ones(1),
+    weights=np.ones(1),
+)
+canonical(rows)
+print("scipy.linalg" in sys.modules, "numba.np.arraymath" in sys.modules)
+print(numba.njit(lambda a: np.linalg.det(a @ a))(2 * np.eye(1)))
+"""
+
+
+def test_loading_a_kernel_imports_no_linear_algebra_and_leaves_it_to_others(tmp_path: Path) -> None:
+    run_program(tmp_path, LOADS_A_KERNEL)
+
+    assert run_program(tmp_path, LOADS_A_KERNEL) == ["False", "True", "4.0"]
+
+
 EDITS = {
     "learner/kernels.py": True,
     "learner/simd.py": True,  # intrinsics
