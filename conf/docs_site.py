@@ -9,7 +9,6 @@ import ast
 import io
 import os
 import re
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from posixpath import relpath
@@ -133,14 +132,10 @@ def _params() -> str:
     from spark_fm import FactorizationMachine
     from spark_fm.ml.params import PARAMS
 
-    # Those to know first are those of the guide's tables.
-    cells = re.findall(r"^\| (.*?) \|", (DOCS / "using.md").read_text(), re.M)
-    first = set(re.findall(r"`(\w+)`", " ".join(cells)))
-
-    def table(wanted: Callable[[str], bool]) -> str:
+    def table(*, basic: bool) -> str:
         rows = ["| Param | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
         for row in PARAMS:
-            if wanted(row.name):
+            if row.is_basic == basic:
                 default = "unset" if row.default is None else f"`{row.default!r}`"
                 doc = getattr(FactorizationMachine, row.name).doc.replace("<", "&lt;")
                 name = f'<code id="{row.name}">{row.name}</code>'
@@ -150,8 +145,8 @@ def _params() -> str:
     return (
         "# Params\n\nKeyword arguments of `FactorizationMachine`, each with a getter and a setter. "
         "On the command line `--set NAME=VALUE` takes each.\n\n"
-        f"## Basic\n\n{table(first.__contains__)}\n\n"
-        f"## Advanced\n\n{table(lambda name: name not in first)}\n"
+        f"## Basic\n\n{table(basic=True)}\n\n"
+        f"## Advanced\n\n{table(basic=False)}\n"
     )
 
 
@@ -162,7 +157,7 @@ def _command_line() -> str:
     parts = ["# Command line"]
     for command in ([], *([name] for name in COMMANDS)):
         with redirect_stdout(io.StringIO()) as text:
-            main([*command, "--help"])
+            main([*command, "--help-all" if command in (["train"], ["tune"]) else "--help"])
         title = f"## spark-fm {command[0]}\n\n" if command else ""
         parts.append(f"{title}```text\n{text.getvalue()}```")
     return "\n\n".join(parts)

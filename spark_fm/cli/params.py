@@ -12,6 +12,7 @@ from pyspark.ml.param import Param, Params, TypeConverters
 
 from spark_fm.cli.errors import UsageError
 from spark_fm.ml.foreign_names import nearest_names
+from spark_fm.ml.params import PARAMS
 
 _DEST_PREFIX = "param_"
 _TYPES: dict[Any, type] = {
@@ -29,24 +30,44 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "-" + match[1].lower(), name)
 
 
+class _HelpAll(argparse.Action):
+    """Print the help of all flags, those of advanced Params included."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for action in parser._actions:
+            action.help = getattr(action, "advanced_help", action.help)
+        parser.print_help()
+        parser.exit()
+
+
 def add_param_flags(parser: argparse.ArgumentParser, stage: Params) -> None:
-    """Add a flag for every Param of ``stage``, described by the Param's own text."""
-    group = parser.add_argument_group(
-        "parameters", "They override --set, which overrides the --params file."
+    """Add a flag for every Param of ``stage``, described by the Param's own text.
+
+    ``--help`` shows those of basic Params, ``--help-all`` all.
+    """
+    parser.add_argument(
+        "--help-all", action=_HelpAll, nargs=0, help="show the flags of all parameters, and exit"
     )
-    for param in stage.params:
+    group = parser.add_argument_group(
+        "parameters",
+        "They override --set, which overrides the --params file. --help-all shows all of them.",
+    )
+    basic = {row.name for row in PARAMS if row.is_basic}
+    for param in sorted(stage.params, key=lambda param: param.name not in basic):
         if param.name == NUM_FEATURES:
             continue
         text = param.doc.replace("%", "%%") + _default_text(stage, param)
         kind = _TYPES[param.typeConverter]
         flag, dest = f"--{kebab(param.name)}", _DEST_PREFIX + param.name
         if kind is bool:
-            group.add_argument(
+            action = group.add_argument(
                 flag, dest=dest, action=argparse.BooleanOptionalAction, default=None, help=text
             )
         else:
             metavar = {int: "N", float: "X", str: "TEXT"}[kind]
-            group.add_argument(flag, dest=dest, type=kind, metavar=metavar, help=text)
+            action = group.add_argument(flag, dest=dest, type=kind, metavar=metavar, help=text)
+        if param.name not in basic:
+            action.advanced_help, action.help = text, argparse.SUPPRESS  # type: ignore[attr-defined]
 
 
 def add_set_flag(parser: argparse.ArgumentParser) -> None:

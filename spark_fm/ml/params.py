@@ -59,6 +59,11 @@ class ParamRow:
         )
 
     @property
+    def is_basic(self) -> bool:
+        """Whether the Param is one of those to know first."""
+        return self.name in _BASIC
+
+    @property
     def getter(self) -> str:
         """Name of the getter."""
         return f"get{self.name[0].upper()}{self.name[1:]}"
@@ -87,6 +92,12 @@ class ParamRow:
             unset = f", or {value} when it is unset"
         return f"{action} {self.name}{unset}{f': {self.doc}' if self.doc else ''}."
 
+
+_BASIC = (
+    "featuresCol", "labelCol", "weightCol", "validationIndicatorCol", "predictorType",
+    "numFactors", "solver", "epochs", "validationFraction", "validationMetric", "patience", "refit",
+    "handleInvalid", "seed", "numWorkers",
+)  # fmt: skip
 
 # Fields of Hyperparameters and TrainConfig that mean the same whoever trains.
 _OF_ANY_SOLVER = (

@@ -8,6 +8,8 @@ from spark_fm import errors
 from spark_fm.cli import train, tune
 from spark_fm.cli.errors import UsageError, explain
 from spark_fm.cli.main import main
+from spark_fm.cli.params import NUM_FEATURES, kebab
+from spark_fm.ml.params import PARAMS
 
 WORKER_TEXT = """
   An exception was thrown from the Python worker. Please see the stack trace below.
@@ -92,6 +94,21 @@ def test_version_and_help_end_well(capsys):
     for command in ("train", "evaluate", "score"):
         assert main([command, "--help"]) == 0
         assert f"example:\n  spark-fm {command} --" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_help_shows_the_parameters_to_know_first_and_help_all_the_others_too(command, capsys):
+    printed = []
+    for flag in ("--help", "--help-all"):
+        assert main([command, flag]) == 0
+        printed.append(capsys.readouterr().out)
+
+    short, long = printed
+    assert "--num-factors N" in short
+    assert "--adagrad-init" not in short
+    names = [f"--{kebab(row.name)}" for row in PARAMS if row.name != NUM_FEATURES]
+    assert [name for name in names if name not in long] == []
+    assert "initial value of AdaGrad's sums" in " ".join(long.split())
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows.TSV"])
