@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -16,14 +18,17 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from spark_fm._version import __version__
 from spark_fm.errors import RequestError
+from spark_fm.formats.body_kinds import JSON
 from spark_fm.formats.content_types import REGISTRY
 from spark_fm.formats.requests import decode_request
 from spark_fm.formats.responses import encode_response
+from spark_fm.learner.losses import LOSSES
 from spark_fm.serving.batching import (
     RETRY_AFTER_SECONDS,
     Admission,
@@ -74,6 +79,7 @@ def make_app(service: Service) -> MetricsMiddleware:
     endpoints = _Endpoints(service)
     app = Starlette(
         routes=[
+            Route("/", endpoints.root, methods=["GET"]),
             Route("/ping", endpoints.ping, methods=["GET"]),
             Route("/invocations", endpoints.invocations, methods=["POST"]),
             *(
@@ -128,6 +134,21 @@ class MetricsMiddleware:
 class _Endpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
+
+    async def root(self, request: Request) -> Response:
+        """Show a person the model, and a request to copy."""
+        model = self._service.model
+        if model is None:
+            return PlainTextResponse("The model is still being loaded.\n", status_code=503)
+        kind = LOSSES[model.loss].predictor_type.replace("_", " ")
+        address = shlex.quote(str(request.url_for("invocations")))
+        body = shlex.quote(json.dumps(model.example_request()))
+        return PlainTextResponse(
+            f"spark_fm {__version__} serves a {kind} of {model.weights.feature_dim} features and "
+            f"{model.weights.k} factors. Scores are at POST /invocations:\n\n"
+            f"curl {address} -H 'Content-Type: {JSON}' -d {body}\n\n"
+            "GET /health describes the model, GET /metrics the requests.\n"
+        )
 
     async def ping(self, request: Request) -> Response:
         """Answer with an empty body: 200 once a model is loaded, 503 before."""

@@ -54,6 +54,14 @@ class ServedModel:
             return None
         return predicted_labels(scores, self.threshold)
 
+    def example_request(self) -> dict[str, object]:
+        """Return the content of a request for the score of one row, as JSON."""
+        ids = self.weights.features
+        keys = [0, 1] if ids is None else ids[:2].tolist()
+        keys = [key for key in keys if key < self.weights.feature_dim]
+        features = {"keys": keys, "shape": [self.weights.feature_dim], "values": [1.0] * len(keys)}
+        return {"instances": [{"data": {"features": features}}]}
+
     def describe(self) -> dict[str, object]:
         """Return what ``/health`` shows of the model."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -76,6 +77,17 @@ def held(server):
 def test_ping_says_200_with_an_empty_body(server):
     answer = server.get("/ping")
     assert (answer.status, answer.data) == (200, b"")
+
+
+def test_the_root_shows_a_request_that_works(server):
+    page = server.get("/").data.decode()
+
+    assert f"binary classifier of {WIDTH} features" in page
+    [line] = [line for line in page.splitlines() if line.startswith("curl ")]
+    _, address, _, header, _, body = shlex.split(line)
+    assert address == f"{server.url}/invocations"
+    assert header == "Content-Type: application/json"
+    assert len(json.loads(server.invoke(body.encode()).data)["predictions"]) == 1
 
 
 def test_execution_parameters_are_those_of_a_batch_transform(server):
@@ -157,7 +169,8 @@ def test_an_instance_whose_score_is_not_finite_is_named(server):
     ("method", "path", "status", "allow"),
     [("GET", "/invocations", 405, "POST"), ("PUT", "/invocations", 405, "POST"),
      ("POST", "/ping", 405, "GET"), ("DELETE", "/metrics", 405, "GET"),
-     ("GET", "/", 404, None), ("POST", "/invocations/", 404, None)],
+     ("GET", "/nothing", 404, None), ("POST", "/", 405, "GET"),
+     ("POST", "/invocations/", 404, None)],
 )  # fmt: skip
 def test_another_path_or_method_is_told_what_there_is(server, method, path, status, allow):
     answer = server.request(method, path, body=b"x" * 1000, redirect=False)
