@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -149,11 +150,38 @@ class ParquetInput(InputFormat):
             raise InvalidDataError(
                 f"{', '.join(paths)} cannot be read as parquet. Check --input and --format."
             ) from err
-        labels = spark.createDataFrame([], "label double")
-        column = find_column(frame, spec.label_col)
-        if column is not None and isinstance(column.dataType, NumericType):
-            labels = frame.select(quoted(column.name).cast("double").alias("label"))
-        return Source(in_file_order(frame) if spec.in_order else frame, labels)
+        return Source(in_file_order(frame) if spec.in_order else frame, _labels(spark, frame, spec))
+
+
+class TableInput(InputFormat):
+    name = "table"
+    help = "a table or view of the catalog by name, such as main.ads.clicks, in place of a path"
+    is_streamable = False
+
+    def open(self, spark: SparkSession, paths: Sequence[str], spec: InputSpec) -> Source:
+        for name in paths:
+            self.check_exists(spark, name)
+        frame = reduce(DataFrame.unionByName, map(spark.table, paths))
+        return Source(frame, _labels(spark, frame, spec))
+
+    def check_exists(self, spark: SparkSession, path: str) -> None:
+        try:
+            if spark.catalog.tableExists(path):
+                return
+        except PySparkException as err:  # no name, or of a catalog that is not there
+            reason = str(err).partition("\n")[0]
+            raise UsageError(f"the table {path} cannot be read: {reason}") from err
+        raise UsageError(
+            f"the table {path} does not exist. Name it as SHOW TABLES does, with its catalog and "
+            "schema where these are not the current ones."
+        )
+
+
+def _labels(spark: SparkSession, frame: DataFrame, spec: InputSpec) -> DataFrame:
+    column = find_column(frame, spec.label_col)
+    if column is None or not isinstance(column.dataType, NumericType):
+        return spark.createDataFrame([], "label double")
+    return frame.select(quoted(column.name).cast("double").alias("label"))
 
 
 class RecordIOInput(InputFormat):
@@ -194,6 +222,7 @@ INPUT_FORMATS: dict[str, InputFormat] = {
         TextInput("libsvm", "label index:value ..., indices from 1"),
         TextInput("libfm", "the same, indices from 0"),
         ParquetInput(),
+        TableInput(),
         RecordIOInput(),
     )
 }

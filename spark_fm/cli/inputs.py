@@ -7,13 +7,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_fm.cli.errors import UsageError, input_format, raised_on_worker
-from spark_fm.cli.input_formats import INPUT_FORMATS, InputSpec, Source, shown_path
+from spark_fm.cli.input_formats import INPUT_FORMATS, InputSpec, Source, TableInput, shown_path
 from spark_fm.cli.pipes import piped
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import is_stream, name_of
@@ -25,6 +26,17 @@ from spark_fm.spark.session import is_connect, is_local_master
 log = logging.getLogger(__name__)
 
 CHANNEL_FORMAT = RECORDIO  # of SageMaker's channels
+
+
+class _Table(argparse.Action):
+    """Take a table for the input."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, name: Any, *_: Any
+    ) -> None:
+        namespace.input, namespace.format = [name], TableInput.name
+        for action in parser._actions:  # these have a value now
+            action.required = action.required and action.dest not in ("input", "format")
 
 
 def add_input_flags(
@@ -52,6 +64,10 @@ def add_input_flags(
             "--test", nargs="+", metavar="PATH",
             help="test set of the same format, on which the trained model is evaluated",
         )  # fmt: skip
+    group.add_argument(
+        "--table", action=_Table, metavar="NAME",
+        help="the same as --input NAME --format table: a table of the catalog",
+    )  # fmt: skip
     parser.add_argument(
         "--format", required=needs_format and not has_channels, type=input_format,
         choices=tuple(INPUT_FORMATS),

@@ -47,6 +47,33 @@ def test_an_object_in_the_registry_is_a_format_of_every_command(
     assert "tiny: forty rows" in " ".join(printed.out.split())
 
 
+def test_a_table_of_the_catalog_is_an_input_of_every_command(spark, tmp_path, capfd):
+    rows = [(float(i % 2 or -1), Vectors.sparse(3, {i % 2: 1.0, 2: 1.0})) for i in range(40)]
+    frame = spark.createDataFrame(rows, ["label", "features"])
+    frame.createOrReplaceTempView("forty")
+    model = str(tmp_path / "model")
+    try:
+        codes = [
+            main(["train", "--table", "forty", "--model", model, "--epochs", "1",
+                  "--validation", "forty", "--num-factors", "2"]),
+            main(["evaluate", "--table", "forty", "--model", model]),
+            main(["score", "--input", "forty", "--format", "table", "--model", model,
+                  "--output", str(tmp_path / "scores")]),
+        ]  # fmt: skip
+    finally:
+        spark.catalog.dropTempView("forty")
+    errors = capfd.readouterr().err
+    assert main(["evaluate", "--table", "forty", "--model", model]) == 2
+    assert main(["train", "--table", "no.such.table", "--model", f"{model}2"]) == 2
+
+    assert codes == [0, 0, 0], errors
+    assert "labels -1/1 mapped to 0/1" in errors
+    assert spark.read.parquet(str(tmp_path / "scores")).count() == 40
+    told = capfd.readouterr().err
+    assert "the table forty does not exist. Name it as SHOW TABLES does" in told
+    assert "the table no.such.table" in told
+
+
 @pytest.mark.parametrize("scheme", ["s3a", "gs", "shelf"])
 def test_a_model_s_store_that_spark_does_not_know_is_named_before_training(spark, scheme):
     with pytest.raises(InvalidParamError, match=f"no file system for {scheme}://.*packages"):
