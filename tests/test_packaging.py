@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+
+from spark_fm.cli.main import build_parser
 
 PACKAGE = Path(__file__).resolve().parent.parent / "spark_fm"
 PROGRAM = """
@@ -19,6 +23,19 @@ weights = FMWeights(0.5, np.ones((3, 3), np.float32), 3)
 score = weights.predict(CsrBatch.from_matrix(np.array([[1.0, 0.0, 2.0]])), "squared")
 print(spark_fm.__file__, float(score[0]))
 """
+
+
+def test_the_databricks_bundle_runs_a_command_that_there_is():
+    bundle = yaml.safe_load((PACKAGE.parent / "conf" / "databricks.yml").read_text())
+    [task] = bundle["resources"]["jobs"]["train"]["tasks"]
+    wheel = task["python_wheel_task"]
+    [entry] = metadata.distribution(wheel["package_name"]).entry_points.select(
+        name=wheel["entry_point"]
+    )
+    args = build_parser(wheel["parameters"]).parse_args(wheel["parameters"])
+
+    assert callable(entry.load())
+    assert (args.input, args.format) == (["main.ads.clicks"], "table")
 
 
 @pytest.fixture

@@ -107,6 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def program() -> None:
+    """Run a command as a program; leave by SystemExit unless it succeeds.
+
+    Databricks calls this function, and takes no notice of what it returns.
+    """
+    code = main()
+    if code:
+        raise SystemExit(code)
+
+
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, with the flags of the command that ``words`` name."""
     from spark_fm._version import __version__
@@ -182,4 +192,4 @@ def _find_package() -> None:
 if __name__ == "__main__":
     if not __package__:
         _find_package()
-    sys.exit(main())
+    program()

@@ -51,6 +51,8 @@ def spark_session(args: argparse.Namespace) -> Iterator[SparkSession]:
     """Yield the active session, or one that is started here and stopped after the block."""
     settings = _settings(args)
     active = SparkSession.getActiveSession()
+    if active is None and "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        active = SparkSession.builder.getOrCreate()  # the platform's, Classic or Connect
     if active is not None:
         if args.master or args.remote or args.conf:
             log.warning("a Spark session is running: --master, --remote and --conf are not used")

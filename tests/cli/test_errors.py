@@ -7,7 +7,7 @@ import pytest
 from spark_fm import errors
 from spark_fm.cli import train, tune
 from spark_fm.cli.errors import UsageError, explain
-from spark_fm.cli.main import main
+from spark_fm.cli.main import main, program
 from spark_fm.cli.params import NUM_FEATURES, kebab
 from spark_fm.ml.params import PARAMS
 
@@ -94,6 +94,15 @@ def test_version_and_help_end_well(capsys):
     for command in ("train", "evaluate", "score"):
         assert main([command, "--help"]) == 0
         assert f"example:\n  spark-fm {command} --" in capsys.readouterr().out
+
+
+def test_a_program_that_fails_leaves_with_its_code(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["spark-fm", "--version"])
+    assert program() is None
+    monkeypatch.setattr("sys.argv", ["spark-fm", "trian"])
+    with pytest.raises(SystemExit) as left:
+        program()
+    assert left.value.code == 2
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])

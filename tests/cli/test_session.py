@@ -1,4 +1,4 @@
-"""Finding Java and reading session flags; no Spark."""
+"""Finding Java, reading session flags, and the session of a platform."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from spark_fm.cli.errors import UsageError
-from spark_fm.cli.session import _local_defaults, _settings, check_java, java_version
+from spark_fm.cli.session import _local_defaults, _settings, check_java, java_version, spark_session
 from spark_fm.errors import SparkFMError
 
 
@@ -55,3 +55,16 @@ def test_a_spark_of_our_own_has_the_quiet_daemon_unless_all_is_to_be_shown():
     assert _local_defaults(verbose=False, master="local[2]")[name] == "spark_fm.spark.daemon"
     assert name not in _local_defaults(verbose=True, master="local[2]")
     assert name not in _local_defaults(verbose=False, master="spark://elsewhere:7077")
+
+
+@pytest.mark.spark
+def test_on_databricks_the_session_is_the_platform_s_and_goes_on(spark, monkeypatch):
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    monkeypatch.setenv("JAVA_HOME", "/no/java")
+    monkeypatch.setattr(type(spark), "getActiveSession", lambda: None)
+    flags = argparse.Namespace(master=None, remote=None, conf=[], verbose=False)
+
+    with spark_session(flags) as session:
+        assert session is spark
+
+    assert spark.range(3).count() == 3
