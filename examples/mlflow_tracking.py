@@ -45,7 +45,7 @@ def main() -> None:
         print(f"epoch {metric.step}  validation loss {metric.value:.4f}")
 
     scorer = mlflow.pyfunc.load_model(info.model_uri)  # NumPy and Numba, no Java
-    scored = scorer.predict(rows)
+    scored = scorer.predict(rows[["features"]])
     print(f"\n{scored.head(3)}")
     print(f"\nlargest difference {np.abs(scored['score'] - expected).max():.1e}")
     print(f"runs and model are in {store}")
