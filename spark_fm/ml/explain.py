@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidParamError
+from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.predict import table_positions
 from spark_fm.learner.spec import require
 from spark_fm.learner.weights import FMWeights
 from spark_fm.ml.base import FittedModel
-from spark_fm.ml.plots import LINEAR, draw_strengths
+from spark_fm.ml.plots import LINEAR, draw_explanation, draw_strengths
 from spark_fm.scoring.columns import force_row_input, with_structs
 from spark_fm.scoring.explain import (
     ALL_ROWS,
@@ -108,6 +109,39 @@ class ExplainMethods(FittedModel):
             result = result.where(is_explained)
         explanation = F.when(is_explained, F.col(internal)).alias(explanationCol)
         return result.select("*", explanation).drop(internal)
+
+    def plot_explanation(
+        self, explanation: Row | Mapping[str, Any], *, top: int = 12, path: str | None = None
+    ) -> Figure:
+        """Draw one row's explanation as a waterfall, from the bias to the margin.
+
+        Parameters
+        ----------
+        explanation : Row or dict
+            What ``explain`` wrote for a row: ``explained.first()["explanation"]``.
+        top : int
+            Parts to show by themselves, the strongest of the listed ones (>= 1).
+        path : str, optional
+            File to save the picture to; the suffix gives the format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        InvalidParamError
+            For anything but an explanation; a row that cannot be scored has none.
+        ImportError
+            Without matplotlib: install ``spark-fm[plot]``.
+        """
+        require(isinstance(top, Integral) and top >= 1, "top", top, "a whole number of at least 1")
+        is_dict = isinstance(explanation, Mapping)
+        fields = explanation if is_dict else getattr(explanation, "__fields__", [])
+        require({*EXPLANATION.names} <= {*fields}, "explanation", explanation,
+                'what explain wrote for a row, as in explained.first()["explanation"]')  # fmt: skip
+        score = float(LOSSES[self._loss].link(np.array(explanation["margin"])))
+        return draw_explanation(explanation, score, top=top, path=path)
 
     def feature_strengths(self, dataset: DataFrame) -> pd.DataFrame:
         """Measure how strongly each feature acts on the margins of a DataFrame's rows.

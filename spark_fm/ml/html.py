@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_WARNING = "border-left: 3px solid #d95f02; padding-left: 8px; margin: 6px 0"
+_WARNING = "border-left: 3px solid #ff7f0e; padding-left: 8px; margin: 6px 0"
 
 
 def card(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Columns by name: a pandas DataFrame or a dict of arrays.
 Columns = Any
 CALIBRATION_GROUPS = 20
+# Blue and orange, matplotlib's first two, differ for every kind of sight.
+_BLUE, _ORANGE, _RED, _PALE = "#1f77b4", "#ff7f0e", "#d62728", "#d9d9d9"
 _GUIDE = {"ls": "--", "lw": 1, "c": "gray"}
 
 
@@ -87,7 +89,7 @@ def draw_errors(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
 
 def draw_r2(axes: Any, history: pd.DataFrame, best_epoch: int) -> None:
     """Draw a regressor's validation R2 by epoch."""
-    axes.plot(history["epoch"], history["validation_r2"], "o-", ms=3, c="tab:green", label="R²")
+    axes.plot(history["epoch"], history["validation_r2"], "o-", ms=3, c=_BLUE, label="R²")
     _mark_best(axes, best_epoch)
     _label(axes, "Validation R² by epoch", "epoch", "R²")
 
@@ -149,9 +151,9 @@ def _label(axes: Any, title: str, x: str, y: str, *, square: bool = False) -> No
 
 
 COLUMNS = 4
-# State -> colour, marker and size. Blue and orange differ for every kind of sight.
-_LOOKS = {COMPLETE: ("#1f77b4", "o", 26), PRUNED: ("#ff7f0e", "v", 20)}
-_BEST = {"c": "#d62728", "marker": "*", "s": 150, "zorder": 5, "edgecolors": "white"}
+# State -> colour, marker and size.
+_LOOKS = {COMPLETE: (_BLUE, "o", 26), PRUNED: (_ORANGE, "v", 20)}
+_BEST = {"c": _RED, "marker": "*", "s": 150, "zorder": 5, "edgecolors": "white"}
 
 
 def plot_trials(
@@ -202,7 +204,7 @@ def _by_number(
         sign = -1.0 if trials[0].larger_is_better else 1.0
         axes.step(
             [trial.number for trial in trials], [sign * cost for cost in records], where="post",
-            c="#d62728", lw=1.2, label="best so far", zorder=1,
+            c=_RED, lw=1.2, label="best so far", zorder=1,
         )  # fmt: skip
         start = trials[0].value
         if math.isfinite(start):
@@ -284,7 +286,6 @@ def _points(
 
 LINEAR = "linear"  # column of the groups' linear strengths
 _MOST_LABELED = 10  # groups whose strengths are also written as numbers
-_BLUE, _ORANGE, _GRAY = "#4c72b0", "#dd8452", "#d9d9d9"
 _GROUP_UNIT = "mean |sum of contributions|"
 
 
@@ -308,7 +309,7 @@ def draw_strengths(
 def _draw_bars(axes: Any, shown: pd.DataFrame) -> None:
     rows = np.arange(len(shown))
     labels = shown["name"].where(shown["name"].notna(), shown["feature"].map("feature {}".format))
-    axes.barh(rows, shown["total"], 0.82, color=_GRAY, label="linear and pairs together")
+    axes.barh(rows, shown["total"], 0.82, color=_PALE, label="linear and pairs together")
     axes.barh(rows - 0.18, shown["linear"], 0.3, color=_BLUE, label="linear part")
     axes.barh(rows + 0.18, shown["pairs"], 0.3, color=_ORANGE, label="all its pairs")
     axes.set_yticks(rows, labels)
@@ -342,3 +343,50 @@ def _draw_pairs(figure: Any, axes: Any, groups: pd.DataFrame) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title("Groups: pairs between them, and within")
     figure.colorbar(image, ax=axes, label=_GROUP_UNIT)
+
+
+def draw_explanation(
+    explanation: Any, score: float, *, top: int, width: float = 8.0, path: str | None
+) -> Figure:
+    """Draw how the parts of one margin add up, from the bias down to the margin."""
+    parts = [(_linear_label(part), part["contribution"]) for part in explanation["linear"]]
+    parts += [
+        (f"{_named(pair, '_a')} with {_named(pair, '_b')}", pair["contribution"])
+        for pair in explanation["pairs"]
+    ]
+    parts.sort(key=lambda part: -abs(part[1]))
+    others = explanation["other_linear"] + explanation["other_pairs"]
+    others += sum(value for _, value in parts[top:])
+    steps = [("bias", explanation["bias"]), *parts[:top], ("all others", others)]
+    values = np.array([value for _, value in steps])
+    ends = np.cumsum(values)
+    figure = empty_figure(width, 1.4 + 0.32 * len(steps))
+    axes = figure.subplots()
+    rows = np.arange(len(steps))
+    colours = np.where(values < 0, _BLUE, _ORANGE)
+    axes.barh(rows, values, 0.7, left=ends - values, color=colours)
+    axes.vlines(ends[:-1], rows[:-1], rows[1:], color="gray", lw=0.8)  # from each bar to the next
+    for row, value in enumerate(values):
+        axes.annotate(f"{value:+.3g}", (max(ends[row], ends[row] - value), row), (4, 0),
+                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    axes.axvline(float(explanation["margin"]), ls="--", lw=1, c="gray")
+    axes.set_yticks(rows, [name for name, _ in steps])
+    axes.invert_yaxis()
+    low, high = min(0.0, ends.min()), max(0.0, ends.max())
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.12 * (high - low) + 1e-9)
+    axes.set(
+        xlabel="margin", title=f"Score {score:.4g}, of a margin of {explanation['margin']:.4g}"
+    )
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return finish(figure, path)
+
+
+def _named(part: Any, which: str = "") -> str:
+    name = part[f"name{which}"]
+    return f"feature {part[f'feature{which}']}" if name is None else str(name)
+
+
+def _linear_label(part: Any) -> str:
+    value = part["value"]
+    return _named(part) if value == 1 else f"{_named(part)}: {value:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,28 @@ def test_illegal_requests_are_refused_at_once(
         classifier.explain(train, explanationCol="label")
     with pytest.raises(InvalidColumnError, match="featuresCol='features' is not a column"):
         classifier.explain(train.select("label"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_the_waterfall_of_a_row_ends_at_its_margin_and_says_its_score(
+    kind: str, request: pytest.FixtureRequest, train: DataFrame, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(kind)
+    row = model.transform(model.explain(train, numPairs=4)).first()
+
+    figure = model.plot_explanation(row["explanation"], top=3, path=str(tmp_path / "row.png"))
+
+    [axes] = figure.axes
+    last = axes.patches[-1]
+    assert len(axes.patches) == 5  # the bias, three parts, all others
+    assert last.get_x() + last.get_width() == pytest.approx(row["explanation"]["margin"])
+    assert axes.get_title().startswith(f"Score {row['score']:.4g}")
+    assert (tmp_path / "row.png").read_bytes().startswith(b"\x89PNG")
+    same = model.plot_explanation(row["explanation"].asDict(recursive=True), top=3)
+    assert same.axes[0].patches[-1].get_x() == last.get_x()
+    for wrong in (None, row, {"margin": 1.0}):
+        with pytest.raises(InvalidParamError, match=r'explained.first\(\)\["explanation"\]'):
+            model.plot_explanation(wrong)
 
 
 def test_the_frame_of_a_model_has_its_parameters(classifier: FactorizationMachineModel) -> None:
