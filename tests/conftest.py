@@ -24,6 +24,9 @@ os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 # Of the JVMs, those of programs that tests start too: small queries take half of the CPU time
 # where the optimising compiler is left out, and a test has no time to win it back.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# Images of containers often set it: then every program that tests start compiles its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 _ROOT = str(Path(__file__).resolve().parent.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     part for part in (_ROOT, os.environ.get("PYTHONPATH")) if part
