@@ -10,6 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SITE_VENV ?= .venv-site
+CLASSES := $(VENV)/spark-classes.jsa
 DEMO_OUT ?= demo-output
 # A file's tests stay in one process, a class's where there are classes. PARALLEL= runs all in one.
 PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
@@ -17,24 +18,24 @@ PYTEST_ARGS ?=
 
 RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel test-site docs lint bench-quality fuzz params proto java clean
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel test-site docs lint spark-classes bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
 
-test: $(STAMP) java
+test: $(CLASSES) java
 	$(RUN_TESTS) $(PYTEST_ARGS)
 
-test-quality: $(STAMP) java
+test-quality: $(CLASSES) java
 	$(RUN_TESTS) -m quality $(PYTEST_ARGS)
 
-test-gpu-simulator: $(STAMP) java
+test-gpu-simulator: $(CLASSES) java
 	$(RUN_TESTS) -m simulator $(PYTEST_ARGS)
 
-test-processes: $(STAMP) java
+test-processes: $(CLASSES) java
 	$(RUN_TESTS) -m processes $(PYTEST_ARGS)
 
-test-connect: $(STAMP) java
+test-connect: $(CLASSES) java
 	SPARK_FM_TEST_MODE=connect; export SPARK_FM_TEST_MODE; $(RUN_TESTS) -m connect $(PYTEST_ARGS)
 
 # The wheel by itself: without PySpark, then with the oldest.
@@ -85,6 +86,13 @@ $(SITE_VENV)/.installed: $(STAMP)
 	    > "$$($(SITE_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	$(SITE_VENV)/bin/python -m pip install --quiet -e '.[docs]'
 	touch $@
+
+spark-classes: $(CLASSES)
+
+# Where none can be made, an empty one: the tests take longer, no more.
+$(CLASSES): $(STAMP) conf/archive_classes.py | java
+	@echo "Archiving Spark's classes, so that the JVMs of tests start sooner ..."
+	. ./.java-home && $(BIN)/python conf/archive_classes.py $@ 2>$@.log || touch $@
 
 java:
 	@sh conf/find-java.sh > .java-home

@@ -22,8 +22,11 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 # Of the JVMs, those of programs that tests start too: small queries take half of the CPU time
-# where the optimising compiler is left out, and a test has no time to win it back.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# where the optimising compiler is left out, and a test has no time to win it back. Nor has it
+# where Spark's classes are verified: conf/archive_classes.py. A stale archive is passed over.
+_CLASSES = Path(sys.prefix) / "spark-classes.jsa"
+_ARCHIVE = f" -Xlog:disable -XX:SharedArchiveFile={_CLASSES}" if _CLASSES.is_file() else ""
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" + _ARCHIVE)
 # Images of containers often set it: then every program that tests start compiles its modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

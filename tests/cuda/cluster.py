@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "NUMBA_ENABLE_CUDASIM": "1",
     "PYTHONPATH": f"{ROOT / 'tests' / 'cuda' / 'simulator'}:{ROOT}",
 }
+JAVA_OPTIONS = os.environ.get("SPARK_SUBMIT_OPTS", "")  # the driver's: tests/conftest.py
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def set_up(folder: Path) -> None:
     )
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["COUNTED"] = str(folder / "uploads")
+    os.environ["SPARK_DAEMON_JAVA_OPTS"] = JAVA_OPTIONS
     resources.GpuPassConfig = Counted  # type: ignore[misc]
 
 
@@ -95,7 +97,7 @@ def session(address: str, settings: dict[str, Any]) -> SparkSession:
     builder = SparkSession.builder.master(address)
     settings = settings | {
         "spark.ui.enabled": "false", "spark.executor.memory": "512m",
-        "spark.sql.shuffle.partitions": 2,
+        "spark.executor.extraJavaOptions": JAVA_OPTIONS, "spark.sql.shuffle.partitions": 2,
     }  # fmt: skip
     for name, value in settings.items():
         builder = builder.config(name, str(value))
