@@ -28,6 +28,7 @@ from tests.ml.builders import fast_fm
 from tests.s3 import BUCKET, S3
 
 FILE = "training.spark-fm-checkpoint"
+REFITTED = {"averagingsPerEpoch": 2, "refit": "always"}
 
 
 class CrashError(Exception):
@@ -59,6 +60,20 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
     monkeypatch.setattr(Progress, "__call__", logs_and_stops)
 
 
+@pytest.fixture(scope="module", params=[0, 2])
+def workers(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(
+    train: DataFrame, workers: int, tmp_path_factory: pytest.TempPathFactory
+) -> FactorizationMachineModel:
+    """The model of a training that nobody stops."""
+    fm = machine(tmp_path_factory.mktemp("other"), **REFITTED, numWorkers=workers)
+    return fm.fit(train)
+
+
 def machine(folder: Path | str, **changes: Any) -> FactorizationMachine:
     fixed = {"epochs": 10, "checkpointDir": str(folder), "validationFraction": 0.2, "patience": 0}
     return fast_fm(**{**fixed, **changes})
@@ -75,19 +90,17 @@ def crashed(
 
 @pytest.mark.usefixtures("one_epoch_a_job")
 @pytest.mark.parametrize("interval", [1, 3])
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [8, 13], ids=["in epoch 7", "in the refit"])
 def test_a_training_stopped_anywhere_ends_with_the_same_model(
     train: DataFrame,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    whole: FactorizationMachineModel,
     interval: int,
     workers: int,
     stop: int,
 ) -> None:
-    params = {"numWorkers": workers, "averagingsPerEpoch": 2, "refit": "always"}
-    whole = machine(tmp_path / "other", **params).fit(train)
-    fm = machine(tmp_path, checkpointInterval=interval, **params)
+    fm = machine(tmp_path, checkpointInterval=interval, **REFITTED, numWorkers=workers)
     crashed(fm, train, monkeypatch, stop)
     assert (tmp_path / FILE).is_file()
 

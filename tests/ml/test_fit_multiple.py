@@ -40,7 +40,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_model_is_the_one_that_fit_gives(train: DataFrame, workers: int) -> None:
-    fm = fast_fm(validationFraction=0.2, numWorkers=workers, epochs=3)
+    given = {"biasLr": 0.2, "linearLr": 0.2, "factorsLr": 0.2}  # races: test_race.py
+    fm = fast_fm(validationFraction=0.2, numWorkers=workers, epochs=3, **given)
     choices = [
         {},
         {"factorsLr": 0.05, "linearLr": 0.01},

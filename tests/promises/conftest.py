@@ -10,6 +10,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.datasets import Rows, Split, a9a, frappe, ml100k_binary, ml100k_regression, to_frame
 
+# What a fit would find out by trainings of its own: tests/ml/test_solver.py and
+# tests/training/test_race.py, on Spark Connect too.
+GIVEN = {"solver": "sgd", "biasLr": 0.2, "linearLr": 0.2, "factorsLr": 0.2}
+
 
 def head(rows: Rows, n_rows: int, *, seed: int = 1) -> Rows:
     """Return some rows of a split, drawn over all of it: files are sorted by user."""

@@ -31,7 +31,7 @@ from benchmarks.datasets import Rows, Split, frappe, mnist, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import column
-from tests.promises.conftest import head
+from tests.promises.conftest import GIVEN, head
 from tests.training.builders import pretend_cluster
 
 pytestmark = pytest.mark.connect
@@ -42,7 +42,7 @@ N_USERS, N_MOVIES = 943, 1682
 
 
 def machine(**changes: Any) -> FactorizationMachine:
-    return FactorizationMachine(**{"numFactors": 4, "epochs": 3, "seed": 7, **changes})
+    return FactorizationMachine(**{**GIVEN, "numFactors": 4, "epochs": 3, "seed": 7, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from spark_fm.training.callbacks import EpochReport, Progress
 from tests.adult import CATEGORIES, adult_frame
 from tests.conftest import MODE
 from tests.ml.builders import column
-from tests.promises.conftest import head
+from tests.promises.conftest import GIVEN, head
 
 pytestmark = pytest.mark.connect
 
@@ -42,7 +42,7 @@ STILL, MOVING = 1e-6, 0.2  # learning rates: one that learns nothing, one that l
 
 
 def machine(**changes: Any) -> FactorizationMachine:
-    return FactorizationMachine(**{"numFactors": 4, "epochs": 3, "seed": 7, **changes})
+    return FactorizationMachine(**{**GIVEN, "numFactors": 4, "epochs": 3, "seed": 7, **changes})
 
 
 def scores(model: Any, rows: DataFrame) -> np.ndarray:
