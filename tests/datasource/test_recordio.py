@@ -29,7 +29,6 @@ from spark_fm.recordio import read_records, write_records
 from tests.formats.mutations import cut, framed
 from tests.formats.test_boundaries import nasty_record
 
-pytestmark = pytest.mark.connect
 FORMAT = "recordio-protobuf"
 
 
@@ -87,6 +86,7 @@ def test_vector_columns_are_read_back_as_they_were_built():
     assert pa.concat_arrays([column, column.slice(2)])[4].as_py()["type"] == 1
 
 
+@pytest.mark.connect
 def test_dense_and_sparse_rows_stay_what_they_are(session, tmp_path):
     rows = [
         (1.0, Vectors.sparse(4, [1, 3], [2.0, 0.5])),
@@ -151,6 +151,7 @@ def test_records_in_plainly_cut_parts_are_read_and_split(session, matrix, file, 
         assert dense_rows(load(session, str(tmp_path / "parts.pbr"), splitBytes=size)) == expected
 
 
+@pytest.mark.connect
 def test_files_are_found_like_spark_finds_them(session, matrix, file, tmp_path):
     X, y = matrix
     folder = tmp_path / "data"
@@ -196,6 +197,7 @@ def broken(path, matrix):
     return sum(map(len, frames[:2]))
 
 
+@pytest.mark.connect
 def test_the_modes_do_what_spark_users_know(session, matrix, tmp_path):
     path = tmp_path / "broken.pbr"
     offset = broken(path, matrix)
@@ -275,6 +277,7 @@ def test_records_that_disagree_on_their_width_need_feature_dim(session, tmp_path
         load(session, str(tmp_path), featureDim=0).collect()
 
 
+@pytest.mark.connect
 def test_uid_metadata_and_file_name_come_when_asked_for(session, tmp_path):
     from spark_fm.formats.recordio.record_pb2 import Record
 
@@ -292,6 +295,7 @@ def test_uid_metadata_and_file_name_come_when_asked_for(session, tmp_path):
     assert row.features == Vectors.dense([1.0, 2.0])
 
 
+@pytest.mark.connect
 def test_overwrite_and_append_leave_what_they_say(session, matrix, tmp_path):
     frame = to_frame(session, Rows(matrix[0], matrix[1]), 3)
     out = tmp_path / "out"
@@ -318,6 +322,7 @@ def failing_label(attempts: int):
     return F.udf(label, DoubleType())
 
 
+@pytest.mark.connect
 def test_a_retried_task_leaves_no_duplicate_and_a_failed_job_nothing(session, matrix, tmp_path):
     frame = to_frame(session, Rows(matrix[0], matrix[1]), 3)
     out = tmp_path / "out"
@@ -349,6 +354,7 @@ def setting(session, name, value):
             session.conf.set(name, before)
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("limit", [0, -1, -4])  # the last is how PySpark ends its messages
 def test_batches_without_a_limit_are_written_and_read(session, tmp_path, limit):
     frame = session.createDataFrame([(1.0, [1.0]), (0.0, [2.0])], ["label", "features"])
@@ -404,6 +410,7 @@ def test_labels_of_true_and_false_are_1_and_0(session, tmp_path):
     assert dense_rows(load(session, str(tmp_path))) == {1.0: [1.0], 0.0: [2.0]}
 
 
+@pytest.mark.connect
 def test_a_schema_chooses_columns_and_other_types_are_refused_before_the_job(session, tmp_path):
     write_records(tmp_path / "a.pbr", [[1.0, 2.0]], [3])
     write_records(tmp_path / "b.pbr", [[1.0, 2.0]])
@@ -481,6 +488,7 @@ def test_globs_find_what_they_find_for_sparks_own_formats(session, tmp_path):
     assert load(session, str(tmp_path), recursiveFileLookup=True, pathGlobFilter="x*").count() == 5
 
 
+@pytest.mark.connect
 def test_wrong_columns_and_numbers_are_named(session, tmp_path):
     frame = session.createDataFrame([(1.0, Vectors.dense([1e300]), "x")], ["y", "v", "text"])
 
@@ -498,6 +506,7 @@ def test_wrong_columns_and_numbers_are_named(session, tmp_path):
             save(**options)
 
 
+@pytest.mark.connect
 def test_training_from_records_gives_the_model_of_the_same_rows(session, matrix, tmp_path):
     X, _ = matrix
     y = (np.asarray(X.sum(1)).ravel() > 2.5).astype(np.float32)

@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 import spark_fm
 from spark_fm.recordio import write_records
 
-pytestmark = [pytest.mark.spark, pytest.mark.connect]
+pytestmark = pytest.mark.spark
 
 FORMAT = "recordio-protobuf"
 HAS_LIMITS = tuple(map(int, pyspark.__version__.split(".")[:2])) >= (4, 2)
@@ -73,6 +73,7 @@ def test_a_stream_of_batches_without_a_limit_is_read(session, arrive, tmp_path):
         session.conf.set(name, before)
 
 
+@pytest.mark.connect
 def test_each_file_is_read_once_across_restarts_whatever_its_time(session, arrive, tmp_path):
     arrive("b.pbr", 1, 2)
     assert run(session, tmp_path) == [1, 2]
@@ -100,6 +101,7 @@ def test_a_batch_that_failed_is_read_again_the_same(session, arrive, tmp_path):
     assert run(session, tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.connect
 def test_a_file_that_went_before_its_batch_was_done_is_told(session, arrive, tmp_path):
     path = arrive("a.pbr", 1)
     content = path.read_bytes()

@@ -18,8 +18,6 @@ from spark_fm.errors import InvalidParamError
 from spark_fm.ml.mllib import TRANSLATED
 from tests.ml.builders import fast_fm
 
-pytestmark = pytest.mark.connect
-
 FAST = {"maxIter": 2, "factorSize": 4, "validationFraction": 0.0, "seed": 7}
 THEIRS: dict[str, Any] = {
     "maxIter": 3, "stepSize": 0.3, "regParam": 0.02, "factorSize": 5, "fitIntercept": False,
@@ -56,6 +54,7 @@ def test_a_grid_takes_mllib_s_params() -> None:
         _ = fm.stepSize
 
 
+@pytest.mark.connect
 def test_they_train_as_the_machine_does(train: DataFrame, ratings: DataFrame) -> None:
     classifier, regressor = FMClassifier(**FAST).fit(train), FMRegressor(**FAST).fit(ratings)
 
@@ -65,6 +64,7 @@ def test_they_train_as_the_machine_does(train: DataFrame, ratings: DataFrame) ->
     assert regressor.transform(ratings).columns[-2:] == ["score", "prediction"]
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("stage", [FMClassifier, FMRegressor])
 def test_they_are_saved_and_loaded(stage: Any, tmp_path: Path, spark: object) -> None:
     fm = stage(**FAST)
@@ -85,6 +85,7 @@ def test_a_misspelt_name_of_mllib_is_told_with_the_right_one(name: str) -> None:
         FMClassifier(**{name: 1})
 
 
+@pytest.mark.connect
 @pytest.mark.parametrize("peer", [TheirClassifier, TheirRegressor])
 def test_every_param_of_mllib_is_taken_or_answered(peer: Any, spark: object) -> None:
     ours = FMClassifier if peer is TheirClassifier else FMRegressor

@@ -18,8 +18,6 @@ from spark_fm.training import trainer
 from spark_fm.training.callbacks import EpochReport
 from tests.ml.builders import VALUES, K, frame_of, rating_rows
 
-pytestmark = pytest.mark.connect
-
 # What may be set with either solver; every other Param of a training is SGD's own.
 OF_BOTH = {
     "numFactors", "useBias", "seed", "featureDim", "standardization", "validationFraction",
@@ -44,6 +42,7 @@ def rated(stars: DataFrame) -> FactorizationMachineModel:
     return default_fm().fit(stars)
 
 
+@pytest.mark.connect
 def test_ratings_are_trained_as_gibbs_sampling_trains_them(
     rated: FactorizationMachineModel, stars: DataFrame
 ) -> None:
@@ -70,6 +69,7 @@ def test_what_sgd_does_better_is_trained_as_sgd_trains_it(
     assert model.summary.objectiveHistory == by_sgd.summary.objectiveHistory
 
 
+@pytest.mark.connect
 def test_rows_that_neither_solver_can_train_are_an_error(stars: DataFrame) -> None:
     scaled = F.transform(vector_to_array("features"), lambda x: x * 1e19)
     rows = stars.withColumn("features", array_to_vector(scaled))
@@ -78,6 +78,7 @@ def test_rows_that_neither_solver_can_train_are_an_error(stars: DataFrame) -> No
         default_fm(standardization=False).fit(rows)
 
 
+@pytest.mark.connect
 def test_the_summary_compares_the_solvers(rated: FactorizationMachineModel, tmp_path: Path) -> None:
     rated.save(str(tmp_path / "model"))
     summary = FactorizationMachineModel.load(str(tmp_path / "model")).summary
@@ -103,6 +104,7 @@ def test_a_grid_chooses_for_each_model_as_a_fit_alone(
     assert [grid[n].summary.facts["solver"] for n in range(3)] == ["gibbs", "sgd", "sgd"]
 
 
+@pytest.mark.connect
 def test_a_validation_column_judges_and_is_never_trained_on(stars: DataFrame) -> None:
     held_out = stars.selectExpr("*", "xxhash64(features) % 5 = 0 AS held_out")
 
