@@ -183,7 +183,8 @@ def _load_array_functions() -> None:
     """
     from numba.np import linalg
 
-    look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    look = getattr(linalg, "ensure_blas", None)  # a Numba without it would not look
+    linalg.ensure_blas = lambda: None
     try:
         importlib.import_module("numba.np.arraymath")
     finally:
