@@ -283,6 +283,8 @@ class LineParser:
 
 def _bytes_of(lines: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     """Return the bytes of all lines, and where each starts and the last one ends."""
+    if not len(lines):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int32)
     is_large = pa.types.is_large_string(lines.type) or pa.types.is_large_binary(lines.type)
     _, offsets, data = lines.buffers()
     if data is None or offsets is None:

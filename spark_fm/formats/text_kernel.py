@@ -18,6 +18,7 @@ _DIGITS = 18  # that an int64 holds
 _SPACE, _TAB, _RETURN, _HASH, _COLON, _DOT = 32, 9, 13, 35, 58, 46
 _PLUS, _MINUS, _ZERO, _NINE, _E, _SMALL_E = 43, 45, 48, 57, 69, 101
 _QID = tuple(b"qid:")
+_NOT_ASCII = 128
 
 
 def _read_number(buf, p, end):  # type: ignore[no-untyped-def]
@@ -130,6 +131,8 @@ def _parse_lines(  # type: ignore[no-untyped-def]
                     and buf[p + 2] == _QID[2] and buf[p + 3] == _QID[3]
                 ):  # fmt: skip
                     while not _ends(buf, p, end):
+                        if buf[p] >= _NOT_ASCII or buf[p] < _SPACE:  # it may be white space
+                            return -1, 0, 0
                         p += 1
                     continue
                 return -1, 0, 0

@@ -181,14 +181,14 @@ def _load_array_functions() -> None:
 
     Numba only looks whether SciPy is there, which it is wherever spark_fm is installed.
     """
-    from numba.np import linalg
+    with global_compiler_lock, suppress(ImportError, AttributeError):  # of another Numba
+        from numba.np import linalg
 
-    look = getattr(linalg, "ensure_blas", None)  # a Numba without it would not look
-    linalg.ensure_blas = lambda: None
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        linalg.ensure_blas = look
+        look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+        try:
+            importlib.import_module("numba.np.arraymath")
+        finally:
+            linalg.ensure_blas = look
 
 
 class _KernelCache(caching.FunctionCache):

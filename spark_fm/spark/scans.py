@@ -42,6 +42,7 @@ _FORMATS = {
 }
 # Nodes of a plan, before it is optimized, that read and select.
 _PLAIN = ("Project", "SubqueryAlias", "View", "LogicalRelation", "DataSourceV2Relation")
+MOST_FILES = 5000  # whose ranges are asked for one by one
 _NUMBERS = (BooleanType, ByteType, ShortType, IntegerType, LongType, FloatType, DoubleType)
 
 
@@ -77,19 +78,22 @@ class Scan:
     width: int = 0  # of the vectors of libsvm's lines
 
 
-def plain_scan(rows: DataFrame) -> Scan | None:
-    """Return the read that these rows are, or None where they are more than one, or not seen."""
+def plain_scan(rows: DataFrame, *, source: str) -> Scan | None:
+    """Return the read that these rows are, or None where they are more than one, or not seen.
+
+    ``source`` is the Python data source that may be read: one written by others may be read once.
+    """
     if is_connect(rows.sparkSession):
         return None
     try:
-        scan = _scan(rows._jdf.queryExecution())
+        scan = _scan(rows._jdf.queryExecution(), source)
     except (Py4JError, PySparkException, AttributeError, TypeError, ValueError) as err:
         log.debug("the plan of these rows was not understood: %s", err)
         return None
     return scan if scan and scan.partitions else None
 
 
-def _scan(query: Any) -> Scan | None:
+def _scan(query: Any, source: str) -> Scan | None:
     # Most frames are no plain reads: these are not optimized here, which may take long.
     if not all(_kind(node) in _PLAIN for node in _chain(query.analyzed())):
         return None
@@ -100,9 +104,11 @@ def _scan(query: Any) -> Scan | None:
     [relation] = others
     if (_kind(relation), _kind(scans.apply(0))) == ("LogicalRelation", "FileSourceScanExec"):
         return _scan_of_files(project, relation.relation(), scans.apply(0))
-    if (_kind(relation), _kind(scans.apply(0))) == ("DataSourceV2ScanRelation", "BatchScanExec"):
-        return _scan_of_source(project, scans.apply(0).batch())
-    return None
+    if (_kind(relation), _kind(scans.apply(0))) != ("DataSourceV2ScanRelation", "BatchScanExec"):
+        return None
+    if str(relation.relation().table().name()) != source:
+        return None
+    return _scan_of_source(project, scans.apply(0).batch())
 
 
 def _scan_of_files(project: Any, relation: Any, scan: Any) -> Scan | None:
@@ -110,11 +116,12 @@ def _scan_of_files(project: Any, relation: Any, scan: Any) -> Scan | None:
     columns = _columns(project, list(relation.dataSchema().fieldNames()))
     if name is None or columns is None or relation.partitionSchema().size():
         return None
+    if len(relation.location().inputFiles()) > MOST_FILES:
+        return None
     width = 0
     if name == "libsvm":
-        options = {str(option).lower(): relation.options().apply(option)
-                   for option in _items(relation.options().keys().toSeq())}  # fmt: skip
-        if set(options) - {"path", "numfeatures"}:
+        options = {str(name).lower() for name in _items(relation.options().keys().toSeq())}
+        if options - {"path", "numfeatures"}:
             return None
         features = relation.dataSchema().apply("features").metadata()
         width = int(features.getLong("numFeatures"))

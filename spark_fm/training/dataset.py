@@ -23,6 +23,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
@@ -207,7 +208,7 @@ def _packed(
 
 def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -> pa.Table | None:
     """Return the blocks of rows that the tasks read themselves, or None where they cannot."""
-    scan = plain_scan(rows)
+    scan = plain_scan(rows, source=RECORDIO)
     if scan is None:
         return None
     n_partitions = len(scan.partitions)
@@ -216,7 +217,7 @@ def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -
     is_unread = pc.equal(table["name"], UNREAD)
     unread = [json.loads(each.as_py()) for each in table.filter(is_unread)["report"]]
     if unread:
-        log.debug("these rows are read by Spark: %s", unread[0]["reason"])
+        log.info("Spark reads the rows again, which the tasks could not: %s", unread[0]["reason"])
         remove_files(cluster, task.store or "", unread[0]["folders"])
         return None
     return table

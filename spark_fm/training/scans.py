@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from spark_fm.formats.text import CHUNK_BYTES, LineParser, lines_of
 from spark_fm.formats.vectors import vector_column
 from spark_fm.spark.scans import FileRange, Scan, ScanColumn, plain_type
 from spark_fm.spark.worker import WorkerTask
 from spark_fm.training.local_files import local_folders
 from spark_fm.training.packing import WINDOW_ROWS, PackTask, report_row
+
+if TYPE_CHECKING:
+    from spark_fm.formats.text import LineParser
 
 COMPRESSED = {".gz", ".gzip", ".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz"}
 UNREAD = "unread"  # name of the report of a partition that could not be read in this way
@@ -98,7 +101,8 @@ def read_parquet(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     names = [column.name for column in scan.columns.values()]
-    with pq.ParquetFile(part.path) as file:
+    # Spark compares files with the checksums that Hadoop keeps beside them.
+    with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
         there = [name.lower() for name in file.schema_arrow.names]
         for name in names:
             # Spark may not tell them apart.
@@ -124,6 +128,9 @@ def _middle(group: Any) -> int:
 
 def read_libsvm(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a range of a libsvm file: of the lines that start in it or right behind."""
+    # Here and not above: workers that read other formats need not import it.
+    from spark_fm.formats.text import CHUNK_BYTES, LineParser
+
     if Path(part.path).suffix.lower() in COMPRESSED:
         raise UnreadableError(f"{part.path} is compressed")
     parser = LineParser("libsvm", num_features=scan.width)
@@ -138,8 +145,13 @@ def read_libsvm(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
             yield _libsvm_rows(text + (b"" if text.endswith(b"\n") else file.readline()), parser)
 
 
+_CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f]")
+
+
 def _libsvm_rows(text: bytes, parser: LineParser) -> pa.RecordBatch:
     """Return rows of lines that Spark would read in the same way; it refuses more than we do."""
+    from spark_fm.formats.text import lines_of
+
     rows = parser.parse(lines_of(text))
     ends = rows.indptr[1:-1]
     steps = np.diff(rows.indices)
@@ -148,7 +160,8 @@ def _libsvm_rows(text: bytes, parser: LineParser) -> pa.RecordBatch:
         rows.errors
         or text.count(b":") != len(rows.indices)
         or not text.isascii()
-        or any(text.count(byte) for byte in (b"\r", b"\t", b"\v", b"\f", b"#"))
+        or b"#" in text
+        or _CONTROL.search(text)
         or not (np.isfinite(rows.labels).all() and np.isfinite(rows.values).all())
         or (steps <= 0).any()
     ):

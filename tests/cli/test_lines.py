@@ -94,6 +94,14 @@ def test_lines_may_be_a_slice_of_long_or_short_strings_or_bytes():
         assert parsed.positions.tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("space", ["\x1c", "\x1f", "\x85", "\xa0", "\u2003"])
+def test_white_space_of_unicode_ends_a_token_wherever_it_is(space):
+    for line in (f"1{space}2:3", f"1 1:2{space}2:3", f"1 qid:1{space}2:3", f"1 {space}2:3"):
+        parsed = LineParser("libfm").parse(pa.array([line]))
+        assert as_rows(parsed)[0][1][-1] == (2, 3.0)
+        assert not parsed.errors
+
+
 @given(written("libfm"), st.integers(0, 99))
 def test_lines_of_libffm_give_their_rows_without_the_fields(case, field):
     rows, lines = case

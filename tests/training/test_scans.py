@@ -176,7 +176,7 @@ def test_a_read_of_libsvm_gives_the_rows_of_the_frame(spark, tmp_path, read_by_t
 @pytest.mark.parametrize(
     "line",
     ["1 2:1 1:1", "1 1:1 # comment", "1\t2:1", "1 qid:1 2:1", "1 0:1:1", "1 2:nan", "1 13:1",
-     "1 1:1\r", "é", "1 2:1d"],
+     "1 1:1\r", "é", "1 2:1d", "1\x1c1:2", "1 1:2\x1f3:4"],
 )  # fmt: skip
 def test_lines_that_spark_reads_otherwise_are_left_to_it(tmp_path, line):
     path = tmp_path / "a.txt"
@@ -202,7 +202,8 @@ def test_ranges_of_lines_share_out_the_rows(tmp_path):
 
 
 def of(frame, **names):
-    return plain_scan(internal_rows(frame, ColumnNames(**{"features": "x", "label": "y"} | names)))
+    rows = internal_rows(frame, ColumnNames(**{"features": "x", "label": "y"} | names))
+    return plain_scan(rows, source="recordio-protobuf")
 
 
 def test_selecting_renaming_and_casting_to_double_leave_a_read_plain(spark, folder):
