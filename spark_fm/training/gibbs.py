@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -150,8 +150,7 @@ class Sampled:
 class ChainListener:
     """Who hears of chains while they run, and where an interrupted run has left them."""
 
-    what: str  # names the bar
-    name: str = ""  # before the lines of the log
+    what: Literal["pilot run", "train", "refit"]  # names the bar
     hear: EpochCallback | None = None  # returns False to end the chains, past their burn-in
     save: Callable[[list[ChainProgress]], None] | None = None  # after each job
     saved: Sequence[ChainProgress] = ()
@@ -162,7 +161,7 @@ class ChainListener:
         """Show sweeps; return whether to go on."""
         goes_on = True
         for report in reports_of(records, n_rows, spec):
-            bar(report, self.name)
+            bar(report, "" if self.what == "train" else self.what)
             if self.hear is not None:
                 goes_on = self.hear(report) and goes_on
         return goes_on

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -93,7 +93,6 @@ class TrainResult:
 # Of a row's difference in loss between a model and its linear part, relative to the loss: few
 # held-out rows must not decide by chance.
 ROW_NOISE = 0.2
-PILOT = ("pilot run", "pilot run")  # in the progress bar and the log
 SGD_LEAD = 2.0  # times that noise by which SGD must do better than Gibbs sampling
 
 Outcome = TrainResult | TrainingDivergedError
@@ -251,18 +250,14 @@ class Trainer:
         reason = reason_against(model.config.spec, self._data, model.plan)
         if reason is None:
             try:
-                model.pilot = self._chains(model, ChainListener(*PILOT), train_on_all=False)
+                model.pilot = self._chains(model, ChainListener("pilot run"), train_on_all=False)
             except (TrainingDivergedError, ModelTooLargeError) as err:
                 reason = str(err)
         if reason is not None:
             model.choose("sgd", reason)
 
     def _chains(
-        self,
-        model: ModelTraining,
-        listener: ChainListener,
-        *,
-        train_on_all: bool,
+        self, model: ModelTraining, listener: ChainListener, *, train_on_all: bool
     ) -> Sampled:
         return sample(
             model.config, self._data, model.plan, self._cluster,
@@ -276,7 +271,7 @@ class Trainer:
         again: Sampled | None = None
         try:
             if model.pilot is None and self._data.has_validation:
-                listener = model.listener(*PILOT)
+                listener = model.listener("pilot run")
                 model.pilot = self._chains(model, listener, train_on_all=False)
             is_refit = on_all and model.pilot is not None
             listener = model.listener("refit" if is_refit else "train", hears=not is_refit)
@@ -617,13 +612,15 @@ class ModelTraining:
             if self._on_epoch_end is not None and not was_heard:
                 self._on_epoch_end(report)
 
-    def listener(self, what: str, name: str = "", *, hears: bool = False) -> ChainListener:
+    def listener(
+        self, what: Literal["pilot run", "train", "refit"], *, hears: bool = False
+    ) -> ChainListener:
         """Return who hears of chains; ``hears`` says that their sweeps are the history's."""
         checkpoint, save = self._checkpoint, None
         if checkpoint is not None:
             save = partial(self._save_chains, checkpoint, what)
         hear = self._on_epoch_end if hears else None
-        return ChainListener(what, name, hear, save, self._chains.get(what, []))
+        return ChainListener(what, hear, save, self._chains.get(what, []))
 
     def _save_chains(self, checkpoint: Checkpoint, run: str, chains: list[ChainProgress]) -> None:
         """Write a checkpoint, if it is time; that of a finished run stays beside the next one."""
