@@ -21,8 +21,8 @@ from tests.cli.test_sagemaker_log import PREFIX, PROGRESS, TEST_SCORE, THROUGHPU
 
 pytestmark = pytest.mark.spark
 
-FAST = ["--epochs", "3", "--num-factors", "2", "--seed", "7", "--log-level", "error"]
-HYPER = {"feature_dim": "9", "num_factors": "2", "predictor_type": "binary_classifier",
+FAST = ["--epochs", "3", "--num-factors", "4", "--seed", "7", "--log-level", "error"]
+HYPER = {"feature_dim": "9", "num_factors": "4", "predictor_type": "binary_classifier",
          "mini_batch_size": "100", "epochs": "3"}  # fmt: skip
 
 

@@ -30,7 +30,7 @@ FIXED = {
     for group in ("bias", "linear", "factors")
     for name, value in (("init_method", "constant"), ("init_value", "0.01"))
 }
-HYPER = {"feature_dim": "9", "num_factors": "2", "predictor_type": "binary_classifier",
+HYPER = {"feature_dim": "9", "num_factors": "4", "predictor_type": "binary_classifier",
          "mini_batch_size": "100", "epochs": "2", **FIXED}  # fmt: skip
 
 

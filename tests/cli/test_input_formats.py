@@ -30,7 +30,7 @@ def test_an_object_in_the_registry_is_a_format_of_every_command(
 ):
     monkeypatch.setitem(INPUT_FORMATS, "tiny", TinyInput())
     model, rows = str(tmp_path / "model"), ["--input", "anywhere", "--format", "tiny"]
-    flags = ["--epochs", "1", "--num-factors", "2", "--validation-fraction", "0"]
+    flags = ["--epochs", "1", "--num-factors", "4", "--validation-fraction", "0"]
 
     codes = [
         main(["train", *rows, "--model", model, *flags]),

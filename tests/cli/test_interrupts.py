@@ -98,7 +98,7 @@ def test_a_training_job_that_is_stopped_says_so_and_exits_with_1(tmp_path: Path)
     config, train = tmp_path / "input" / "config", tmp_path / "input" / "data" / "train"
     config.mkdir(parents=True)
     train.mkdir(parents=True)
-    hyper = {"feature_dim": "3", "num_factors": "2", "predictor_type": "regressor"}
+    hyper = {"feature_dim": "3", "num_factors": "4", "predictor_type": "regressor"}
     hyper |= {"epochs": "1000000", "mini_batch_size": "2"}
     (config / "hyperparameters.json").write_text(json.dumps(hyper))
     write_records(train / "a.pbr", [[1.0, 0.0, 2.0]] * 3000, [1.0] * 3000)

@@ -14,7 +14,7 @@ from spark_fm.cli.main import main
 
 pytestmark = pytest.mark.spark
 
-FAST = ["--epochs", "3", "--num-factors", "2", "--seed", "7", "--validation-fraction", "0"]
+FAST = ["--epochs", "3", "--num-factors", "4", "--seed", "7", "--validation-fraction", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_a_regressor_on_parquet_with_parameters_from_json(spark, folder, capfd):
     spark.createDataFrame(rows, ["name", "rating", "x"]).write.parquet(data)
     with open(params, "w") as file:
         json.dump({"predictorType": "regressor", "labelCol": "rating", "featuresCol": "x",
-                   "numFactors": 2, "epochs": 2}, file)  # fmt: skip
+                   "numFactors": 4, "epochs": 2}, file)  # fmt: skip
     words = ["--input", data, "--format", "parquet"]
     assert main(["train", *words, "--model", out, "--params", params]) == 0
     capfd.readouterr()

@@ -23,7 +23,7 @@ from tests.conftest import MODE
 
 pytestmark = pytest.mark.spark
 
-FAST = ["--epochs", "2", "--num-factors", "2", "--seed", "7", "--validation-fraction", "0.2"]
+FAST = ["--epochs", "2", "--num-factors", "4", "--seed", "7", "--validation-fraction", "0.2"]
 
 LINES = partial(INPUT_FORMATS["libsvm"].read_stream, source="the pipe", num_features=9)
 
@@ -78,7 +78,7 @@ def test_a_named_pipe_gives_the_model_of_the_file(spark, files, pipe, tmp_path, 
 
 def test_training_and_validation_may_both_be_pipes(spark, files, pipe, tmp_path):
     first, second = (pipe(files["libsvm"], name) for name in ("one", "two"))
-    flags = ["--format", "libsvm", "--epochs", "2", "--num-factors", "2"]
+    flags = ["--format", "libsvm", "--epochs", "2", "--num-factors", "4"]
 
     code = main(
         ["train", "--input", first, "--validation", second, "--model", f"{tmp_path}/m", *flags]
