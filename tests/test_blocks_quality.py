@@ -7,12 +7,13 @@ algorithm's, and whether a device keeps to it is what ``tests/cuda`` shows.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
 from benchmarks.averaging import spec_of
-from benchmarks.datasets import SPLITS
+from benchmarks.datasets import SPLITS, Split
 from benchmarks.quality import WORKER_EPOCHS
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.cuda.blocks import block_rows
@@ -26,9 +27,14 @@ from tests.cuda.twin import BlockTwin
 RATES = {"adagrad": 0.2, "sgd": 0.02, "adam": 0.002}
 
 
+@cache
+def split_of(name: str) -> Split:
+    return SPLITS[name]()
+
+
 def best_losses(name: str, optimizer: str, seed: int) -> tuple[float, float]:
     """Return the best test loss of any epoch: row after row, and block after block."""
-    split = SPLITS[name]()
+    split = split_of(name)
     spec = spec_of(split, seed, WORKER_EPOCHS[name])
     if optimizer != "adagrad":
         groups = {

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import InvalidParamError, ModelFormatError
-from spark_fm.formats.models.native import read_model, save_model
+from spark_fm.formats.models.native import SavedModel, read_model, save_model
 from spark_fm.ml import persistence
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
@@ -181,27 +181,30 @@ def test_a_store_that_spark_does_not_know_is_named_with_what_it_needs(
             use(path)
 
 
+@pytest.fixture(scope="module")
+def saved(
+    regressor: FactorizationMachineModel, tmp_path_factory: pytest.TempPathFactory
+) -> SavedModel:
+    """The regressor as it is read without Spark."""
+    path = str(tmp_path_factory.mktemp("saved") / "model")
+    regressor.save(path)
+    return read_model(path)
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 def test_a_path_is_literal_when_saved_replaced_and_loaded(
     classifier: FactorizationMachineModel, regressor: FactorizationMachineModel,
-    tmp_path: Path, name: str,
+    saved: SavedModel, tmp_path: Path, name: str,
 ) -> None:  # fmt: skip
     """Beside it lies what it would match as a glob."""
     path = tmp_path / name
     for beside in ("k8", "k9", "kx"):
-        save_model(str(tmp_path / beside), read_model(_saved(regressor, tmp_path)))
+        save_model(str(tmp_path / beside), saved)
 
     classifier.save(str(path))
     assert_loads(path, classifier)
     regressor.write().overwrite().save(str(path))
     assert_loads(path, regressor)
-
-
-def _saved(model: FactorizationMachineModel, folder: Path) -> str:
-    path = folder / "plain"
-    if not path.exists():
-        model.save(str(path))
-    return str(path)
 
 
 @pytest.mark.parametrize("name", SPECIAL)
