@@ -64,15 +64,21 @@ class DataFile:
         return cast(BinaryIO, store.open_input_file(self.inner))
 
 
+def local_place(path: str) -> str | None:
+    """Return where on this machine a path or a file: URI is; None for one of another store."""
+    if path.startswith("file:"):
+        return re.sub("^file:/*", "/", path)
+    return None if _SCHEME.match(path) else os.path.abspath(path)
+
+
 def store_of(path: str) -> tuple[Any, str]:
     """Return the file system of a path or URI, and the path in it.
 
     Paths are literal, those of URIs too: as for Spark, ``%20`` is no blank in them.
     """
-    if path.startswith("file:"):
-        return pafs.LocalFileSystem(), re.sub("^file:/*", "/", path)
-    if not _SCHEME.match(path):
-        return pafs.LocalFileSystem(), os.path.abspath(path)
+    local = local_place(path)
+    if local is not None:
+        return pafs.LocalFileSystem(), local
     store_name, place, query = _uri_parts(path)
     uri = store_name.replace("s3a:", "s3:", 1) + quote(place) + query
     try:

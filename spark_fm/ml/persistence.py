@@ -11,14 +11,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]  # has no types
-from pyarrow.fs import LocalFileSystem
 from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
 from spark_fm._version import __version__
-from spark_fm.errors import InvalidDataError, InvalidParamError, ModelFormatError
-from spark_fm.formats.files import store_of
+from spark_fm.errors import InvalidParamError, ModelFormatError
+from spark_fm.formats.files import local_place
 from spark_fm.formats.models.native import (
     check_metadata,
     chunk_rows,
@@ -74,11 +73,8 @@ class FMStageWriter(MLWriter):
         session = self.sparkSession
         if is_connect(session) or not is_local_master(session):
             return False
-        try:
-            store, inner = store_of(path)
-        except InvalidDataError:
-            return False
-        return isinstance(store, LocalFileSystem) and os.path.lexists(inner)
+        place = local_place(path)
+        return place is not None and os.path.lexists(place)
 
     def saveImpl(self, path: str) -> None:
         """Write the metadata."""

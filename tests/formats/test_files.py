@@ -14,6 +14,7 @@ from spark_fm.formats.files import (
     atomic_write,
     glob_pattern,
     list_files,
+    local_place,
     open_file,
     store_of,
 )
@@ -39,6 +40,17 @@ def test_files_of_an_fsspec_store_are_listed_and_opened_again(memory):
         assert stream.read() == b"aa"
     with open_file("memory://data/b.pbr") as stream:
         assert stream.read() == b"b"
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/a/b", "/a/b"), ("file:/a/b", "/a/b"), ("file:///a b", "/a b"), ("/a:/b", "/a:/b"),
+        ("s3://a/b", None), ("s3a://a", None), ("hdfs:/a/b", None), ("memory://a", None),
+    ],
+)  # fmt: skip
+def test_a_path_is_known_to_be_local_without_a_look_at_a_store(path, place):
+    assert local_place(path) == place
 
 
 @pytest.mark.parametrize(
