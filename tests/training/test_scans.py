@@ -120,7 +120,7 @@ def test_a_read_of_parquet_gives_the_bits_of_the_frame(spark, folder, read_by_ta
 
 
 def test_a_read_of_records_gives_the_rows_of_the_frame(spark, records, read_by_tasks):
-    frame = spark.read.format("recordio-protobuf").option("splitBytes", 4096).load(records)
+    frame = spark.read.format("recordio-protobuf").option("splitBytes", 2**15).load(records)
 
     assert fingerprint(frame) == fingerprint(touched(frame))
     assert read_by_tasks == [True, False]
