@@ -114,11 +114,12 @@ def running_history(history: list[EpochRecord], n_rows: int) -> list[dict[str, A
 class Progress:
     """Log a line an epoch; on a terminal or in a notebook also draw a bar.
 
-    ``epochs`` are those of all models together, ``what`` names the bar.
+    ``epochs`` are those of all models together, of which an interrupted run has shown
+    ``n_shown``; ``what`` names the bar.
     """
 
-    def __init__(self, epochs: int, what: str) -> None:
-        self._bar = _bar(epochs, what)
+    def __init__(self, epochs: int, what: str, *, n_shown: int = 0) -> None:
+        self._bar = _bar(epochs, what, n_shown)
 
     def __call__(self, report: EpochReport, of: str = "") -> None:
         """Show a finished epoch; ``of`` names the model where several train."""
@@ -138,7 +139,7 @@ class Progress:
             self._bar.close()
 
 
-def _bar(epochs: int, what: str) -> Any:
+def _bar(epochs: int, what: str, n_shown: int) -> Any:
     # ipykernel alone says nothing: libraries load it wherever it is installed.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
@@ -149,4 +150,4 @@ def _bar(epochs: int, what: str) -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    return tqdm(total=epochs, desc=what, unit="epoch", dynamic_ncols=True)
+    return tqdm(total=epochs, initial=n_shown, desc=what, unit="epoch", dynamic_ncols=True)

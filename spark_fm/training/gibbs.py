@@ -1,8 +1,9 @@
 """Train by Gibbs sampling: chains side by side in Spark tasks, then one model; driver only.
 
-Every task holds all rows. Jobs run the chains for some seconds each, so that the driver hears of
-their sweeps and can write checkpoints. The result depends on the seed and the number of chains
-alone, and not on how many of them run at once, or on where they pause.
+Every task holds all rows. Jobs run the chains for some seconds each, and on to where they may
+pause (after 24, 49, ... sweeps, with ten or more left), so that the driver hears of their sweeps
+and can write checkpoints. The result depends on the seed and the number of chains alone, and not
+on how many of them run at once, or on where they pause.
 """
 
 from __future__ import annotations
@@ -155,6 +156,11 @@ class ChainListener:
     save: Callable[[list[ChainProgress]], None] | None = None  # after each job
     saved: Sequence[ChainProgress] = ()
 
+    @property
+    def n_shown(self) -> int:
+        """Sweeps that need not be shown again; the last waits for the one model's metrics."""
+        return max(0, len(_together(self.saved)) - 1)
+
     def report(
         self, bar: Progress, n_rows: int, spec: Hyperparameters, records: list[EpochRecord]
     ) -> bool:
@@ -211,7 +217,7 @@ def sample(
     rows = RowReader(preparation, train_on_all)
     task = ChainTask((), sigma, scaling, plan.n_features, rows, FIRST_SECONDS)
     n_rows = data.sums(all_rows=train_on_all).rows
-    with Progress(sweeps, listener.what) as progress_bar:
+    with Progress(sweeps, listener.what, n_shown=listener.n_shown) as progress_bar:
         report = partial(listener.report, progress_bar, n_rows, spec)
         chains = _run(
             task, chain_plans, data, cluster, listener, report, n_bytes=a_state, collected=collected
@@ -253,7 +259,7 @@ def _run(
 ) -> list[ChainProgress]:
     """Run chains to their ends, job after job; all sweeps but the last are reported."""
     chains: dict[int, ChainProgress] = dict(enumerate(listener.saved))
-    n_reported, goes_on = len(_together(list(listener.saved))), True
+    n_shown, goes_on = listener.n_shown, True
     while True:
         going = [n for n in range(len(plans)) if n not in chains or not chains[n].finished]
         if not going or not (goes_on or any(not chain.mean.n for chain in chains.values())):
@@ -264,10 +270,9 @@ def _run(
         ordered = [chains[number] for number in range(len(plans))]
         if listener.save is not None:
             listener.save(ordered)
-        records = _together(ordered)
-        n_known = len(records) - all(chain.finished for chain in ordered)
-        goes_on = report(records[n_reported:n_known]) and goes_on
-        n_reported = max(n_reported, n_known)
+        records = _together(ordered)[:-1]
+        goes_on = report(records[n_shown:]) and goes_on
+        n_shown = max(n_shown, len(records))
 
 
 def _advanced(

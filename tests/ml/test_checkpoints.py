@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.datasets import a9a, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import CheckpointError, InvalidParamError
-from spark_fm.training import checkpoints, gibbs, single_task
+from spark_fm.training import callbacks, checkpoints, gibbs, single_task
 from spark_fm.training.callbacks import EpochReport, Progress
 from tests.conftest import MODE
 from tests.ml.builders import fast_fm
@@ -121,13 +121,18 @@ def test_chains_stopped_anywhere_end_with_the_same_model(
     whole = machine("", **params).fit(train)
     fm = machine(tmp_path, **params)
     with monkeypatch.context() as patch:
-        patch.setattr(gibbs, "FIRST_SECONDS", 0.0)  # every chain pauses behind sweep 24
+        patch.setattr(gibbs, "FIRST_SECONDS", 0.0)  # every chain pauses after 24 sweeps
         patch.setattr(gibbs, "LONGEST_SECONDS", 0.0)
         crashed(fm, train, patch, stop)
     assert (tmp_path / FILE).is_file()
     shown: list[int] = []
     monkeypatch.setattr(
         Progress, "__call__", lambda self, report, of="": shown.append(report.record.epoch)
+    )
+    bars: list[int] = []
+    bar = callbacks._bar
+    monkeypatch.setattr(
+        callbacks, "_bar", lambda epochs, what, n_shown: bars.append(n_shown) or bar(40, what, 0)
     )
 
     resumed = fm.fit(train)
@@ -138,7 +143,8 @@ def test_chains_stopped_anywhere_end_with_the_same_model(
     )
     for name in ("epoch", "trainLoss", "validation_logloss", "validationSampleLoss"):
         assert list(resumed.summary.history[name]) == list(whole.summary.history[name])
-    assert shown[0] == (24 if stop == 10 else 39)  # the sweeps before are not made again
+    assert bars == ([23, 0] if stop == 10 else [39, 23])  # so that each is full at its end
+    assert shown[0] == (23 if stop == 10 else 39)  # the sweeps before are not made again
     assert not list(tmp_path.glob("*checkpoint*"))
 
 

@@ -110,7 +110,7 @@ def test_patience_that_is_set_ends_chains_and_those_of_the_refit_as_late(
 
 @pytest.fixture
 def short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let chains pause wherever they may: behind sweeps 24, 49, ..."""
+    """Let chains pause wherever they may: after 24, 49, ... sweeps"""
     monkeypatch.setattr(gibbs, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(gibbs, "LONGEST_SECONDS", 0.0)
 
@@ -136,18 +136,20 @@ def test_sweeps_are_shown_and_heard_of_while_the_chains_run(
         trainer.train([config], callbacks=[lambda r: heard.append(r.record.epoch) or True])
 
     # The last sweep has the metrics of the one model, which a third job makes.
-    assert events == ["job", *range(24), "job", *range(24, 39), "job", 39]
+    assert events == ["job", *range(23), "job", *range(23, 39), "job", 39]
     assert heard == list(range(40))
 
 
 @pytest.mark.usefixtures("short_jobs")
 def test_a_listener_that_says_no_ends_chains_past_their_burn_in(ratings: DataFrame) -> None:
     config = sampler(predictorType="regressor", epochs=100)._train_config(ratings)
+    heard: list[int] = []
 
     with open_trainer(internal_rows(ratings, config.columns), config) as trainer:
-        [outcome] = trainer.train([config], callbacks=[lambda report: False])
+        [outcome] = trainer.train([config], callbacks=[lambda r: heard.append(r.record.epoch)])
 
     assert len(outcome.history) == 49
+    assert heard == list(range(49))
 
 
 def test_neither_partitions_nor_grids_change_a_chain(ratings: DataFrame) -> None:

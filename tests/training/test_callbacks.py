@@ -43,4 +43,4 @@ def test_a_bar_is_for_a_kernel_and_not_for_a_program_that_loads_its_modules(monk
         monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
         monkeypatch.setitem(sys.modules, "IPython", ipython)
 
-        assert (callbacks._bar(1, "train") is not None) == drawn
+        assert (callbacks._bar(1, "train", 0) is not None) == drawn
