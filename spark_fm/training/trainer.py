@@ -268,27 +268,26 @@ class Trainer:
     def _sample(self, model: ModelTraining) -> Outcome:
         """Train a model by Gibbs sampling: a pilot run, unless it was made, then all chains."""
         on_all = model.wants_refit or self._data.has_no_training_rows
-        again: Sampled | None = None
+        chains: Sampled | None = None
         try:
             if model.pilot is None and self._data.has_validation:
                 listener = model.listener("pilot run")
                 model.pilot = self._chains(model, listener, train_on_all=False)
             is_refit = on_all and model.pilot is not None
+            if is_refit and model.pilot is not None:  # whose sweeps are the history
+                model.take_sampled(model.pilot.fit)
             listener = model.listener("refit" if is_refit else "train", hears=not is_refit)
-            again = self._chains(model, listener, train_on_all=on_all)
+            chains = self._chains(model, listener, train_on_all=on_all)
         except TrainingDivergedError as err:
             if model.pilot is None:
                 return err
             model.warn(f"The chains after the pilot run failed, its model is kept: {err}")
-        first = model.pilot
-        is_first = again is not None and (first is None or not on_all)
-        if is_first:
-            first, again = again, None
-        if first is None:
+        kept = chains or model.pilot
+        if kept is None:
             raise RuntimeError("no chain has run")
-        model.take_sampled(first.fit, was_heard=is_first)
-        result = model.finished(None if again is None else again.fit)
-        kept = again or first
+        if not is_refit:
+            model.take_sampled(kept.fit)
+        result = model.finished(chains.fit if is_refit and chains is not None else None)
         return replace(result, posterior=model.posterior(kept) if kept.draws else None)
 
     def _train_together(self, models: list[ModelTraining]) -> list[Outcome]:
@@ -482,6 +481,7 @@ class ModelTraining:
         if saved is not None and config.solver == "gibbs":
             self._chains = chains_of_state(saved)
         self._n_saved = 0  # their sweeps
+        self._n_heard = 0  # sweeps that the callback has heard of
 
     def initial_fit(self) -> Fit | None:
         """Return the initial fit, or None when a checkpoint holds its outcome."""
@@ -600,17 +600,20 @@ class ModelTraining:
             )  # fmt: skip
         return self.finished(again)
 
-    def take_sampled(self, sampled: FitResult, *, was_heard: bool) -> None:
-        """Take the outcome of Gibbs sampling for that of the initial fit.
-
-        ``was_heard`` says that the callback has heard of its sweeps.
-        """
+    def take_sampled(self, sampled: FitResult) -> None:
+        """Take the outcome of Gibbs sampling for that of the initial fit."""
         self._initial = sampled
         n_rows = self._data.sums(all_rows=self._data.has_no_training_rows).rows
         for report in reports_of(sampled.records, n_rows, self.config.spec):
             self._history.append(report.row())
-            if self._on_epoch_end is not None and not was_heard:
-                self._on_epoch_end(report)
+            self._hear_sweep(report)
+
+    def _hear_sweep(self, report: EpochReport) -> bool:
+        """Tell the callback of a sweep, once: chains that it has heard of may fail later."""
+        if self._on_epoch_end is None or report.record.epoch < self._n_heard:
+            return True
+        self._n_heard = report.record.epoch + 1
+        return self._on_epoch_end(report)
 
     def listener(
         self, what: Literal["pilot run", "train", "refit"], *, hears: bool = False
@@ -619,7 +622,7 @@ class ModelTraining:
         checkpoint, save = self._checkpoint, None
         if checkpoint is not None:
             save = partial(self._save_chains, checkpoint, what)
-        hear = self._on_epoch_end if hears else None
+        hear = self._hear_sweep if hears else None
         return ChainListener(what, hear, save, self._chains.get(what, []))
 
     def _save_chains(self, checkpoint: Checkpoint, run: str, chains: list[ChainProgress]) -> None:

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm import FactorizationMachine, FactorizationMachineModel
-from spark_fm.errors import InvalidParamError
+from spark_fm.errors import InvalidParamError, TrainingDivergedError
 from spark_fm.spark.schema import internal_rows
 from spark_fm.training import gibbs
 from spark_fm.training.callbacks import Progress
@@ -150,6 +150,44 @@ def test_a_listener_that_says_no_ends_chains_past_their_burn_in(ratings: DataFra
 
     assert len(outcome.history) == 49
     assert heard == list(range(49))
+
+
+@pytest.mark.usefixtures("short_jobs")
+@pytest.mark.parametrize(
+    ("refit", "fails", "heard_by_job"),
+    [
+        ("always", None, [0, 0, 0, 40, 40, 40]),  # the pilot run's, before the refit begins
+        ("always", 5, [0, 0, 0, 40, 40]),
+        ("never", None, [0, 0, 0, 0, 23, 39]),
+        ("never", 5, [0, 0, 0, 0, 23]),
+    ],
+)
+def test_each_sweep_of_the_history_is_heard_of_once_after_a_pilot_run_even_if_chains_fail(
+    ratings: DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    refit: str,
+    fails: int | None,
+    heard_by_job: list[int],
+) -> None:
+    machine = sampler(predictorType="regressor", epochs=40, validationFraction=0.2, refit=refit)
+    config = machine._train_config(ratings)
+    heard: list[int] = []
+    before: list[int] = []  # how many were heard of when a job began
+    collect = gibbs.collect_models
+
+    def collected(*arguments: Any) -> Any:
+        before.append(len(heard))
+        if len(before) == fails:
+            raise TrainingDivergedError("the factors are no longer finite")
+        return collect(*arguments)
+
+    monkeypatch.setattr(gibbs, "collect_models", collected)
+
+    with open_trainer(internal_rows(ratings, config.columns), config) as trainer:
+        trainer.train([config], callbacks=[lambda r: heard.append(r.record.epoch) or True])
+
+    assert before == heard_by_job
+    assert heard == list(range(40))
 
 
 def test_neither_partitions_nor_grids_change_a_chain(ratings: DataFrame) -> None:
