@@ -167,7 +167,7 @@ class FMParams(FMParamsBase):
     def getCheckpointDir(self) -> str:
         """Return checkpointDir: folder where fit writes checkpoints, and from which it resumes ("" = nowhere)."""
     def getCheckpointInterval(self) -> int:
-        """Return checkpointInterval: epochs from one checkpoint to the next (>= 1)."""
+        """Return checkpointInterval: epochs from one checkpoint to the next; of Gibbs sampling the fewest sweeps (>= 1)."""
 
 class EstimatorParams(KeywordParams, FMParams):
     def __init__(
@@ -421,7 +421,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setCheckpointDir(self, value: str) -> Self:
         """Set checkpointDir: folder where fit writes checkpoints, and from which it resumes ("" = nowhere)."""
     def setCheckpointInterval(self, value: int) -> Self:
-        """Set checkpointInterval: epochs from one checkpoint to the next (>= 1)."""
+        """Set checkpointInterval: epochs from one checkpoint to the next; of Gibbs sampling the fewest sweeps (>= 1)."""
     def setSeed(self, value: int) -> Self:
         """Set seed."""
     def setTol(self, value: float) -> Self:

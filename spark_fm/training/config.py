@@ -41,7 +41,7 @@ class TrainConfig:
     keep_posterior: bool = False  # keep draws of Gibbs sampling with the model
     keep_snapshot: bool = False  # keep the training state with the model
     checkpoint_dir: str = ""  # folder of checkpoints; "" for none
-    checkpoint_interval: int = 1  # epochs from one checkpoint to the next
+    checkpoint_interval: int = 1  # epochs from one checkpoint to the next; the fewest sweeps
     device: Literal["cpu", "gpu", "auto"] = "cpu"  # "auto" is a GPU where tasks have one
     solver: SolverName = "sgd"  # "auto" tries both, and keeps what does better
     # Of "bias", "linear" and "factors", those whose learning rate a race chooses.
