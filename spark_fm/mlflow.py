@@ -61,7 +61,8 @@ def autolog(
     Notes
     -----
     A training never fails because MLflow does: a warning says what is missing in the run. The
-    plot needs matplotlib. Folds of Spark's ``CrossValidator`` are not logged, its last fit is.
+    plot needs matplotlib. Of Spark's ``CrossValidator`` and ``TrainValidationSplit``, over a
+    Pipeline too, only the last fit is logged and registered; of its ``OneVsRest`` none is.
     """
     _imported()
     from spark_fm.ml.tracking import Autologging, set_autologging

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from spark_fm.ml.trials import COMPLETE, PRUNED, Trial
@@ -83,9 +84,10 @@ def autologged() -> Iterator[Callable[[Fits], None]]:
     """Give autologging, where it is on, a run for what is done inside.
 
     The active run, or one that ends with the block. What the block is given takes the models
-    that came out of it, with the estimators that have their Params.
+    that came out of it, with the estimators that have their Params. Fits that compare, within
+    Spark's tuning, are not logged.
     """
-    asked = _autologging
+    asked = None if _compares() else _autologging
     made = None
     if asked is not None and active_run() is None:
         with _harmless("Runs"):
@@ -98,6 +100,22 @@ def autologged() -> Iterator[Callable[[Fits], None]]:
         if made is not None:
             with _harmless("Ends of runs"):
                 sys.modules["mlflow"].end_run(status)
+
+
+def _compares() -> bool:
+    """Return whether this is a fold of Spark's tuning, or a class of its OneVsRest.
+
+    Told by their tasks alone: a caller may fit in threads of its own, too.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in _TASKS and frame.f_globals["__name__"].startswith("pyspark.ml."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_TASKS = {"singleTask", "trainSingleClass"}  # what Spark's thread pools run
 
 
 def log_trials(trials: Sequence[Trial], metric: str) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from pyspark.ml import PipelineModel
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.tuning import CrossValidator, TrainValidationSplit
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -191,6 +194,35 @@ def test_autolog_registers_models_when_asked_and_stops_when_disabled(train: Data
     assert only_run().data.tags["team"] == "ads"
     scores = mlflow.pyfunc.load_model("models:/fm/1").predict(as_lists(np.eye(20)))["score"]
     assert scores.to_numpy(np.float32) == pytest.approx(model.predict(np.eye(20)))
+
+
+@pytest.mark.parametrize("kind", [CrossValidator, TrainValidationSplit])
+def test_of_spark_s_tuning_over_a_pipeline_the_last_fit_alone_is_logged_and_registered(
+    kind: Any, train: DataFrame
+) -> None:
+    fm = fast_fm(numFactors=2, epochs=1, solver="sgd")
+    maps = [{fm.factorsLr: 0.1}, {fm.factorsLr: 0.2}]
+    evaluator = BinaryClassificationEvaluator(rawPredictionCol="score")
+    tuning = kind(estimator=Pipeline(stages=[fm]), estimatorParamMaps=maps, evaluator=evaluator)
+    if kind is CrossValidator:
+        tuning.setNumFolds(2).setParallelism(2)
+    autolog(registered_model_name="fm")
+    try:
+        fitted = tuning.fit(train)
+    finally:
+        autolog(disable=True)
+
+    best = fitted.bestModel.stages[0].getOrDefault("factorsLr")
+    assert only_run().data.params["factorsLr"] == str(best)
+    assert [int(v.version) for v in mlflow.MlflowClient().search_model_versions("name='fm'")] == [1]
+
+
+@pytest.mark.usefixtures("autologging")
+def test_fits_in_threads_of_the_caller_s_own_are_logged(train: DataFrame) -> None:
+    with ThreadPool(1) as pool:
+        pool.map(fast_fm().fit, [train])
+
+    assert only_run().info.status == "FINISHED"
 
 
 @pytest.mark.usefixtures("autologging")
