@@ -401,6 +401,15 @@ def metric_sums(
     )
 
 
+def merit(sums: MetricSums | None, loss: LossName, name: str) -> float:
+    """Return a metric such that larger is better; -inf where undefined."""
+    if sums is None:
+        return -math.inf
+    value = sums.values(loss)[name]
+    value = value if validation_metrics(loss)[name].larger_is_better else -value
+    return -math.inf if math.isnan(value) else value
+
+
 def loss_sum(
     loss: LossName,
     scores: NDArray[np.floating],

@@ -9,7 +9,6 @@ on how many of them run at once, or on where they pause.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,7 +32,7 @@ from spark_fm.learner.gibbs.sampling import (
     advance_chain,
     first_sigma,
 )
-from spark_fm.learner.metrics import MetricSums, validation_metrics
+from spark_fm.learner.metrics import MetricSums, merit
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.training import EpochRecord, Parameters, TrainingState, evaluate
 from spark_fm.spark.broadcast import Broadcast, broadcast
@@ -224,7 +223,9 @@ def sample(
         )
         best = 0
         if is_pilot:
-            values = [merit(chain.records[-1], config) for chain in chains]
+            values = [
+                merit(chain.records[-1].validation, spec.loss, config.metric) for chain in chains
+            ]
             best = values.index(max(values))
             chains = [chains[best]]
         mean = replace(chains[0].mean)  # what is saved of the chain stays its own
@@ -385,16 +386,6 @@ def _combined(
         Member(arrays["table"], metadata["bias"]),
         None if sums is None else MetricSums.from_dict(sums),
     )
-
-
-def merit(record: EpochRecord, config: TrainConfig) -> float:
-    """Return the validation metric that decides, larger is better; -inf where undefined."""
-    metric = validation_metrics(config.spec.loss)[config.metric]
-    if record.validation is None:
-        return -math.inf
-    value = record.validation.values(config.spec.loss)[config.metric]
-    value = value if metric.larger_is_better else -value
-    return -math.inf if math.isnan(value) else value
 
 
 def _check_memory(

@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.gibbs.sampling import ChainProgress
-from spark_fm.learner.metrics import validation_metrics
+from spark_fm.learner.metrics import merit, validation_metrics
 from spark_fm.learner.race import TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.standardization import Preparation, Standardization
@@ -60,7 +60,6 @@ from spark_fm.training.gibbs import (
     Sampled,
     chains_of_state,
     chains_to_state,
-    merit,
     reason_against,
     sample,
 )
@@ -543,20 +542,22 @@ class ModelTraining:
         SGD must lead by more than their noise: it has chosen rates and an epoch on them.
         """
         by_sgd, sampled = trained.records[trained.best_epoch], pilot.fit.records[-1]
-        value = merit(by_sgd, self.config)
+        loss, metric = self.config.spec.loss, self.config.metric
+        value = merit(by_sgd.validation, loss, metric)
         lead = SGD_LEAD * ROW_NOISE / math.sqrt(self._data.validation.rows) * abs(value)
-        solver: SolverName = "gibbs" if merit(sampled, self.config) > value - lead else "sgd"
+        is_better = merit(sampled.validation, loss, metric) > value - lead
+        solver: SolverName = "gibbs" if is_better else "sgd"
         for name, record, seconds in (
             ("sgd", by_sgd, sum(row["seconds"] for row in self._history)),
             ("gibbs", sampled, pilot.seconds),
         ):
             sums = record.validation
             if sums is not None:
-                value = sums.values(self.config.spec.loss)[self.config.metric]
+                value = sums.values(loss)[metric]
                 tried = {"solver": name, "value": value, "loss": sums.mean_loss()}
                 self._solvers.append(tried | {"seconds": seconds, "chosen": name == solver})
         values = ", ".join(f"{each['value']:.6g} by {each['solver']}" for each in self._solvers)
-        self.choose(solver, f"{self.config.metric} of the held-out rows is {values}")
+        self.choose(solver, f"{metric} of the held-out rows is {values}")
 
     def choose(self, solver: SolverName, reason: str) -> None:
         """Settle solver="auto"."""

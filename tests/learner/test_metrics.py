@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from spark_fm.learner.metrics import MetricSums, loss_sum, metric_sums, validation_metrics
+from spark_fm.learner.metrics import MetricSums, loss_sum, merit, metric_sums, validation_metrics
 from spark_fm.learner.spec import LossName
 from tests import oracle
 
@@ -136,6 +136,21 @@ def test_r2_of_constant_labels_is_undefined() -> None:
 
     assert math.isnan(values["r2"])
     assert values["rmse"] == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "sign"), [("squared", "rmse", -1), ("squared", "r2", 1), ("logistic", "f1", 1)]
+)
+def test_the_merit_of_a_metric_is_larger_where_it_is_better(
+    loss: LossName, name: str, sign: int
+) -> None:
+    sums = metric_sums(loss, *rows(loss, seed=1))
+
+    assert merit(sums, loss, name) == sign * sums.values(loss)[name]
+
+
+def test_the_merit_of_what_is_undefined_is_the_lowest() -> None:
+    assert merit(None, "squared", "rmse") == merit(MetricSums(), "squared", "rmse") == -math.inf
 
 
 def test_a_confident_mistake_costs_its_margin_and_not_infinity() -> None:
