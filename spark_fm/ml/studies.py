@@ -52,18 +52,51 @@ class StudySampler:
             points.append(point)
         return points
 
+    def check_space(self, space: SearchSpace) -> None:
+        """Raise InvalidParamError where the study's trials have other kinds of values."""
+        optuna = imported_optuna()
+        known: dict[str, Any] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            known |= trial.distributions
+        for name, dimension in space.dimensions.items():
+            now = _kind(optuna, dimension)
+            before = known.get(name, now)
+            try:
+                optuna.distributions.check_distribution_compatibility(before, now)
+            except ValueError as err:
+                raise InvalidParamError(
+                    f"The study's trials draw {name} from {before}, which cannot become {now}: "
+                    "Optuna keeps the choices of a Param, and whether its range is of whole numbers "
+                    f"or logarithmic. Give space={{{name!r}: ...}} as before, or a new study."
+                ) from err
+
     def tell(self, space: SearchSpace, trials: Sequence[Trial]) -> None:
         """Tell the study of trials that have ended."""
         for trial in trials:
-            asked = self._asked.pop(trial.number, None)
+            asked = self._asked.get(trial.number)
             if asked is None:
                 self._study.add_trial(_frozen(space, trial))
                 continue
-            for epoch, value in enumerate(trial.curve):
+            for epoch, value in _finite(trial).items():
                 asked.report(value, epoch)
+            for name, attribute in _attributes(trial).items():
+                asked.set_user_attr(name, attribute)
             state = _state(trial)
             values = trial.value if state.name == "COMPLETE" else None
             self._study.tell(asked, values, state=state)
+            del self._asked[trial.number]
+
+    def tell_unknown(self, space: SearchSpace, trials: Sequence[Trial]) -> None:
+        """Tell of those saved trials that the study lacks: a process may end before it tells."""
+        told = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
+        self.tell(space, [trial for trial in trials if _attributes(trial) not in told])
+
+    def give_up(self) -> None:
+        """Tell the study that the trials still open have failed."""
+        failed = imported_optuna().trial.TrialState.FAIL
+        while self._asked:
+            _, asked = self._asked.popitem()
+            self._study.tell(asked, state=failed, skip_if_finished=True)
 
 
 def study_of(space: SearchSpace, trials: Sequence[Trial]) -> Any:
@@ -106,9 +139,25 @@ def _frozen(space: SearchSpace, trial: Trial) -> Any:
         value=trial.value if state.name == "COMPLETE" else None,
         params=params,
         distributions=distributions,
-        intermediate_values={e: v for e, v in enumerate(trial.curve) if math.isfinite(v)},
-        user_attrs={"params": trial.params, "state": trial.state},
+        intermediate_values=_finite(trial),
+        user_attrs=_attributes(trial),
     )
+
+
+def _finite(trial: Trial) -> dict[int, float]:
+    """Return the curve by epoch without what samplers, pruners and databases cannot take."""
+    return {epoch: value for epoch, value in enumerate(trial.curve) if math.isfinite(value)}
+
+
+def _attributes(trial: Trial) -> dict[str, Any]:
+    """Return the user attributes by which a study's trial is known again."""
+    return {"params": trial.params, "state": trial.state}
+
+
+def _kind(optuna: Any, dimension: Dimension) -> Any:
+    """Return what values are drawn from, in the dimension's own unit."""
+    value = dimension.values[0] if isinstance(dimension, Choices) else dimension.low
+    return _distribution(optuna, dimension, value)
 
 
 def _distribution(optuna: Any, dimension: Dimension, value: Any) -> Any:

@@ -156,8 +156,9 @@ def tune(
         rounds (extra ``[tune]``).
     study : optuna.Study, optional
         Proposes the trials, by its own sampler, in place of ``sampler``, and is told their
-        results; one with trials goes on from what it knows. Its direction is that of
-        ``validationMetric``.
+        results; one with trials goes on from what it knows, and its choices of a Param are
+        those of ``space``. Its direction is that of ``validationMetric``. Trials of a round that
+        does not end have failed; those in ``folder`` that it lacks are added.
     parallel : int, default 4
         Trials per round (>= 1). They share every pass over the rows, and are compared with
         the trials of earlier rounds.
@@ -251,19 +252,28 @@ def _run_trials(
     done = file.trials if file is not None else []
     if done:
         log.info("resuming from %d trial(s) in %s", len(done), folder)
+    study = search.study
     try:
+        if study is not None:
+            study.tell_unknown(search.space, done)
         while len(done) < n_trials and (not done or time.monotonic() < deadline):
             new_trials = search.run_round(trainer, done, n_trials)
             if file is not None:
                 file.append(new_trials)
             else:
                 done += new_trials
+            if study is not None:
+                study.tell(search.space, new_trials)
             search.log_trials(done, len(new_trials))  # once they are safe on disk
             log_trials(new_trials, search.metric)
     finally:
         done = done[:n_trials]
-        if folder is not None and done:
-            search.report(done, Path(folder))
+        try:
+            if folder is not None and done:
+                search.report(done, Path(folder))
+        finally:
+            if study is not None:
+                study.give_up()  # trials of a round that was interrupted
     return done
 
 
@@ -320,10 +330,11 @@ class Search:
         )  # fmt: skip
         for corner in self.space.corners():
             self._trial_config(corner)
-        self._study = None
+        self.study = None
         if study is not None:
             better = self._larger_is_better
-            self._study = StudySampler(study, self.metric, larger_is_better=better)
+            self.study = StudySampler(study, self.metric, larger_is_better=better)
+            self.study.check_space(self.space)
         elif sampler == "tpe":  # raises at once if Optuna is missing
             self._propose([], [0])
 
@@ -338,7 +349,7 @@ class Search:
         return {
             "version": __version__,
             "data": fingerprint,
-            "sampler": self._sampler if self._study is None else "study",
+            "sampler": self._sampler if self.study is None else "study",
             "space": self.space.to_json(),
             "params": values,
         }
@@ -350,8 +361,8 @@ class Search:
         earlier = done[:first]
         numbers = range(first, min(first + self._parallel, n_trials))
         new = numbers[len(done) - first :]
-        if self._study is not None:
-            points = self._study.points(self.space, new)
+        if self.study is not None:
+            points = self.study.points(self.space, new)
         else:
             points = self._propose(earlier, numbers)[len(done) - first :]
         settings = []
@@ -378,8 +389,6 @@ class Search:
                 metrics=curve.best_metrics if has_model else {}, seconds=curve.seconds,
             )  # fmt: skip
             trials.append(trial)
-        if self._study is not None:
-            self._study.tell(self.space, trials)
         return trials
 
     def log_trials(self, done: Sequence[Trial], n_new: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from spark_fm import tune
 from spark_fm.errors import InvalidParamError
 from spark_fm.ml.search_space import USUAL, SearchSpace
 from spark_fm.ml.studies import StudySampler, study_of
-from spark_fm.ml.trials import COMPLETE, DIVERGED, PRUNED, Trial
+from spark_fm.ml.trials import COMPLETE, DIVERGED, PRUNED, Trial, TrialsFile
+from spark_fm.ml.tuning import Search
 from tests.ml.builders import K, fast_fm
 
 optuna = pytest.importorskip("optuna")
@@ -104,3 +107,64 @@ def test_a_search_asks_a_study_tells_it_and_goes_on_from_it(train: DataFrame) ->
     assert out.best_value == found.best.value
     assert out.best_trial.number == found.best.number
     assert math.isfinite(sum(trial.value for trial in out.trials))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("place", ["train", "append"])
+def test_an_interrupted_round_leaves_no_trial_open_and_a_resumed_search_tells_the_saved_ones(
+    error: type[BaseException], place: str, train: DataFrame, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    fm = fast_fm(validationFraction=0.2, solver="sgd")
+    options = {"parallel": 2, "space": {"factorsLr": (0.01, 0.5, "log")}, "folder": tmp_path}
+    tune(fm, train, trials=2, study=study, **options)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise error("stopped")
+
+        where = Search if place == "train" else TrialsFile
+        patch.setattr(where, "_train" if place == "train" else "append", fail)
+        with pytest.raises(error, match="stopped"):
+            tune(fm, train, trials=4, study=study, **options)
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2 + ["FAIL"] * 2
+
+    tune(fm, train, trials=2, study=study, **options)
+    assert len(study.trials) == 4
+    lost = optuna.create_study()
+    found = tune(fm, train, trials=2, study=lost, **options)
+    assert [t.value for t in lost.trials] == [t.value for t in found.trials]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "space"),
+    [
+        (optuna.distributions.CategoricalDistribution((2, 4)), {"numFactors": [2, 8]}),
+        (optuna.distributions.CategoricalDistribution((2, 4)), {"numFactors": (2, 8)}),
+        (optuna.distributions.FloatDistribution(1, 8), {"numFactors": (2, 8)}),
+        (optuna.distributions.IntDistribution(1, 8), {"numFactors": (2, 8, "log")}),
+    ],
+)
+def test_a_study_of_other_values_of_a_param_is_refused_before_any_job(
+    distribution: Any, space: dict[str, Any], train: DataFrame
+) -> None:
+    study = optuna.create_study()
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={"numFactors": 2}, distributions={"numFactors": distribution}, value=0.5
+        )
+    )
+    with pytest.raises(InvalidParamError, match="study's trials draw numFactors from"):
+        tune(fast_fm(validationFraction=0.2, solver="sgd"), train, space=space, study=study)
+    assert len(study.trials) == 1
+
+
+def test_a_value_that_is_not_finite_does_not_reach_a_study() -> None:
+    study = optuna.create_study()
+    sampler = StudySampler(study, "logloss", larger_is_better=False)
+    for number, bad in enumerate((math.nan, math.inf, -math.inf), 1):
+        [point] = sampler.points(SPACE, [number])
+        sampler.tell(SPACE, [replace(ended(number, SPACE.params(point)), curve=[0.5, bad])])
+
+        assert study.trials[-1].intermediate_values == {0: 0.5}
