@@ -121,9 +121,14 @@ def log_model(model: FactorizationMachineModel, name: str = "model", **options: 
     if "artifact_path" not in options:  # MLflow's older word for the name
         options["name"] = name
     column = model.getFeaturesCol()
-    example = _in_json(options.get("input_example", _example(model)), column)
-    options["input_example"] = example
-    options.setdefault("signature", _signature(model, example))
+    example = options["input_example"] if "input_example" in options else _example(model)
+    params = None
+    if isinstance(example, tuple):  # MLflow's form of an example with params
+        example, params = example
+    example = _in_json(example, column)
+    options["input_example"] = example if params is None else (example, params)
+    if "signature" not in options:
+        options["signature"] = _signature(model, example, params)
     if options.get("conda_env") is None and options.get("pip_requirements") is None:
         extra = options.pop("extra_pip_requirements", None) or []
         extra = [f"-r {extra}"] if isinstance(extra, str) else list(extra)
@@ -152,8 +157,8 @@ def _requirements(mlflow: Any) -> list[str]:
     return [ours]
 
 
-def _signature(model: FactorizationMachineModel, example: Any) -> Any:
-    """Return the signature of a model that takes what the example is."""
+def _signature(model: FactorizationMachineModel, example: Any, params: Any) -> Any:
+    """Return the signature of a model that takes what the example and its params are."""
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
@@ -167,14 +172,15 @@ def _signature(model: FactorizationMachineModel, example: Any) -> Any:
     names = [model.getScoreCol()]
     if model.getPredictorType() == BINARY and model.getPredictedLabelCol():
         names.append(model.getPredictedLabelCol())
-    return ModelSignature(inputs, Schema([ColSpec(DataType.double, name) for name in names]))
+    outputs = Schema([ColSpec(DataType.double, name) for name in names])
+    accepted = {"params": infer_signature(params=params).params} if params else {}
+    return ModelSignature(inputs, outputs, **accepted)
 
 
 def _example(model: FactorizationMachineModel) -> pd.DataFrame:
     """Return a row of two features that the model knows."""
     known = model.weights.features
-    ids = range(model.weights.feature_dim) if known is None else known.tolist()
-    ids = list(ids[:2])
+    ids = list(range(model.weights.feature_dim)[:2]) if known is None else known[:2].tolist()
     return pd.DataFrame({model.getFeaturesCol(): [{"indices": ids, "values": [1.0] * len(ids)}]})
 
 
