@@ -66,8 +66,8 @@ class StudySampler:
             except ValueError as err:
                 raise InvalidParamError(
                     f"The study's trials draw {name} from {before}, which cannot become {now}: "
-                    "Optuna keeps the choices of a Param, and whether its range is of whole numbers "
-                    f"or logarithmic. Give space={{{name!r}: ...}} as before, or a new study."
+                    "Optuna keeps the choices of a Param, and whether its range is of whole "
+                    f"numbers, or logarithmic. Give space={{{name!r}: ...}} as before, or a new study."
                 ) from err
 
     def tell(self, space: SearchSpace, trials: Sequence[Trial]) -> None:

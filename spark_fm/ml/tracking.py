@@ -1,16 +1,18 @@
 """Trainings and searches as runs of MLflow; driver only.
 
 MLflow is never imported here: before a caller imports it, there is no active run. Whatever it
-raises is a warning, and training continues.
+raises is a warning, and training continues; of a store that is gone a fit or search asks no more.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -45,11 +47,50 @@ def set_autologging(asked: Autologging | None) -> None:
     _autologging = asked
 
 
+class _Store:
+    """MLflow's store of runs, as a fit or search finds it; nothing is asked of one that is gone."""
+
+    def __init__(self, *, warns: bool = True) -> None:
+        self.gone = False
+        self._warns = warns
+
+    def attempt(self, what: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what the call does; warn and return None where it fails."""
+        if self.gone:
+            return None
+        try:
+            return call(*args, **options)
+        except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training continues
+            self.gone = _is_outage(err)
+            log.log(
+                logging.WARNING if self._warns else logging.DEBUG,
+                "%s were not logged to MLflow%s, training continues: %s: %s",
+                what, " and no more is logged" if self.gone else "", type(err).__name__, err,
+            )  # fmt: skip
+            return None
+
+
+def _is_outage(err: BaseException | None) -> bool:
+    """Return whether the store does not answer; one that refuses a value takes others."""
+    while err is not None:
+        status = getattr(err, "get_http_status_code", None)
+        if isinstance(err, OSError) or (status is not None and status() >= 500):
+            return True
+        err = err.__cause__ or err.__context__
+    return False
+
+
+_store: ContextVar[_Store | None] = ContextVar("store", default=None)  # of the fit in progress
+
+
+def _this_store() -> _Store:
+    return _store.get() or _Store()
+
+
 def active_run() -> Any:
     """Return the run that is active in this thread, or None."""
     if "mlflow" in sys.modules:
-        with _harmless("Runs"):
-            return sys.modules["mlflow"].active_run()
+        return _this_store().attempt("Runs", sys.modules["mlflow"].active_run)
     return None
 
 
@@ -62,15 +103,11 @@ def mlflow_callback() -> EpochCallback | None:
     run = active_run()
     if run is None:
         return None
-    works = True
+    store, works = _this_store(), True
 
     def log_epoch(report: EpochReport) -> bool:
         nonlocal works
-        if works:
-            works = False
-            with _harmless("Epochs"):
-                _log_history(run, [report.row()])
-                works = True
+        works = works and bool(store.attempt("Epochs", _log_history, run, [report.row()]))
         return True
 
     return log_epoch
@@ -88,18 +125,19 @@ def autologged() -> Iterator[Callable[[Fits], None]]:
     Spark's tuning, are not logged.
     """
     asked = None if _compares() else _autologging
-    made = None
-    if asked is not None and active_run() is None:
-        with _harmless("Runs"):
-            made = sys.modules["mlflow"].start_run(tags=dict(asked.tags))
-    status = "FAILED"
+    store = _Store()
+    token = _store.set(store)
+    made, status = None, "FAILED"
     try:
+        if asked is not None and active_run() is None:
+            start = sys.modules["mlflow"].start_run
+            made = store.attempt("Runs", start, tags=dict(asked.tags))
         yield lambda fits: None if asked is None else _log_fits(asked, fits)
         status = "FINISHED"
     finally:
-        if made is not None:
-            with _harmless("Ends of runs"):
-                sys.modules["mlflow"].end_run(status)
+        _store.reset(token)
+        if made is not None:  # a store that is gone is asked, too: the run must not stay active
+            _Store(warns=not store.gone).attempt("Ends", sys.modules["mlflow"].end_run, status)
 
 
 def _compares() -> bool:
@@ -122,9 +160,9 @@ def log_trials(trials: Sequence[Trial], metric: str) -> None:
     """Log trials of a search as runs within the active one, if there is one."""
     run = active_run()
     if run is not None:
-        with _harmless("Trials"):
-            for trial in trials:
-                _log_trial(run, trial, metric)
+        store = _this_store()
+        for trial in trials:
+            store.attempt("Trials", _log_trial, run, trial, metric)
 
 
 def _log_trial(run: Any, trial: Trial, metric: str) -> None:
@@ -134,15 +172,17 @@ def _log_trial(run: Any, trial: Trial, metric: str) -> None:
         run.info.experiment_id, start_time=now - int(1000 * trial.seconds),
         tags={_PARENT: run.info.run_id, "state": trial.state}, run_name=f"trial {trial.number}",
     )  # fmt: skip
-    _log_params(child, trial.params)
-    name = f"validation_{metric}"
-    _log_history(child, ({"epoch": e, name: value} for e, value in enumerate(trial.curve)))
-    if trial.best_epoch is not None:
-        values = {f"validation_{key}": value for key, value in trial.metrics.items()}
-        best = {"bestEpoch": trial.best_epoch, **values}
-        _log_history(child, [{"epoch": len(trial.curve), **best}])
-    status = {COMPLETE: "FINISHED", PRUNED: "KILLED"}.get(trial.state, "FAILED")
-    client.set_terminated(child.info.run_id, status)
+    try:
+        _log_params(child, trial.params)
+        name = f"validation_{metric}"
+        _log_history(child, ({"epoch": e, name: value} for e, value in enumerate(trial.curve)))
+        if trial.best_epoch is not None:
+            values = {f"validation_{key}": value for key, value in trial.metrics.items()}
+            best = {"bestEpoch": trial.best_epoch, **values}
+            _log_history(child, [{"epoch": len(trial.curve), **best}])
+    finally:
+        status = {COMPLETE: "FINISHED", PRUNED: "KILLED"}.get(trial.state, "FAILED")
+        client.set_terminated(child.info.run_id, status)
 
 
 def _log_fits(asked: Autologging, fits: Fits) -> None:
@@ -153,29 +193,32 @@ def _log_fits(asked: Autologging, fits: Fits) -> None:
     if len(fits) == 1:
         _log_fit(asked, run, *fits[0])
         return
-    with _harmless("Models"):
-        for estimator, model in fits:
-            with sys.modules["mlflow"].start_run(nested=True) as child:
-                if model.summary is not None:
-                    _log_history(child, model.summary.rows)
-                _log_fit(asked, child, estimator, model)
+    for estimator, model in fits:
+        _this_store().attempt("Models", _log_nested, asked, estimator, model)
+
+
+def _log_nested(
+    asked: Autologging, estimator: FactorizationMachine, model: FactorizationMachineModel
+) -> None:
+    with sys.modules["mlflow"].start_run(nested=True) as child:
+        if model.summary is not None:
+            _this_store().attempt("Epochs", _log_history, child, model.summary.rows)
+        _log_fit(asked, child, estimator, model)
 
 
 def _log_fit(
     asked: Autologging, run: Any, estimator: FactorizationMachine, model: FactorizationMachineModel
 ) -> None:
     """Log what can be logged: a run that has other Params from an earlier fit refuses these."""
-    with _harmless("Params"):
-        is_set = [param for param in estimator.params if estimator.isSet(param)]
-        _log_params(run, {param.name: estimator.getOrDefault(param) for param in is_set})
+    store = _this_store()
+    is_set = [param for param in estimator.params if estimator.isSet(param)]
+    values = {param.name: estimator.getOrDefault(param) for param in is_set}
+    store.attempt("Params", _log_params, run, values)
     if model.summary is not None:
-        with _harmless("Metrics"):
-            _log_history(run, [_best_of(model.summary)])
-        with _harmless("Plots"):
-            _log_plot(run, model.summary)
+        store.attempt("Metrics", _log_history, run, [_best_of(model.summary)])
+        store.attempt("Plots", _log_plot, run, model.summary)
     if asked.log_model is not None:
-        with _harmless("Models"):
-            asked.log_model(model)
+        store.attempt("Models", asked.log_model, model)
 
 
 def _best_of(summary: FMTrainingSummary) -> dict[str, float]:
@@ -203,12 +246,22 @@ def _log_plot(run: Any, summary: FMTrainingSummary) -> None:
 
 def _log_params(run: Any, params: Mapping[str, Any]) -> None:
     mlflow = sys.modules["mlflow"]
-    pairs = [mlflow.entities.Param(name, str(value)) for name, value in params.items()]
+    pairs = [mlflow.entities.Param(name, _public(value)) for name, value in params.items()]
     mlflow.MlflowClient().log_batch(run.info.run_id, params=pairs)
 
 
-def _log_history(run: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Log rows of a history; each has an ``epoch``, its step."""
+def _public(value: Any) -> str:
+    """Return a value as text; of a URI without user, password and query, which may be secrets."""
+    text = str(value)
+    return _SECRETS.sub("", text) if "://" in text else text
+
+
+# A user in front of a host; secret keys may hold slashes, a colon before a number is a port's.
+_SECRETS = re.compile(r"(?<=://)(?:[^/?#]*@|[^/?#@]*:(?!\d+/)[^?#]*@)|[?#].*", re.DOTALL)
+
+
+def _log_history(run: Any, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Log rows of a history; each has an ``epoch``, its step. Return that it is done."""
     mlflow, now = sys.modules["mlflow"], _milliseconds()
     metrics = [
         mlflow.entities.Metric(name, float(value), now, int(row["epoch"]))
@@ -219,6 +272,7 @@ def _log_history(run: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     for start in range(0, len(metrics), _MOST_METRICS):
         batch = metrics[start : start + _MOST_METRICS]
         mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
+    return True
 
 
 _MOST_METRICS = 1000  # that MLflow takes in a request
@@ -226,14 +280,3 @@ _MOST_METRICS = 1000  # that MLflow takes in a request
 
 def _milliseconds() -> int:
     return time.time_ns() // 10**6
-
-
-@contextmanager
-def _harmless(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as err:  # noqa: BLE001 - whatever MLflow raises, training continues
-        log.warning(
-            "%s were not logged to MLflow, training continues: %s: %s",
-            what, type(err).__name__, err,
-        )  # fmt: skip

@@ -25,6 +25,8 @@ from pyspark.sql import functions as F
 import spark_fm
 from spark_fm import FactorizationMachineModel, tune
 from spark_fm.errors import InvalidParamError
+from spark_fm.ml.tracking import _log_params, log_trials
+from spark_fm.ml.trials import Trial
 from spark_fm.mlflow import autolog, log_model
 from tests.conftest import MODE
 from tests.ml.builders import column, fast_fm, planted_rows
@@ -256,6 +258,65 @@ def test_a_store_that_is_gone_costs_warnings_and_no_training(
     assert "the server is gone" in caplog.text
 
 
+@pytest.mark.usefixtures("autologging")
+@pytest.mark.parametrize("gone", ["log_batch", "create_run"])
+def test_a_store_that_goes_during_a_search_costs_one_warning(
+    gone: str, train: DataFrame, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        try:
+            raise ConnectionError("the server is gone")
+        except ConnectionError:
+            raise mlflow.MlflowException("API request failed")  # noqa: B904 - as MLflow does
+
+    monkeypatch.setattr(mlflow.MlflowClient, gone, refuse)
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        tune(fast_fm(validationFraction=0.2, solver="sgd"), train, trials=3, parallel=1)
+
+    [warning] = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
+    assert "no more is logged" in warning
+    assert mlflow.active_run() is None
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert "RUNNING" not in [run.info.status for run in runs]
+
+
+def test_a_trial_that_is_refused_is_ended_and_drops_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def trial(number: int, params: dict[str, Any]) -> Trial:
+        return Trial(
+            number=number, params=params, places={}, state="complete", larger_is_better=False,
+            curve=[0.5], metrics={}, seconds=1.0,
+        )  # fmt: skip
+
+    with mlflow.start_run() as parent, caplog.at_level(logging.WARNING, "spark_fm"):
+        log_trials([trial(0, {"a?\n": 1}), trial(1, {"factorsLr": 0.1})], "logloss")
+
+    assert "Trials were not logged" in caplog.text
+    runs = {run.info.run_name: run for run in nested_runs(parent.info.run_id)}
+    assert [runs[f"trial {n}"].info.status for n in (0, 1)] == ["FINISHED"] * 2
+    assert runs["trial 1"].data.params == {"factorsLr": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "public"),
+    [
+        ("s3://KEY:SE/CR+ET@bucket/a", "s3://bucket/a"),
+        ("s3a://KEY:SECRET@bucket/a@b", "s3a://bucket/a@b"),
+        ("https://host/a?sig=SECRET&x=/@", "https://host/a"),
+        ("abfss://box@account.net/a#SECRET", "abfss://account.net/a"),
+        ("hdfs://host:9000/a@b", "hdfs://host:9000/a@b"),
+        ("/data/what?/a@b", "/data/what?/a@b"),
+        (0.5, "0.5"),
+    ],
+)
+def test_no_secret_of_a_uri_is_logged(value: object, public: str) -> None:
+    with mlflow.start_run() as run:
+        _log_params(run, {"checkpointDir": value})
+
+    assert only_run().data.params == {"checkpointDir": public}
+
+
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_trials_of_tune_are_nested_runs_in_the_active_run_or_in_autolog_s(
     train: DataFrame, by_itself: bool
@@ -377,6 +438,21 @@ def test_an_example_that_is_a_matrix_makes_a_model_that_takes_matrices(
         assert info.signature.outputs is not None
         scores = mlflow.pyfunc.load_model(info.model_uri).predict(example)["score"]
         assert scores.to_numpy(np.float32) == pytest.approx(classifier.predict(example))
+
+
+def test_an_example_with_params_and_a_signature_of_the_caller_s_reach_mlflow(
+    classifier: FactorizationMachineModel, train: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mlflow.start_run():
+        info = log_model(classifier, input_example=(train.limit(1), {"verbose": True}))
+    assert info.signature.inputs.input_names() == ["features"]
+    assert [param.name for param in info.signature.params] == ["verbose"]
+    assert list(mlflow.pyfunc.load_model(info.model_uri).input_example) == ["features"]
+
+    monkeypatch.delattr("spark_fm.mlflow._signature")  # not asked for
+    with mlflow.start_run():
+        given = log_model(classifier, signature=info.signature)
+    assert given.signature == info.signature
 
 
 @pytest.mark.skipif(MODE == "connect", reason="MLflow's workers there do not know the test's store")
