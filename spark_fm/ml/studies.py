@@ -67,7 +67,7 @@ class StudySampler:
                 raise InvalidParamError(
                     f"The study's trials draw {name} from {before}, which cannot become {now}: "
                     "Optuna keeps the choices of a Param, and whether its range is of whole "
-                    f"numbers, or logarithmic. Give space={{{name!r}: ...}} as before, or a new study."
+                    f"numbers or logarithmic. Give space={{{name!r}: ...}} as before, or a new one."
                 ) from err
 
     def tell(self, space: SearchSpace, trials: Sequence[Trial]) -> None:

@@ -116,7 +116,7 @@ class TestScoringWherePeopleScore:
         temporary = str(tmp_path / "dfs")
         with mlflow.start_run() as run:
             fitted = machine().fit(adult)
-            info = log_model(fitted)
+            info = log_model(fitted, input_example=a9a_split.test.X[:1])
         with mlflow.start_run():
             by_spark = mlflow.spark.log_model(
                 PipelineModel([fitted]),
