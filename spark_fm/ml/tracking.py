@@ -90,7 +90,8 @@ def _this_store() -> _Store:
 def active_run() -> Any:
     """Return the run that is active in this thread, or None."""
     if "mlflow" in sys.modules:
-        return _this_store().attempt("Runs", sys.modules["mlflow"].active_run)
+        # Of a module of that name that is not MLflow the function is missing.
+        return _this_store().attempt("Runs", lambda: sys.modules["mlflow"].active_run())
     return None
 
 

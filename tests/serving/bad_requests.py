@@ -319,13 +319,14 @@ def wrong_target(rng: random.Random) -> Case:
     if rng.random() < 0.5:
         path, methods = rng.choice(
             (("/invocations", ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")),
+             ("/", ("POST", "PUT", "DELETE", "PATCH", "OPTIONS")),
              ("/ping", ("POST", "PUT", "DELETE", "PATCH", "OPTIONS")),
              ("/metrics", ("POST", "PUT")), ("/health", ("POST", "DELETE")),
              ("/execution-parameters", ("POST", "PATCH")))
         )  # fmt: skip
         return Case("wrong method", 405, body, {}, rng.choice(methods), path)
     path = rng.choice(
-        ("/", "/invocations/", "//invocations", "/Invocations", "/invocations/1", "/ping/..",
+        ("/invocations/", "//invocations", "/Invocations", "/invocations/1", "/ping/..",
          "/%00", "/..%2f..%2fetc/passwd", "/%ff", "/invocations%20", "/a" * rng.randrange(1, 500),
          "/ping;x",
          "/" + "".join(rng.choices("abcdefghij-_.~!", k=rng.randrange(1, 40))))
