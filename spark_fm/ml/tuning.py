@@ -155,10 +155,10 @@ def tune(
         Even draws, or Optuna's tree-structured Parzen estimator, which learns from earlier
         rounds (extra ``[tune]``).
     study : optuna.Study, optional
-        Proposes the trials, by its own sampler, in place of ``sampler``, and is told their
-        results; one with trials goes on from what it knows, and its choices of a Param are
-        those of ``space``. Its direction is that of ``validationMetric``. Trials of a round that
-        does not end have failed; those in ``folder`` that it lacks are added.
+        Proposes the trials by its own sampler instead of ``sampler``, and records their
+        results. A study that has trials goes on from them, and must have the choices of ``space``
+        for each Param and the direction of ``validationMetric``. Trials of a round that does not
+        end are recorded as failed; those in ``folder`` that the study lacks are added.
     parallel : int, default 4
         Trials per round (>= 1). They share every pass over the rows, and are compared with
         the trials of earlier rounds.
