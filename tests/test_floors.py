@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import structure
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spark_fm"
 CLASSIC_ONLY = {"sparkContext", "rdd", "_jvm", "_jdf", "_jsparkSession", "_sc"}
@@ -23,6 +25,10 @@ def test_classic_only_calls_stay_in_their_rooms():
     }
 
     assert not elsewhere
+
+
+def test_no_two_modules_import_each_other_not_even_for_types():
+    assert structure.circles(structure.imports(structure.sources(ROOT))) == []
 
 
 def test_importing_the_package_loads_no_pyspark():

@@ -9,11 +9,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
-from importlib.util import find_spec
 from types import FrameType
 
 from spark_fm import errors
+from spark_fm.cli.wording import worded
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -32,36 +31,6 @@ _SQLSTATE = re.compile(r"\s*SQLSTATE: \w+\s*$")
 
 class UsageError(errors.SparkFMError, ValueError):
     """The command line, or a file that it names, cannot be used as given."""
-
-
-class Audience(Enum):
-    """Whom messages are for; the library's own words are for Python code."""
-
-    CODE = "sets Params"
-    FLAGS = "train, tune and convert, which have a flag for every Param that they take"
-    SETTINGS = "evaluate and score, which set Params of a model by --set"
-    JOB = "a training container, which knows hyperparameters and channels"
-
-
-class _Listener:
-    audience = Audience.CODE
-
-
-_listener = _Listener()
-
-
-def speak_to(audience: Audience) -> None:
-    """Put what the library says from here on in the words of this audience."""
-    _listener.audience = audience
-
-
-def worded(text: str) -> str:
-    """Return what the library says in the words of the audience."""
-    if _listener.audience is Audience.CODE or find_spec("pyspark") is None:
-        return text
-    from spark_fm.cli.wording import reworded  # which imports Spark's modules
-
-    return reworded(text, _listener.audience)
 
 
 def explain(err: BaseException) -> tuple[int, str]:

@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0 on success, 2 for a mistake in the command, its files or columns, 130 when
     interrupted, 143 when terminated, 1 for everything else.
     """
-    from spark_fm.cli.errors import Audience, explain, forget_interruption, speak_to
+    from spark_fm.cli.errors import explain, forget_interruption
+    from spark_fm.cli.wording import Audience, speak_to
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -156,8 +157,8 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        from spark_fm.cli.errors import worded
         from spark_fm.cli.outputs import write_line
+        from spark_fm.cli.wording import worded
 
         write_line(worded(self.format(record)), sys.stderr)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from spark_fm.cli.errors import UsageError
+from spark_fm.cli.wording import NUM_FEATURES, kebab
 from spark_fm.ml.foreign_names import nearest_names
 from spark_fm.ml.params import PARAMS
 
@@ -21,13 +21,6 @@ _TYPES: dict[Any, type] = {
     TypeConverters.toString: str,
     TypeConverters.toBoolean: bool,
 }
-# Set by --num-features, which the readers need to know as well.
-NUM_FEATURES = "featureDim"
-
-
-def kebab(name: str) -> str:
-    """Return the flag's spelling of a Param: ``numFactors`` is ``num-factors``."""
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "-" + match[1].lower(), name)
 
 
 class _HelpAll(argparse.Action):

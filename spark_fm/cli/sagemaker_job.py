@@ -17,20 +17,18 @@ from typing import Any
 from spark_fm.cli.errors import (
     FAILED,
     USAGE,
-    Audience,
     UsageError,
     explain,
     held_back,
     interruptible,
-    speak_to,
     was_interrupted,
 )
 from spark_fm.cli.evaluate import ChannelMetrics, evaluate_channel
 from spark_fm.cli.inputs import CHANNEL_FORMAT
-from spark_fm.cli.params import kebab
 from spark_fm.cli.sagemaker_log import HOST, SageMakerLog, SageMakerLogCallback, sagemaker_metrics
 from spark_fm.cli.session import spark_session
 from spark_fm.cli.training_io import training_rows, write_summary
+from spark_fm.cli.wording import Audience, kebab, speak_to
 from spark_fm.ml.estimator import FactorizationMachine
 from spark_fm.ml.model import FactorizationMachineModel
 from spark_fm.ml.persistence import write_local

@@ -8,11 +8,47 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib.util import find_spec
 
-from spark_fm.cli.errors import Audience
-from spark_fm.cli.params import NUM_FEATURES, kebab
-from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
-from spark_fm.ml.params import PARAMS
+# Set by --num-features, which the readers need to know as well.
+NUM_FEATURES = "featureDim"
+
+
+def kebab(name: str) -> str:
+    """Return the flag's spelling of a Param: ``numFactors`` is ``num-factors``."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "-" + match[1].lower(), name)
+
+
+class Audience(Enum):
+    """Whom messages are for; the library's own words are for Python code."""
+
+    CODE = "sets Params"
+    FLAGS = "train, tune and convert, which have a flag for every Param that they take"
+    SETTINGS = "evaluate and score, which set Params of a model by --set"
+    JOB = "a training container, which knows hyperparameters and channels"
+
+
+class _Listener:
+    audience = Audience.CODE
+
+
+_listener = _Listener()
+
+
+def speak_to(audience: Audience) -> None:
+    """Put what the library says from here on in the words of this audience."""
+    _listener.audience = audience
+
+
+def worded(text: str) -> str:
+    """Return what the library says in the words of the audience."""
+    if _listener.audience is Audience.CODE or find_spec("pyspark") is None:
+        return text
+    return reworded(text, _listener.audience)
+
 
 # What neither a command nor a job can do, or calls otherwise; each is a whole piece of advice.
 _EVERYWHERE = (
@@ -41,34 +77,52 @@ _OF_JOBS = (
      r"\1 cannot be \2. Let the job write there"),
 )  # fmt: skip
 
-# A name alone is a Param's only if it is no word of English, too.
-_PARAM = re.compile(
-    r"(?<![\w./'\"-])(?<!Hyperparameter )(?P<set>[Ss]et )?(?:"
-    rf"(?P<name>{'|'.join(row.name for row in PARAMS)})"
-    r"=(?P<value>'[^']*'|\"[^\"]*\"|[\w+-]+(?:\.\w+)*)"
-    rf"|(?P<alone>{'|'.join(row.name for row in PARAMS if row.name != row.name.lower())})\b)"
-)
-_HYPERPARAMETERS = {param_name(name): name for name in HYPERPARAMETERS}
-_SET_ON_MODELS = {row.name for row in PARAMS if row.on_model} | {"labelCol", "weightCol"}
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What Params are called in messages, and by jobs."""
+
+    mentioned: re.Pattern[str]
+    hyperparameters: dict[str, str]  # by Param
+    on_models: frozenset[str]
+
+
+@cache
+def _names() -> _Names:
+    from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name  # Spark's modules, too
+    from spark_fm.ml.params import PARAMS
+
+    # A name alone is a Param's only if it is no word of English, too.
+    mentioned = re.compile(
+        r"(?<![\w./'\"-])(?<!Hyperparameter )(?P<set>[Ss]et )?(?:"
+        rf"(?P<name>{'|'.join(row.name for row in PARAMS)})"
+        r"=(?P<value>'[^']*'|\"[^\"]*\"|[\w+-]+(?:\.\w+)*)"
+        rf"|(?P<alone>{'|'.join(row.name for row in PARAMS if row.name != row.name.lower())})\b)"
+    )
+    on_models = {row.name for row in PARAMS if row.on_model} | {"labelCol", "weightCol"}
+    return _Names(
+        mentioned, {param_name(name): name for name in HYPERPARAMETERS}, frozenset(on_models)
+    )
 
 
 def reworded(text: str, audience: Audience) -> str:
     """Return a message in the words of an audience."""
     own = _OF_JOBS if audience is Audience.JOB else _OF_COMMANDS
+    names = _names()
     for pattern, instead in (*_EVERYWHERE, *own):
         text = re.sub(pattern, instead, text)
 
     def in_words(match: re.Match[str]) -> str:
         name, value = match["name"] or match["alone"], match["value"]
         if audience is Audience.JOB:
-            known = _HYPERPARAMETERS.get(name, name)
+            known = names.hyperparameters.get(name, name)
             return (match["set"] or "") + known + ("" if value is None else f"={value}")
-        if audience is Audience.SETTINGS and name not in (*_SET_ON_MODELS, NUM_FEATURES):
+        if audience is Audience.SETTINGS and name not in (*names.on_models, NUM_FEATURES):
             return match[0]
         verb = {"Set ": "Give ", "set ": "give "}.get(match["set"], "")
         return verb + _as_flag(name, value, is_set=audience is Audience.SETTINGS)
 
-    return _PARAM.sub(in_words, text)
+    return names.mentioned.sub(in_words, text)
 
 
 def _as_flag(name: str, value: str | None, *, is_set: bool) -> str:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import scipy.sparse as sp
 from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm.errors import SparkFMError
+from spark_fm.errors import InvalidDataError, SparkFMError
+from spark_fm.formats.vectors import rows_of
+from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.ml.accessors import FMParams, ModelParams
@@ -65,6 +69,25 @@ class FittedModel(Model, ModelParams):
         check_features(dataset, name)
         use_driver_interpreter(dataset.sparkSession)
         return FeatureReader(name, invalid)  # type: ignore[arg-type]  # checked above
+
+    def _rows(self, X: Any) -> CsrBatch:
+        """Return the rows of a matrix; raise InvalidDataError for those that cannot be scored."""
+        rows, n_features = rows_of(X), self.weights.feature_dim
+        if not sp.issparse(rows) and rows.shape[0] and rows.shape[1] != n_features:
+            raise InvalidDataError(
+                f"X has {rows.shape[1]} columns, the model has {n_features} features. "
+                "Give each row all of them, or a SciPy sparse matrix with their indices."
+            )
+        batch = CsrBatch.from_matrix(rows)
+        if self.getHandleInvalid() == "error" and not np.isfinite(batch.values).all():
+            entry = int(np.argmin(np.isfinite(batch.values)))
+            row = int(np.searchsorted(batch.indptr, entry, side="right")) - 1
+            raise InvalidDataError(
+                f"Row {row} of X has the value {batch.values[entry]} at feature "
+                f"{batch.indices[entry]}; expected finite values. Clean them, or set "
+                'handleInvalid to "keep" for NaN scores.'
+            )
+        return batch
 
 
 # What Spark's own models write: a label of two values, a vector with an entry for each of

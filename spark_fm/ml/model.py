@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Literal, overload
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from pyspark.ml.linalg import Vector
 from pyspark.ml.util import MLReadable, MLWritable
@@ -15,8 +14,6 @@ from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError, InvalidParamError
 from spark_fm.formats.models.stages import no_model
-from spark_fm.formats.vectors import rows_of
-from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.losses import BINARY
 from spark_fm.learner.spec import require
 from spark_fm.learner.training import TrainingState
@@ -165,25 +162,6 @@ class FactorizationMachineModel(
                 'training rows were, or set handleInvalid to "keep" for NaN scores.'
             )
         return scores
-
-    def _rows(self, X: Any) -> CsrBatch:
-        """Return the rows of a matrix; raise InvalidDataError for those that cannot be scored."""
-        rows = rows_of(X)
-        if not sp.issparse(rows) and rows.shape[0] and rows.shape[1] != self.numFeatures:
-            raise InvalidDataError(
-                f"X has {rows.shape[1]} columns, the model has {self.numFeatures} features. "
-                "Give each row all of them, or a SciPy sparse matrix with their indices."
-            )
-        batch = CsrBatch.from_matrix(rows)
-        if self.getHandleInvalid() == "error" and not np.isfinite(batch.values).all():
-            entry = int(np.argmin(np.isfinite(batch.values)))
-            row = int(np.searchsorted(batch.indptr, entry, side="right")) - 1
-            raise InvalidDataError(
-                f"Row {row} of X has the value {batch.values[entry]} at feature "
-                f"{batch.indices[entry]}; expected finite values. Clean them, or set "
-                'handleInvalid to "keep" for NaN scores.'
-            )
-        return batch
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame(dataset)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.learner.losses import Floats
 from spark_fm.learner.weights import Posterior
-from spark_fm.ml.base import broadcast_once
-from spark_fm.scoring.columns import with_structs
-from spark_fm.scoring.posterior import MEAN_AND_STD, PosteriorTask
+from spark_fm.ml.base import FittedModel, broadcast_once
+from spark_fm.scoring.columns import MEAN_AND_STD, PosteriorTask, with_structs
 from spark_fm.spark.schema import check_frame, check_outputs
-
-if TYPE_CHECKING:
-    from spark_fm.ml.model import FactorizationMachineModel
 
 
 class FMPosterior:
@@ -29,7 +25,7 @@ class FMPosterior:
     Predictions cost as much as those of 40 models.
     """
 
-    def __init__(self, model: FactorizationMachineModel, posterior: Posterior) -> None:
+    def __init__(self, model: FittedModel, posterior: Posterior) -> None:
         self._model = model
         self._posterior = posterior
 

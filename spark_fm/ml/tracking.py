@@ -21,7 +21,8 @@ from spark_fm.ml.trials import COMPLETE, PRUNED, Trial
 from spark_fm.training.callbacks import EpochCallback, EpochReport
 
 if TYPE_CHECKING:
-    from spark_fm.ml.estimator import FactorizationMachine
+    from pyspark.ml.param import Params
+
     from spark_fm.ml.model import FactorizationMachineModel
     from spark_fm.ml.summary import FMTrainingSummary
 
@@ -114,7 +115,7 @@ def mlflow_callback() -> EpochCallback | None:
     return log_epoch
 
 
-Fits = Sequence[tuple["FactorizationMachine", "FactorizationMachineModel"]]
+Fits = Sequence[tuple["Params", "FactorizationMachineModel"]]
 
 
 @contextmanager
@@ -198,9 +199,7 @@ def _log_fits(asked: Autologging, fits: Fits) -> None:
         _this_store().attempt("Models", _log_nested, asked, estimator, model)
 
 
-def _log_nested(
-    asked: Autologging, estimator: FactorizationMachine, model: FactorizationMachineModel
-) -> None:
+def _log_nested(asked: Autologging, estimator: Params, model: FactorizationMachineModel) -> None:
     with sys.modules["mlflow"].start_run(nested=True) as child:
         if model.summary is not None:
             _this_store().attempt("Epochs", _log_history, child, model.summary.rows)
@@ -208,7 +207,7 @@ def _log_nested(
 
 
 def _log_fit(
-    asked: Autologging, run: Any, estimator: FactorizationMachine, model: FactorizationMachineModel
+    asked: Autologging, run: Any, estimator: Params, model: FactorizationMachineModel
 ) -> None:
     """Log what can be logged: a run that has other Params from an earlier fit refuses these."""
     store = _this_store()

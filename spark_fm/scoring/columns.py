@@ -21,7 +21,7 @@ from spark_fm.formats.vectors import read_vectors
 from spark_fm.learner.csr import CsrBatch, canonical
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName
-from spark_fm.learner.weights import FMWeights
+from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.spark.broadcast import Broadcast
 from spark_fm.spark.gpu import GpuAssignment, row_scorer
 from spark_fm.spark.schema import column_of, is_vector, quoted, quoted_name
@@ -30,6 +30,7 @@ from spark_fm.spark.worker import WorkerTask
 
 VECTOR_FIELDS = ("type", "size", "indices", "values")
 RESULT = StructType([StructField("score", DoubleType()), StructField("margin", DoubleType())])
+MEAN_AND_STD = StructType([StructField("mean", DoubleType()), StructField("std", DoubleType())])
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,32 @@ class ScoreTask(WorkerTask):
                 bad = bad | overflows
             parts = [pa.array(part, pa.float64(), mask=bad) for part in (score, margin)]
             yield pa.StructArray.from_arrays(parts, names=["score", "margin"])
+
+
+@dataclass(frozen=True)
+class PosteriorTask(WorkerTask):
+    """Predict arrays of vectors by all members of a posterior."""
+
+    posterior: Broadcast  # Posterior
+    loss: LossName
+    reader: FeatureReader
+
+    @property
+    def features_col(self) -> str:
+        """Name of the column that it reads."""
+        return self.reader.features_col
+
+    def run(self, columns: Iterator[pa.Array]) -> Iterator[pa.StructArray]:
+        """Yield a struct of mean and standard deviation for each array of vectors."""
+        posterior: Posterior = self.posterior.load()
+        for column in columns:
+            rows, bad = self.reader.read(column, posterior.members[0].feature_dim)
+            values = posterior.predict(rows, self.loss)
+            yield pa.StructArray.from_arrays(
+                [with_bad_rows(each, bad) for each in values],
+                fields=[pa.field(name, pa.float64()) for name in MEAN_AND_STD.names],
+                mask=pa.array(bad),
+            )
 
 
 class StructTask(Protocol):

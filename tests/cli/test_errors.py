@@ -8,7 +8,7 @@ from spark_fm import errors
 from spark_fm.cli import train, tune
 from spark_fm.cli.errors import UsageError, explain
 from spark_fm.cli.main import main, program
-from spark_fm.cli.params import NUM_FEATURES, kebab
+from spark_fm.cli.wording import NUM_FEATURES, kebab
 from spark_fm.ml.params import PARAMS
 
 WORKER_TEXT = """

@@ -11,7 +11,8 @@ import pytest
 from spark_fm import FactorizationMachine
 from spark_fm.cli.errors import UsageError
 from spark_fm.cli.main import build_parser
-from spark_fm.cli.params import collect_params, kebab
+from spark_fm.cli.params import collect_params
+from spark_fm.cli.wording import kebab
 
 NEEDED = ["train", "--input", "x", "--format", "libfm", "--model", "m"]
 

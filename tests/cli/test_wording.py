@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import spark_fm
-from spark_fm.cli.errors import Audience, explain, speak_to
-from spark_fm.cli.wording import reworded
+from spark_fm.cli.errors import explain
+from spark_fm.cli.wording import Audience, reworded, speak_to
 from spark_fm.errors import InvalidDataError
 from spark_fm.ml.hyperparameters import HYPERPARAMETERS, param_name
 
