@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _describe(path: str, max_bytes: int) -> dict[str, Any]:
     if _is_saved_model(path):
-        return _describe_saved(read_model(path))
+        return _describe_saved(read_model(path, whole=True))
     if not os.path.isdir(path):
         with open_plain_file(path) as stream:
             head = bytes(stream.read(len(BYTE_ORDER_MARK) + len(FIRST))).removeprefix(

@@ -105,7 +105,7 @@ def test_a_table_of_ids_and_a_training_state_come_back(tmp_path: Path) -> None:
     state = TrainingState({"run": {"epoch": 3}}, {"state": np.arange(6, dtype=np.float32)})
     write(tmp_path / "model", weights, state)
 
-    model = read_model(str(tmp_path / "model"))
+    model = read_model(str(tmp_path / "model"), whole=True)
     rows = CsrBatch.from_arrays(
         np.array([0, 1, 2]), np.array([2**31 - 2, 6]), np.array([2.0, 9.0], np.float32)
     )

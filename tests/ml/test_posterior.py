@@ -11,8 +11,9 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_fm import FactorizationMachine, FactorizationMachineModel
+from spark_fm import FactorizationMachine, FactorizationMachineModel, load
 from spark_fm.errors import InvalidColumnError, InvalidDataError, InvalidParamError
+from spark_fm.formats.models.native import read_model
 from tests.ml.builders import K, fast_fm, frame_of, rating_rows
 
 pytestmark = pytest.mark.connect
@@ -109,6 +110,24 @@ def test_the_posterior_is_saved_with_the_model(
         loaded.predict(X, return_std=True), rated.posterior.predict(X, return_std=True), strict=True
     ):
         assert np.array_equal(found, expected)
+
+
+def test_without_spark_a_loaded_model_predicts_by_its_draws(
+    rated: FactorizationMachineModel, tmp_path: Path
+) -> None:
+    X, _ = matrix(ROWS[2000:])
+    rated.copy({rated.handleInvalid: "keep"}).save(str(tmp_path / "model"))
+    expected = rated.posterior.predict(X, return_std=True)
+
+    loaded = load(tmp_path / "model").posterior
+    mean, std = loaded.predict([None, *X.tolist()], return_std=True)
+
+    assert len(loaded) == 40
+    assert np.array_equal(loaded.noise, rated.posterior.noise)
+    assert np.isnan([mean[0], std[0]]).all()
+    assert np.array_equal((mean[1:], std[1:]), expected)
+    assert np.array_equal(loaded.predict(X), expected[0])
+    assert read_model(str(tmp_path / "model")).posterior is None  # a server needs none
 
 
 def test_draws_of_a_classifier_vary_in_probability(

@@ -89,9 +89,10 @@ class SavedModel:
         return replace(self, params={**self.params, "threshold": threshold})
 
 
-def read_model(path: str) -> SavedModel:
+def read_model(path: str, *, whole: bool = False) -> SavedModel:
     """Read a model folder, as ``model.save(path)`` writes it; local, or of any store.
 
+    What scores do not need, the state of a training and draws, is read of a ``whole`` model only.
     Raises ModelFormatError for a folder that is not a model, is damaged, or comes from a newer
     version. The arrays, the bias and the summary have digests; of the Params only the names
     and ranges are checked.
@@ -103,7 +104,12 @@ def read_model(path: str) -> SavedModel:
     stage = parse_metadata(lines, path, MODEL_CLASS)
     metadata = check_metadata(stage, path)
     try:
-        arrays = join_arrays(_chunks(path_in(path, "data")), metadata["arrays"], path)
+        forms, chunks = metadata["arrays"], _chunks(path_in(path, "data"))
+        if not whole:
+            unused = {name for name in forms if name.startswith((STATE, POSTERIOR))}
+            forms = {name: form for name, form in forms.items() if name not in unused}
+            chunks = (chunk for chunk in chunks if chunk[0] not in unused)
+        arrays = join_arrays(chunks, forms, path)
         weights, state = weights_of(metadata, arrays), state_of(arrays)
         posterior = posterior_of(weights, arrays)
     except ModelFormatError:
