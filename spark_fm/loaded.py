@@ -163,7 +163,9 @@ class LoadedModel:
             return _of_cells(column.to_pylist(), f"featuresCol={name!r}", n_features)
         if isinstance(table, list | tuple):
             table = [_features_of(row, name) for row in table]
-            if any(isinstance(cell, dict) or hasattr(cell, "toArray") for cell in table):
+            if any(
+                cell is None or isinstance(cell, dict) or hasattr(cell, "toArray") for cell in table
+            ):
                 return _of_cells(table, "X", n_features)
         rows = rows_of(table)
         if not sp.issparse(rows) and rows.shape[0] and rows.shape[1] != n_features:
