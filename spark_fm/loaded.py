@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Literal, overload
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +130,11 @@ class LoadedModel:
             )
         return scores
 
+    def _predict_by_draws(self, posterior: Posterior, X: Any) -> Iterable[Floats]:
+        return self._predictions(
+            X, lambda rows: np.stack(posterior.predict(rows, self._saved.loss))
+        )
+
     def labels(self, scores: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Return 1.0 for each score from the threshold on, else 0.0; None for a regressor.
 
@@ -183,16 +188,21 @@ class LoadedModel:
         )
 
 
+class _PredictsByDraws(Protocol):
+    def _predict_by_draws(self, posterior: Posterior, X: Any) -> Iterable[Floats]:
+        """Return the means and the standard deviations of the rows."""
+
+
 class LoadedPosterior:
-    """Draws from the posterior of a loaded model, as ``model.posterior`` returns it.
+    """Draws from the posterior of a model's parameters, as ``model.posterior`` returns it.
 
     Parameters
     ----------
-    model : LoadedModel
+    model : LoadedModel or FactorizationMachineModel
     posterior : Posterior
     """
 
-    def __init__(self, model: LoadedModel, posterior: Posterior) -> None:
+    def __init__(self, model: _PredictsByDraws, posterior: Posterior) -> None:
         self._model = model
         self._posterior = posterior
 
@@ -202,7 +212,7 @@ class LoadedPosterior:
 
     def __repr__(self) -> str:
         """Show the number of draws."""
-        return f"LoadedPosterior({len(self)} draws of {self._model!r})"
+        return f"{type(self).__name__}({len(self)} draws of {self._model!r})"
 
     @property
     def noise(self) -> Floats:
@@ -221,7 +231,7 @@ class LoadedPosterior:
         Parameters
         ----------
         X : sparse matrix, array_like, pandas DataFrame, pyarrow Table or list of rows
-            As ``LoadedModel.predict`` takes it.
+            What ``model.predict`` takes.
         return_std : bool, default False
 
         Returns
@@ -236,16 +246,13 @@ class LoadedPosterior:
         Raises
         ------
         InvalidColumnError, InvalidDataError
-            As ``LoadedModel.predict`` does.
+            As ``model.predict`` does.
 
         Notes
         -----
         O(draws x non-zeros x numFactors): with 40 draws as much as the scores of 40 models.
         """
-        loss = self._model._saved.loss
-        mean, std = self._model._predictions(
-            X, lambda rows: np.stack(self._posterior.predict(rows, loss))
-        )
+        mean, std = self._model._predict_by_draws(self._posterior, X)
         return (mean, std) if return_std else mean
 
 

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from spark_fm.errors import InvalidDataError, SparkFMError
 from spark_fm.formats.vectors import rows_of
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.losses import BINARY
+from spark_fm.learner.losses import BINARY, Floats
 from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.ml.accessors import FMParams, ModelParams
 from spark_fm.scoring.columns import FeatureReader
@@ -69,6 +69,9 @@ class FittedModel(Model, ModelParams):
         check_features(dataset, name)
         use_driver_interpreter(dataset.sparkSession)
         return FeatureReader(name, invalid)  # type: ignore[arg-type]  # checked above
+
+    def _predict_by_draws(self, posterior: Posterior, X: Any) -> tuple[Floats, Floats]:
+        return posterior.predict(self._rows(X), self._loss)
 
     def _rows(self, X: Any) -> CsrBatch:
         """Return the rows of a matrix; raise InvalidDataError for those that cannot be scored."""
