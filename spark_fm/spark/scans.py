@@ -1,12 +1,13 @@
-"""Plain reads of files, as the plan of a DataFrame shows them; driver only, on Classic alone.
+"""What the plan of a DataFrame shows: plain reads of files, and shuffles; driver only.
 
 What is certain to be nothing but a selection of columns from files of this machine, tasks can read
-themselves, without the JVM in between.
+themselves, without the JVM in between: on Classic alone.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,25 @@ def plain_scan(rows: DataFrame, *, source: str) -> Scan | None:
         log.debug("the plan of these rows was not understood: %s", err)
         return None
     return scan if scan and scan.partitions else None
+
+
+def comes_in_any_order(rows: DataFrame) -> bool:
+    """Return whether a partition's rows may come in another order each time they are computed.
+
+    A task takes what was shuffled as it arrives from other executors. So it is, too, where the plan
+    is not seen.
+    """
+    try:
+        if is_connect(rows.sparkSession):
+            text = str(rows._explain_string())  # type: ignore[operator]  # Connect's own
+        else:
+            plan: Any = rows._jdf.queryExecution().executedPlan()
+            scans = [leaf for leaf in _items(plan.collectLeaves()) if _kind(leaf) == "RDDScanExec"]
+            text = "".join([plan.toString(), *(scan.rdd().toDebugString() for scan in scans)])
+    except (Py4JError, PySparkException, AttributeError, TypeError) as err:
+        log.debug("the plan of these rows was not understood: %s", err)
+        return True
+    return re.search("(?<!Broadcast)Exchange|Shuffled", text) is not None
 
 
 def _scan(query: Any, source: str) -> Scan | None:

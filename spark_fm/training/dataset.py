@@ -29,7 +29,7 @@ from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows, worker_errors
-from spark_fm.spark.scans import plain_scan
+from spark_fm.spark.scans import comes_in_any_order, plain_scan
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
 from spark_fm.training import packing
@@ -140,6 +140,9 @@ def pack(
     store = uuid4().hex if cluster.tasks_share_files else None
     task = replace(pack_task(config), store=store, tables_in_file=cluster.shares_files)
     started = time.perf_counter()
+    # Without shuffle the order is the caller's, of a sort for example.
+    if config.spec.shuffle and not cluster.tasks_share_files and comes_in_any_order(rows):
+        rows = _by_content(rows, config.spec.seed)
     with _packed(rows, task, cluster, after_jobs) as (blocks, read):
         reports = _reports(read)
         skipped = _check_rows(reports, config)
@@ -204,6 +207,12 @@ def _packed(
     places = [tuple(row.values()) for row in table.filter(pc.invert(is_report)).to_pylist()]
     blocks = cluster.session.createDataFrame(places, BLOCK_DDL).select(*BLOCK_COLUMNS)
     yield blocks, partial(_read, reports)
+
+
+def _by_content(rows: DataFrame, seed: int) -> DataFrame:
+    """Sort the rows of each partition by a hash, so that they come in one order, a random one."""
+    columns = [name for name in rows.columns if name != "source"]
+    return rows.sortWithinPartitions(F.xxhash64(F.lit(str(seed)), *columns))
 
 
 def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -> pa.Table | None:
