@@ -294,7 +294,7 @@ def _advanced(
                 stored = before.without_kept().to_arrays()
                 value = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
             of_job.append(ChainPart(number, plan, value))
-        frame = copies(data.blocks, len(of_job)).mapInArrow(
+        frame = copies(data.blocks, len(of_job), cluster).mapInArrow(
             replace(task, parts=tuple(of_job)), CHUNK_DDL
         )
         found = collect_models(frame, cluster, collected)
@@ -379,7 +379,7 @@ def _combined(
     with ExitStack() as stack:
         value = stack.enter_context(broadcast(cluster, (members, model), n_bytes=n_bytes))
         task = CombineTask(spec, value, scaling, n_features, rows)
-        frame = copies(data.blocks, 1).mapInArrow(task, CHUNK_DDL)
+        frame = copies(data.blocks, 1, cluster).mapInArrow(task, CHUNK_DDL)
         [(metadata, arrays)] = collect_models(frame, cluster, model.table.nbytes).values()
     sums = metadata["validation"]
     return (

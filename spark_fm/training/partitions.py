@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
+from itertools import count
 from uuid import uuid4
 
 from pyspark.sql import DataFrame
@@ -147,26 +149,50 @@ def partition_blocks(
     Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    task = AssignTask(partition_keys(n_partitions), n_rounds, preparation, store)
-    return (
-        blocks.mapInArrow(task, ASSIGNED_DDL)
-        .select("key", "round", *BLOCK_COLUMNS)
-        .repartition(n_partitions, "key")
-    )
+    n_shuffled = n_partitions if store is not None else spread(n_partitions)
+    keys = partition_keys(n_partitions, n_shuffled)
+    task = AssignTask(keys, n_rounds, preparation, store)
+    assigned = blocks.mapInArrow(task, ASSIGNED_DDL).select("key", "round", *BLOCK_COLUMNS)
+    return _dealt(assigned, n_partitions, n_shuffled, "key")
 
 
-def partition_keys(n_partitions: int) -> tuple[int, ...]:
-    """Return for each partition an int that Spark's hash partitioning sends there.
+# From so many partitions of a shuffle on Spark no longer sends a task to where most of its input
+# is. Below, where one executor has packed all rows, it alone would train: its tasks are short, and
+# each next one waits for it.
+SPREAD_PARTITIONS = 1000
+
+
+def spread(number: int) -> int:
+    """Return into how many partitions to shuffle, so that any executor takes the tasks."""
+    return max(number, SPREAD_PARTITIONS)
+
+
+def _dealt(rows: DataFrame, number: int, n_shuffled: int, key: str) -> DataFrame:
+    """Return the rows in the partitions of their ``partition_keys``."""
+    shuffled = rows.repartition(n_shuffled, key)
+    return shuffled if number == n_shuffled else shuffled.coalesce(number)
+
+
+def partition_keys(n_partitions: int, n_shuffled: int) -> tuple[int, ...]:
+    """Return for each partition an int by which Spark's hash partitioning sends rows there.
 
     ``repartition(n)`` without a column places rows by a random start, and a plain
-    column of partition numbers collides; these keys give each partition its own.
+    column of partition numbers collides; these keys give each partition its own. More
+    shuffled partitions are joined by ``coalesce``: neighbours, in order.
     """
+    keys = _keys_of(n_shuffled)
+    return tuple(keys[-(-p * n_shuffled // n_partitions)] for p in range(n_partitions))
+
+
+@lru_cache(4)
+def _keys_of(n_shuffled: int) -> dict[int, int]:
+    """Return an int for each partition of a shuffle, that Spark's hash partitioning sends there."""
     keys: dict[int, int] = {}
-    key = 0
-    while len(keys) < n_partitions:
-        keys.setdefault(spark_hash(key) % n_partitions, key)
-        key += 1
-    return tuple(keys[p] for p in range(n_partitions))
+    for key in count():
+        keys.setdefault(spark_hash(key) % n_shuffled, key)
+        if len(keys) == n_shuffled:
+            break
+    return keys
 
 
 def spark_hash(value: int) -> int:
@@ -185,7 +211,7 @@ def _rotated(word: int, by: int) -> int:
     return (word << by | word >> 32 - by) & _WORD
 
 
-def copies(rows: DataFrame, number: int) -> DataFrame:
+def copies(rows: DataFrame, number: int, cluster: SparkCluster) -> DataFrame:
     """Return a frame whose partitions 0 to ``number - 1`` each hold all of a frame's rows.
 
     Notes
@@ -196,5 +222,7 @@ def copies(rows: DataFrame, number: int) -> DataFrame:
     """
     if number == 1:
         return rows.coalesce(1)
-    keys = F.array(*(F.lit(key) for key in partition_keys(number)))
-    return rows.withColumn("copy", F.explode(keys)).repartition(number, "copy").drop("copy")
+    n_shuffled = number if cluster.tasks_share_files else spread(number)
+    keys = F.array(*(F.lit(key) for key in partition_keys(number, n_shuffled)))
+    copied = rows.withColumn("copy", F.explode(keys))
+    return _dealt(copied, number, n_shuffled, "copy").drop("copy")

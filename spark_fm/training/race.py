@@ -182,7 +182,7 @@ def _results(
     rows: DataFrame, entries: Sequence[RaceEntry], cluster: SparkCluster
 ) -> dict[int, RaceResult]:
     """Hold the races in one job; return their results by number."""
-    frame = copies(rows, len(entries)).mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
+    frame = copies(rows, len(entries), cluster).mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
     columns = ["model", "name", "part", "payload"]
     chunks: dict[int, list[tuple[str, int, bytes]]] = {}
     for model, *chunk in collect_rows(frame, cluster, columns=columns, n_bytes=0, spread=["model"]):

@@ -71,7 +71,7 @@ def train_single_task(
                 parts.append(SingleTaskPart(number, fit.spec, fit.scaling, fit.metric, progress))
             task = SingleTask(tuple(parts), RowReader(preparation, train_on_all), seconds, gpu)
             # A task a model, however many there are: a slot that is done early takes the next.
-            rows = copies(data.blocks, len(parts))
+            rows = copies(data.blocks, len(parts), cluster)
             frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)
             try:
                 results = collect_models(frame, cluster, 3 * n_bytes)

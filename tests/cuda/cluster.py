@@ -33,6 +33,7 @@ from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.state import TrainState
 from spark_fm.spark import resources
 from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, GpuPassConfig, ProbeTask
+from spark_fm.spark.session import SparkCluster
 from spark_fm.training import partitions as copying
 from spark_fm.training import single_task
 
@@ -155,9 +156,9 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
     """Return how many of three models each job on the one GPU of this machine trains."""
     found: list[int] = []
 
-    def copies(of: DataFrame, number: int) -> DataFrame:
+    def copies(of: DataFrame, number: int, cluster: SparkCluster) -> DataFrame:
         found.append(number)
-        return copying.copies(of, number)
+        return copying.copies(of, number, cluster)
 
     single_task.copies = copies
     fm = machine("gpu", 1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import partition_number
 from spark_fm.training.partitions import copies
 
@@ -20,10 +22,18 @@ def sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         )
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 8, 11])
-def test_each_copy_is_a_partition_with_all_rows(spark: SparkSession, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "on_cluster"),
+    [(1, False), (2, False), (3, False), (5, False), (11, False), (1, True), (3, True), (11, True)],
+)
+def test_each_copy_is_a_partition_with_all_rows(
+    spark: SparkSession, number: int, on_cluster: bool
+) -> None:
     rows = spark.range(0, 10, 1, 3)
+    cluster = SparkCluster.of(spark)
+    if on_cluster:
+        cluster = replace(cluster, local_cores=0)
 
-    frame = copies(rows, number).mapInArrow(sums, "partition long, rows long, sum long")
+    frame = copies(rows, number, cluster).mapInArrow(sums, "partition long, rows long, sum long")
 
     assert sorted(map(tuple, frame.collect())) == [(place, 10, 45) for place in range(number)]

@@ -19,10 +19,12 @@ def test_the_hash_is_the_one_spark_partitions_by(spark):
     assert {v: h for v, h in frame.collect()} == {v: spark_hash(v) for v in values}
 
 
-@pytest.mark.parametrize("n_partitions", [1, 2, 7, 32])
-def test_each_key_gets_a_partition_of_its_own(spark, n_partitions):
-    keys = partition_keys(n_partitions)
-    frame = spark.createDataFrame([(k,) for k in keys], "key int").repartition(n_partitions, "key")
+@pytest.mark.parametrize(("n_partitions", "n_shuffled"), [(1, 1), (7, 7), (32, 32), (7, 1000)])
+def test_each_key_gets_a_partition_of_its_own(spark, n_partitions, n_shuffled):
+    keys = partition_keys(n_partitions, n_shuffled)
+    frame = spark.createDataFrame([(k,) for k in keys], "key int").repartition(n_shuffled, "key")
+    if n_shuffled > n_partitions:
+        frame = frame.coalesce(n_partitions)
 
     places = frame.select("key", F.spark_partition_id()).collect()
 
