@@ -20,6 +20,7 @@ from uuid import uuid4
 from pyspark.sql import SparkSession
 
 from spark_fm.learner.state import ALIGNMENT
+from spark_fm.spark.leftovers import PREFIX, mark
 from spark_fm.spark.session import SparkCluster, is_connect
 
 FILE_BYTES = 2**20  # below, a broadcast is as fast
@@ -131,7 +132,8 @@ class ArtifactBroadcast:
 @contextmanager
 def shared_folder() -> Iterator[Path]:
     """Make a folder that only this user can read, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix="spark_fm-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
+        mark(Path(name), os.getpid())
         yield Path(name)
 
 

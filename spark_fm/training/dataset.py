@@ -29,6 +29,7 @@ from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows, worker_errors
+from spark_fm.spark.leftovers import PREFIX
 from spark_fm.spark.scans import comes_in_any_order, plain_scan
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
@@ -258,7 +259,7 @@ def remove_files(cluster: SparkCluster, store: str, folders: Iterable[str] = ())
     """Remove the files of a training set: those in folders that the driver sees, or by a job."""
     if folders:
         for folder in folders:
-            shutil.rmtree(Path(folder) / f"spark_fm-{store}", ignore_errors=True)
+            shutil.rmtree(Path(folder) / f"{PREFIX}{store}", ignore_errors=True)
         return
     remove_by_job(store, cluster.session.range(0, 1, 1, 1))
 

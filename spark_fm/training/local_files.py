@@ -1,7 +1,8 @@
 """Files of a training set in Spark's own folders of a machine: executors, and their removal.
 
 Spark names to its workers the folders in which the executor keeps its blocks, and removes them when
-the executor ends: files that a killed driver or task leaves behind go with them.
+the executor ends: files that a killed driver or task leaves behind go with them. Those of a killed
+executor go with the next training on the machine (``spark/leftovers.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +23,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from spark_fm.learner.state import ALIGNMENT
+from spark_fm.spark.leftovers import PREFIX, executor_process, mark, remove_leftovers
 from spark_fm.spark.worker import WorkerTask
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ class BlockFile:
         start = self._size
         try:
             if self._file is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_store_folder(self.folder)
                 self._file = self._path.open("xb", buffering=0)
             check_room(self.folder, len(payload), self._free_fraction)
             padding = -len(payload) % ALIGNMENT
@@ -92,13 +95,25 @@ def check_room(folder: Path, n_bytes: int, free_fraction: float | None = None) -
 def store_folder(key: str, partition: int) -> Path:
     """Return the folder of a partition's files of the training set ``key``."""
     folders = local_folders()
-    return folders[partition % len(folders)] / f"spark_fm-{key}"
+    return folders[partition % len(folders)] / f"{PREFIX}{key}"
+
+
+def make_store_folder(folder: Path) -> None:
+    """Make the folder of a training set, the first time with the removal of dead ones."""
+    if folder.is_dir():
+        return
+    whole = next(part for part in (folder, folder.parent) if part.name.startswith(PREFIX))
+    with suppress(FileExistsError):  # another task was first
+        whole.mkdir(parents=True)
+        mark(whole, executor_process())
+        remove_leftovers(whole.parent)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove_store(key: str) -> None:
     """Remove all files of a training set from this machine."""
     for folder in local_folders():
-        shutil.rmtree(folder / f"spark_fm-{key}", ignore_errors=True)
+        shutil.rmtree(folder / f"{PREFIX}{key}", ignore_errors=True)
 
 
 def local_folders() -> list[Path]:

@@ -19,7 +19,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.state import ALIGNMENT
 from spark_fm.spark.broadcast import read_bytes
 from spark_fm.spark.worker import partition_number
-from spark_fm.training.local_files import check_room, store_folder
+from spark_fm.training.local_files import check_room, make_store_folder, store_folder
 from spark_fm.training.packing import TRAIN, VALIDATION, checked, read_blocks
 
 SHARD_BYTES = 512 * 2**20
@@ -122,7 +122,7 @@ class ShardWriter:
         if not self._writes:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_store_folder(self._folder)
             check_room(self._folder, shard.n_bytes)
             self._shards.append(shard)
             with open(self._folder / name, "wb") as file:
@@ -140,7 +140,7 @@ class ShardWriter:
         shards = [[s.file, s.n_rows, s.nnz, s.n_features] for s in self._shards]
         draft = self._list_file.with_name(f"{self._attempt}.draft")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_store_folder(self._folder)
             draft.write_text(json.dumps(shards))
             draft.replace(self._list_file)
         except OSError:

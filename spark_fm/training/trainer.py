@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -41,6 +43,7 @@ from spark_fm.learner.training import (
 from spark_fm.learner.weights import FMWeights, Posterior
 from spark_fm.spark.broadcast import Broadcast, broadcast
 from spark_fm.spark.gpu import GpuPassConfig
+from spark_fm.spark.leftovers import remove_leftovers
 from spark_fm.spark.resources import CPU_DEVICE, Device, DeviceName, choose_device
 from spark_fm.spark.session import SparkCluster, tagged, use_driver_interpreter
 from spark_fm.training.callbacks import (
@@ -107,6 +110,7 @@ def open_trainer(rows: DataFrame, config: TrainConfig) -> Iterator[Trainer]:
     """
     session = rows.sparkSession
     use_driver_interpreter(session)
+    remove_leftovers(Path(tempfile.gettempdir()))
     cluster = SparkCluster.of(session)
     with ExitStack() as after_jobs, tagged(session, "fit"):
         devices = {config.device: choose_device(config.device, cluster)}
