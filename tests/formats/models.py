@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spark_fm.formats.models.native import MODEL_CLASS, model_arrays, model_metadata, write_model
+from spark_fm.formats.models.native import (
+    MODEL_CLASS,
+    SCORING_DEFAULTS,
+    model_arrays,
+    model_metadata,
+    write_model,
+)
 from spark_fm.learner.weights import FMWeights
 
 
@@ -19,7 +25,7 @@ def saved_model(path: Path, *, kind: str = "binary_classifier", n_features: int 
     arrays = model_arrays(weights, None)
     metadata = {
         "class": MODEL_CLASS,
-        "defaultParamMap": {"predictorType": kind, "threshold": 0.5},
+        "defaultParamMap": {**SCORING_DEFAULTS, "predictorType": kind, "threshold": 0.5},
         "paramMap": {},
         "spark_fm": model_metadata(weights, arrays, None),
     }
