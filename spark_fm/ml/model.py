@@ -35,7 +35,7 @@ from spark_fm.scoring.columns import (
     with_structs,
 )
 from spark_fm.spark.resources import scoring_gpu
-from spark_fm.spark.schema import check_frame, check_outputs
+from spark_fm.spark.schema import check_outputs
 from spark_fm.spark.session import SparkCluster, disable_columnar_udf_input, use_driver_interpreter
 
 
@@ -164,7 +164,6 @@ class FactorizationMachineModel(
         return scores
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        check_frame(dataset)
         reader = self._reader(dataset)
         columns = outputs(self)
         check_outputs(dataset, {param: output.name for param, output in columns.items()})

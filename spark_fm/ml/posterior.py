@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from spark_fm.loaded import LoadedPosterior
 from spark_fm.ml.base import FittedModel, broadcast_once
 from spark_fm.scoring.columns import MEAN_AND_STD, PosteriorTask, with_structs
-from spark_fm.spark.schema import check_frame, check_outputs
+from spark_fm.spark.schema import check_outputs
 
 
 class FMPosterior(LoadedPosterior):
@@ -42,11 +42,10 @@ class FMPosterior(LoadedPosterior):
         InvalidColumnError, InvalidDataError
             As ``model.transform`` does.
         """
-        model, session = self._model, dataset.sparkSession
-        check_frame(dataset)
+        model, posterior = self._model, self._posterior
         reader, names = model._reader(dataset), {"scoreCol": model.getScoreCol(), "stdCol": stdCol}
         check_outputs(dataset, names)
-        value = broadcast_once(session, self._posterior, n_bytes=self._posterior.n_bytes)
+        value = broadcast_once(dataset.sparkSession, posterior, n_bytes=posterior.n_bytes)
         task = PosteriorTask(value, model._loss, reader)
         result, scored = with_structs(dataset, task, MEAN_AND_STD)
         if reader.handle_invalid == "skip":

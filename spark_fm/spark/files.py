@@ -34,9 +34,9 @@ _JARS = {
 
 def check_store_known(path: str, err: Exception) -> None:
     """Raise InvalidParamError if ``err`` says that Spark has no file system for ``path``."""
-    if not _UNKNOWN_STORE.search(str(err)):
-        return
     scheme = path.split(":", 1)[0]
+    if not _UNKNOWN_STORE.search(str(err)) or scheme in ("models", "runs"):  # MLflow's, no store
+        return
     jar = f" ({_JARS[scheme]})" if scheme in _JARS else ""
     raise InvalidParamError(
         f"path={path!r}: this Spark has no file system for {scheme}://. It reaches stores through "

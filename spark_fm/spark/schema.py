@@ -61,6 +61,7 @@ def find_column(dataset: DataFrame, name: str) -> StructField | None:
     InvalidColumnError
         For several such columns.
     """
+    check_frame(dataset)
     fields = [field for field in dataset.schema.fields if field.name.lower() == name.lower()]
     if any(field.name != name for field in fields) and _is_case_sensitive(dataset):
         fields = [field for field in fields if field.name == name]
@@ -72,8 +73,10 @@ def find_column(dataset: DataFrame, name: str) -> StructField | None:
     return fields[0] if fields else None
 
 
-def column_of(dataset: DataFrame, name: str, param: str) -> StructField:
+def column_of(dataset: DataFrame, name: str, param: str, *, advice: str = "Set") -> StructField:
     """Return the column that Spark resolves this name, a Param's value, to.
+
+    ``advice`` stands before the name of the Param at the end of the message.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def column_of(dataset: DataFrame, name: str, param: str) -> StructField:
     if field is None:
         raise InvalidColumnError(
             f"{param}={name!r} is not a column of the input; there are "
-            f"{', '.join(dataset.schema.names)}. Set {param}."
+            f"{', '.join(dataset.schema.names)}. {advice} {param}."
         )
     return field
 
@@ -106,7 +109,8 @@ def is_vector(kind: DataType) -> bool:
 
 def check_features(dataset: DataFrame, name: str) -> None:
     """Raise InvalidColumnError unless the column holds vectors or arrays of floats."""
-    kind = column_of(dataset, name, "featuresCol").dataType
+    make = "Make it with FeatureHasher, or with VectorAssembler where all are numbers, or set"
+    kind = column_of(dataset, name, "featuresCol", advice=make).dataType
     if isinstance(kind, ArrayType):
         is_allowed = isinstance(kind.elementType, (DoubleType, FloatType))
         advice = "Cast it to array<double>"  # VectorAssembler takes no arrays
@@ -146,6 +150,7 @@ def check_outputs(dataset: DataFrame, outputs: dict[str, str], *, beside: bool =
     beside : bool
         Whether the outputs stand beside the columns of ``dataset``.
     """
+    check_frame(dataset)
     key = str if _is_case_sensitive(dataset) else str.lower
     columns = {key(column) for column in dataset.schema.names} if beside else set()
     taken: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,14 @@ from pyspark.ml.linalg import Vectors
 from pyspark.mllib.linalg import Vectors as MLlibVectors
 from pyspark.sql import DataFrame, SparkSession
 
+import spark_fm
 from spark_fm import FactorizationMachineModel, register_udf, tune
-from spark_fm.errors import InvalidDataError, InvalidParamError
+from spark_fm.errors import (
+    InvalidColumnError,
+    InvalidDataError,
+    InvalidParamError,
+    ModelFormatError,
+)
 from tests.ml.builders import fast_fm
 
 TABLE = np.zeros((2, 20))
@@ -37,6 +44,40 @@ def test_what_is_no_spark_dataframe_is_refused_by_its_type(
 
     with pytest.raises(InvalidDataError, match=r"Got a builtins\.list; expected a Spark DataFrame"):
         ways[what]([1, 2])
+
+
+def test_what_is_ranked_or_explained_is_a_spark_dataframe(
+    train: DataFrame, classifier: FactorizationMachineModel
+) -> None:
+    rows, ids = train.limit(2), {"contextCol": "label", "candidateCol": "label"}
+    named = rows.selectExpr("cast(label as int) as label", "features")
+    table = pd.DataFrame({"label": [1]})
+    ways: list[Callable[[], object]] = [
+        lambda: classifier.recommend([1], named, 1, **ids),  # type: ignore[arg-type]
+        lambda: classifier.recommend(table, named, 1, **ids),  # type: ignore[arg-type]
+        lambda: classifier.recommend(named, table, 1, contextCol="label", candidateCol="id"),  # type: ignore[arg-type]
+        lambda: classifier.context_vectors(table),  # type: ignore[arg-type]
+        lambda: classifier.candidate_vectors(None),  # type: ignore[arg-type]
+        lambda: classifier.explain([ROW]),  # type: ignore[arg-type]
+    ]
+
+    for way in ways:
+        with pytest.raises(InvalidDataError, match=r"^Got a .*; expected a Spark DataFrame"):
+            way()
+
+
+def test_a_missing_features_column_is_answered_with_what_makes_one(train: DataFrame) -> None:
+    with pytest.raises(InvalidColumnError, match=r"there are label\. Make it with FeatureHasher"):
+        fast_fm().fit(train.select("label"))
+
+
+@pytest.mark.parametrize("uri", ["models:/books/1", "models:/books@champion", "runs:/0a1b/model"])
+def test_an_address_of_mlflow_is_answered_with_how_to_load_it(
+    spark: SparkSession, uri: str
+) -> None:
+    for load in (FactorizationMachineModel.load, spark_fm.load):
+        with pytest.raises(ModelFormatError, match=r"MLflow's, not a folder.*download_artifacts"):
+            load(uri)
 
 
 @pytest.mark.parametrize("several", [False, True])

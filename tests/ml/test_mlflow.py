@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.classification import OneVsRest
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.tuning import CrossValidator, TrainValidationSplit
@@ -217,6 +218,60 @@ def test_of_spark_s_tuning_over_a_pipeline_the_last_fit_alone_is_logged_and_regi
     best = fitted.bestModel.stages[0].getOrDefault("factorsLr")
     assert only_run().data.params["factorsLr"] == str(best)
     assert [int(v.version) for v in mlflow.MlflowClient().search_model_versions("name='fm'")] == [1]
+
+
+@pytest.mark.usefixtures("autologging")
+def test_of_one_vs_rest_nothing_is_logged_also_as_a_stage_and_in_an_active_run(
+    train: DataFrame,
+) -> None:
+    one_vs_rest = OneVsRest(classifier=fast_fm(epochs=1, solver="sgd"), parallelism=2)
+
+    one_vs_rest.fit(train)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+    with mlflow.start_run() as run:
+        Pipeline(stages=[one_vs_rest]).fit(train)
+    data = mlflow.get_run(run.info.run_id).data
+    assert (data.params, data.metrics) == ({}, {})
+    assert only_run().info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("autologging")
+def test_each_machine_of_a_pipeline_has_a_run_or_the_first_the_active_one(
+    train: DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fast_fm(epochs=1, numFactors=2, scoreCol="first", predictedLabelCol="label_of_first")
+    for param in ("predictionCol", "probabilityCol", "rawPredictionCol"):
+        first.set(first.getParam(param), "")
+    pipeline = Pipeline(stages=[first, fast_fm(epochs=1, numFactors=3)])
+
+    pipeline.fit(train)
+    runs = mlflow.search_runs(output_format="list")
+    assert sorted(run.data.params["numFactors"] for run in runs) == ["2", "3"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+    with mlflow.start_run() as run:
+        assert len(pipeline.fit(train).stages) == 2
+    assert mlflow.get_run(run.info.run_id).data.params["numFactors"] == "2"
+    assert "numFactors" in caplog.text
+
+
+def test_the_page_s_registry_is_asked_by_alias_and_holds_the_model(
+    classifier: FactorizationMachineModel, train: DataFrame, store: str
+) -> None:
+    page = (ROOT / "docs" / "mlflow.md").read_text().split("### A registry\n")[1].split("\n## ")[0]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    names: dict[str, Any] = {
+        "mlflow": mlflow, "log_model": log_model, "model": classifier,
+        "FactorizationMachineModel": FactorizationMachineModel,
+    }  # fmt: skip
+
+    exec(code.replace("sqlite:///mlflow.db", store), names)
+
+    rows = train.limit(3).toPandas()
+    expected = spark_fm.load(names["folder"]).predict(rows)
+    assert names["scorer"].predict(rows)["score"].to_numpy() == pytest.approx(expected)
+    assert np.array_equal(names["model"].factors, classifier.factors)
 
 
 @pytest.mark.usefixtures("autologging")

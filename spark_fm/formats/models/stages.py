@@ -68,6 +68,12 @@ def _stage_inside(stage: dict[str, Any], path: str) -> str:
 
 def unreadable_metadata(path: str, stage_class: str, why: str) -> ModelFormatError:
     """Return the error for a folder whose metadata cannot be read."""
+    if path.startswith(("models:/", "runs:/")):
+        return ModelFormatError(
+            f"{path} is an address of MLflow's, not a folder. mlflow.pyfunc.load_model scores with "
+            "it; to load the model itself, give the folder "
+            f'mlflow.artifacts.download_artifacts("{path}") + "/data/model".'
+        )
     return ModelFormatError(
         f"{path} holds no {stage_class.rsplit('.', 1)[-1]}: its metadata cannot be read ({why}). "
         "It may be another folder, or a save that was interrupted."
