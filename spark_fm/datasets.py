@@ -128,8 +128,17 @@ def _feature_names() -> list[str]:
 
 
 def _frame(spark: SparkSession, table: pa.Table) -> DataFrame:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    from spark_fm.spark.session import setting
+
+    rows, schema = table, None
+    if int(setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", "10000")) <= 0:
+        # PySpark cuts a table into so many rows, and fails where that is 0 or less: no limit.
+        rows = [tuple(row.values()) for row in table.to_pylist()]
+        schema = from_arrow_schema(table.schema)
     # In as few partitions on any machine, and in order, as repartition does not leave them.
-    return spark.createDataFrame(table).coalesce(2)
+    return spark.createDataFrame(rows, schema).coalesce(2)
 
 
 def _vectors(spark: SparkSession, table: pa.Table, names: list[str]) -> DataFrame:

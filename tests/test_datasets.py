@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,20 @@ class TestDataFrames:
         assert train.columns == [*datasets.ADULT_COLUMNS, "label"]
         assert test.count() == 16_281
         assert train.where("workclass is null").count() == 1_836
+
+    @pytest.mark.parametrize("limit", ["0", "-1"])
+    def test_no_limit_of_rows_a_batch_is_no_error(self, spark: Any, limit: str) -> None:
+        name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+        spark.conf.set(name, limit)
+        try:
+            table, vectors = datasets.adult(spark)[1], datasets.a9a(spark)[1]
+            found = table.count(), table.where("workclass is null").count(), vectors.first()
+        finally:
+            spark.conf.unset(name)
+
+        assert found[:2] == (16_281, 963)
+        assert found[2]["features"].size == 123
+        assert found[2] == datasets.a9a(spark)[1].first()
 
     def test_vectors_arrive_with_the_names_of_their_features(self, spark: object) -> None:
         train, _ = datasets.a9a(spark)
