@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -60,3 +61,28 @@ def test_links_between_documents_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+def texts_of_the_code() -> list[str]:
+    """Return every text that the package can say, with … for what is put in."""
+    found = []
+    for path in (ROOT / "spark_fm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_each_message_of_the_page_on_errors_is_still_one_of_the_code():
+    text = (ROOT / "docs" / "errors.md").read_text()
+    messages = re.findall(r"^> `(.+)`$", text, re.M)
+    code = texts_of_the_code()
+
+    assert len(messages) >= 25
+    assert len(messages) == len(re.findall("^### ", text, re.M))
+    for message in messages:
+        pattern = re.compile(".*?".join(map(re.escape, message.split("…"))), re.S)
+        assert any(pattern.search(said) for said in code), message
