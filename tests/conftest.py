@@ -46,6 +46,21 @@ LONGEST = (
 )
 
 
+# Stages whose tests are few of a folder's: docs/testing.md.
+STAGES = ("connect", "processes", "quality", "simulator", "large")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave unread what has no test of the one stage asked for: imports of all take seconds."""
+    stage = config.option.markexpr
+    is_other = (
+        stage in STAGES
+        and collection_path.match("test_*.py")
+        and f"pytest.mark.{stage}" not in collection_path.read_text()
+    )
+    return is_other or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
