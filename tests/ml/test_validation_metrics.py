@@ -41,6 +41,20 @@ def test_training_on_a9a_stops_on_the_metric_asked_for(adult: DataFrame, metric:
     assert summary.history["validation_roc_auc"].max() > 0.88
 
 
+@pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
+def test_a_regressor_stops_on_the_metric_asked_for(ratings: DataFrame, metric: str) -> None:
+    fm = fast_fm(
+        predictorType="regressor", epochs=40, patience=1, tol=0.0, validationMetric=metric,
+        validationFraction=0.3, refit="never", biasLr=0.5, linearLr=0.5, factorsLr=0.5,
+    )  # fmt: skip
+
+    summary = fm.fit(ratings).summary
+
+    values = summary.history[f"validation_{metric}"]
+    assert summary.bestEpoch == (values.idxmax() if metric == "r2" else values.idxmin())
+    assert len(values) == summary.bestEpoch + 2 < 40
+
+
 def test_the_best_epoch_s_metrics_are_those_of_the_model(adult: DataFrame) -> None:
     """The areas of the histogram against those of Spark's own aggregates on the held-out rows."""
     rates = dict.fromkeys(("biasLr", "linearLr", "factorsLr"), 0.2)

@@ -1,17 +1,15 @@
 """What users of pyspark.ml expect of a fitted model, shown on real data: a class a promise.
 
-The corners of each are in ``tests/ml``. On Spark Connect: ``make test-connect``.
+Run on Spark Connect, by ``make test-connect``; ``tests/ml`` shows each with its corners on Classic.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pyspark.errors import PySparkNotImplementedError
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import (
     FMClassificationModel,
@@ -27,14 +25,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import spark_fm
-from benchmarks.datasets import Rows, Split, frappe, mnist, to_frame
+from benchmarks.datasets import Rows, Split, mnist, to_frame
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from tests.adult import CATEGORIES, adult_frame
 from tests.ml.builders import column
 from tests.promises.conftest import GIVEN, head
-from tests.training.builders import pretend_cluster
 
-pytestmark = pytest.mark.connect
+pytestmark = [pytest.mark.connect, pytest.mark.contract]
 
 # float32 sums of at most 14 features x 4 factors against float64.
 ROUNDING = 1e-4
@@ -263,27 +260,3 @@ class TestRecommending:
         margins = left["constant"] + vectors @ np.array(left["vector"])
         of_user = fitted.predict(crossed[:N_MOVIES]) if left["user"] == 0 else None
         assert 1 / (1 + np.exp(-margins)) == pytest.approx(of_user, abs=1e-5)
-
-
-class TestSparkConnect:
-    """What a session may refuse; states beyond 300 MB are in ``pytest -m large``."""
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_training_works_where_persist_is_refused(
-        self, spark: SparkSession, data_folder: Path, workers: int,
-        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
-        rows = to_frame(spark, head(frappe().train, 3000))
-        fm = machine(numWorkers=workers)
-        kept = fm.fit(rows)
-
-        def persist(self: DataFrame, level: object = None) -> DataFrame:
-            raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
-
-        monkeypatch.setattr(type(rows), "persist", persist)
-        pretend_cluster(monkeypatch, local_cores=0)  # else the packed rows are in files
-        with caplog.at_level(logging.WARNING, "spark_fm"):
-            read_again = fm.fit(rows)
-
-        assert "cannot persist" in caplog.text
-        assert np.array_equal(kept.weights.table, read_again.weights.table)

@@ -316,17 +316,22 @@ def test_everything_is_released_on_failure_and_interruption(
 
 
 @pytest.mark.connect
-def test_training_works_where_persist_is_missing(frame, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_works_where_persist_is_refused(frame, workers, monkeypatch, caplog):
     from pyspark.errors import PySparkNotImplementedError
 
-    kept = machine(numWorkers=2).fit(frame)
+    kept = machine(numWorkers=workers).fit(frame)
 
     def persist(self, level=None):
         raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
 
     monkeypatch.setattr(type(frame), "persist", persist)
+    pretend_cluster(monkeypatch, local_cores=0)  # else the packed rows are in files
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        read_again = machine(numWorkers=workers).fit(frame)
 
-    assert_same_model(kept, machine(numWorkers=2).fit(frame))
+    assert "cannot persist" in caplog.text
+    assert_same_model(kept, read_again)
 
 
 def test_a_heavy_label_in_a_small_partition_is_no_explosion(spark):
@@ -362,20 +367,6 @@ def test_only_the_ratios_of_weights_matter(frame, workers):
         return machine(numWorkers=workers, weightCol="w").fit(weighted)
 
     assert_same_model(fit(1.0), fit(0.0009765625))
-
-
-@pytest.mark.connect
-def test_a_single_partition_trains_where_persist_is_missing(frame, monkeypatch):
-    from pyspark.errors import PySparkNotImplementedError
-
-    kept = machine().fit(frame)
-
-    def persist(self, level=None):
-        raise PySparkNotImplementedError("NOT_IMPLEMENTED", {"feature": "persist"})
-
-    monkeypatch.setattr(type(frame), "persist", persist)
-
-    assert_same_model(kept, machine().fit(frame))
 
 
 def test_a_validation_column_without_training_rows_is_refused(frame):
