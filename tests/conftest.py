@@ -39,10 +39,13 @@ MODE = os.environ.get("SPARK_FM_TEST_MODE", "classic")
 
 # Begun first where processes share the tests, so that none of them is left for the end.
 LONGEST = (
-    "test_quality.py",
-    "promises/",
-    "test_examples.py",
     "test_checkpoints.py",
+    "test_examples.py",
+    "test_mlflow.py",
+    "test_one_vs_rest.py",
+    "test_quality.py",
+    "test_recordio.py",
+    "test_trainer.py",
 )
 
 
