@@ -12,7 +12,9 @@ from benchmarks import structure
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spark_fm"
 CLASSIC_ONLY = {"sparkContext", "rdd", "_jvm", "_jdf", "_jsparkSession", "_sc"}
-CLASSIC_ROOMS = {"spark/session.py", "spark/broadcast.py", "spark/files.py", "spark/scans.py"}
+CLASSIC_ROOMS = {
+    f"spark/{name}.py" for name in ("session", "broadcast", "files", "scans", "local_tasks")
+}
 
 
 def test_classic_only_calls_stay_in_their_rooms():

@@ -45,14 +45,18 @@ def collect_rows(
         frame = frame.select(*columns)
     with worker_errors():
         if n_bytes <= cluster.result_limit:
-            table = frame.toArrow()
-            for batch in table.to_batches():
-                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            yield from rows_of(frame.toArrow())
             return
         n_partitions = max(2, -(-n_bytes // PART_BYTES))
         chunks = frame.repartition(n_partitions, *spread)
         for row in chunks.toLocalIterator():
             yield tuple(row)
+
+
+def rows_of(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of an Arrow table."""
+    for batch in table.to_batches():
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 @contextmanager
@@ -96,6 +100,7 @@ CHUNK_SCHEMA = pa.schema(
         pa.field("payload", pa.binary()),
     ]
 )
+MODEL_CHUNK = ["model", "name", "part", "payload"]
 CHUNK_DDL = "model int, partition int, name string, part int, payload binary"
 
 
@@ -134,9 +139,15 @@ def collect_models(
 ) -> dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
     """Return metadata and arrays by number of the model, from chunks; ``n_bytes`` of all."""
     rows = collect_rows(
-        frame, cluster, columns=["model", "name", "part", "payload"], n_bytes=n_bytes,
-        spread=["model", "name", "part"],
-    )  # fmt: skip
+        frame, cluster, columns=MODEL_CHUNK, n_bytes=n_bytes, spread=["model", "name", "part"]
+    )
+    return models_of(rows)
+
+
+def models_of(
+    rows: Iterable[tuple[Any, ...]],
+) -> dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Return metadata and arrays by number of the model, from rows of MODEL_CHUNK."""
     chunks: dict[int, list[tuple[str, int, Any]]] = {}
     for model, name, part, payload in rows:
         chunks.setdefault(model, []).append((name, part, payload))

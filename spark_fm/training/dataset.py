@@ -30,6 +30,7 @@ from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standar
 from spark_fm.learner.statistics import FeatureCounts, FeatureMoments, unscaled_features
 from spark_fm.spark.collect import collect_rows, worker_errors
 from spark_fm.spark.leftovers import PREFIX
+from spark_fm.spark.local_tasks import run_local
 from spark_fm.spark.scans import comes_in_any_order, plain_scan
 from spark_fm.spark.schema import ColumnNames
 from spark_fm.spark.session import SparkCluster, persisted
@@ -39,6 +40,7 @@ from spark_fm.training.local_files import remove_by_job
 from spark_fm.training.packing import (
     BLOCK_COLUMNS,
     BLOCK_DDL,
+    BLOCK_SCHEMA,
     COUNTS,
     MOMENTS,
     REPORT,
@@ -49,6 +51,7 @@ from spark_fm.training.packing import (
     RowStatistics,
     payload_bytes,
 )
+from spark_fm.training.partitions import Blocks
 from spark_fm.training.scans import UNREAD, PackScanTask
 
 log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ AUTO_BLOCK_MULTIPLE = 16
 class PackedDataset:
     """The packed blocks of a training set, kept, and what packing them found."""
 
-    blocks: DataFrame  # of BLOCK_COLUMNS
+    blocks: Blocks
     train: RowStatistics
     validation: RowStatistics
     counts: FeatureCounts
@@ -181,7 +184,7 @@ def pack(
 @contextmanager
 def _packed(
     rows: DataFrame, task: PackTask, cluster: SparkCluster, after_jobs: ExitStack
-) -> Iterator[tuple[DataFrame, ReportReader]]:
+) -> Iterator[tuple[Blocks, ReportReader]]:
     """Yield the blocks that a task makes of rows, and what reads its reports."""
     plan = rows.mapInArrow(task, BLOCK_DDL)
     if task.store is None or not cluster.shares_files:
@@ -203,11 +206,7 @@ def _packed(
     is_report = pc.equal(table["kind"], REPORT)
     reports = table.filter(is_report).to_pylist()
     folders |= {folder for report in _reports(partial(_read, reports)) for folder in report.folders}
-    # Not as an Arrow table: PySpark cuts one by arrow.maxRecordsPerBatch, and fails where that is 0
-    # or -1, Spark's "no limit".
-    places = [tuple(row.values()) for row in table.filter(pc.invert(is_report)).to_pylist()]
-    blocks = cluster.session.createDataFrame(places, BLOCK_DDL).select(*BLOCK_COLUMNS)
-    yield blocks, partial(_read, reports)
+    yield table.filter(pc.invert(is_report)), partial(_read, reports)
 
 
 def _by_content(rows: DataFrame, seed: int) -> DataFrame:
@@ -221,9 +220,7 @@ def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -
     scan = plain_scan(rows, source=RECORDIO)
     if scan is None:
         return None
-    n_partitions = len(scan.partitions)
-    numbers = rows.sparkSession.range(0, n_partitions, 1, n_partitions)
-    table = numbers.mapInArrow(PackScanTask(scan, task), BLOCK_DDL).toArrow()
+    table = run_local(PackScanTask(scan, task), len(scan.partitions), BLOCK_SCHEMA, cluster)
     is_unread = pc.equal(table["name"], UNREAD)
     unread = [json.loads(each.as_py()) for each in table.filter(is_unread)["report"]]
     if unread:

@@ -36,14 +36,14 @@ from spark_fm.learner.metrics import MetricSums, merit
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.training import EpochRecord, Parameters, TrainingState, evaluate
 from spark_fm.spark.broadcast import Broadcast, broadcast
-from spark_fm.spark.collect import CHUNK_DDL, collect_models, to_chunks
+from spark_fm.spark.collect import to_chunks
 from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import WorkerTask, partition_number
 from spark_fm.training.callbacks import EpochCallback, Progress, reports_of
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.fit import FitResult
-from spark_fm.training.partitions import copies
+from spark_fm.training.partitions import run_on_copies
 from spark_fm.training.plan import MEMORY_FRACTION, TrainPlan, available_memory
 from spark_fm.training.tasks import RowReader
 
@@ -294,10 +294,8 @@ def _advanced(
                 stored = before.without_kept().to_arrays()
                 value = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
             of_job.append(ChainPart(number, plan, value))
-        frame = copies(data.blocks, len(of_job), cluster).mapInArrow(
-            replace(task, parts=tuple(of_job)), CHUNK_DDL
-        )
-        found = collect_models(frame, cluster, collected)
+        task = replace(task, parts=tuple(of_job))
+        found = run_on_copies(task, data.blocks, len(of_job), cluster, n_bytes=collected)
     for metadata, _ in found.values():
         if "diverged" in metadata:
             raise TrainingDivergedError(metadata["diverged"])
@@ -379,8 +377,8 @@ def _combined(
     with ExitStack() as stack:
         value = stack.enter_context(broadcast(cluster, (members, model), n_bytes=n_bytes))
         task = CombineTask(spec, value, scaling, n_features, rows)
-        frame = copies(data.blocks, 1, cluster).mapInArrow(task, CHUNK_DDL)
-        [(metadata, arrays)] = collect_models(frame, cluster, model.table.nbytes).values()
+        found = run_on_copies(task, data.blocks, 1, cluster, n_bytes=model.table.nbytes)
+    [(metadata, arrays)] = found.values()
     sums = metadata["validation"]
     return (
         Member(arrays["table"], metadata["bias"]),

@@ -1,4 +1,4 @@
-"""Cut packed blocks into the partitions that train; driver, and copies for small data."""
+"""Bring packed blocks to tasks: cut into the partitions that train, or all to each; driver."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from typing import Any, TypeAlias
 from uuid import uuid4
 
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.collect import worker_errors
+from spark_fm.spark.collect import (
+    CHUNK_DDL,
+    CHUNK_SCHEMA,
+    MODEL_CHUNK,
+    collect_models,
+    models_of,
+    rows_of,
+    worker_errors,
+)
+from spark_fm.spark.local_tasks import run_local, workers_of_sql
 from spark_fm.spark.session import SparkCluster, is_persisted, persisted
+from spark_fm.spark.worker import WorkerTask
 from spark_fm.training.local_files import remove_by_job
 from spark_fm.training.packing import BLOCK_COLUMNS, BLOCK_DDL, VALIDATION
 from spark_fm.training.shards import RowSelection
@@ -135,6 +149,21 @@ _WORD = 0xFFFFFFFF
 ASSIGNED_DDL = f"{BLOCK_DDL}, key int, round int"
 
 
+# Rows of BLOCK_COLUMNS; a table of places, where driver and tasks see the same files.
+Blocks: TypeAlias = DataFrame | pa.Table
+
+
+def block_frame(blocks: Blocks, cluster: SparkCluster) -> DataFrame:
+    """Return blocks as a DataFrame."""
+    if isinstance(blocks, DataFrame):
+        return blocks
+    # Not as an Arrow table: PySpark cuts one by arrow.maxRecordsPerBatch, and fails where that is 0
+    # or -1, Spark's "no limit".
+    with workers_of_sql(cluster.session):
+        frame = cluster.session.createDataFrame(list(rows_of(blocks)), BLOCK_DDL)
+    return frame.select(*BLOCK_COLUMNS)
+
+
 def partition_blocks(
     blocks: DataFrame,
     n_partitions: int,
@@ -209,6 +238,26 @@ def spark_hash(value: int) -> int:
 
 def _rotated(word: int, by: int) -> int:
     return (word << by | word >> 32 - by) & _WORD
+
+
+def run_on_copies(
+    task: WorkerTask,
+    blocks: Blocks,
+    number: int,
+    cluster: SparkCluster,
+    *,
+    n_bytes: int,
+    profile: ResourceProfile | None = None,
+) -> dict[int, tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Run a task on all blocks in each of as many partitions, in one job.
+
+    Returns metadata and arrays by number of the model; ``n_bytes`` bounds those of all.
+    """
+    if isinstance(blocks, pa.Table):
+        found = run_local(task, number, CHUNK_SCHEMA, cluster, rows=blocks)
+        return models_of(rows_of(found.select(MODEL_CHUNK)))
+    frame = copies(blocks, number, cluster).mapInArrow(task, CHUNK_DDL, profile=profile)
+    return collect_models(frame, cluster, n_bytes)
 
 
 def copies(rows: DataFrame, number: int, cluster: SparkCluster) -> DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -18,13 +19,13 @@ from spark_fm.learner.state import Layout
 from spark_fm.learner.statistics import distinct_rows
 from spark_fm.learner.training import TrainingState
 from spark_fm.spark.broadcast import Broadcast
-from spark_fm.spark.collect import CHUNK_DDL, collect_rows, from_chunks, to_chunks
+from spark_fm.spark.collect import to_chunks
 from spark_fm.spark.session import SparkCluster
 from spark_fm.spark.worker import WorkerTask, partition_number
 from spark_fm.training.config import TrainConfig
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.packing import TRAIN, VALIDATION, read_blocks
-from spark_fm.training.partitions import copies
+from spark_fm.training.partitions import Blocks, run_on_copies
 from spark_fm.training.plan import SECONDS_FIXED, SECONDS_PER_FACTOR
 from spark_fm.training.tasks import preparation_of
 
@@ -179,17 +180,13 @@ def _entry(
 
 
 def _results(
-    rows: DataFrame, entries: Sequence[RaceEntry], cluster: SparkCluster
+    blocks: Blocks, entries: Sequence[RaceEntry], cluster: SparkCluster
 ) -> dict[int, RaceResult]:
     """Hold the races in one job; return their results by number."""
-    frame = copies(rows, len(entries), cluster).mapInArrow(RaceTask(tuple(entries)), CHUNK_DDL)
-    columns = ["model", "name", "part", "payload"]
-    chunks: dict[int, list[tuple[str, int, bytes]]] = {}
-    for model, *chunk in collect_rows(frame, cluster, columns=columns, n_bytes=0, spread=["model"]):
-        chunks.setdefault(model, []).append(tuple(chunk))
+    task = RaceTask(tuple(entries))
+    found = run_on_copies(task, blocks, len(entries), cluster, n_bytes=0)
     results = {}
-    for number, parts in chunks.items():
-        metadata, _ = from_chunks(parts)
+    for number, (metadata, _) in found.items():
         results[number] = result = RaceResult(metadata["factor"], metadata["tried"])
         log.info(
             "learning rates: %g times the optimizer's own, the best of %s by %s of held-out rows",
@@ -210,12 +207,20 @@ def _sample_size(spec: Hyperparameters, data: PackedDataset) -> float:
     return size
 
 
-def _sample(data: PackedDataset, size: float) -> DataFrame:
+def _sample(data: PackedDataset, size: float) -> Blocks:
     """Return blocks of about ``size`` entries of training rows, and half as many to judge."""
     of_train = size / max(1, data.train.nnz)
     of_validation = size * VALIDATION_ENTRIES / max(1, data.validation.nnz)
     if min(of_train, of_validation) >= 1:
         return data.blocks
-    place = (F.col("source") * SOURCE_STEP + F.col("seq") * PLACE_STEP) % 1.0
-    fraction = F.when(F.col("kind") == TRAIN, of_train).otherwise(of_validation)
-    return data.blocks.where(place < fraction)
+    if isinstance(data.blocks, DataFrame):
+        fraction = F.when(F.col("kind") == TRAIN, of_train).otherwise(of_validation)
+        return data.blocks.where(_order(F.col("source"), F.col("seq")) < fraction)
+    kinds, sources, places = (np.asarray(data.blocks[name]) for name in ("kind", "source", "seq"))
+    wanted = _order(sources, places) < np.where(kinds == TRAIN, of_train, of_validation)
+    return data.blocks.filter(pa.array(wanted))
+
+
+def _order(source: Any, place: Any) -> Any:
+    """Return where blocks stand in the sequence that spreads them evenly; of columns or arrays."""
+    return (source * SOURCE_STEP + place * PLACE_STEP) % 1.0

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from spark_fm.formats.vectors import vector_column
 from spark_fm.spark.scans import FileRange, Scan, ScanColumn, plain_type
-from spark_fm.spark.worker import WorkerTask
+from spark_fm.spark.worker import WorkerTask, partition_number
 from spark_fm.training.local_files import local_folders
 from spark_fm.training.packing import WINDOW_ROWS, PackTask, report_row
 
@@ -38,14 +38,14 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class PackScanTask(WorkerTask):
-    """Read and pack the partition of a scan that has the number of the only row."""
+    """Read and pack the partition of a scan that has the number of the task's partition."""
 
     scan: Scan
     task: PackTask
 
-    def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(self, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield what the packing task yields, or a report that says why there is nothing."""
-        [number] = [int(each.as_py()) for batch in batches for each in batch.column(0)]
+        number = partition_number()
         try:
             yield from self.task.run(read_partition(self.scan, number))
         except UnreadableError as err:

@@ -13,14 +13,14 @@ from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDiverg
 from spark_fm.learner.state import Layout
 from spark_fm.learner.training import TrainingProgress
 from spark_fm.spark.broadcast import Broadcast, broadcast
-from spark_fm.spark.collect import CHUNK_DDL, JOB_BYTES, collect_models
+from spark_fm.spark.collect import JOB_BYTES
 from spark_fm.spark.gpu import GpuPassConfig
 from spark_fm.spark.resources import CPU_DEVICE, Device
 from spark_fm.spark.session import SparkCluster
 from spark_fm.training.callbacks import reports_of
 from spark_fm.training.dataset import PackedDataset
 from spark_fm.training.fit import Fit
-from spark_fm.training.partitions import copies
+from spark_fm.training.partitions import run_on_copies
 from spark_fm.training.tasks import RowReader, SingleTask, SingleTaskPart
 
 # A job trains for this long before it reports: short at first, so that the user sees
@@ -70,11 +70,12 @@ def train_single_task(
                 progress = stack.enter_context(broadcast(cluster, stored, n_bytes=n_bytes))
                 parts.append(SingleTaskPart(number, fit.spec, fit.scaling, fit.metric, progress))
             task = SingleTask(tuple(parts), RowReader(preparation, train_on_all), seconds, gpu)
-            # A task a model, however many there are: a slot that is done early takes the next.
-            rows = copies(data.blocks, len(parts), cluster)
-            frame = rows.mapInArrow(task, CHUNK_DDL, profile=device.profile)
             try:
-                results = collect_models(frame, cluster, 3 * n_bytes)
+                # A task a model, however many there are: a slot that is done early takes the next.
+                results = run_on_copies(
+                    task, data.blocks, len(parts), cluster, n_bytes=3 * n_bytes,
+                    profile=device.profile,
+                )  # fmt: skip
             except (GpuNotFoundError, ModelTooLargeError) as err:
                 if gpu is None:
                     raise

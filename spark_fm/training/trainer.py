@@ -72,7 +72,7 @@ from spark_fm.training.notes import (
     sampling_notes,
     validation_notes,
 )
-from spark_fm.training.partitions import PartitionedBlocks, partition_blocks
+from spark_fm.training.partitions import PartitionedBlocks, block_frame, partition_blocks
 from spark_fm.training.plan import TrainPlan, make_plan, trained_together
 from spark_fm.training.race import LearningRates, hold_races
 from spark_fm.training.rounds import AveragingTrainer, run_rounds
@@ -414,8 +414,8 @@ class Trainer:
         key = (plan.n_partitions, plan.n_rounds, id(preparation))
         if key not in self._partitioned:
             frame = partition_blocks(
-                self._data.blocks, plan.n_partitions, plan.n_rounds, preparation,
-                self._data.store,
+                block_frame(self._data.blocks, self._cluster), plan.n_partitions, plan.n_rounds,
+                preparation, self._data.store,
             )  # fmt: skip
             blocks = PartitionedBlocks(
                 frame, self._cluster, plan.n_rounds, self._stack, self._data.store

@@ -33,7 +33,6 @@ from spark_fm.learner.kernels import PassStats
 from spark_fm.learner.state import TrainState
 from spark_fm.spark import resources
 from spark_fm.spark.gpu import PROBE_DDL, GpuAssignment, GpuPassConfig, ProbeTask
-from spark_fm.spark.session import SparkCluster
 from spark_fm.training import partitions as copying
 from spark_fm.training import single_task
 
@@ -156,11 +155,11 @@ def models_at_once(spark: SparkSession) -> dict[str, Any]:
     """Return how many of three models each job on the one GPU of this machine trains."""
     found: list[int] = []
 
-    def copies(of: DataFrame, number: int, cluster: SparkCluster) -> DataFrame:
+    def counted(task: Any, blocks: Any, number: int, *cluster: Any, **sizes: Any) -> Any:
         found.append(number)
-        return copying.copies(of, number, cluster)
+        return copying.run_on_copies(task, blocks, number, *cluster, **sizes)
 
-    single_task.copies = copies
+    single_task.run_on_copies = counted
     fm = machine("gpu", 1)
     models = list(fm.fitMultiple(rows(spark), [{fm.numFactors: k} for k in (2, 3, 4)]))
     return {"models": len(models), "at_once": sorted(set(found))}

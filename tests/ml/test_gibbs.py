@@ -120,9 +120,9 @@ def test_sweeps_are_shown_and_heard_of_while_the_chains_run(
     ratings: DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[object] = []
-    collect, show = gibbs.collect_models, Progress.__call__
+    run, show = gibbs.run_on_copies, Progress.__call__
     monkeypatch.setattr(
-        gibbs, "collect_models", lambda *arguments: events.append("job") or collect(*arguments)
+        gibbs, "run_on_copies", lambda *args, **sizes: events.append("job") or run(*args, **sizes)
     )
     monkeypatch.setattr(
         Progress, "__call__",
@@ -173,15 +173,15 @@ def test_each_sweep_of_the_history_is_heard_of_once_after_a_pilot_run_even_if_ch
     config = machine._train_config(ratings)
     heard: list[int] = []
     before: list[int] = []  # how many were heard of when a job began
-    collect = gibbs.collect_models
+    run = gibbs.run_on_copies
 
-    def collected(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **sizes: Any) -> Any:
         before.append(len(heard))
         if len(before) == fails:
             raise TrainingDivergedError("the factors are no longer finite")
-        return collect(*arguments)
+        return run(*arguments, **sizes)
 
-    monkeypatch.setattr(gibbs, "collect_models", collected)
+    monkeypatch.setattr(gibbs, "run_on_copies", counted)
 
     with open_trainer(internal_rows(ratings, config.columns), config) as trainer:
         trainer.train([config], callbacks=[lambda r: heard.append(r.record.epoch) or True])

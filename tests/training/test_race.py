@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyspark.ml.linalg import Vectors
 
@@ -11,10 +14,12 @@ from spark_fm import FactorizationMachine
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.spec import Scaling
+from spark_fm.spark.collect import rows_of
 from spark_fm.training import plan as planning
 from spark_fm.training import race as races
 from spark_fm.training import trainer
 from spark_fm.training.packing import block_row
+from spark_fm.training.partitions import block_frame
 from tests.builders import train_spec
 from tests.training.builders import assert_same_model
 
@@ -114,13 +119,14 @@ def test_a_model_of_a_grid_has_the_race_that_it_has_alone(frame, monkeypatch):
 
 def test_a_race_has_a_sample_of_bounded_size_from_all_partitions(frame, monkeypatch):
     seen = []
-    read = races.copies
+    run = races.run_on_copies
 
-    def spy(rows, number):
-        seen.extend(rows.select("kind", "source", "n_rows").collect())
-        return read(rows, number)
+    def spy(task, blocks, number, cluster, **sizes):
+        rows = block_frame(blocks, cluster).select("kind", "source", "n_rows")
+        seen.extend(rows.collect())
+        return run(task, blocks, number, cluster, **sizes)
 
-    monkeypatch.setattr(races, "copies", spy)
+    monkeypatch.setattr(races, "run_on_copies", spy)
     monkeypatch.setattr(races, "RACE_SECONDS", 0.25 * 1080 * 66 * 12.8e-9)
 
     model = machine().fit(frame)
@@ -131,8 +137,25 @@ def test_a_race_has_a_sample_of_bounded_size_from_all_partitions(frame, monkeypa
     assert not model.summary.race.empty
 
 
+def test_places_are_sampled_as_a_frame_is(spark):
+    names = ("kind", "source", "seq")
+    rows = [(i % 2, i // 20, i % 20) for i in range(200)]
+    frame = spark.createDataFrame(rows, "kind int, source int, seq int")
+    table = pa.table([pa.array(each) for each in zip(*rows, strict=True)], names)
+    samples = []
+    for blocks in (frame, table):
+        half = SimpleNamespace(nnz=100)
+        data = SimpleNamespace(blocks=blocks, train=half, validation=half)
+        samples.append(races._sample(data, 30.0))
+
+    assert list(rows_of(samples[1])) == list(map(tuple, samples[0].collect()))
+    assert 20 <= samples[1].num_rows <= 70
+
+
 def test_a_sample_without_held_out_rows_leaves_the_optimizer_s_own_rates(frame, monkeypatch):
-    monkeypatch.setattr(races, "_sample", lambda data, size: data.blocks.where("kind = 0"))
+    monkeypatch.setattr(
+        races, "_sample", lambda data, size: data.blocks.filter(pc.field("kind") == 0)
+    )
 
     model = machine().fit(frame)
 
