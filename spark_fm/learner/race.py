@@ -20,7 +20,7 @@ from spark_fm.learner.csr import CsrBatch
 from spark_fm.learner.metrics import validation_metrics
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import NO_SCALING, initial_state
-from spark_fm.learner.statistics import row_hashes
+from spark_fm.learner.statistics import row_draws
 from spark_fm.learner.training import TrainingProgress, advance, new_stopping
 
 # Candidates are these times the learning rates of the optimizer; the first wins a tie.
@@ -92,7 +92,7 @@ def race(
         One of ``validation_metrics(spec.loss)``.
     n_folds : int
         1 judges by ``validation``; more cut all rows anew into as many parts, each of which judges
-        those that train on the others. Equal rows are in one part.
+        those that train on the others.
 
     Notes
     -----
@@ -185,7 +185,7 @@ class _Racer:
 
 def _folds(rows: CsrBatch, n_folds: int) -> list[tuple[CsrBatch, CsrBatch]]:
     """Return the rows to train and to judge on, for each part that judges."""
-    fold = row_hashes(rows, FOLD_SEED) % np.uint64(n_folds)
+    fold = row_draws(rows, FOLD_SEED) % np.uint64(n_folds)
     parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_folds)]
     return [(rows.take(a), rows.take(b)) for a, b in parts if len(a) and len(b)]
 

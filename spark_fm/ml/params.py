@@ -231,7 +231,7 @@ PARAMS = (
              "config.device", on_model=True),
     ParamRow("validationFraction", float, 0.1,
              "fraction of the rows held out to choose the best epoch (0 to < 1), without a "
-             "validationIndicatorCol; rows are chosen by their content",
+             "validationIndicatorCol; rows are chosen by their features, whatever the labels",
              "config.validation_fraction"),
     ParamRow("validationMetric", str, None,
              'metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a '

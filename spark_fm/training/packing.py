@@ -193,9 +193,9 @@ class PackTask(WorkerTask):
                 # Nothing else would take the rows: all of the disk is theirs.
                 file = stack.enter_context(BlockFile(self.store, source, free_fraction=0.0))
             writers = {kind: _BlockWriter(self, kind, report, file) for kind in (TRAIN, VALIDATION)}
-            for window in windows(batches):
+            for number, window in enumerate(windows(batches)):
                 rows, indicator = self._checked(window, report)
-                for kind, subset in self._split(rows, indicator):
+                for kind, subset in self._split(rows, indicator, (source << 32) + number):
                     if subset.n_rows:
                         counter.add(subset, validation=kind == VALIDATION)
                         report.note_rows(kind, subset)
@@ -288,11 +288,11 @@ class PackTask(WorkerTask):
         return canonical(rows), indicator
 
     def _split(
-        self, rows: CsrBatch, indicator: NDArray[np.bool_] | None
+        self, rows: CsrBatch, indicator: NDArray[np.bool_] | None, window: int
     ) -> list[tuple[int, CsrBatch]]:
         held_out = indicator
         if held_out is None:
-            held_out = validation_rows(rows, self.validation_fraction, self.seed)
+            held_out = validation_rows(rows, self.validation_fraction, self.seed, window)
         if not held_out.any():
             return [(TRAIN, rows)]
         return [
