@@ -17,17 +17,24 @@ import numpy as np
 
 from spark_fm.errors import TrainingDivergedError
 from spark_fm.learner.csr import CsrBatch
-from spark_fm.learner.metrics import validation_metrics
+from spark_fm.learner.metrics import MetricSums
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.state import NO_SCALING, initial_state
 from spark_fm.learner.statistics import row_draws
-from spark_fm.learner.training import TrainingProgress, advance, new_stopping
+from spark_fm.learner.training import (
+    Parameters,
+    TrainingProgress,
+    advance,
+    evaluate,
+    new_stopping,
+)
 
 # Candidates are these times the learning rates of the optimizer; the first wins a tie.
 FACTORS = (1.0, 2.0, 0.5, 4.0, 0.25, 0.1)
 # Epochs that a candidate has trained for at the end of each heat, and most that race in it.
 HEATS = ((2, 6), (20, 3))
 PATIENCE = 3
+MOST_EPOCHS = HEATS[-1][0]
 # Relative lead below which a better candidate is not worth leaving the optimizer's own rates.
 TIE = 1e-3
 FOLD_SEED = 20260401  # any number: folds must not be those of the validation rows
@@ -39,6 +46,11 @@ class RaceResult:
 
     factor: float
     tried: list[dict[str, Any]]  # {"factor", "epochs", "value"}; a value is None if undefined
+    # Where all rows took turns: the epochs that were best for it, and the metric after them, with
+    # the factors and without. 0 and None: fewer rows judged.
+    epochs: int = 0
+    value: float | None = None
+    linear: float | None = None
 
 
 def with_factor(spec: Hyperparameters, groups: Sequence[str], factor: float) -> Hyperparameters:
@@ -116,11 +128,16 @@ def race(
     own = racers[0]
     if own in running and own.cost - best.cost <= TIE * abs(best.cost):
         best = own
-    return RaceResult(best.factor, [racer.to_dict() for racer in racers])
+    result = RaceResult(best.factor, [racer.to_dict() for racer in racers])
+    if n_folds == 1 or math.isnan(best.value):
+        return result
+    epoch = best.stopping.best_epoch
+    linear = None if math.isnan(best.linear[epoch]) else best.linear[epoch]
+    return replace(result, epochs=epoch + 1, value=best.value, linear=linear)
 
 
 class _Racer:
-    """One candidate, with a training for each fold."""
+    """One candidate, with a training for each fold, all of them at the same epoch."""
 
     def __init__(
         self,
@@ -132,55 +149,84 @@ class _Racer:
         scaling: Scaling,
     ) -> None:
         self.factor = factor
+        self.stopping = new_stopping(spec, metric, patience=PATIENCE, tol=TIE)
         self._spec = spec
         self._metric = metric
         self._label_scale = scaling.label
-        self._larger_is_better = validation_metrics(spec.loss)[metric].larger_is_better
         self._folds = folds
         self._trainings = []
+        self.linear: list[float] = []  # by epoch, the metric without the factors; with folds
+        self._n_epochs = 0
         self._has_diverged = False
         for train, validation in folds:
             counts = np.bincount(train.indices, minlength=_n_features(train, validation))
             state = initial_state(spec, counts, label_mean=label_mean, scaling=scaling)
-            stopping = new_stopping(spec, metric, patience=PATIENCE, tol=TIE)
-            self._trainings.append(TrainingProgress(state, stopping))
+            never = new_stopping(spec, metric, patience=0, tol=TIE)
+            self._trainings.append(TrainingProgress(state, never))
 
     def run(self, epochs: int) -> None:
-        """Go on until ``epochs`` epochs are done, or it gets no better."""
-        spec = replace(self._spec, epochs=epochs)
-        for progress, (train, validation) in zip(self._trainings, self._folds, strict=True):
-            try:
-                for _ in advance(
-                    progress, train, validation, spec,
-                    metric=self._metric, label_scale=self._label_scale,
-                ):  # fmt: skip
-                    pass
-            except TrainingDivergedError:
-                self._has_diverged = True
-            # One that a divergence slowed down stands for another rate than its own.
-            self._has_diverged |= progress.step_scale < 1
+        """Go on until ``epochs`` epochs are done, or the mean over the folds gets no better."""
+        while not (self._n_epochs == epochs or self.stopping.should_stop or self._has_diverged):
+            values = []
+            for progress, fold in zip(self._trainings, self._folds, strict=True):
+                values.append(self._next_epoch(progress, *fold))
+            self.stopping.observe(self._n_epochs, _mean(values))
+            self._n_epochs += 1
+            if len(self._folds) > 1:
+                pairs = zip(self._trainings, self._folds, strict=True)
+                self.linear.append(_mean([self._of_linear(each, fold[1]) for each, fold in pairs]))
+
+    def _next_epoch(
+        self, progress: TrainingProgress, train: CsrBatch, validation: CsrBatch
+    ) -> float:
+        """Train one epoch more; return its metric."""
+        spec, sums = replace(self._spec, epochs=progress.epoch + 1), None
+        try:
+            for record in advance(
+                progress, train, validation, spec,
+                metric=self._metric, label_scale=self._label_scale,
+            ):  # fmt: skip
+                sums = record.validation
+        except TrainingDivergedError:
+            self._has_diverged = True
+        # One that a divergence slowed down stands for another rate than its own.
+        self._has_diverged |= progress.step_scale < 1
+        return self._metric_of(sums)
+
+    def _of_linear(self, progress: TrainingProgress, validation: CsrBatch) -> float:
+        parameters = progress.average or Parameters.of(progress.state)
+        return self._metric_of(
+            evaluate(parameters.linear_part(), validation, self._spec, self._label_scale)
+        )
+
+    def _metric_of(self, sums: MetricSums | None) -> float:
+        return math.nan if sums is None else sums.values(self._spec.loss)[self._metric]
 
     @property
     def value(self) -> float:
-        """Mean over the folds of the best metric so far, NaN where it is undefined."""
-        values = [progress.stopping.best_value for progress in self._trainings]
-        known = [value for value in values if math.isfinite(value)]
-        return sum(known) / len(known) if known and not self._has_diverged else math.nan
+        """Best mean over the folds so far, NaN where it is undefined."""
+        return math.nan if self._has_diverged else self.stopping.best_value
 
     @property
     def cost(self) -> float:
         """What to minimise: the value, or its negative."""
         if math.isnan(self.value):
             return math.inf
-        return -self.value if self._larger_is_better else self.value
+        return -self.value if self.stopping.larger_is_better else self.value
 
     def to_dict(self) -> dict[str, Any]:
         """Return what it reached, as in ``RaceResult.tried``."""
         return {
             "factor": self.factor,
-            "epochs": max(progress.epoch for progress in self._trainings),
+            "epochs": self._n_epochs,
             "value": None if math.isnan(self.value) else self.value,
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the defined values, NaN without any."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _folds(rows: CsrBatch, n_folds: int) -> list[tuple[CsrBatch, CsrBatch]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class LearningRates:
     of_group: dict[str, float]
     tried: list[dict[str, Any]] = field(default_factory=list)  # as in RaceResult
     seconds: float = 0.0  # that the races of this fit's models took together
+    # Where all rows took turns at judging, as in RaceResult; 0 and None elsewhere.
+    epochs: int = 0
+    with_factors: float | None = None
+    without: float | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, state: TrainingState | None) -> LearningRates:
@@ -61,7 +65,7 @@ class LearningRates:
             return cls(rates)
         before = cls(**state.metadata["rates"])
         rates |= {group: before.of_group[group] for group in config.chosen_rates}
-        return cls(rates, before.tried)
+        return replace(before, of_group=rates, seconds=0.0)
 
     def after(self, result: RaceResult, groups: Sequence[str], seconds: float) -> LearningRates:
         """Return the rates that won for some groups."""
@@ -75,7 +79,9 @@ class LearningRates:
             | {"chosen": each["factor"] == result.factor}
             for each in result.tried
         ]
-        return LearningRates(times(result.factor), tried, seconds)
+        return LearningRates(
+            times(result.factor), tried, seconds, result.epochs, result.value, result.linear
+        )
 
     def apply(self, spec: Hyperparameters) -> Hyperparameters:
         """Return hyperparameters with these rates."""
@@ -187,7 +193,9 @@ def _results(
     found = run_on_copies(task, blocks, len(entries), cluster, n_bytes=0)
     results = {}
     for number, (metadata, _) in found.items():
-        results[number] = result = RaceResult(metadata["factor"], metadata["tried"])
+        results[number] = result = RaceResult(
+            **{each.name: metadata[each.name] for each in fields(RaceResult)}
+        )
         log.info(
             "learning rates: %g times the optimizer's own, the best of %s by %s of held-out rows",
             result.factor, ", ".join(f"{factor:g}" for factor in sorted(FACTORS)),

@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.gibbs.sampling import ChainProgress
 from spark_fm.learner.metrics import merit, validation_metrics
-from spark_fm.learner.race import TIE
+from spark_fm.learner.race import MOST_EPOCHS, TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
 from spark_fm.learner.standardization import Preparation, Standardization
 from spark_fm.learner.state import Layout, initial_state
@@ -220,7 +220,9 @@ class Trainer:
         """Return the rates of each training: those it had before, or those that win a race."""
         known = None if start is None else start.training_state
         rates = [
-            LearningRates.of(config, state or known)
+            LearningRates.of(config, state)
+            if state is not None
+            else replace(LearningRates.of(config, known), epochs=0, with_factors=None, without=None)
             for config, state in zip(configs, saved, strict=True)
         ]
         if not self._data.has_validation:
@@ -582,6 +584,9 @@ class ModelTraining:
         if self.config.solver == "gibbs" or not (resumes or self.wants_refit):
             return None
         epochs = self._finished_initial.best_epoch + 1
+        if self._rates.epochs:  # all rows say better than the few held out, as far as they raced
+            raced = self._rates.epochs
+            epochs = min(self.config.spec.epochs, max(raced, epochs if raced == MOST_EPOCHS else 0))
         log.info("refitting on all rows for %d epoch(s)", epochs)
         scaling = self.scaling(all_rows=True)
         spec = replace(self.config.spec, epochs=epochs)
@@ -786,9 +791,13 @@ class ModelTraining:
             return None
         metric = validation_metrics(config.spec.loss)[config.metric]
         value = progress.linear.values(config.spec.loss)[config.metric]
-        full = progress.stopping.best_value
+        full, n_judges = progress.stopping.best_value, self._data.validation.rows
+        folds = self._rates
+        if self.wants_refit and folds.with_factors is not None and folds.without is not None:
+            value, full = folds.without, folds.with_factors
+            n_judges += self._data.train.rows
         gain = value - full if metric.larger_is_better else full - value
-        lead = max(TIE, ROW_NOISE / math.sqrt(self._data.validation.rows))
+        lead = max(TIE, ROW_NOISE / math.sqrt(n_judges))
         is_better = gain > lead * abs(full)
         return LinearPart(progress.linear.mean_loss(), config.metric, value, full, is_better)
 

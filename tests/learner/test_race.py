@@ -125,7 +125,7 @@ def test_a_candidate_that_diverges_has_no_value_and_does_not_win():
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
-def test_few_rows_take_turns_at_judging(loss):
+def test_few_rows_take_turns_at_judging_rates_and_epochs_and_the_linear_part(loss):
     train, validation = rows_for(loss, 60, seed=1), rows_for(loss, 10, seed=2)
     together = CsrBatch.concat([train, validation])
     fold = row_draws(together, races.FOLD_SEED) % np.uint64(3)
@@ -133,24 +133,40 @@ def test_few_rows_take_turns_at_judging(loss):
 
     result = hold(train, validation, spec, n_folds=3)
 
-    def mean_of_folds(factor: float, epochs: int) -> float:
-        parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(3)]
-        return np.mean([
-            best_alone(
-                spec, together.take(rest), together.take(part), factor, epochs,
-                mean=label_mean(train),
+    def curves(factor: float, epochs: int) -> np.ndarray:
+        """Return the mean metric over the folds, of all and of the linear part, by epoch."""
+        of_factor = replace(with_factor(spec, GROUPS, factor), epochs=epochs)
+        found = []
+        for i in range(3):
+            rest, part = together.take(np.flatnonzero(fold != i)), np.flatnonzero(fold == i)
+            counts = feature_counts(rest, N_FEATURES)
+            progress = TrainingProgress(
+                initial_state(of_factor, counts, label_mean=label_mean(train)),
+                new_stopping(spec, METRIC[loss], patience=0, tol=0),
             )
-            for rest, part in parts
-        ])  # fmt: skip
+            metrics = []
+            for _ in training.advance(progress, rest, None, of_factor, metric=METRIC[loss]):
+                kinds = (progress.average, progress.average.linear_part())
+                sums = [training.evaluate(each, together.take(part), spec) for each in kinds]
+                metrics.append([each.values(loss)[METRIC[loss]] for each in sums])
+            found.append(metrics)
+        return np.mean(found, axis=0)
 
-    (first, _), (last, n_finalists) = HEATS
-    values = {factor: mean_of_folds(factor, first) for factor in FACTORS}
-    for factor in sorted(FACTORS, key=values.__getitem__)[:n_finalists]:
-        values[factor] = mean_of_folds(factor, last)
+    epochs = {each["factor"]: each["epochs"] for each in result.tried}
+    found = {factor: curves(factor, epochs[factor]) for factor in FACTORS}
     tried = {each["factor"]: each["value"] for each in result.tried}
-    assert tried == pytest.approx(values, rel=1e-6)
-    finalists = [each for each in result.tried if each["epochs"] > first]
-    assert result.factor == min(finalists, key=lambda each: each["value"])["factor"]
+    assert tried == pytest.approx({f: each[:, 0].min() for f, each in found.items()}, rel=1e-6)
+    winner = found[result.factor]
+    assert result.epochs == winner[:, 0].argmin() + 1
+    assert [result.value, result.linear] == pytest.approx(winner[result.epochs - 1], rel=1e-6)
+
+
+def test_where_enough_rows_are_held_out_a_race_chooses_rates_alone():
+    train, validation = rows_for("logistic", 60, seed=1), rows_for("logistic", 30, seed=2)
+
+    result = hold(train, validation, train_spec())
+
+    assert (result.epochs, result.value, result.linear) == (0, None, None)
 
 
 def test_folds_share_out_rows_of_equal_features():

@@ -13,6 +13,7 @@ from pyspark.ml.linalg import Vectors
 from spark_fm import FactorizationMachine
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.learner.race import RaceResult
 from spark_fm.learner.spec import Scaling
 from spark_fm.spark.collect import rows_of
 from spark_fm.training import plan as planning
@@ -59,7 +60,23 @@ def test_a_fit_trains_with_the_rates_that_won_and_says_what_was_tried(frame, rac
 
 
 def test_the_model_is_that_of_the_rates_set_by_hand(frame, raced):
-    assert_same_model(raced, machine(**chosen(raced)).fit(frame))
+    """But for a refit after a race in which all rows took turns at judging."""
+    by_hand = machine(**chosen(raced), refit="never").fit(frame)
+
+    assert_same_model(machine(refit="never").fit(frame), by_hand)
+
+
+@pytest.mark.parametrize(("by_folds", "refitted"), [(3, 3), (9, 5)])
+def test_where_all_rows_took_turns_they_choose_the_epochs_of_the_refit_and_its_factors(
+    frame, monkeypatch, by_folds, refitted
+):
+    found = RaceResult(0.1, [], epochs=by_folds, value=0.6, linear=0.5)
+    monkeypatch.setattr(trainer, "hold_races", lambda *_: [found])
+
+    facts = machine(epochs=5).fit(frame).summary.facts
+
+    assert facts["refitEpochs"] == refitted
+    assert facts["linearKept"]
 
 
 def test_rates_that_are_set_are_used_as_they_are(frame):
