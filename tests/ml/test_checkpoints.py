@@ -60,7 +60,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, n_reports: int) -> None:
     monkeypatch.setattr(Progress, "__call__", logs_and_stops)
 
 
-@pytest.fixture(scope="module", params=[0, 2])
+@pytest.fixture(scope="module")
 def workers(request: pytest.FixtureRequest) -> int:
     return request.param
 
@@ -89,8 +89,12 @@ def crashed(
 
 
 @pytest.mark.usefixtures("one_epoch_a_job")
-@pytest.mark.parametrize("interval", [1, 3])
-@pytest.mark.parametrize("stop", [8, 13], ids=["in epoch 7", "in the refit"])
+@pytest.mark.parametrize(
+    ("workers", "interval", "stop"),
+    [(0, 1, 8), (0, 3, 13), (2, 3, 8), (2, 1, 13)],
+    indirect=["workers"],
+    ids=lambda value: {8: "in epoch 7", 13: "in the refit"}.get(value),
+)
 def test_a_training_stopped_anywhere_ends_with_the_same_model(
     train: DataFrame,
     tmp_path: Path,
@@ -267,12 +271,20 @@ def test_a_damaged_checkpoint_is_refused_by_name(
         machine(stopped).fit(train)
 
 
-@pytest.fixture
-def stopped(train: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the checkpoint of a training that was stopped."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def checkpoint(train: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a training that was stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(single_task, "FIRST_SECONDS", 0.0)
-        crashed(machine(tmp_path), train, monkeypatch, 3)
+        crashed(machine(folder), train, patch, 3)
+    return folder / FILE
+
+
+@pytest.fixture
+def stopped(checkpoint: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of the checkpoint."""
+    shutil.copy(checkpoint, tmp_path)
     return tmp_path
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from pyspark.errors import PySparkException
-from pyspark.ml.linalg import SparseVector, Vectors
+from pyspark.ml.linalg import SparseVector, Vectors, VectorUDT
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from benchmarks.datasets import ml100k_regression, to_frame
 from spark_fm import FactorizationMachineModel
@@ -43,12 +44,9 @@ def vectors_of(n: int, first: int, last: int, *, seed: int) -> list[SparseVector
 
 
 def frame(spark: SparkSession, name: str, ids: Iterable[Any], vectors: list[Any]) -> DataFrame:
-    kind = "string" if isinstance(next(iter(ids)), str) else "bigint"
-    rows = list(zip(ids, vectors, strict=True))
-    labelled = frame_of(spark, [(float(i), vector) for i, (_, vector) in enumerate(rows)])
-    names = spark.createDataFrame([(float(i), row[0]) for i, row in enumerate(rows)],
-                                  f"label double, {name} {kind}")  # fmt: skip
-    return labelled.join(names, "label").select(name, "features")
+    kind = StringType() if isinstance(next(iter(ids)), str) else LongType()
+    schema = StructType([StructField(name, kind), StructField("features", VectorUDT())])
+    return spark.createDataFrame(list(zip(ids, vectors, strict=True)), schema).coalesce(1)
 
 
 def asked(spark: SparkSession, n: int = 7, *, seed: int = 1) -> tuple[DataFrame, list]:

@@ -41,10 +41,10 @@ def served(monkeypatch):
     return found
 
 
-@pytest.fixture
-def model_of_jobs(frame, monkeypatch):
+@pytest.fixture(scope="module")
+def model_of_jobs(frame):
     """The model where each round is a job of its own."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         pretend_cluster(patch, local_cores=0)
         return two_workers(refit="always").fit(frame)
 
