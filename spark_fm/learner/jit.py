@@ -126,6 +126,12 @@ def cache_folder() -> Path | None:
     return None
 
 
+def is_cached(tag: str) -> bool:
+    """Return whether this machine keeps machine code of a specialisation on disk."""
+    folder = cache_folder()
+    return folder is not None and (folder / f"{tag}.nbi").exists()
+
+
 def _source_digest(package: Traversable | None = None) -> str:
     """Return a digest of all sources with kernels and of what compiles them."""
     root = importlib.resources.files("spark_fm") if package is None else package

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spark_fm.learner.csr import CsrBatch, frozen
-from spark_fm.learner.jit import njit
+from spark_fm.learner.jit import is_cached, njit
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.optimizers import CLIP, FACTORS_WD, LINEAR_WD, OPTIMIZERS, RESCALE
 from spark_fm.learner.predict import make_score_row
@@ -89,12 +89,21 @@ def _inputs(batch: CsrBatch) -> list[NDArray[Any]]:
     return [frozen(array) for array in arrays]
 
 
+def is_compiled(spec: Hyperparameters) -> bool:
+    """Return whether this machine keeps the kernel that trains with these hyperparameters."""
+    return is_cached(_tag(spec.k, spec.loss, spec.optimizer, spec.mini_batch_size > 1))
+
+
+def _tag(k: int, loss: LossName, optimizer: OptimizerName, mini_batch: bool) -> str:
+    form = "batch" if mini_batch else "row"
+    return f"train-{form}-k{k}-{loss}-{optimizer}"
+
+
 @lru_cache(maxsize=64)
 def training_kernel(k: int, loss: LossName, optimizer: OptimizerName, mini_batch: bool) -> Any:
     """Return the compiled pass for these constants, compiling or loading it now."""
     make = _make_mini_batch_pass if mini_batch else _make_row_pass
-    form = "batch" if mini_batch else "row"
-    kernel = njit(make(k, loss, optimizer), tag=f"train-{form}-k{k}-{loss}-{optimizer}")
+    kernel = njit(make(k, loss, optimizer), tag=_tag(k, loss, optimizer, mini_batch))
     layout = Layout(k, optimizer)
     empty = CsrBatch.from_arrays(
         np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)

@@ -14,6 +14,7 @@ from spark_fm.learner.training import EpochRecord
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 200
+COMPILING = "compiling kernels (once): some seconds, later trainings on this machine load them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class EpochReport:
             if name.startswith("validation_")
         ]
         parts += [f"{row['rowsPerSecond']:,.0f} rows/s", f"{row['seconds']:.2f} s"]
+        if row["compileSeconds"] > 1:
+            parts.append(f"{row['compileSeconds']:.1f} s of it compiling kernels (once)")
         if self.record.n_rejected:
             parts.append(f"{row['rejected']} diverged attempt(s), steps now x{row['stepScale']:g}")
         return ", ".join(parts)
@@ -139,12 +142,23 @@ class Progress:
             self._bar.close()
 
 
-def _bar(epochs: int, what: str, n_shown: int) -> Any:
+def tell_compiling() -> None:
+    """Say, before a pass that compiles, that it takes seconds this once."""
+    log.info(COMPILING)
+    if _is_watched():  # where nobody sets up a log, seconds without a word look like a hang
+        sys.stderr.write(f"{COMPILING}\n")
+
+
+def _is_watched() -> bool:
+    """Return whether a person sees what is drawn: on a terminal, or in a notebook."""
     # ipykernel alone says nothing: libraries load it wherever it is installed.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    in_notebook = hasattr(shell, "kernel")
-    if not in_notebook and not (sys.stderr is not None and sys.stderr.isatty()):
+    return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _bar(epochs: int, what: str, n_shown: int) -> Any:
+    if not _is_watched():
         return None
     try:
         from tqdm.auto import tqdm

@@ -26,6 +26,7 @@ from pyspark.sql import DataFrame
 
 from spark_fm.errors import InvalidParamError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.gibbs.sampling import ChainProgress
+from spark_fm.learner.kernels import is_compiled
 from spark_fm.learner.metrics import merit, validation_metrics
 from spark_fm.learner.race import MOST_EPOCHS, TIE
 from spark_fm.learner.spec import Hyperparameters, Scaling
@@ -52,6 +53,7 @@ from spark_fm.training.callbacks import (
     Progress,
     reports_of,
     running_history,
+    tell_compiling,
     validation_curve,
 )
 from spark_fm.training.checkpoints import Checkpoint, checkpoint_name
@@ -177,6 +179,9 @@ class Trainer:
         weights = None if start is None else start.weights
         # First, so that a model too large for memory fails before its race.
         plans = [self._plan(c, state, weights) for c, state in zip(configs, saved, strict=True)]
+        # Elsewhere the driver does not see what workers keep; their epochs tell afterwards.
+        if self._cluster.is_local and not all(is_compiled(config.spec) for config in configs):
+            tell_compiling()
         rates = self._learning_rates(configs, start, saved)
         models = []
         for number, config in enumerate(configs):
