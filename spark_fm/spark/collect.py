@@ -59,6 +59,13 @@ def rows_of(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
+# What Java says of a disk that takes no files, from the file's name on where it has one.
+_FULL_DISK = re.compile(
+    r"(\S+ \()?(No space left on device|Disk quota exceeded|Read-only file system)\)?"
+    r"|\S*blockmgr-\S* \(Permission denied\)|Failed to create local dir in \S+"
+)
+
+
 @contextmanager
 def worker_errors() -> Iterator[None]:
     """Name the faults that only workers can see: of a cluster's set-up, and their loss."""
@@ -78,6 +85,15 @@ def worker_errors() -> Iterator[None]:
             said = re.search(rf"{kind.__name__}: ([^\n]+)", text)
             if said:
                 raise kind(said[1]) from err
+        full = _FULL_DISK.search(text)
+        if full:
+            at = re.search(r"\((\S+) executor ([^)\s]+)\)", text)
+            whose = f"executor {at[2]} on {at[1]}" if at else "an executor"
+            raise SparkFMError(
+                f"The local disk of {whose} takes no more of Spark's files: {full[0]!r}. Make room "
+                "there, or let spark.local.dir (SPARK_LOCAL_DIRS of a standalone worker, "
+                "yarn.nodemanager.local-dirs) name a folder on a larger disk."
+            ) from err
         missing = re.search(r"ModuleNotFoundError: No module named '(spark_fm[^']*|numba)'", text)
         if missing:
             raise SparkFMError(
