@@ -19,6 +19,7 @@ class WorkerInfo:
 
     workers: int = 1  # most partitions that trained in one pass
     gpus: set[str] = field(default_factory=set)  # host:address
+    executors: dict[str, int] = field(default_factory=dict)  # partitions of each, of host:folder
     # Wall time of bringing the packed rows to where they train: into shards, or into one task.
     store_seconds: float = 0.0
 

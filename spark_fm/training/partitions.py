@@ -82,8 +82,9 @@ class PartitionedBlocks:
     def without_files(self, selection: RowSelection) -> RowSelection:
         """Return a selection of the same rows from blocks, when a task did not find its files.
 
-        Its disk is full, or tasks are not scheduled where their rows are: after a few times
-        files are given up.
+        The next round lists the blocks anew, which writes the files again where it runs. Its disk
+        may be full, or tasks not scheduled where their rows are: after a few times files are given
+        up.
         """
         self._misses += 1
         is_last = self._misses == MOST_MISSES
@@ -92,6 +93,9 @@ class PartitionedBlocks:
             "a task did not find its rows in files of its machine (a full disk?); they are read "
             "from Spark's blocks%s", ", from now on, which takes longer" if is_last else "",
         )  # fmt: skip
+        if not is_last:
+            self._listing.unpersist()
+            self._listing = self._stack.enter_context(persisted(self._listing))
         return replace(selection, store=None)
 
     @property

@@ -34,7 +34,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
 
 from spark_fm.errors import GpuNotFoundError, ModelTooLargeError, TrainingDivergedError
 from spark_fm.learner.averaging import AveragingRule, Delta
@@ -90,6 +90,7 @@ from spark_fm.training.worker_pool import WorkerPool
 log = logging.getLogger(__name__)
 
 AVERAGING_THREADS = min(8, os.cpu_count() or 1)
+CROWDED = 1.2  # times its fair number of partitions
 SAMPLE_NNZ = 2**20  # of the sample in all: 8 MiB
 
 
@@ -157,6 +158,7 @@ def run_rounds(
     with WorkerPool(cluster, plan.n_partitions, blocks) as pool:
         if plan.merge_on_executors:
             pool.stop()
+        n_jobs = 0
         while waiting:
             behind = min(waiting, key=lambda n: (waiting[n].turn, n))
             key = waiting[behind].key
@@ -173,9 +175,26 @@ def run_rounds(
                 gpu = None
                 pool.stop(waits=False)  # their job has failed
                 continue
+            if n_jobs == 0:
+                _warn_of_crowding(Counter(m["executor"] for m in outcome[0].metrics), cluster)
+            n_jobs += 1
             for number, result in zip(batch, outcome, strict=True):
                 resume(number, result)
     return [results[number] for number in range(len(fits))]
+
+
+def _warn_of_crowding(executors: Counter[str], cluster: SparkCluster) -> None:
+    """Warn where an executor has far more partitions than an even distribution gives it."""
+    n_executors = 1 if cluster.tasks_share_files else max(len(executors), cluster.n_executors())
+    [(executor, most)] = executors.most_common(1)
+    fair = -(-executors.total() // n_executors)
+    if most > CROWDED * fair:
+        log.warning(
+            "%d of %d training partitions are on one of %d executors (%s), where %d would do: the "
+            "others wait for it. Fit when all executors have come "
+            "(spark.scheduler.minRegisteredResourcesRatio=1), or set numWorkers to their cores.",
+            most, executors.total(), n_executors, executor, fair,
+        )  # fmt: skip
 
 
 def run_round(
@@ -211,16 +230,19 @@ def run_round(
         broadcast_at = time.perf_counter()
         if cluster.shares_files and not plan.merge_on_executors:
             task = replace(task, outbox=str(stack.enter_context(shared_folder())))
-        results = None
-        if selection.store is not None:
-            rows = pool.rows_of(task)
-            results = None if rows is None else _results(task, rules, rows)
-        if results is None:
-            results = _collected(task, rules, blocks.rows(selection), cluster, plan)
-        if any("missing" in metrics for metrics in results[0].metrics):
+        rows = None if selection.store is None else pool.rows_of(task)
+        found = list(_collected(task, rules, blocks, cluster, plan) if rows is None else rows)
+        missing = _missing(found)
+        if missing:
             pool.stop()  # its tasks would keep the cores from others
             task = replace(task, rows=blocks.without_files(selection))
-            results = _collected(task, rules, blocks.rows(task.rows), cluster, plan)
+            if plan.merge_on_executors:  # those that are there have been averaged without them
+                found = []
+            else:
+                task = replace(task, partitions=missing)
+                found = [row for row in found if row[1] not in missing]
+            found += _collected(task, rules, blocks, cluster, plan)
+        results = _results(task, rules, found)
     for result in results:
         result.broadcast_seconds = (broadcast_at - clock) / len(requests)
         result.job_seconds = (time.perf_counter() - broadcast_at) / len(requests)
@@ -230,11 +252,12 @@ def run_round(
 def _collected(
     task: LocalUpdateTask,
     rules: list[AveragingRule],
-    frame: DataFrame,
+    blocks: PartitionedBlocks,
     cluster: SparkCluster,
     plan: TrainPlan,
-) -> list[RoundResult]:
-    """Run the task as a job of its own."""
+) -> Iterator[tuple[Any, ...]]:
+    """Run the task as a job of its own; yield rows of CHUNK_DDL."""
+    frame = blocks.rows(task.rows)
     frame = frame.mapInArrow(task, CHUNK_DDL, profile=plan.device.profile)
     if plan.merge_on_executors and task.rows.round_index != VALIDATE_ONLY:
         average = AverageTask(rules=tuple(rules), states=task.states)
@@ -246,7 +269,16 @@ def _collected(
         frame = frame.groupBy("model", "name", "part").applyInArrow(averaged, CHUNK_DDL)
     n_bytes = 0 if task.outbox else result_bytes(rules, plan)
     spread = ["model", "name", "part", "partition"]
-    return _results(task, rules, collect_rows(frame, cluster, n_bytes=n_bytes, spread=spread))
+    return collect_rows(frame, cluster, n_bytes=n_bytes, spread=spread)
+
+
+def _missing(rows: list[tuple[Any, ...]]) -> frozenset[int]:
+    """Return the partitions whose tasks did not find their files."""
+    return frozenset(
+        partition
+        for _, partition, name, _, payload in rows
+        if name == META and "missing" in json.loads(bytes(payload))
+    )
 
 
 def _results(
@@ -420,6 +452,7 @@ class AveragingTrainer:
         self._sample = self._sample or result.sample
         workers.workers = max(workers.workers, len(metrics))
         workers.gpus |= {m["gpu"] for m in metrics} - {None}
+        workers.executors = dict(Counter(m["executor"] for m in metrics))
         validate_seconds = 0.0
         if validated is not None:
             validate_seconds = max((m["validate_seconds"] for m in metrics), default=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -36,7 +37,7 @@ from spark_fm.spark.broadcast import Broadcast, write_buffers
 from spark_fm.spark.collect import CHUNK_BYTES, CHUNK_SCHEMA, chunk, to_chunks
 from spark_fm.spark.gpu import GpuPassConfig, task_backend
 from spark_fm.spark.worker import GroupTask, WorkerTask, partition_number
-from spark_fm.training.local_files import BlockFile, Place
+from spark_fm.training.local_files import BlockFile, Place, local_folders
 from spark_fm.training.packing import (
     BLOCK_SCHEMA,
     TRAIN,
@@ -94,9 +95,12 @@ class LocalUpdateTask(WorkerTask):
     rows: RowSelection
     outbox: str | None = None  # folder that takes the deltas, where the driver sees it
     gpu: GpuPassConfig | None = None
+    partitions: frozenset[int] | None = None  # that train; None for all
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the chunks of every model."""
+        if self.partitions is not None and partition_number() not in self.partitions:
+            return
         states = self.states.load()
         tables = [None] * len(states) if self.to_validate is None else self.to_validate.load()
         try:
@@ -189,6 +193,7 @@ class _Learner:
         """Yield metrics, sample and deltas."""
         state, metrics, sample = self._state, self._metrics, self._sample
         metrics["gpu"] = gpu
+        metrics["executor"] = f"{socket.gethostname()}:{local_folders()[0]}"
         metrics["finite"] = bool(np.isfinite(metrics["loss_sum"])) and state.is_finite()
         if self._last is not None and self._update.judges_end and metrics["finite"]:
             metrics["sample_after"] = sample_loss(state, self._last, self._update.spec)

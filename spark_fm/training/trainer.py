@@ -860,6 +860,7 @@ class ModelTraining:
             "zeroWeightRows": data.n_zero_weight,
             "numSourcePartitions": data.n_sources,
             "numWorkers": self._worker_info.workers,
+            "partitionsOfExecutors": sorted(self._worker_info.executors.values(), reverse=True),
             "averagingsPerEpoch": plan.n_rounds if not plan.single_task else 0,
             "device": "gpu" if plan.device.is_gpu else "cpu",
             "gpus": sorted(self._worker_info.gpus),

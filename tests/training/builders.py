@@ -8,6 +8,7 @@ import numpy as np
 
 from spark_fm import FactorizationMachine
 from spark_fm.spark.session import SparkCluster
+from spark_fm.training import dataset
 
 N_FEATURES = 40
 
@@ -20,9 +21,14 @@ def machine(**params):
     return FactorizationMachine(**{**fixed, **params})
 
 
-def pretend_cluster(monkeypatch, **changes):
-    """Let sessions be taken for those of another cluster."""
+def pretend_cluster(monkeypatch, *, keeps_order=True, **changes):
+    """Let sessions be taken for those of another cluster.
+
+    Its shuffles keep the order of rows, as those of one machine do, unless a test is of the order.
+    """
     of = SparkCluster.of
+    if keeps_order:
+        monkeypatch.setattr(dataset, "comes_in_any_order", lambda _: False)
     monkeypatch.setattr(SparkCluster, "of", lambda session: replace(of(session), **changes))
 
 

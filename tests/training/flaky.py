@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pyspark import TaskContext
 
-from spark_fm.training.local_files import remove_store
+from spark_fm.spark.worker import partition_number
+from spark_fm.training.local_files import remove_store, store_folder
 from spark_fm.training.packing import PackTask
 from spark_fm.training.tasks import AssignTask, LocalUpdateTask, RowReader, SingleTask
 
@@ -54,6 +55,17 @@ class ForgetfulUpdateTask(LocalUpdateTask):
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if self.rows.store is not None:
             remove_store(self.rows.store)
+        return super().__call__(batches)
+
+
+class OnceForgetfulUpdateTask(LocalUpdateTask):
+    """Trains, but partition 1 has lost its files in the first round of a training."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        of_first = self.updates[0].judges_start and partition_number() == 1
+        if self.rows.store is not None and of_first:
+            for file in store_folder(self.rows.store, 1).glob("1-*"):
+                file.unlink()
         return super().__call__(batches)
 
 

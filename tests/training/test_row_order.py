@@ -31,7 +31,7 @@ def one_partition(first: DataFrame, then: DataFrame) -> DataFrame:
 def test_on_a_cluster_shuffled_rows_train_the_same_model_in_whatever_order_they_arrive(
     halves, monkeypatch, workers
 ):
-    pretend_cluster(monkeypatch, local_cores=0)
+    pretend_cluster(monkeypatch, keeps_order=False, local_cores=0)
     params = {"numWorkers": workers, "validationFraction": 0.2, "keepTrainingState": True}
 
     one, other = (
@@ -45,7 +45,7 @@ def test_on_a_cluster_shuffled_rows_train_the_same_model_in_whatever_order_they_
 def test_rows_stay_in_the_order_that_the_caller_gave_them_where_shuffle_is_false(
     halves, monkeypatch
 ):
-    pretend_cluster(monkeypatch, local_cores=0)
+    pretend_cluster(monkeypatch, keeps_order=False, local_cores=0)
     params = {"shuffle": False, "validationFraction": 0.0, "refit": "never", "numWorkers": 1}
     sorted_rows = halves[0].union(halves[1]).orderBy("label").coalesce(1)
 

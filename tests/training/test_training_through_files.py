@@ -70,6 +70,25 @@ def test_a_machine_without_the_files_reads_the_blocks(frame, monkeypatch, caplog
     assert "from now on" in caplog.text
 
 
+def test_only_the_partition_that_lost_its_files_trains_again_and_they_are_written_again(
+    frame, monkeypatch
+):
+    calm = machine(numWorkers=3).fit(frame)
+    selections, trained = selections_of(monkeypatch), []
+    collected = rounds._collected
+    monkeypatch.setattr(
+        rounds,
+        "_collected",
+        lambda task, *of: trained.append(task.partitions) or collected(task, *of),
+    )
+    monkeypatch.setattr(rounds, "LocalUpdateTask", flaky.OnceForgetfulUpdateTask)
+
+    assert_same_model(calm, machine(numWorkers=3).fit(frame))
+
+    assert [partitions for partitions in trained if partitions is not None] == [{1}]
+    assert sum(selection.store is None for selection in selections) == 1
+
+
 def test_a_training_removes_its_files_however_it_ends(spark, frame, monkeypatch):
     machine(numWorkers=3).fit(frame)
     assert files_left(spark) == []
