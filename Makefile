@@ -1,6 +1,6 @@
 # make demo   train and score on a real set, see examples/demo.py
 # make test   the test suite, in two processes with a Spark session each
-# make test-quality, test-gpu-simulator, test-processes, test-connect, test-wheel, test-site
+# make test-quality, test-gpu-simulator, test-processes, test-connect, test-cluster, test-wheel, test-site
 #             stages of what is long and rare: docs/testing.md; .ci/run runs them all
 # make docs   the documentation as a site, site/index.html
 # All make a virtual environment in .venv and find, or install, Java 17 or newer.
@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 
 RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-wheel test-site docs lint spark-classes bench-quality fuzz params proto java clean
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-cluster test-wheel test-site docs lint spark-classes bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -37,6 +37,9 @@ test-processes: $(CLASSES) java
 
 test-connect: $(CLASSES) java
 	SPARK_FM_TEST_MODE=connect; export SPARK_FM_TEST_MODE; $(RUN_TESTS) -m connect $(PYTEST_ARGS)
+
+test-cluster: $(CLASSES) java
+	$(RUN_TESTS) -m cluster $(PYTEST_ARGS)
 
 # The wheel by itself: without PySpark, then with the oldest.
 test-wheel: $(STAMP) java

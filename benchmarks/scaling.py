@@ -14,25 +14,18 @@ Some runs are kept out, and what the model says of them is printed beside what t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from subprocess import DEVNULL
 
 import numpy as np
-import pyspark
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from benchmarks.criteo_shape import N_FIELDS, CriteoShape
 from benchmarks.datasets import to_frame
 from benchmarks.local import local_session
+from benchmarks.standalone import StandaloneCluster
 from benchmarks.timing import header, row
 from spark_fm import FactorizationMachine
 
@@ -47,37 +40,6 @@ class Setting:
     k: int
     partitions: int
     averagings: int
-
-
-@contextlib.contextmanager
-def standalone_cluster(n_workers: int, memory: str, *, cores: int = 1) -> Iterator[str]:
-    """Run a master and workers with so many cores each; yield the master's address."""
-    program = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"spark://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        commands = [
-            ["org.apache.spark.deploy.master.Master", "--host", "127.0.0.1",
-             "--port", str(port), "--webui-port", "0"],
-            *[
-                ["org.apache.spark.deploy.worker.Worker", "--cores", str(cores), "--memory", memory,
-                 "--host", "127.0.0.1", "--webui-port", "0", "--work-dir", folder, address]
-                for _ in range(n_workers)
-            ],
-        ]  # fmt: skip
-        running = [
-            subprocess.Popen([program, *words], stdout=DEVNULL, stderr=DEVNULL)
-            for words in commands
-        ]
-        try:
-            yield address
-        finally:
-            for process in reversed(running):
-                process.terminate()
-            for process in running:
-                process.wait()
 
 
 def measured(frame: DataFrame, setting: Setting, epochs: int) -> tuple[dict[str, float], int]:
@@ -120,10 +82,12 @@ def main() -> None:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     cores = args.workers
     found: list[tuple[Setting, dict[str, float], int]] = []
-    with standalone_cluster(args.workers, args.memory) as address:
+    with StandaloneCluster() as cluster:
+        for _ in range(args.workers):
+            cluster.start_worker(args.memory)
         time.sleep(5)
         memory = f"{int(args.memory.removesuffix('g')) * 1024 - 512}m"
-        spark = local_session(address, spark_executor_memory=memory)
+        spark = local_session(cluster.address, spark_executor_memory=memory)
         header("rows", "k", "partitions", "averagings", *PHASES)
         for n_rows in args.rows:
             frame = to_frame(spark, CriteoShape().rows(0, n_rows)[0], 4).cache()

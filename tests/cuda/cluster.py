@@ -24,7 +24,7 @@ import numpy as np
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.scaling import standalone_cluster
+from benchmarks.standalone import StandaloneCluster
 from spark_fm import FactorizationMachine, FactorizationMachineModel
 from spark_fm.errors import ModelTooLargeError
 from spark_fm.learner.csr import CsrBatch
@@ -229,7 +229,9 @@ def main(name: str) -> None:
         set_up(Path(folder))
         address = "local[2]"
         if case.on_cluster:
-            address = stack.enter_context(standalone_cluster(1, "2g", cores=2))
+            cluster = stack.enter_context(StandaloneCluster())
+            cluster.start_worker("2g", cores=2)
+            address = cluster.address
         spark = session(address, case.settings)
         special = {"several-models": models_at_once, "filled-up": on_a_gpu_that_fills_up}
         found: Any
