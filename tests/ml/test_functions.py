@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pyspark.errors import PySparkException
@@ -20,13 +18,16 @@ from tests.ml.builders import column, fast_fm, frame_of
 BIG = 800_000  # features of a model whose 32 MB no Connect closure carries
 
 
-@pytest.fixture
-def table(spark: SparkSession, train: DataFrame, tmp_path: Path) -> DataFrame:
+@pytest.fixture(scope="module")
+def table(
+    spark: SparkSession, train: DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> DataFrame:
     """300 rows read from Parquet, visible to SQL as ``points``: id, label, features, dense."""
     rows = train.withColumns({"id": F.monotonically_increasing_id(),
                               "dense": vector_to_array("features")})  # fmt: skip
-    rows.write.parquet(str(tmp_path / "points"))
-    read = spark.read.parquet(str(tmp_path / "points"))
+    path = str(tmp_path_factory.mktemp("points") / "rows")
+    rows.write.parquet(path)
+    read = spark.read.parquet(path)
     read.createOrReplaceTempView("points")
     return read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class FullDiskError(OSError):
     """What a write raises in these tests."""
 
 
+@cache
 def other(model: FactorizationMachineModel, train: DataFrame) -> FactorizationMachineModel:
     return fast_fm(seed=99, numFactors=model.factors.shape[1]).fit(train)
 
@@ -55,7 +57,7 @@ def test_a_model_is_fitted_and_replaced_where_arrow_batches_have_no_limit(
     before = spark.conf.get(BATCH)
     spark.conf.set(BATCH, limit)
     try:
-        new = other(classifier, train)
+        new = fast_fm(seed=99).fit(train)
         new.write().overwrite().save(str(tmp_path / "m"))
         assert_loads(tmp_path / "m", new)
     finally:
