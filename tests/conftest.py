@@ -50,7 +50,7 @@ LONGEST = (
 
 
 # Stages whose tests are few of a folder's: docs/testing.md.
-STAGES = ("connect", "contract", "processes", "quality", "simulator", "large")
+STAGES = ("cluster", "connect", "contract", "processes", "quality", "simulator", "large")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,8 +28,15 @@ from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import list_files
 from spark_fm.formats.recordio.framing import RECORDIO
 from spark_fm.formats.recordio.reader import RecordReader
-from spark_fm.formats.text import LineParser, TextFormat, read_text, shortened, text_of
-from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
+from spark_fm.formats.text import (
+    LineParser,
+    ParseTask,
+    TextFormat,
+    read_text,
+    shortened,
+    text_of,
+)
+from spark_fm.formats.vectors import vector_column
 from spark_fm.ml.persistence import READ_ERRORS
 from spark_fm.spark.files import check_store_known, literal
 from spark_fm.spark.schema import find_column, quoted
@@ -99,9 +106,9 @@ class TextInput(InputFormat):
         except AnalysisException as err:
             _raise_if_missing(err, paths)
             raise
-        lines = in_file_order(spark.read.text(list(paths))) if spec.in_order else text.drop(
-            "input_file"
-        )  # fmt: skip
+        lines = spark.read.text(list(paths))  # which tasks of a fit read themselves
+        if spec.in_order:
+            lines = in_file_order(lines)
         fields = [
             StructField(spec.label_col, DoubleType()),
             StructField(spec.features_col, VectorUDT()),
@@ -226,42 +233,6 @@ INPUT_FORMATS: dict[str, InputFormat] = {
         RecordIOInput(),
     )
 }
-
-
-@dataclass(frozen=True)
-class ParseTask:
-    """Lines to rows: for ``mapInArrow`` over a column ``value`` and maybe ``input_file``.
-
-    A line that cannot be read gives null features and a null label, which training and
-    scoring count or refuse as the user asked.
-    """
-
-    parser: LineParser
-    label_col: str
-    features_col: str
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = self.parser.parse(batch.column("value"))
-            is_null = np.zeros(rows.n_rows, bool)
-            is_null[list(rows.errors)] = True
-            features = vector_column(
-                rows.indptr, rows.indices, rows.values, rows.sizes(self.parser.num_features),
-                is_dense=np.zeros(rows.n_rows, bool), is_null=is_null,
-            )  # fmt: skip
-            columns: dict[str, tuple[Any, pa.Array]] = {
-                self.label_col: (
-                    pa.float64(), pa.array(rows.labels, pa.float64(), mask=~rows.has_label)
-                ),
-                self.features_col: (VECTOR_TYPE, features),
-            }  # fmt: skip
-            if "input_file" in batch.schema.names:
-                files = batch.column("input_file").take(pa.array(rows.positions))
-                columns["input_file"] = (files.type, files)
-            yield pa.RecordBatch.from_arrays(
-                [column for _, column in columns.values()],
-                schema=pa.schema([(name, kind) for name, (kind, _) in columns.items()]),
-            )
 
 
 FAULT_DDL = "input_file string, line string, error string"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.files import GZIP_ERRORS
+from spark_fm.formats.ranges import CHUNK_BYTES
 from spark_fm.formats.recordio.reader import Rows, summed
 from spark_fm.formats.text_kernel import MAX_POWER, parse_lines
+from spark_fm.formats.vectors import VECTOR_TYPE, vector_column
 
-CHUNK_BYTES = 2**22
 MAX_LINE_BYTES = 2**28
 
 
@@ -279,6 +280,42 @@ class LineParser:
                 f"index {shortened(index_text)} is above {last + first}, the last of {limit}"
             )
         return index, _number(value_text, f"the value of {shortened(token)}")
+
+
+@dataclass(frozen=True)
+class ParseTask:
+    """Lines to rows: for ``mapInArrow`` over a column ``value`` and maybe ``input_file``.
+
+    A line that cannot be read gives null features and a null label, which training and
+    scoring count or refuse as the user asked.
+    """
+
+    parser: LineParser
+    label_col: str
+    features_col: str
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = self.parser.parse(batch.column("value"))
+            is_null = np.zeros(rows.n_rows, bool)
+            is_null[list(rows.errors)] = True
+            features = vector_column(
+                rows.indptr, rows.indices, rows.values, rows.sizes(self.parser.num_features),
+                is_dense=np.zeros(rows.n_rows, bool), is_null=is_null,
+            )  # fmt: skip
+            columns: dict[str, tuple[Any, pa.Array]] = {
+                self.label_col: (
+                    pa.float64(), pa.array(rows.labels, pa.float64(), mask=~rows.has_label)
+                ),
+                self.features_col: (VECTOR_TYPE, features),
+            }  # fmt: skip
+            if "input_file" in batch.schema.names:
+                files = batch.column("input_file").take(pa.array(rows.positions))
+                columns["input_file"] = (files.type, files)
+            yield pa.RecordBatch.from_arrays(
+                [column for _, column in columns.values()],
+                schema=pa.schema([(name, kind) for name, (kind, _) in columns.items()]),
+            )
 
 
 def _bytes_of(lines: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:

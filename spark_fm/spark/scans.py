@@ -7,6 +7,7 @@ themselves, without the JVM in between: on Classic alone.
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,12 +38,17 @@ from spark_fm.spark.session import is_connect
 log = logging.getLogger(__name__)
 
 PYTHON = "python"  # format of a scan of a Python data source
+TEXT = "text"  # of lines that a function makes rows of
 _FORMATS = {
     "org.apache.spark.sql.execution.datasources.parquet.ParquetFileFormat": "parquet",
     "org.apache.spark.ml.source.libsvm.LibSVMFileFormat": "libsvm",
+    "org.apache.spark.sql.execution.datasources.text.TextFileFormat": TEXT,
 }
 # Nodes of a plan, before it is optimized, that read and select.
-_PLAIN = ("Project", "SubqueryAlias", "View", "LogicalRelation", "DataSourceV2Relation")
+_PLAIN = (
+    "Project", "SubqueryAlias", "View", "LogicalRelation", "DataSourceV2Relation", "MapInArrow",
+)  # fmt: skip
+MOST_COMMAND_BYTES = 2**14  # of a function that is looked at: a parser's has some hundred
 MOST_FILES = 5000  # whose ranges are asked for one by one
 _NUMBERS = (BooleanType, ByteType, ShortType, IntegerType, LongType, FloatType, DoubleType)
 
@@ -75,19 +81,21 @@ class Scan:
     columns: dict[str, ScanColumn]  # by the frame's names
     # Of files: their ranges. Of a Python data source: its own partition, pickled.
     partitions: tuple[tuple[FileRange, ...] | bytes, ...]
-    function: bytes = b""  # of a Python data source: what reads a partition, pickled
+    # Pickled. Of a Python data source: what reads a partition. Of text: what makes rows of lines.
+    function: bytes = b""
     width: int = 0  # of the vectors of libsvm's lines
 
 
-def plain_scan(rows: DataFrame, *, source: str) -> Scan | None:
+def plain_scan(rows: DataFrame, *, source: str, parser: type) -> Scan | None:
     """Return the read that these rows are, or None where they are more than one, or not seen.
 
     ``source`` is the Python data source that may be read: one written by others may be read once.
+    ``parser`` is the class of the functions of ``mapInArrow`` that may make rows of lines.
     """
     if is_connect(rows.sparkSession):
         return None
     try:
-        scan = _scan(rows._jdf.queryExecution(), source)
+        scan = _scan(rows._jdf.queryExecution(), source, parser)
     except (Py4JError, PySparkException, AttributeError, TypeError, ValueError) as err:
         log.debug("the plan of these rows was not understood: %s", err)
         return None
@@ -113,17 +121,24 @@ def comes_in_any_order(rows: DataFrame) -> bool:
     return re.search("(?<!Broadcast)Exchange|Shuffled", text) is not None
 
 
-def _scan(query: Any, source: str) -> Scan | None:
+def _scan(query: Any, source: str, parser: type) -> Scan | None:
     # Most frames are no plain reads: these are not optimized here, which may take long.
     if not all(_kind(node) in _PLAIN for node in _chain(query.analyzed())):
         return None
     project, *others = _chain(query.optimizedPlan())
     scans = query.executedPlan().collectLeaves()
+    function = b""
+    if [_kind(node) for node in others[:-1]] == ["MapInArrow"]:
+        function = _function(others.pop(0), parser)
+        if not function:
+            return None
     if _kind(project) != "Project" or len(others) != 1 or scans.size() != 1:
         return None
     [relation] = others
     if (_kind(relation), _kind(scans.apply(0))) == ("LogicalRelation", "FileSourceScanExec"):
-        return _scan_of_files(project, relation.relation(), scans.apply(0))
+        return _scan_of_files(project, relation.relation(), scans.apply(0), function)
+    if function:
+        return None
     if (_kind(relation), _kind(scans.apply(0))) != ("DataSourceV2ScanRelation", "BatchScanExec"):
         return None
     if str(relation.relation().table().name()) != source:
@@ -131,17 +146,35 @@ def _scan(query: Any, source: str) -> Scan | None:
     return _scan_of_source(project, scans.apply(0).batch())
 
 
-def _scan_of_files(project: Any, relation: Any, scan: Any) -> Scan | None:
+def _function(node: Any, parser: type) -> bytes:
+    """Return the function of a mapInArrow, pickled; nothing where it is not of the class."""
+    command = node.expressions().apply(0).func().command()
+    if command.size() > MOST_COMMAND_BYTES:
+        return b""
+    pickled = bytes(int(each) & 255 for each in command.mkString(",").split(","))
+    if parser.__module__.encode() not in pickled:  # loading it may take long, or do something
+        return b""
+    function, _ = pickle.loads(pickled)
+    return pickle.dumps(function) if type(function) is parser else b""
+
+
+def _scan_of_files(project: Any, relation: Any, scan: Any, function: bytes) -> Scan | None:
     name = _FORMATS.get(relation.fileFormat().getClass().getName())
-    columns = _columns(project, list(relation.dataSchema().fieldNames()))
+    columns = _columns(project, None if function else list(relation.dataSchema().fieldNames()))
     if name is None or columns is None or relation.partitionSchema().size():
+        return None
+    keys = list(_items(relation.options().keys().toSeq()))
+    options = {str(key).lower(): str(relation.options().apply(key)) for key in keys}
+    if (name == TEXT) != bool(function):
+        return None
+    # ``spark.read.text`` sets the second one itself.
+    if function and (options.keys() - {"path", "wholetext"} or options.get("wholetext") == "true"):
         return None
     if len(relation.location().inputFiles()) > MOST_FILES:
         return None
     width = 0
     if name == "libsvm":
-        options = {str(name).lower() for name in _items(relation.options().keys().toSeq())}
-        if options - {"path", "numfeatures"}:
+        if options.keys() - {"path", "numfeatures"}:
             return None
         features = relation.dataSchema().apply("features").metadata()
         width = int(features.getLong("numFeatures"))
@@ -149,7 +182,7 @@ def _scan_of_files(project: Any, relation: Any, scan: Any) -> Scan | None:
         tuple(_file_range(part) for part in partition.files())
         for partition in _items(scan.inputRDD().filePartitions())
     )
-    return Scan(name, columns, partitions, width=width)
+    return Scan(name, columns, partitions, function, width)
 
 
 def _scan_of_source(project: Any, batch: Any) -> Scan | None:

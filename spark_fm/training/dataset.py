@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 
 from spark_fm.errors import InvalidDataError
 from spark_fm.formats.recordio.framing import RECORDIO
+from spark_fm.formats.text import ParseTask
 from spark_fm.learner.losses import LOSSES
 from spark_fm.learner.spec import LossName, Scaling
 from spark_fm.learner.standardization import CENTRED_FRACTION, CONSTANT, Standardization
@@ -217,7 +218,7 @@ def _by_content(rows: DataFrame, seed: int) -> DataFrame:
 
 def _packed_by_readers(rows: DataFrame, task: PackTask, cluster: SparkCluster) -> pa.Table | None:
     """Return the blocks of rows that the tasks read themselves, or None where they cannot."""
-    scan = plain_scan(rows, source=RECORDIO)
+    scan = plain_scan(rows, source=RECORDIO, parser=ParseTask)
     if scan is None:
         return None
     table = run_local(PackScanTask(scan, task), len(scan.partitions), BLOCK_SCHEMA, cluster)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from spark_fm.formats.ranges import parquet_rows, text_lines
 from spark_fm.formats.vectors import vector_column
 from spark_fm.spark.scans import FileRange, Scan, ScanColumn, plain_type
 from spark_fm.spark.worker import WorkerTask, partition_number
@@ -96,55 +97,37 @@ def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
     return values.cast(pa.float64(), safe=False) if column.to_double else values
 
 
-def read_parquet(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a range of a Parquet file: of the row groups whose middle lies in it."""
-    import pyarrow.parquet as pq
-
+def _parquet_batches(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
     names = [column.name for column in scan.columns.values()]
-    # Spark compares files with the checksums that Hadoop keeps beside them.
-    with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-        there = [name.lower() for name in file.schema_arrow.names]
-        for name in names:
-            # Spark may not tell them apart.
-            if name not in file.schema_arrow.names or there.count(name.lower()) != 1:
-                raise UnreadableError(f"{part.path} has not one column {name!r}")
-        groups = [
-            number for number in range(file.metadata.num_row_groups)
-            if part.start <= _middle(file.metadata.row_group(number)) < part.stop
-        ]  # fmt: skip
-        if groups:
-            yield from file.iter_batches(
-                WINDOW_ROWS, row_groups=groups, columns=names, use_threads=False
-            )
+    return parquet_rows(part.path, part.start, part.stop, names=names, batch_rows=WINDOW_ROWS)
 
 
-def _middle(group: Any) -> int:
-    """Return the middle of a row group, by which Parquet's Java library assigns it to a range."""
-    first = group.column(0)
-    pages = (first.data_page_offset, first.dictionary_page_offset)
-    size = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
-    return int(min(page for page in pages if page is not None) + size // 2)
-
-
-def read_libsvm(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a range of a libsvm file: of the lines that start in it or right behind."""
-    # Here and not above: workers that read other formats need not import it.
-    from spark_fm.formats.text import CHUNK_BYTES, LineParser
-
+def _text_of(part: FileRange) -> Iterator[bytes]:
     if Path(part.path).suffix.lower() in COMPRESSED:
         raise UnreadableError(f"{part.path} is compressed")
+    return text_lines(part.path, part.start, part.stop)
+
+
+def _libsvm_batches(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
+    # Here and not above: workers that read other formats need not import it.
+    from spark_fm.formats.text import LineParser
+
     parser = LineParser("libsvm", num_features=scan.width)
-    with open(part.path, "rb") as file:
-        if part.start:
-            file.seek(part.start)
-            file.readline()  # the range before has it
-        while (left := part.stop + 1 - file.tell()) > 0:
-            text = file.read(min(left, CHUNK_BYTES))
-            if not text:
-                return
-            yield _libsvm_rows(text + (b"" if text.endswith(b"\n") else file.readline()), parser)
+    return (_libsvm_rows(text, parser) for text in _text_of(part))
 
 
+def _parsed_batches(part: FileRange, scan: Scan) -> Iterator[pa.RecordBatch]:
+    """Yield what the scan's function makes of lines, where Spark would see the same ones."""
+    from spark_fm.formats.text import lines_of
+
+    parse = pickle.loads(scan.function)
+    for text in _text_of(part):
+        if b"\r" in text and _LONE_RETURN.search(text):
+            raise UnreadableError(f"{part.path} has lines that end with \\r alone")
+        yield from parse(iter([pa.RecordBatch.from_pydict({"value": lines_of(text)})]))
+
+
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 _CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f]")
 
 
@@ -176,6 +159,7 @@ def _libsvm_rows(text: bytes, parser: LineParser) -> pa.RecordBatch:
 
 # What yields the rows of a range of a file: the columns of the scan at least.
 FORMATS: dict[str, Callable[[FileRange, Scan], Iterator[pa.RecordBatch]]] = {
-    "parquet": read_parquet,
-    "libsvm": read_libsvm,
+    "parquet": _parquet_batches,
+    "libsvm": _libsvm_batches,
+    "text": _parsed_batches,
 }

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_fm.cli.input_formats import FaultTask, ParseTask
-from spark_fm.formats.text import LineParser
+from spark_fm.cli.input_formats import FaultTask
+from spark_fm.formats.text import LineParser, ParseTask
 from spark_fm.formats.vectors import VECTOR_TYPE
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.ml.linalg import Vectors
+from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 import spark_fm
+from spark_fm.cli.input_formats import INPUT_FORMATS, InputSpec
 from spark_fm.errors import InvalidDataError
+from spark_fm.formats.text import LineParser, ParseTask
 from spark_fm.spark.scans import FileRange, Scan, ScanColumn, plain_scan
 from spark_fm.spark.schema import ColumnNames, internal_rows
 from spark_fm.spark.session import is_connect
@@ -173,6 +176,74 @@ def test_a_read_of_libsvm_gives_the_rows_of_the_frame(spark, tmp_path, read_by_t
     assert read_by_tasks == [True, False]
 
 
+def lines_frame(spark, path, name="libsvm", **spec):
+    spec = InputSpec(
+        **{"file_format": name, "features_col": "features", "label_col": "label"} | spec
+    )
+    return INPUT_FORMATS[name].open(spark, [str(path)], spec).frame
+
+
+@pytest.mark.parametrize(("name", "part_bytes"), [("libsvm", "128m"), ("libfm", "900b")])
+def test_lines_of_the_command_line_give_the_rows_of_the_frame(
+    spark, tmp_path, read_by_tasks, name, part_bytes
+):
+    lines = [f"{i % 2}" + "".join(f" {j}:{(i + j) / 7!r}" for j in range(1 + i % 3, 9, 1 + i % 4))
+             for i in range(300)]  # fmt: skip
+    (tmp_path / "a.txt").write_bytes("\ufeff".encode() + "\r\n".join(lines[:200]).encode())
+    (tmp_path / "b.txt").write_text(
+        "\n\n".join(lines[200:]) + "  \n1 bad # and why\n1 qid:3 4:1 # \u00e9\n"
+    )
+    spark.conf.set("spark.sql.files.maxPartitionBytes", part_bytes)
+    try:
+        frame = lines_frame(spark, tmp_path, name)
+        same = fingerprint(frame, handleInvalid="skip") == fingerprint(
+            touched(frame), handleInvalid="skip"
+        )
+        with pytest.raises(InvalidDataError) as raised:
+            fingerprint(frame)
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+
+    assert same
+    assert "featuresCol='features' has 1 row(s) with null features" in str(raised.value)
+    assert read_by_tasks == [True, False, True]
+
+
+@pytest.mark.parametrize("line", ["1 1:1\r0 2:1", "1 1:1\r\r\n0 2:1"])
+def test_lines_that_end_otherwise_are_left_to_spark(spark, tmp_path, read_by_tasks, line):
+    (tmp_path / "a.txt").write_bytes(line.encode() + b"\n1 1:1\n")
+    frame = lines_frame(spark, tmp_path)
+
+    assert fingerprint(frame) == fingerprint(touched(frame))
+    assert read_by_tasks == [False, False]
+
+
+def test_other_reads_of_lines_are_done_by_spark(spark, tmp_path):
+    (tmp_path / "a.txt").write_text("1 1:1\n")
+    (tmp_path / "b.txt").write_text("1 1:1\n")
+    parse = ParseTask(LineParser("libsvm"), "label", "features")
+    schema = StructType().add("label", "double").add("features", VectorUDT())
+
+    def parsed(lines, function=parse):
+        return lines.mapInArrow(function, schema)
+
+    names = {"features": "features", "label": "label"}
+    path, text = str(tmp_path), spark.read.text(str(tmp_path))
+    others = {
+        "file order": lines_frame(spark, path, in_order=True),
+        "file names": lines_frame(spark, path, with_file=True),
+        "other separator": parsed(spark.read.option("lineSep", ";").text(path)),
+        "whole files": parsed(spark.read.text(path, wholetext=True)),
+        "filter": parsed(text.where("value > ''")),
+        "other function": parsed(text, lambda batches: parse(batches)),
+        "twice": parsed(parsed(text).select(F.lit("1 1:1").alias("value"))),
+        "filter behind": parsed(text).where("label > 0"),
+    }
+
+    assert [name for name, each in others.items() if of(each, **names) is not None] == []
+    assert of(parsed(text), **names) is not None
+
+
 @pytest.mark.parametrize(
     "line",
     ["1 2:1 1:1", "1 1:1 # comment", "1\t2:1", "1 qid:1 2:1", "1 0:1:1", "1 2:nan", "1 13:1",
@@ -203,7 +274,7 @@ def test_ranges_of_lines_share_out_the_rows(tmp_path):
 
 def of(frame, **names):
     rows = internal_rows(frame, ColumnNames(**{"features": "x", "label": "y"} | names))
-    return plain_scan(rows, source="recordio-protobuf")
+    return plain_scan(rows, source="recordio-protobuf", parser=ParseTask)
 
 
 def test_selecting_renaming_and_casting_to_double_leave_a_read_plain(spark, folder):
