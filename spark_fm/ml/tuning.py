@@ -46,7 +46,7 @@ from spark_fm.ml.trials import (
 from spark_fm.spark.schema import check_batch_frame, check_training_columns, internal_rows
 from spark_fm.training.callbacks import EpochReport
 from spark_fm.training.config import TrainConfig
-from spark_fm.training.trainer import Outcome, Trainer, open_trainer
+from spark_fm.training.trainer import Outcome, Trainer, TrainResult, open_trainer
 
 log = logging.getLogger(__name__)
 
@@ -219,12 +219,15 @@ def tune(
                 "scale the features; or search lower learning rates and fewer factors."
             )
         log.info("training with the Params of trial %d", best.number)
-        best_estimator = search.estimator_with(best.params)
-        config = replace(best_estimator._train_config(dataset), solver=search.solver)
+        best_params = search.params_of(best)
+        best_estimator = search.estimator_with(best_params)
+        config = best_estimator._train_config(dataset)
+        n_tried = len(done) if best.number else 1  # trial 0 ends as a fit does
+        config = replace(config, solver=search.solver, n_tried=n_tried)
         [outcome] = trainer.train([config], callbacks=[mlflow_callback()])
         if isinstance(outcome, TrainingDivergedError):
             raise outcome
-        params = {**search.set_params, **best.params}
+        params = {**search.set_params, **best_params}
         if search.solver == "auto":
             params["solver"] = outcome.summary["solver"]
             best_estimator = best_estimator.copy({best_estimator.solver: params["solver"]})
@@ -365,11 +368,10 @@ class Search:
             points = self.study.points(self.space, new)
         else:
             points = self._propose(earlier, numbers)[len(done) - first :]
-        settings = []
+        settings: list[tuple[int, dict[str, Any], UnitPoint]] = []
         for number, point in zip(new, points, strict=True):
             if number == 0:
-                params = self._initial_params()
-                settings.append((number, params, self.space.unit_point(params)))
+                settings.append((number, {}, {}))
             else:
                 settings.append((number, self.space.params(point), point))
         rivals = [trial.costs for trial in earlier if trial.curve]
@@ -377,12 +379,15 @@ class Search:
             _Curve(self.metric, larger_is_better=self._larger_is_better, rivals=rivals)
             for _ in settings
         ]
-        configs = [self._trial_config(params if number else {}) for number, params, _ in settings]
+        configs = [self._trial_config(params) for _, params, _ in settings]
         outcomes = self._train(trainer, configs, curves)
         trials: list[Trial] = []
         for (number, params, point), curve, outcome in zip(settings, curves, outcomes, strict=True):
             state = _state(outcome, curve)
             has_model = state in (COMPLETE, PRUNED)
+            if number == 0:
+                params = self._initial_params(self._rates_of(outcome))
+                point = self.space.unit_point(params)
             trial = Trial(
                 number=number, params=params, places=point, state=state,
                 larger_is_better=self._larger_is_better, curve=curve.values if has_model else [],
@@ -410,7 +415,7 @@ class Search:
         write_text(folder / "trials.csv", table.to_csv(index=False))
         best = best_trial(trials)
         if best is not None:
-            _write_best(folder, {**self.set_params, **best.params})
+            _write_best(folder, {**self.set_params, **self.params_of(best)})
         try:
             plot_trials(trials, self.space, self.metric, str(folder / "trials.png"))
         except ImportError as err:
@@ -419,11 +424,23 @@ class Search:
     def _propose(self, earlier: Sequence[Trial], numbers: Sequence[int]) -> list[UnitPoint]:
         return SAMPLERS[self._sampler](self.space, self.config.spec.seed, numbers, earlier)
 
-    def _initial_params(self) -> dict[str, Any]:
-        """Return the estimator's values of the Params searched, learning rates filled in."""
+    def _initial_params(self, rates: Mapping[str, float]) -> dict[str, Any]:
+        """Return the estimator's values of the Params searched, with the learning rates given."""
+        return self.space.searched(
+            {**self._values, **{f"{group}Lr": rate for group, rate in rates.items()}}
+        )
+
+    def _rates_of(self, outcome: Outcome | ModelTooLargeError) -> Mapping[str, float]:
+        if isinstance(outcome, TrainResult):
+            rates: dict[str, float] = outcome.summary["learningRates"]
+            return rates
         spec = self.config.spec
-        rates = {f"{group}Lr": getattr(spec, group).lr for group in ("bias", "linear", "factors")}
-        return self.space.searched({**self._values, **rates})
+        return {group: getattr(spec, group).lr for group in ("bias", "linear", "factors")}
+
+    def params_of(self, trial: Trial) -> dict[str, Any]:
+        """Return the Params to set for a trial: of the first, without rates that a race chose."""
+        raced = [f"{group}Lr" for group in self.config.chosen_rates if trial.number == 0]
+        return {name: value for name, value in trial.params.items() if name not in raced}
 
     def _trial_config(self, params: Mapping[str, Any]) -> TrainConfig:
         config = self.estimator_with(params)._train_config(self._dataset)

@@ -161,7 +161,7 @@ def checkpoint_name(config: TrainConfig, fingerprint: str) -> str:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Return what must agree, as JSON reads it back."""
-    compared = replace(config, checkpoint_dir="", checkpoint_interval=1)
+    compared = replace(config, checkpoint_dir="", checkpoint_interval=1, n_tried=1)
     if config.solver != "gibbs":  # epochs and patience say it
         compared = replace(compared, sweeps=0, sweep_patience=0)
     plain: dict[str, Any] = json.loads(json.dumps(asdict(compared)))

@@ -46,6 +46,7 @@ class TrainConfig:
     solver: SolverName = "sgd"  # "auto" tries both, and keeps what does better
     # Of "bias", "linear" and "factors", those whose learning rate a race chooses.
     chosen_rates: tuple[str, ...] = ()
+    n_tried: int = 1  # settings of SGD of which this one did best on the held-out rows
 
     def check(self) -> None:
         """Raise InvalidParamError naming the Param whose value is out of range."""

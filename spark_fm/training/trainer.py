@@ -550,12 +550,14 @@ class ModelTraining:
     def _compare(self, trained: FitResult, pilot: Sampled) -> None:
         """Choose the solver that did better on the held-out rows.
 
-        SGD must lead by more than their noise: it has chosen rates and an epoch on them.
+        SGD must lead by more than their noise: it has chosen rates and an epoch on them, and the
+        best of n settings leads by about sqrt(2 log n) standard deviations of it by chance.
         """
         by_sgd, sampled = trained.records[trained.best_epoch], pilot.fit.records[-1]
         loss, metric = self.config.spec.loss, self.config.metric
         value = merit(by_sgd.validation, loss, metric)
-        lead = SGD_LEAD * ROW_NOISE / math.sqrt(self._data.validation.rows) * abs(value)
+        lead = SGD_LEAD + math.sqrt(2 * math.log(self.config.n_tried))
+        lead *= ROW_NOISE / math.sqrt(self._data.validation.rows) * abs(value)
         is_better = merit(sampled.validation, loss, metric) > value - lead
         solver: SolverName = "gibbs" if is_better else "sgd"
         for name, record, seconds in (

@@ -34,7 +34,7 @@ def default_fm(**changes: object) -> FactorizationMachine:
 @pytest.fixture(scope="module")
 def stars(spark: SparkSession) -> DataFrame:
     """2,100 ratings, on which averaging over models pays."""
-    return frame_of(spark, rating_rows(2100, seed=1)).coalesce(1)
+    return frame_of(spark, rating_rows(2300, seed=1)).coalesce(1)
 
 
 @pytest.fixture(scope="module")

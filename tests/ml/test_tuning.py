@@ -56,7 +56,7 @@ def test_the_first_trial_is_the_estimator_and_the_best_is_not_worse(rows, whole)
     plain = machine(refit="never").fit(rows).summary
 
     first = result.trials[0]
-    assert first.params == {"linearLr": 0.2, "factorsLr": 0.2}
+    assert first.params == plain.race.query("chosen")[list(SPACE)].iloc[0].to_dict()
     assert first.curve == [row["validation_logloss"] for row in plain.rows]
     assert result.best.value <= first.value
     assert result.best.value == min(t.value for t in result.trials if t.state == COMPLETE)
@@ -70,6 +70,16 @@ def test_the_model_is_that_of_the_best_params_refit_included(rows, whole):
     assert result.model.summary.facts["refit"]
     assert json.loads((folder / "best.json").read_text()) == result.bestParams
     assert result.bestParams["seed"] == 7
+
+
+def test_a_search_that_keeps_the_first_trial_ends_with_the_model_of_a_fit(rows):
+    weak = {"factorsLr": (1e-6, 1e-5, "log"), "linearLr": (1e-6, 1e-5, "log")}
+
+    result = tune(machine(), rows, trials=2, space=weak)
+
+    assert result.best.number == 0
+    assert not SPACE.keys() & result.bestParams.keys()  # a race chooses them again
+    assert np.array_equal(result.model.weights.table, machine().fit(rows).weights.table)
 
 
 def test_the_folder_has_the_table_and_the_picture(whole):
@@ -263,7 +273,7 @@ def test_too_few_rows_to_hold_any_out_are_refused(spark):
 
 
 def test_the_final_model_is_by_the_solver_that_does_better(spark, tmp_path):
-    rows = frame_of(spark, rating_rows(2100, seed=1)).coalesce(1)
+    rows = frame_of(spark, rating_rows(2300, seed=1)).coalesce(1)
     estimator = FactorizationMachine(predictorType="regressor", numFactors=K, seed=7)
 
     result = tune(estimator, rows, trials=2, folder=tmp_path)
