@@ -102,7 +102,7 @@ class TrainConfig:
              f"1 to {MOST_GIBBS_FACTORS}, because a draw costs numFactors^2"),
             (spec.use_linear, "useLinear", spec.use_linear, "True"),
             (self.num_workers <= 1, "numWorkers", self.num_workers,
-             "1, or 0: every chain takes all rows"),
+             '1 or 0 (every chain takes all rows; solver="sgd" trains in partitions)'),
             (self.device != "gpu", "device", self.device, '"cpu"'),
             (not self.keep_snapshot, "keepTrainingState", self.keep_snapshot, "False"),
         ):  # fmt: skip
