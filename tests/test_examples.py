@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from examples import session
+from spark_fm import datasets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +56,17 @@ def output_of(
     return run
 
 
+def some_rows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let an example have 6,000 of its rows to train on."""
+    whole = getattr(datasets, name)
+
+    def some(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
+        train, test = whole(spark)
+        return train.limit(6000).repartition(2), test
+
+    monkeypatch.setattr(datasets, name, some)
+
+
 def test_early_stopping_ends_before_the_last_epoch_with_the_best_area(
     output_of: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -68,8 +80,9 @@ def test_early_stopping_ends_before_the_last_epoch_with_the_best_area(
 
 
 def test_a_model_that_goes_on_with_new_rows_beats_old_and_new_alone(
-    output_of: Callable[..., str],
+    output_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    some_rows(monkeypatch, "a9a")
     text = output_of("warm_start")
 
     old, new, updated = map(float, re.findall(r" (0\.\d{4})  \(", text))
@@ -78,25 +91,29 @@ def test_a_model_that_goes_on_with_new_rows_beats_old_and_new_alone(
 
 
 def test_a_pipeline_of_raw_columns_scores_raw_rows_after_it_was_saved(
-    output_of: Callable[..., str], tmp_path: Path
+    output_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    some_rows(monkeypatch, "adult")
     text = output_of("pipeline", "--out", str(tmp_path))
 
     areas = [float(area) for area in re.findall(r"[\d,]+  (0\.\d{4})$", text, re.M)]
     assert len(areas) == 2
-    assert min(areas) > 0.895
+    assert min(areas) > 0.89
     assert len(re.findall(r"P\(income over 50,000\) = 0\.\d{3}", text)) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"one-hot-encoding", "hashing"}
 
 
-def test_cross_validation_prints_the_grid_and_its_best(output_of: Callable[..., str]) -> None:
+def test_cross_validation_prints_the_grid_and_its_best(
+    output_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some_rows(monkeypatch, "a9a")
     text = output_of("cross_validation")
 
     rows = re.findall(r"^ +(?:4|16) +0\.\d+  (0\.\d{4})(  <- best)?$", text, re.M)
     assert len(rows) == 6
     best = [float(value) for value, mark in rows if mark]
     assert best == [min(float(value) for value, _ in rows)]
-    assert float(re.search(r"^log loss (\S+)", text, re.M)[1]) < 0.3260
+    assert float(re.search(r"^log loss (\S+)", text, re.M)[1]) < 0.3310
 
 
 def test_a_prediction_is_explained_by_parts_that_add_up(
