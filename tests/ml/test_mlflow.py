@@ -203,7 +203,7 @@ def test_autolog_registers_models_when_asked_and_stops_when_disabled(train: Data
 def test_of_spark_s_tuning_over_a_pipeline_the_last_fit_alone_is_logged_and_registered(
     kind: Any, train: DataFrame
 ) -> None:
-    fm = fast_fm(numFactors=2, epochs=1, solver="sgd")
+    fm = fast_fm(epochs=1, solver="sgd")
     maps = [{fm.factorsLr: 0.1}, {fm.factorsLr: 0.2}]
     evaluator = BinaryClassificationEvaluator(rawPredictionCol="score")
     tuning = kind(estimator=Pipeline(stages=[fm]), estimatorParamMaps=maps, evaluator=evaluator)
