@@ -63,7 +63,7 @@ def test_auto_says_once_that_it_takes_the_processor_and_gives_its_model(frame, c
 @without_gpu
 def test_models_of_several_devices_in_one_fit_say_so_once(frame, caplog):
     fm = machine(device="auto")
-    maps = [{fm.device: "auto"}, {fm.device: "cpu"}, {fm.device: "auto", fm.numFactors: 2}]
+    maps = [{fm.device: "auto"}, {fm.device: "cpu"}, {fm.device: "auto", fm.numFactors: 3}]
 
     with caplog.at_level(logging.WARNING, "spark_fm"):
         models = [model for _, model in fm.fitMultiple(frame, maps)]
