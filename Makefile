@@ -2,6 +2,7 @@
 # make test   the test suite, in two processes with a Spark session each
 # make test-quality, test-gpu-simulator, test-processes, test-connect, test-cluster, test-wheel, test-site
 #             stages of what is long and rare: docs/testing.md; .ci/run runs them all
+# make test-matrix  every Python at hand, oldest and newest PySpark; no part of .ci/run
 # make docs   the documentation as a site, site/index.html
 # All make a virtual environment in .venv and find, or install, Java 17 or newer.
 
@@ -18,7 +19,7 @@ PYTEST_ARGS ?=
 
 RUN_TESTS = . ./.java-home && $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-cluster test-wheel test-site docs lint spark-classes bench-quality fuzz params proto java clean
+.PHONY: demo test test-quality test-gpu-simulator test-processes test-connect test-cluster test-wheel test-matrix test-site docs lint spark-classes bench-quality fuzz params proto java clean
 
 demo: $(STAMP) java
 	. ./.java-home && $(BIN)/python -W 'ignore:PySpark does not:FutureWarning' -m examples.demo --out "$(DEMO_OUT)"
@@ -44,6 +45,10 @@ test-cluster: $(CLASSES) java
 # The wheel by itself: without PySpark, then with the oldest.
 test-wheel: $(STAMP) java
 	. ./.java-home && VENV=$(VENV) PYTHON=$(PYTHON) conf/test-wheel.sh $(PARALLEL) $(PYTEST_ARGS)
+
+# On each Python at hand with the oldest and the newest PySpark, then with all floors of pyproject.toml.
+test-matrix: $(STAMP) java
+	. ./.java-home && VENV=$(VENV) conf/test-matrix.sh
 
 docs: $(SITE_VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/mkdocs build --quiet
