@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build sdist and wheel; test the wheel in environments of its own: one without PySpark and Java,
-# one with the oldest PySpark. make test-wheel calls it, with JAVA_HOME set. Arguments are pytest's.
+# one with the oldest PySpark and pandas. make test-wheel calls it, with JAVA_HOME set. Arguments are pytest's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,7 @@ install slim '[serve,mlflow]' pytest pytest-timeout hypothesis
         tests/test_datasets.py -m 'not connect' tests/formats/test_record_files.py tests/serving/test_server.py tests/serving/test_client.py
 )
 
-install venv '[spark]' 'pyspark==4.0.*'
+install venv '[spark]' 'pyspark==4.0.*' 'pandas==2.2.*'
 venv/bin/spark-fm --version
 venv/bin/spark-fm train --help >/dev/null
 venv/bin/python -m pip install --quiet pytest pytest-timeout pytest-xdist hypothesis
