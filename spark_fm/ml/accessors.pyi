@@ -151,7 +151,7 @@ class FMParams(FMParamsBase):
     def getDevice(self) -> str:
         """Return device: what trains, and scores large batches: "cpu"; "gpu", which fit requires tasks to have; "auto" for a GPU where they have one."""
     def getValidationFraction(self) -> float:
-        """Return validationFraction: fraction of the rows held out to choose the best epoch (0 to < 1), without a validationIndicatorCol; rows are chosen by their content."""
+        """Return validationFraction: fraction of the rows held out to choose the best epoch (0 to < 1), without a validationIndicatorCol; rows are chosen by their features, whatever the labels."""
     def getValidationMetric(self) -> str | None:
         """Return validationMetric, or None when it is unset: metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse."""
     def getPatience(self) -> int:
@@ -405,7 +405,7 @@ class EstimatorParams(KeywordParams, FMParams):
     def setDevice(self, value: str) -> Self:
         """Set device: what trains, and scores large batches: "cpu"; "gpu", which fit requires tasks to have; "auto" for a GPU where they have one."""
     def setValidationFraction(self, value: float) -> Self:
-        """Set validationFraction: fraction of the rows held out to choose the best epoch (0 to < 1), without a validationIndicatorCol; rows are chosen by their content."""
+        """Set validationFraction: fraction of the rows held out to choose the best epoch (0 to < 1), without a validationIndicatorCol; rows are chosen by their features, whatever the labels."""
     def setValidationMetric(self, value: str) -> Self:
         """Set validationMetric: metric of the best epoch: "logloss", "accuracy", "f1", "roc_auc" or "pr_auc" of a classifier, "rmse", "mae" or "r2" of a regressor; unset: logloss or rmse."""
     def setPatience(self, value: int) -> Self:

@@ -54,8 +54,8 @@ def test_every_accessor_of_the_stub_has_the_name_and_the_docstring_of_the_real_o
 )
 def test_every_field_of_a_training_comes_from_one_param(owner: str, dataclass: type) -> None:
     fed = [row.feeds.partition(".")[2] for row in PARAMS if row.feeds.startswith(f"{owner}.")]
-    # From several Params, or from which of them are set.
+    # From several Params, from which of them are set, or from a search.
     built = {"loss", "bias", "linear", "factors", "spec", "columns", "chosen_rates", "sweeps",
-             "sweep_patience"}  # fmt: skip
+             "sweep_patience", "n_tried"}  # fmt: skip
 
     assert sorted(fed) == sorted({field.name for field in fields(dataclass)} - built)

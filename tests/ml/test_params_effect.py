@@ -94,9 +94,8 @@ def config_leaves(**params: Any) -> dict[str, Any]:
         inner = [leaves(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)]
         return {name: leaf for part in inner for name, leaf in part.items()}
 
-    return leaves(
-        FactorizationMachine(**params)._train_config(SimpleNamespace(schema=StructType())), ""
-    )
+    no_columns = SimpleNamespace(schema=StructType(), sparkSession=None, mapInArrow=None)
+    return leaves(FactorizationMachine(**params)._train_config(no_columns), "")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -117,7 +116,8 @@ def test_every_param_and_every_field_has_its_test() -> None:
     names = {param.name for param in FactorizationMachine().params}
 
     assert {*FIELDS, *OUTPUT_PARAMS, "threshold"} == names
-    assert {*FIELDS.values(), "chosen_rates", "sweeps", "sweep_patience"} == set(config_leaves())
+    built = {"chosen_rates", "sweeps", "sweep_patience", "n_tried"}
+    assert {*FIELDS.values(), *built} == set(config_leaves())
 
 
 @pytest.fixture(scope="module")

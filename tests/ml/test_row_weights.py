@@ -76,14 +76,17 @@ def test_weighted_rows_train_the_model_of_repeated_rows(
     assert losses[2] > 1.1 * losses[1]
 
 
-def test_validation_counts_weights_and_holds_out_the_same_rows(
-    weighted: DataFrame, repeated: DataFrame
-) -> None:
+def test_validation_counts_weights(weighted: DataFrame, repeated: DataFrame) -> None:
+    def with_part(rows: DataFrame) -> DataFrame:
+        return rows.withColumn("held_out", F.hash("features") % 10 == 0)
+
     still = {"biasLr": 0.0, "linearLr": 0.0, "factorsLr": 0.0, "epochs": 1, "patience": 0}
     start = {"biasInitValue": 0.3, "linearInitMethod": "normal", "linearInitSigma": 0.3}
 
-    by_weight = machine(weightCol="weight", **still, **start).fit(weighted)
-    by_rows = machine(**still, **start).fit(repeated)
+    part = {"validationIndicatorCol": "held_out"}
+
+    by_weight = machine(weightCol="weight", **still, **start, **part).fit(with_part(weighted))
+    by_rows = machine(**still, **start, **part).fit(with_part(repeated))
 
     one, other = by_weight.summary.history.iloc[0], by_rows.summary.history.iloc[0]
     names = [name for name in one.index if name.startswith("validation")]
