@@ -276,7 +276,7 @@ def validation_rows(
 
 
 def row_draws(batch: CsrBatch, seed: int, part: int = 0) -> NDArray[np.uint64]:
-    """Return a random number for each canonical row, by which rows are dealt out.
+    """Return a random number for each canonical row, by which rows are split.
 
     A row whose features no other row of the batch has gets their hash, wherever it stands. Of
     rows with equal features one gets it, and each other a number of its own. If equal rows went

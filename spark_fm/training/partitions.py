@@ -182,11 +182,11 @@ def partition_blocks(
     Blocks are assigned in turn within each source, so that partitions and rounds get
     equally many, whatever the source's own partitions were.
     """
-    n_shuffled = n_partitions if store is not None else spread(n_partitions)
+    n_shuffled = _shuffle_partitions(n_partitions, shares_files=store is not None)
     keys = partition_keys(n_partitions, n_shuffled)
     task = AssignTask(keys, n_rounds, preparation, store)
     assigned = blocks.mapInArrow(task, ASSIGNED_DDL).select("key", "round", *BLOCK_COLUMNS)
-    return _dealt(assigned, n_partitions, n_shuffled, "key")
+    return _shuffled(assigned, "key", n_partitions, n_shuffled)
 
 
 # From so many partitions of a shuffle on Spark no longer sends a task to where most of its input
@@ -195,15 +195,15 @@ def partition_blocks(
 SPREAD_PARTITIONS = 1000
 
 
-def spread(number: int) -> int:
+def _shuffle_partitions(n_partitions: int, *, shares_files: bool) -> int:
     """Return into how many partitions to shuffle, so that any executor takes the tasks."""
-    return max(number, SPREAD_PARTITIONS)
+    return n_partitions if shares_files else max(n_partitions, SPREAD_PARTITIONS)
 
 
-def _dealt(rows: DataFrame, number: int, n_shuffled: int, key: str) -> DataFrame:
+def _shuffled(rows: DataFrame, key: str, n_partitions: int, n_shuffled: int) -> DataFrame:
     """Return the rows in the partitions of their ``partition_keys``."""
     shuffled = rows.repartition(n_shuffled, key)
-    return shuffled if number == n_shuffled else shuffled.coalesce(number)
+    return shuffled if n_partitions == n_shuffled else shuffled.coalesce(n_partitions)
 
 
 def partition_keys(n_partitions: int, n_shuffled: int) -> tuple[int, ...]:
@@ -275,7 +275,7 @@ def copies(rows: DataFrame, number: int, cluster: SparkCluster) -> DataFrame:
     """
     if number == 1:
         return rows.coalesce(1)
-    n_shuffled = number if cluster.tasks_share_files else spread(number)
+    n_shuffled = _shuffle_partitions(number, shares_files=cluster.tasks_share_files)
     keys = F.array(*(F.lit(key) for key in partition_keys(number, n_shuffled)))
     copied = rows.withColumn("copy", F.explode(keys))
-    return _dealt(copied, number, n_shuffled, "copy").drop("copy")
+    return _shuffled(copied, "copy", number, n_shuffled).drop("copy")

@@ -67,6 +67,10 @@ class LearningRates:
         rates |= {group: before.of_group[group] for group in config.chosen_rates}
         return replace(before, of_group=rates, seconds=0.0)
 
+    def of_other_rows(self) -> LearningRates:
+        """Return the rates for a training on other rows, of which the folds said nothing."""
+        return replace(self, epochs=0, with_factors=None, without=None)
+
     def after(self, result: RaceResult, groups: Sequence[str], seconds: float) -> LearningRates:
         """Return the rates that won for some groups."""
 

@@ -227,7 +227,7 @@ class Trainer:
         rates = [
             LearningRates.of(config, state)
             if state is not None
-            else replace(LearningRates.of(config, known), epochs=0, with_factors=None, without=None)
+            else LearningRates.of(config, known).of_other_rows()
             for config, state in zip(configs, saved, strict=True)
         ]
         if not self._data.has_validation:

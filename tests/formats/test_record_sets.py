@@ -29,7 +29,7 @@ def test_record_set_is_files_and_a_manifest(tmp_path: Path, slash: str) -> None:
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array, sp.coo_matrix])
-def test_rows_are_dealt_out_evenly_and_in_order(tmp_path: Path, convert: Any) -> None:
+def test_rows_are_shared_out_evenly_and_in_order(tmp_path: Path, convert: Any) -> None:
     X = np.arange(1.0, 24).reshape(23, 1)
     listed = json.loads(
         Path(write_record_set(tmp_path, convert(X), num_files=10, prefix="part")).read_text()

@@ -105,7 +105,7 @@ class EndlessUpdateTask(LocalUpdateTask):
 
 
 class SlowAssignTask(AssignTask):
-    """Deals rows slowly."""
+    """Assigns rows slowly."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         time.sleep(SLOW_SECONDS)

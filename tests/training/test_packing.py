@@ -1,4 +1,4 @@
-"""Packing gives every usable row once, counts the others, and deals blocks evenly."""
+"""Packing gives every usable row once, counts the others, and cuts even blocks."""
 
 from __future__ import annotations
 

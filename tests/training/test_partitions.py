@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
 from spark_fm.learner.csr import CsrBatch
+from spark_fm.training import rounds
 from spark_fm.training.packing import TRAIN, block_row, read_blocks
 from spark_fm.training.partitions import partition_keys, spark_hash
 from spark_fm.training.tasks import AssignTask
@@ -41,7 +46,7 @@ def numbered_rows(first: int, n_rows: int) -> CsrBatch:
 @pytest.mark.parametrize(
     ("n_sources", "n_blocks", "n_rows"), [(1, 32, 700), (3, 8, 65), (200, 8, 3), (300, 20, 1)]
 )
-def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows):
+def test_every_row_is_assigned_once_and_shares_are_even(n_sources, n_blocks, n_rows):
     n_partitions, n_rounds = 4, 64
     task = AssignTask(
         keys=(10, 11, 12, 13), n_rounds=n_rounds, preparation=None
@@ -65,3 +70,17 @@ def test_every_row_is_dealt_once_and_shares_are_even(n_sources, n_blocks, n_rows
     assert abs(shares.sum(1) / n_rounds - fair).max() <= 0.05 * fair
     # Three-gap theorem: counts of golden multiples differ by a few blocks at most.
     assert abs(shares - fair).max() <= max(0.5 * fair, 3 * max(1, n_rows / n_rounds))
+
+
+@pytest.mark.parametrize(
+    ("executors", "is_crowded"),
+    [({"a": 4}, True), ({"a": 3, "b": 1}, True), ({"a": 3, "b": 2}, False)],
+)
+def test_an_executor_with_more_than_its_share_of_partitions_is_named(executors, is_crowded, caplog):
+    cluster = SimpleNamespace(tasks_share_files=False, n_executors=lambda: 2)
+
+    with caplog.at_level(logging.WARNING, "spark_fm"):
+        rounds._warn_of_crowding(Counter(executors), cluster)
+
+    said = f"{executors['a']} of {sum(executors.values())} training partitions are on one of 2"
+    assert (said in caplog.text) == is_crowded
