@@ -185,6 +185,7 @@ def compare(args: argparse.Namespace) -> None:
     if args.xlearn:
         train = args.folder / "train.libsvm"
         write_libsvm(CriteoShape().rows(0, args.rows)[0], train)
+        train.with_name(f"{train.name}.bin").unlink(missing_ok=True)  # what it parsed before
         cpu, wall, _ = measured(lambda: xlearn(args.xlearn, train, args.factors, args.epochs))
         row("libsvm", "xLearn", *_cells({"cpu": cpu, "wall": wall, "phases": {}}))
     warm: dict[str, float] = {}
